@@ -1,0 +1,46 @@
+"""The command line: `python -m mtive_nb run <profile> [NN ...]` and `python -m mtive_nb report <profile>`."""
+
+import argparse
+import sys
+
+
+def parser() -> argparse.ArgumentParser:
+    """The two commands and their options."""
+    top = argparse.ArgumentParser(prog="python -m mtive_nb", description="Run the numbered notebooks; report on them.")
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run what is stale, in the order of the graph")
+    run.add_argument("profile", help="a folder of params/: smoke, pocket, grocery, paper")
+    run.add_argument(
+        "numbers", nargs="*", metavar="NN", help="notebooks, by number or name; all but 00 when none is named"
+    )
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="how many at a time (they share the cores)")
+    run.add_argument("--dry-run", action="store_true", help="only show what would run, and why")
+    run.add_argument("--force", action="store_true", help="run the named notebooks even if nothing changed")
+    report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
+    report.add_argument("profile")
+    report.add_argument("--reference", action="store_true", help="copy the results into outputs/reference/ as well")
+    return top
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; an error of the user's files is one message, not a traceback."""
+    asked = parser().parse_args(words)
+    from mtive_nb.run.graph import GraphError
+    from mtive_nb.run.lock import LockedError
+    from mtive_nb.run.params import ParameterError
+
+    try:
+        if asked.command == "run":
+            from mtive_nb.run.execute import main as run
+
+            return run(asked.profile, numbers=asked.numbers, jobs=asked.jobs, dry_run=asked.dry_run, force=asked.force)
+        from mtive_nb.run.report import main as report
+
+        return report(asked.profile, reference=asked.reference)
+    except (GraphError, LockedError, ParameterError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

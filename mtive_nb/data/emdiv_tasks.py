@@ -1,0 +1,259 @@
+"""What each task asks of one customer photo: the candidates of EMDIV, true of the photo's facts.
+
+Every maker takes a photo, a variant and a random generator and returns candidates, or the reason why the photo gives
+none. `emdiv.py` chooses and balances among them. A yes/no question comes in both answers where that is possible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mtive_nb.data import emdiv_questions as ask
+from mtive_nb.data.catalogue import Feedback, Product
+from mtive_nb.data.negatives import HardNegatives, differing
+from mtive_nb.data.records import UNANSWERABLE
+from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
+
+NEGATIVES_CONSIDERED = 6  # of the hardest: one of them is drawn, so that a product does not always meet the same one
+EX_DATES = ("expiry", "production")
+IDENTIFYING = ("category", "name", "brand")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One customer photo with what is known of it; `path` is absolute."""
+
+    feedback: Feedback
+    product: Product
+    path: str
+    split: str
+
+    @property
+    def facts(self) -> dict:
+        return self.feedback.facts or {}
+
+    @property
+    def seen(self) -> dict[str, str]:
+        """The attributes visible in the photo; of a photo without facts, those of the listing."""
+        return self.product.attributes if self.feedback.facts is None else self.facts.get("attributes") or {}
+
+    @property
+    def recognisable(self) -> bool:
+        """Whether the photo shows which product it is: a close-up of a date does not."""
+        facts = self.feedback.facts
+        return facts is None or any(self.seen.get(name) for name in IDENTIFYING)
+
+    def known(self) -> dict[str, str]:
+        """Everything known to be true of the photo, as texts."""
+        facts, known = self.facts, dict(self.facts.get("attributes") or {})
+        if facts.get("damaged") is not None:
+            known["damaged"] = "yes" if facts["damaged"] else "no"
+            if facts.get("damage") or not facts["damaged"]:
+                known["damage"] = facts.get("damage") or "none"
+        for name in ("packaging", "placement", "count"):
+            if facts.get(name) is not None:
+                known[name] = str(facts[name])
+        dates = facts.get("dates") or {}
+        for name in EX_DATES if "dates" in facts else ():
+            known[name] = dates.get(f"{name}_text") or dates.get(name) or UNANSWERABLE
+            if dates.get(name):
+                known[f"{name}_iso"] = dates[name]
+        return known | ({"expiry_also": dates["expiry_also"]} if dates.get("expiry_also") else {})
+
+
+@dataclass
+class Shop:
+    """What the makers need beside the photo: other values to ask for, negatives of the photo's split, their photos."""
+
+    values: dict[str, list[str]]  # attribute -> all its values in the catalogue
+    coarse_values: dict[tuple[str, str], list[str]]  # (attribute, coarse group) -> its values there
+    packagings: tuple[str, ...]
+    negatives: HardNegatives
+    root: Path
+    hard_share: float = 1.0
+    nearest: dict[str, list[str]] = field(default_factory=dict)
+
+    def negative(self, photo: Photo, rng: np.random.Generator) -> Product | None:
+        """A product that is visibly another one than the photo's: hard, or with 1 - hard_share random."""
+        own = photo.product.product_id
+        if rng.random() < self.hard_share:
+            if own not in self.nearest:
+                self.nearest[own] = self.negatives.nearest(own, NEGATIVES_CONSIDERED)
+            names = self.nearest[own]
+            pool = [names[int(k)] for k in rng.permutation(len(names))]
+        else:
+            pool = [name for _ in range(NEGATIVES_CONSIDERED) if (name := self.negatives.random(own, rng))]
+        others = (self.negatives.products[name] for name in pool)
+        return next((other for other in others if differing(other.attributes, photo.seen)), None)
+
+    def catalogue_photo(self, product: Product) -> str:
+        return str((self.root / product.images[0]).resolve())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A possible record. In one `group` yes and no are balanced, so that the question alone tells nothing."""
+
+    question: str
+    answer: str
+    asked: dict
+    known: dict
+    images: tuple[str, ...]
+    label: str | None = None
+    group: str | None = None
+
+
+Made = list[Candidate] | str
+
+
+def ae(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Attribute extraction: JSON of all that is visible, one attribute, or a yes/no question for a value."""
+    if photo.feedback.facts is None or not photo.facts.get("attributes"):
+        return "facts name no visible attributes"
+    if not photo.recognisable:
+        return "no attribute but colour visible (close-up)"
+    seen = {name: photo.seen[name] for name in ask.AE_ATTRIBUTES if photo.seen.get(name)}
+    seen = {name: value for name, value in seen.items() if len(shop.values[name]) > 1}
+    if not seen:
+        return "one value alone in the catalogue: nothing to tell apart"
+    known, images = photo.known(), (photo.path,)
+    if variant == "gen":
+        return [Candidate(ask.AE_GEN, ask.compact_json(seen), seen, known, images)]
+    name = str(rng.choice(list(seen)))
+    value = seen[name]
+    if variant == "aug":
+        return [Candidate(_pick(ask.AE_AUG[name], rng), value, {name: value}, known, images, label=value)]
+    near = [other for other in shop.coarse_values.get((name, photo.product.coarse), []) if other != value]
+    pool = near if near and rng.random() < 0.5 else [other for other in shop.values[name] if other != value]
+    right, wrong = (ask.AE_BIN[name].format(value=one) for one in (value, _pick(pool, rng)))
+    return _yes_no(right, wrong, photo, group=name)
+
+
+def dd(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Damage detection: product and damage in words, yes or no, or the kind of damage."""
+    damaged, kind = photo.facts.get("damaged"), photo.facts.get("damage")
+    if damaged is None:
+        return "facts do not say whether it is damaged"
+    known, images, answer = photo.known(), (photo.path,), "yes" if damaged else "no"
+    asked = {"damaged": answer} | ({"damage": kind} if damaged and kind else {})
+    if variant == "bin":
+        return [Candidate(ask.DD_BIN, answer, {"damaged": answer}, known, images, label=answer, group="damaged")]
+    if variant == "gen":
+        text = f"{ask.describe(photo.seen)} {ask.condition_phrase(kind, damaged=damaged)}"
+        return [Candidate(ask.DD_GEN, text, asked, known, images, label=kind or ("damage" if damaged else "none"))]
+    if "damage" in known and rng.random() < 0.5:
+        kind = known["damage"]
+        return [Candidate(_pick(ask.DD_AUG_KIND, rng), kind, {"damage": kind}, known, images, label=kind)]
+    return [Candidate(_pick(ask.DD_AUG_YES_NO, rng), answer, {"damaged": answer}, known, images, label=answer)]
+
+
+def pm(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Product matching: catalogue photo (or title) against customer photo, each photo with a yes and a no."""
+    if not photo.recognisable:
+        return "product not recognisable in the photo"
+    other = shop.negative(photo, rng)
+    if other is None:
+        return "no other product of the split is visibly different"
+    made = [_pm(photo, photo.product, variant=variant, rng=rng, shop=shop)]
+    made.append(_pm(photo, other, variant=variant, rng=rng, shop=shop))
+    return made
+
+
+def _pm(photo: Photo, listed: Product, *, variant: str, rng: np.random.Generator, shop: Shop) -> Candidate:
+    match = listed.product_id == photo.product.product_id
+    answer = "yes" if match else "no"
+    differs = [] if match else differing(listed.attributes, photo.seen)
+    known = photo.known() | {"match": answer} | ({"differs": differs} if differs else {})
+    asked, images = {"match": answer}, (shop.catalogue_photo(listed), photo.path)
+    if variant == "gen":
+        why = f"both show {ask.describe(photo.seen, brand=True)}"
+        if not match and "name" in differs:
+            asked["name"] = photo.seen["name"]
+            why = f"the second is {ask.with_article(photo.seen['name'])}"
+        elif not match:
+            asked["differs"], why = differs[0], f"the {differs[0]} differs"
+        return Candidate(ask.PM_GEN, f"{answer}, {why}", asked, known, images, label=answer, group="match")
+    question, group = ask.PM_BIN, "match"
+    if variant == "aug":
+        title = listed.title.lower()
+        # A title tells products apart only by what it says.
+        told = match or any((v := listed.attributes[name].lower()) in title or title in v for name in differs)
+        if told and rng.random() < 0.5:
+            question, group = _pick(ask.PM_AUG_TITLE, rng).format(title=listed.title), "title"
+            images = (photo.path,)
+        else:
+            question = _pick(ask.PM_AUG_PAIR, rng)
+    return Candidate(question, answer, asked, known, images, label=answer, group=group)
+
+
+def ex(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Expiry detection: both dates as printed, one of them, or whether one is printed."""
+    if photo.facts.get("dates") is None:
+        return "facts name no dates"
+    dates, known, images = photo.facts["dates"], photo.known(), (photo.path,)
+    # Where the date is known but not how it is printed, the reference gives ISO and nothing is asked.
+    printed = {name: known[name] for name in EX_DATES if dates.get(f"{name}_text") or not dates.get(name)}
+    if variant == "gen":
+        answer = ask.compact_json({name: known[name] for name in EX_DATES})
+        return [Candidate(ask.EX_GEN, answer, printed, known, images)] if printed else "prints of dates unknown"
+    there = {name: "yes" if dates.get(name) or dates.get(f"{name}_text") else "no" for name in EX_DATES}
+    if variant == "bin":
+        return [
+            Candidate(ask.EX_BIN[name], there[name], {f"has_{name}": there[name]}, known, images, there[name], name)
+            for name in EX_DATES
+        ]
+    name = str(rng.choice(EX_DATES))
+    if name in printed and rng.random() < 0.7:
+        value = printed[name]
+        return [Candidate(_pick(ask.EX_AUG[name], rng), value, {name: value}, known, images)]
+    question, answer = _pick(ask.EX_AUG[f"has {name}"], rng), there[name]
+    return [Candidate(question, answer, {f"has_{name}": answer}, known, images, label=answer)]
+
+
+def pt(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Packaging type, one of PACKAGINGS (a shop of real food also knows `loose`)."""
+    value = photo.facts.get("packaging")
+    if value not in shop.packagings:
+        return "facts do not name the packaging"
+    options, questions = shop.packagings, (ask.PT_GEN, ask.PT_AUG)
+    return _classes(photo, variant, name="packaging", options=options, questions=questions, rng=rng)
+
+
+def pp(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Product placement, one of PLACEMENTS."""
+    if photo.facts.get("placement") not in PLACEMENTS:
+        return "facts do not name the placement"
+    questions = (ask.PP_GEN, ask.PP_AUG)
+    return _classes(photo, variant, name="placement", options=PLACEMENTS, questions=questions, rng=rng)
+
+
+def packagings_of(feedback: list[Feedback]) -> tuple[str, ...]:
+    """The classes of PT in a catalogue, in the order of PACKAGINGS, others behind."""
+    found = {(row.facts or {}).get("packaging") for row in feedback} - {None}
+    extra = tuple(sorted(found - set(PACKAGINGS)))
+    # A shop with all of them names them all, whatever its sample of photos; a shop of boxes and loose fruit does not.
+    return tuple(p for p in PACKAGINGS if p in found or not extra) + extra
+
+
+def _classes(photo: Photo, variant: str, *, name: str, options: tuple[str, ...], questions: tuple, rng) -> Made:
+    value, known, images = photo.facts[name], photo.known(), (photo.path,)
+    if variant == "bin":
+        wrong = _pick([option for option in options if option != value], rng)
+        asking = ask.packaging_question if name == "packaging" else "Is the product {}?".format
+        return _yes_no(asking(value), asking(wrong), photo, group=name)
+    question = questions[0] if variant == "gen" else _pick(questions[1], rng)
+    question = question.format(options=ask.options_text(options))
+    return [Candidate(question, value, {name: value}, known, images, label=value)]
+
+
+def _yes_no(right: str, wrong: str, photo: Photo, *, group: str) -> list[Candidate]:
+    known = photo.known()
+    pairs = ((right, "yes"), (wrong, "no"))
+    return [Candidate(q, a, {"answer": a}, known, (photo.path,), label=a, group=group) for q, a in pairs]
+
+
+def _pick(options, rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]

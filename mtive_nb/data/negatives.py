@@ -1,0 +1,126 @@
+"""TF-IDF hard negatives: products whose words are nearest and whose looks are not (MTIVE, section 3.1).
+
+The words are title, description and category; nearness is the cosine of their TF-IDF vectors (Sparck Jones, 1972).
+Two products look different when an attribute that a photo shows differs where both are known, and their catalogue
+photos are at least `min_distance` apart: the larger of the share of differing bits of their perceptual hashes and the
+root mean square difference of 4 x 4 thumbnails, both in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import imagehash
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from mtive_nb.data.catalogue import Catalogue, Product
+from mtive_nb.data.photos import load_image
+
+VISIBLE_ATTRIBUTES = ("category", "name", "brand", "colour", "packaging")  # what a photo shows; not size or price
+COLUMNS = ["product_id", "rank", "negative_id", "similarity", "visual_distance", "same_coarse", "differs"]
+
+
+class HardNegatives:
+    """Nearest products in words that are distinct to the eye.
+
+    `allowed` keeps to the products of one split, so that no catalogue photo stands in two. Products of the same coarse
+    group come first; where too few of them are distinct, the nearest of the other groups follow.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, *, allowed: Collection[str] | None = None, min_distance: float = 0.12
+    ) -> None:
+        products = [product for product in catalogue.products if product.images]
+        self.products = {p.product_id: p for p in products if allowed is None or p.product_id in allowed}
+        self.min_distance = min_distance
+        self._ids = list(self.products)
+        self._place = {product_id: index for index, product_id in enumerate(self._ids)}
+        self.similarity = _similarity(list(self.products.values()))  # (N, N)
+        self._distances: dict[tuple[int, int], float] = {}
+        self._prints: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._root = catalogue.root
+
+    def nearest(self, product_id: str, k: int = 1) -> list[str]:
+        """The `k` hardest negatives, hardest first; fewer when fewer products are visually distinct."""
+        here, own = self._index(product_id), self.products[product_id]
+        order = np.argsort(-self.similarity[here], kind="stable")
+        ranked = sorted(order, key=lambda other: self.products[self._ids[other]].coarse != own.coarse)
+        found: list[str] = []
+        for other in ranked:
+            if len(found) == k:
+                break
+            if other != here and self._distinct(here, int(other)):
+                found.append(self._ids[other])
+        return found
+
+    def random(self, product_id: str, rng: np.random.Generator) -> str | None:
+        """Any other product that looks different, each with the same chance; None when there is none."""
+        here = self._index(product_id)
+        for other in rng.permutation(len(self._ids)):
+            if other != here and self._distinct(here, int(other)):
+                return self._ids[other]
+        return None
+
+    def visual_distance(self, one: str, other: str) -> float:
+        """How different the two catalogue photos look, from 0 (alike) to 1."""
+        return self._distance(self._index(one), self._index(other))
+
+    def table(self, k: int = 3) -> pd.DataFrame:
+        """Each product's `k` hardest negatives with similarity, visual distance and what differs."""
+        rows = []
+        for product_id, product in self.products.items():
+            for rank, other_id in enumerate(self.nearest(product_id, k), start=1):
+                other = self.products[other_id]
+                similarity = float(self.similarity[self._index(product_id), self._index(other_id)])
+                distance = self.visual_distance(product_id, other_id)
+                same, differs = (
+                    product.coarse == other.coarse,
+                    ", ".join(differing(product.attributes, other.attributes)),
+                )
+                rows.append((product_id, rank, other_id, similarity, distance, same, differs))
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def _index(self, product_id: str) -> int:
+        if product_id not in self._place:
+            raise KeyError(f"HardNegatives: found no product {product_id!r} among the {len(self._ids)} allowed ones")
+        return self._place[product_id]
+
+    def _distinct(self, one: int, other: int) -> bool:
+        a, b = self.products[self._ids[one]].attributes, self.products[self._ids[other]].attributes
+        comparable = any(name in a and name in b for name in VISIBLE_ATTRIBUTES)
+        if comparable and not differing(a, b):
+            return False
+        return self._distance(one, other) >= self.min_distance
+
+    def _distance(self, one: int, other: int) -> float:
+        key = (min(one, other), max(one, other))
+        if key not in self._distances:
+            (bits_a, small_a), (bits_b, small_b) = self._print(key[0]), self._print(key[1])
+            pixels = float(np.sqrt(np.mean((small_a - small_b) ** 2)) / 255)
+            self._distances[key] = max(float(np.mean(bits_a != bits_b)), pixels)
+        return self._distances[key]
+
+    def _print(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A photo's perceptual hash, 64 bits, and its thumbnail (4, 4, 3); photos are opened when first compared."""
+        if index not in self._prints:
+            image = load_image(self._root / self.products[self._ids[index]].images[0])
+            small = np.asarray(image.resize((4, 4), Image.Resampling.BOX), dtype=np.float32)
+            self._prints[index] = imagehash.phash(image).hash.reshape(-1), small
+        return self._prints[index]
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """The visible attributes known on both sides that differ, the most telling first."""
+    return [name for name in VISIBLE_ATTRIBUTES if name in one and name in other and one[name] != other[name]]
+
+
+def _similarity(products: list[Product]) -> np.ndarray:
+    """(N, N) cosines of the products' TF-IDF vectors, which scikit-learn has brought to length 1."""
+    if not products:
+        return np.zeros((0, 0))
+    texts = [f"{product.title} {product.description} {product.category}" for product in products]
+    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    return (vectors @ vectors.T).toarray()

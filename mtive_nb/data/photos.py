@@ -1,0 +1,81 @@
+"""Reading photos from outside: decode in full, or say in one line what is wrong with the file.
+
+Images leave this module as PIL RGB, turned upright by their EXIF orientation; as arrays they are HWC uint8.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MIN_SIDE_PX = 16  # below this there is nothing to verify
+MAX_PIXELS = 64_000_000  # a 64-megapixel photo takes 192 MB as RGB; larger files are mistakes or attacks
+
+
+class PhotoError(ValueError):
+    """A photo that cannot be used; the message says why, without the file's name."""
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Decode a photo in full into upright RGB.
+
+    Raises PhotoError for a missing, empty, truncated, non-image, tiny or giant file.
+    Transparent pixels are laid on white, as a shop shows its cut-out products.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PhotoError("no such file" if not path.exists() else "not a file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's advice on palettes and on size; size is checked below
+            with Image.open(path) as image:
+                _check_size(image.size)
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except PhotoError:
+        raise
+    except UnidentifiedImageError:
+        size = path.stat().st_size
+        raise PhotoError("empty file" if size == 0 else f"not an image that Pillow can read ({size} bytes)") from None
+    except Image.DecompressionBombError as error:
+        raise PhotoError(f"more than {MAX_PIXELS} pixels: {error}") from None
+    except Exception as error:  # a damaged file raises nearly any type: OSError, SyntaxError, struct.error
+        raise PhotoError(f"truncated or damaged image: {error or type(error).__name__}") from None
+
+
+def photo_fault(path: str | Path) -> str | None:
+    """What is wrong with the photo, or None when it decodes."""
+    try:
+        load_image(path)
+    except PhotoError as error:
+        return str(error)
+    return None
+
+
+def path_fault(root: Path, relative: str) -> str | None:
+    """Why `relative` may not be read as a file under `root`, or None. Links that lead out of the folder are refused."""
+    try:
+        if Path(relative).is_absolute():
+            return "an absolute path; give it relative to the catalogue's folder"
+        if not (root / relative).resolve().is_relative_to(root.resolve()):
+            return "the path leads out of the catalogue's folder"
+    except (OSError, ValueError, RuntimeError) as error:  # NUL bytes, names too long, loops of links
+        return f"not a usable path: {error}"
+    return None
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if min(size) < MIN_SIDE_PX:
+        raise PhotoError(f"too small: {width} x {height} pixels, each side must have at least {MIN_SIDE_PX}")
+    if width * height > MAX_PIXELS:
+        raise PhotoError(f"too large: {width} x {height} pixels, at most {MAX_PIXELS} in all")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,230 @@
+"""The record: one chat about one or two photos, with its answer and the truth it is scored against.
+
+A record is a plain dict with the fields of `FIELDS`; files hold one record a line. `messages` is a chat whose image
+parts stand in the order of `images`; two photos are announced as "Image 1:" and "Image 2:". `facts` is
+`{"asked": {name: value}, "known": {name: value}}`: what a right answer must say, and everything that is true of the
+photo, so that a further true statement counts as no hallucination. Values are texts, or lists of texts of which any
+one is right. Photos' paths are absolute in memory; in a file those near it are relative to its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtive_nb.data.splits import SPLITS
+
+if TYPE_CHECKING:
+    import datasets
+
+TASKS = ("AE", "DD", "PM", "EX", "PT", "PP", "PRETRAIN", "INSTRUCT")
+EMDIV_VARIANTS = ("gen", "aug", "bin")
+UNANSWERABLE = "Unanswerable"  # the answer to a question for a date that is not printed
+
+NONE = type(None)
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "product_id": str,
+    "task": str,
+    "variant": str,
+    "messages": list,
+    "images": list,
+    "answer": str,
+    "label": (str, NONE),
+    "facts": (dict, NONE),
+    "source": str,
+    "split": str,
+}
+_TYPE_NAMES = {str: "text", list: "a list", dict: "an object", NONE: "null"}
+
+
+class RecordError(ValueError):
+    """A record that cannot be used; the message names file, line, field, what was found and what is expected."""
+
+
+def user_turn(question: str, *, images: int = 0, first: int | None = None) -> dict:
+    """A user's message: its images, then the question (left out when empty).
+
+    With two images, or when `first` gives the number of the first one, each is announced as "Image k:".
+    """
+    parts: list[dict[str, str]] = []
+    for k in range(images):
+        if images > 1 or first is not None:
+            parts.append({"type": "text", "text": f"Image {(first or 1) + k}:"})
+        parts.append({"type": "image"})
+    if question:
+        parts.append({"type": "text", "text": question})
+    return {"role": "user", "content": parts}
+
+
+def assistant_turn(answer: str) -> dict:
+    """The assistant's message."""
+    return {"role": "assistant", "content": answer}
+
+
+def make_record(
+    record_id: str,
+    *,
+    product_id: str,
+    task: str,
+    variant: str,
+    images: Iterable[str | Path],
+    answer: str,
+    question: str = "",
+    messages: list[dict] | None = None,
+    label: str | None = None,
+    facts: dict | None = None,
+    source: str,
+    split: str,
+) -> dict:
+    """A record as a dict; `messages` defaults to one question with all the images and its answer."""
+    images = [str(image) for image in images]
+    if messages is None:
+        messages = [user_turn(question, images=len(images)), assistant_turn(answer)]
+    record = {"id": record_id, "product_id": product_id, "task": task, "variant": variant, "messages": messages}
+    record |= {"images": images, "answer": answer, "label": label, "facts": facts, "source": source, "split": split}
+    return record
+
+
+def question_of(record: dict) -> str:
+    """The text of the last question, without the words that announce images."""
+    asked = [message for message in record["messages"] if message["role"] == "user"][-1]
+    texts = [part["text"] for part in asked["content"] if part["type"] == "text"]
+    return " ".join(text for text in texts if not text.startswith("Image ") or not text.endswith(":"))
+
+
+def record_fault(record: object) -> tuple[str, object, str] | None:
+    """The first thing wrong with a record as (field, found, expected), or None when it is usable."""
+    if not isinstance(record, dict):
+        return "", record, "a JSON object"
+    for name, types in FIELDS.items():
+        expected = " or ".join(_TYPE_NAMES[one] for one in (types if isinstance(types, tuple) else (types,)))
+        if name not in record:
+            return name, "no such field", expected
+        if not isinstance(record[name], types) or (name in ("id", "variant", "answer") and not record[name]):
+            return name, record[name], f"{expected}, not empty"
+    if unknown := [name for name in record if name not in FIELDS]:
+        return unknown[0], record[unknown[0]], f"the fields {', '.join(FIELDS)} alone"
+    if record["task"] not in TASKS:
+        return "task", record["task"], f"one of {TASKS}"
+    if record["split"] not in SPLITS:
+        return "split", record["split"], f"one of {SPLITS}"
+    facts = record["facts"]
+    if facts is not None and not all(isinstance(facts.get(name), dict) for name in ("asked", "known")):
+        return "facts", facts, 'null or an object with the objects "asked" and "known"'
+    if not all(isinstance(image, str) and image for image in record["images"]):
+        return "images", record["images"], "a list of paths"
+    return _chat_fault(record)
+
+
+def _chat_fault(record: dict) -> tuple[str, object, str] | None:
+    messages, images = record["messages"], 0
+    if not messages or len(messages) % 2:
+        return "messages", f"{len(messages)} messages", "user and assistant in turn, the assistant last"
+    for index, message in enumerate(messages):
+        role, content = ("user", list) if index % 2 == 0 else ("assistant", str)
+        if (
+            not isinstance(message, dict)
+            or message.get("role") != role
+            or not isinstance(message.get("content"), content)
+        ):
+            wanted = "a list of parts" if content is list else "text"
+            return f"messages[{index}]", message, f"role {role} with {wanted} as content"
+        for part in message["content"] if content is list else []:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind != "image" and not (kind == "text" and isinstance(part.get("text"), str)):
+                return f"messages[{index}]", part, '{"type": "image"} or {"type": "text", "text": ...}'
+            images += kind == "image"
+    if images != len(record["images"]):
+        return "images", f"{len(record['images'])} paths", f"{images}, one for each image part of the messages"
+    if messages[-1]["content"] != record["answer"]:
+        return "answer", record["answer"], f"the last message's content {messages[-1]['content']!r}"
+    return None
+
+
+def write_records(records: Iterable[dict], path: str | Path) -> Path:
+    """Check the records and write them as JSON lines, whole or not at all; returns the path.
+
+    Photos in the file's folder, or in a folder beside it, are written relative to the file: run folders move together.
+    """
+    path = Path(path)
+    records = list(records)
+    _check(records, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as stream:
+        for record in records:
+            row = record | {"images": [_stored(image, path.parent) for image in record["images"]]}
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(part, path)
+    return path
+
+
+def load_records(path: str | Path, *, check_photos: bool = True) -> list[dict]:
+    """Read records, photos' paths made absolute; RecordError names the line that is wrong or the photo that is missing."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"records {path}: no such file; the notebook that writes it has to run first")
+    records, lines = [], []
+    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            records.append(json.loads(text))
+        except ValueError as error:
+            raise RecordError(f"{path}, line {line}: not a line of JSON ({error}); write the file anew") from None
+        lines.append(line)
+    _check(records, path, lines=lines)
+    for record, line in zip(records, lines, strict=True):
+        record["images"] = [str((path.parent / image).resolve()) for image in record["images"]]
+        missing = [image for image in record["images"] if check_photos and not Path(image).is_file()]
+        if missing:
+            raise RecordError(_message(path, line, "images", missing[0], "a photo that is there"))
+    return records
+
+
+def to_dataset(records: Iterable[dict]) -> datasets.Dataset:
+    """The records as a `datasets.Dataset`.
+
+    Arrow wants one type a column: every message's content becomes a list of parts, and `facts` JSON text.
+    """
+    import datasets  # takes a second to import, and most readers of records do not need it
+
+    return datasets.Dataset.from_list([_uniform(record) for record in records])
+
+
+def _uniform(record: dict) -> dict:
+    messages = []
+    for message in record["messages"]:
+        content = message["content"]
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        parts = [{"type": part["type"], "text": part.get("text")} for part in parts]
+        messages.append({"role": message["role"], "content": parts})
+    facts = None if record["facts"] is None else json.dumps(record["facts"], ensure_ascii=False)
+    return record | {"messages": messages, "facts": facts}
+
+
+def _stored(image: str, folder: Path) -> str:
+    absolute, folder = Path(image).resolve(), folder.resolve()
+    return (
+        Path(os.path.relpath(absolute, folder)).as_posix() if absolute.is_relative_to(folder.parent) else str(absolute)
+    )
+
+
+def _check(records: list[dict], path: Path, *, lines: list[int] | None = None) -> None:
+    seen: dict[str, int] = {}
+    for index, record in enumerate(records):
+        line = lines[index] if lines else index + 1
+        fault = record_fault(record)
+        if fault is None and (first := seen.setdefault(record["id"], line)) != line:
+            fault = "id", record["id"], f"an id of its own; line {first} has it already"
+        if fault is not None:
+            raise RecordError(_message(path, line, *fault))
+
+
+def _message(path: Path, line: int, field: str, found: object, expected: str) -> str:
+    shown = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=repr)
+    return f"{path}, line {line}, field {field!r}: found {shown[:160]}, expected {expected}"

@@ -1,0 +1,394 @@
+"""Questions and answers on general scenes: what notebook 00 teaches the pocket base, and how it is examined.
+
+A sample holds one or two images, one to four turns (question, answer, skill) and the dense labels of each image.
+Later turns never repeat a fact of an earlier one. Skills: SKILLS.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mtive_nb.data.scenes import (
+    CELL_PX,
+    CHARACTERS,
+    COLOURS,
+    PATTERNS,
+    SCALE,
+    SHAPES,
+    SIZES_PX,
+    SLOTS,
+    STATES,
+    Scene,
+    Thing,
+    background,
+    contrasting,
+    draw_string,
+    draw_thing,
+    finish,
+    random_box,
+    random_string,
+)
+
+SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy")
+SHARES = {"objects": 0.24, "text": 0.30, "labelled": 0.22, "pair": 0.14, "views": 0.10}  # what a sample shows
+DENSE_SHARES = {"objects": 0.2, "text": 0.5, "labelled": 0.3}  # views have no dense labels
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
+
+
+@dataclass
+class Sample:
+    """`images` HWC uint8; `turns` (question, answer, skill); `dense` one label dict an image."""
+
+    images: list[np.ndarray]
+    turns: list[tuple[str, str, str]]
+    dense: list[dict[str, np.ndarray]]
+
+
+def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
+    """Labels of every merged patch (gh, gw): characters in reading order (gh, gw, SLOTS), shape, colour, state at its
+    centre; 0 means nothing, so a class index is shifted by one."""
+    h, w = scene.image.shape[0] // CELL_PX, scene.image.shape[1] // CELL_PX
+    characters = np.zeros((h, w, SLOTS), np.int64)
+    used = np.zeros((h, w), int)
+    for x, y, index in sorted(scene.characters, key=lambda c: (round(c[1] / 14), c[0])):
+        i, j = int(y // CELL_PX), int(x // CELL_PX)
+        if 0 <= i < h and 0 <= j < w and used[i, j] < SLOTS:
+            characters[i, j, used[i, j]] = index + 1
+            used[i, j] += 1
+    things = np.zeros((3, h, w), np.int64)
+    for thing in scene.things:
+        x0, y0, x1, y1 = (c / CELL_PX - 0.5 for c in thing.box)
+        rows, columns = slice(max(0, round(y0)), max(1, round(y1) + 1)), slice(max(0, round(x0)), max(1, round(x1) + 1))
+        values = SHAPES.index(thing.shape), list(COLOURS).index(thing.colour), STATES.index(thing.state)
+        for plane, value in zip(things, values, strict=True):
+            plane[rows, columns] = value + 1
+    return {"character": characters, "shape": things[0], "colour": things[1], "state": things[2]}
+
+
+def _random_thing(rng: np.random.Generator, size: tuple[int, int], side: float, **given: str) -> Thing:
+    shape = given.pop("shape", None) or SHAPES[rng.integers(len(SHAPES))]
+    kind = {
+        "colour": list(COLOURS)[rng.integers(len(COLOURS))],
+        "pattern": PATTERNS[rng.integers(3)] if rng.random() < 0.4 else "plain",
+        "state": STATES[rng.integers(4)] if rng.random() < 0.5 else "whole",
+    } | given
+    return Thing(shape, box=random_box(size, side, shape, rng), **kind)
+
+
+def _print_on(canvas: Image.Image, thing: Thing, text: str, rng: np.random.Generator) -> list[tuple[float, float, int]]:
+    """Print on a thing's middle, on a plate where the pattern would swallow the letters."""
+    ink = contrasting(COLOURS[thing.colour], rng)
+    width = (thing.box[2] - thing.box[0]) * (0.9 if thing.shape in ("square", "bar", "pillar") else 0.62)
+    height = float(np.clip(width / (max(len(text), 2) * 0.82), 7, 22))
+    return draw_string(canvas, text, thing.centre, height_px=height, ink=ink, rng=rng)
+
+
+def _overlaps(box: tuple[float, ...], others: list[Thing]) -> bool:
+    return any(box[0] < o.box[2] and o.box[0] < box[2] and box[1] < o.box[3] and o.box[1] < box[3] for o in others)
+
+
+def objects_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
+    """One to six shapes that do not touch, some with a letter or two on them."""
+    size = SIZES_PX[rng.integers(len(SIZES_PX))]
+    canvas = background(size, rng, photos).resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
+    n, scene = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.25, 0.25, 0.2, 0.12, 0.1, 0.08])), Scene(np.empty(0))
+    repeated = SHAPES[rng.integers(len(SHAPES))] if rng.random() < 0.4 else None
+    for _ in range(n * 4):
+        if len(scene.things) == n:
+            break
+        side = rng.uniform(62, 105) if n == 1 else rng.uniform(26, 60 if n < 4 else 40)
+        thing = _random_thing(rng, size, side, shape=repeated)
+        if _overlaps(thing.box, scene.things):
+            continue
+        if n <= 3 and rng.random() < 0.3 and side > 36:
+            thing = Thing(thing.shape, thing.colour, "plain", "whole", thing.box, random_string(rng, 5))
+        draw_thing(canvas, thing, rng)
+        if thing.text:
+            scene.characters += _print_on(canvas, thing, thing.text, rng)
+        scene.things.append(thing)
+    scene.image = finish(canvas, size, rng)
+    return scene
+
+
+def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
+    """One to three printed lines on a plain or busy ground."""
+    size = SIZES_PX[rng.integers(len(SIZES_PX))]
+    canvas = background(size, rng, photos if rng.random() < 0.3 else None)
+    canvas = canvas.resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
+    ground = tuple(int(v) for v in np.asarray(canvas).reshape(-1, 3).mean(0))
+    if rng.random() < 0.4:
+        ground = tuple(int(v) for v in rng.integers(0, 256, 3))
+        plate = Image.new("RGB", (int(canvas.width * 0.96), int(canvas.height * 0.94)), ground)
+        canvas.paste(plate, (int(canvas.width * 0.02), int(canvas.height * 0.03)))
+    n, scene = int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])), Scene(np.empty(0))
+    band, font, ink = size[1] / n, int(rng.integers(6)), contrasting(ground, rng)
+    angle = float(rng.normal(0, 3.5))
+    for line in range(n):
+        text = random_string(rng, int(rng.integers(3, 13)))
+        widest = size[0] * 0.92 / (len(text) * 0.80)
+        height = float(np.clip(rng.uniform(0.6, 1.0) * min(widest, band * 0.62), 8, 34))
+        room = max(0.0, size[0] * 0.46 - len(text) * height * 0.42)
+        at = size[0] / 2 + rng.uniform(-room, room), band * (line + 0.5) + rng.uniform(-0.1, 0.1) * band
+        scene.characters += draw_string(canvas, text, at, height_px=height, ink=ink, rng=rng, font=font, angle=angle)
+        scene.strings.append(text)
+    scene.image = finish(canvas, size, rng)
+    return scene
+
+
+def labelled_scene(rng: np.random.Generator, photos: list | None = None, **given: str) -> Scene:
+    """One large shape with a string printed on it and a small shape as a badge: the stuff of `two images`, too."""
+    size = SIZES_PX[rng.integers(len(SIZES_PX))]
+    canvas = background(size, rng, photos).resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
+    text, badge_shape = given.pop("text", None) or random_string(rng, 6), given.pop("badge", None)
+    badge_colour = given.pop("badge_colour", None)
+    main = _random_thing(
+        rng,
+        size,
+        rng.uniform(72, 100),
+        **({"shape": ("square", "circle", "pillar", "hexagon")[rng.integers(4)]} | given),
+    )
+    draw_thing(canvas, main, rng)
+    scene, (cx, cy) = Scene(np.empty(0), [main]), main.centre
+    h = main.box[3] - main.box[1]
+    at = (cx, cy - h * 0.16)
+    width = (main.box[2] - main.box[0]) * (0.62 if main.shape in ("circle", "hexagon") else 0.9)
+    height = float(np.clip(width / (max(len(text), 3) * 0.82), 8, 20))
+    scene.characters += draw_string(
+        canvas, text, at, height_px=height, ink=contrasting(COLOURS[main.colour], rng), rng=rng
+    )
+    colours = [c for c in COLOURS if c != main.colour]
+    side, colour = h * rng.uniform(0.22, 0.3), badge_colour or colours[rng.integers(len(colours))]
+    box = (cx - side / 2, cy + h * 0.22 - side / 2, cx + side / 2, cy + h * 0.22 + side / 2)
+    badge = Thing(badge_shape or SHAPES[rng.integers(len(SHAPES))], colour, "plain", "whole", box)
+    draw_thing(canvas, badge, rng)
+    scene.things.append(badge)
+    scene.strings = [text]
+    scene.image = finish(canvas, size, rng)
+    return scene
+
+
+def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _yes_no(rng: np.random.Generator, true: str, others: list[str] | tuple[str, ...]) -> tuple[str, str]:
+    """A value to ask about and the answer; yes and no are equally likely."""
+    if rng.random() < 0.5:
+        return true, "yes"
+    return _pick(rng, [o for o in others if o != true]), "no"
+
+
+def one_thing_turns(thing: Thing, name: str, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Questions on one shape, called `name` where the scene holds several."""
+    colour, c_answer = _yes_no(rng, thing.colour, list(COLOURS))
+    shape, s_answer = _yes_no(rng, thing.shape, SHAPES)
+    state, t_answer = _yes_no(rng, thing.state, STATES)
+    turns = [
+        (f"Which colour is {name}?", thing.colour, "colour"),
+        (f"Is {name} {colour}? Answer yes or no.", c_answer, "yes/no"),
+        (f"Is {name} {state}? Answer yes or no.", t_answer, "yes/no"),
+        (f"Is {name} whole? Answer yes or no.", "yes" if thing.state == "whole" else "no", "state"),
+        (f"In which state is {name}?", thing.state, "state"),
+        (f"Is {name} plain, striped or dotted?", thing.pattern, "describe"),
+    ]
+    if name == "it":
+        turns += [
+            ("Which shape is it?", thing.shape, "shape"),
+            (f"Is it a {shape}? Answer yes or no.", s_answer, "yes/no"),
+        ]
+    if thing.text:
+        turns.append((f"What is printed on {name}?", thing.text, "read"))
+    return turns
+
+
+def _describe(things: list[Thing]) -> str:
+    return " and ".join(f"a {t.colour} {t.shape}" for t in things)
+
+
+def objects_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Questions on a scene of several shapes: count, position, colour by shape and shape by colour."""
+    things = scene.things
+    if len(things) == 1:
+        t = things[0]
+        row = {"shape": t.shape, "colour": t.colour, "pattern": t.pattern, "state": t.state}
+        keys = [k for k in row if rng.random() < 0.7] or ["shape"]
+        ask = "Answer in JSON with the keys " + ", ".join(keys) + "."
+        where = (
+            ("left" if t.centre[0] < scene.image.shape[1] / 2 else "right"),
+            ("top" if t.centre[1] < scene.image.shape[0] / 2 else "bottom"),
+        )
+        return one_thing_turns(t, "it", rng) + [
+            (ask, json.dumps({k: row[k] for k in keys}), "json"),
+            ("Is it on the left or on the right?", where[0], "position"),
+            ("Is it at the top or at the bottom?", where[1], "position"),
+            ("Describe the image.", f"a {t.colour} {t.shape}, {t.pattern}, {t.state}", "describe"),
+        ]
+    shapes, colours = [t.shape for t in things], [t.colour for t in things]
+    shape, colour = (
+        _pick(rng, SHAPES if rng.random() < 0.4 else shapes),
+        _pick(rng, list(COLOURS) if rng.random() < 0.4 else colours),
+    )
+    turns = [
+        ("How many shapes are there?", NUMBERS[len(things)], "count"),
+        (f"Is there a {shape}? Answer yes or no.", "yes" if shape in shapes else "no", "yes/no"),
+        (f"Is anything {colour}? Answer yes or no.", "yes" if colour in colours else "no", "yes/no"),
+        (f"How many {shape} shapes are there?", NUMBERS[shapes.count(shape)], "count"),
+    ]
+    a, b = (things[i] for i in rng.permutation(len(things))[:2])
+    left, top = sorted(things, key=lambda t: t.centre[0]), sorted(things, key=lambda t: t.centre[1])
+    turns += [
+        ("Which shape is furthest left?", left[0].shape, "position"),
+        ("Which colour is the shape at the very top?", top[0].colour, "position"),
+    ]
+    if len(things) <= 3:
+        turns.append(("Describe the image from left to right.", _describe(left), "describe"))
+    if shapes.count(a.shape) == 1:
+        turns += one_thing_turns(a, f"the {a.shape}", rng)[:5] + (
+            [(f"What is printed on the {a.shape}?", a.text, "read")] if a.text else []
+        )
+        if shapes.count(b.shape) == 1 and abs(a.centre[0] - b.centre[0]) > 15:
+            side, answer = _yes_no(rng, "left" if a.centre[0] < b.centre[0] else "right", ("left", "right"))
+            turns.append((f"Is the {a.shape} {side} of the {b.shape}? Answer yes or no.", answer, "position"))
+    if colours.count(b.colour) == 1:
+        turns.append((f"Which shape is {b.colour}?", b.shape, "shape"))
+    return turns
+
+
+def text_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Questions on printed lines."""
+    lines = scene.strings
+    all_lines = ("Read all lines.", " | ".join(lines), "read")
+    if len(lines) == 1:
+        return [_pick(rng, [("What is printed?", lines[0], "read"), all_lines])]
+    k = int(rng.integers(len(lines)))
+    which = ("first", "second", "third")[k]
+    spelled = json.dumps({f"line{i + 1}": line for i, line in enumerate(lines)})
+    options = [all_lines, (f"Read the {which} line.", lines[k], "read"), ("Give every line in JSON.", spelled, "json")]
+    return [options[int(rng.integers(3))]] + (
+        [("How many lines are there?", NUMBERS[len(lines)], "count")] if rng.random() < 0.1 else []
+    )
+
+
+def labelled_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Questions on a large shape, its text and its badge."""
+    main, badge, text = scene.things[0], scene.things[1], scene.strings[0]
+    row = {"text": text, "shape": main.shape, "colour": main.colour, "badge": badge.shape, "state": main.state}
+    keys = [k for k in row if rng.random() < 0.6] or ["text"]
+    return one_thing_turns(main, "the large shape", rng) + [
+        ("What is printed?", text, "read"), ("What is printed?", text, "read"),
+        ("Which shape is the badge?", badge.shape, "shape"),
+        ("Which colour is the badge?", badge.colour, "colour"),
+        ("Answer in JSON with the keys " + ", ".join(keys) + ".", json.dumps({k: row[k] for k in keys}), "json"),
+        ("Describe the image.", f"a {main.colour} {main.shape} with the text {text} and a {badge.colour} {badge.shape}", "describe"),
+    ]  # fmt: skip
+
+
+def pair_sample(rng: np.random.Generator, photos: list | None) -> tuple[list[Scene], list[tuple[str, str, str]]]:
+    """Two images of one labelled shape: the same thing seen twice, or one that differs in exactly one respect."""
+    first = labelled_scene(rng, photos, state="whole")
+    a, badge = first.things
+    fields = {
+        "shape": a.shape,
+        "colour": a.colour,
+        "pattern": a.pattern,
+        "text": first.strings[0],
+        "badge": badge.shape,
+    }
+    options = {
+        "shape": ("square", "circle", "pillar", "hexagon"),
+        "colour": list(COLOURS),
+        "badge": SHAPES,
+        "pattern": PATTERNS,
+    }
+    differs = (
+        _pick(rng, ["shape", "colour", "text", "badge", "badge", "colour", "text"]) if rng.random() < 0.5 else None
+    )
+    other = dict(fields)
+    if differs == "text":
+        other["text"] = random_string(rng, 6)
+    elif differs:
+        other[differs] = _pick(rng, [o for o in options[differs] if o != fields[differs]])
+    extra = {"badge_colour": badge.colour} if badge.colour != other["colour"] else {}
+    second = labelled_scene(rng, photos, state="whole", **other, **extra)
+    same = "yes" if differs is None else "no"
+    respect = _pick(rng, ["shape", "colour", "text", "badge"])
+    turns = [
+        ("Do both images show the same thing? Answer yes or no.", same, "two images"),
+        (
+            f"Is the {respect} the same in both images? Answer yes or no.",
+            "yes" if other[respect] == fields[respect] else "no",
+            "two images",
+        ),
+        ("What differs between the images?", differs or "nothing", "two images"),
+        ("Which colour is the large shape in the second image?", other["colour"], "two images"),
+        ("What is printed in the first image?", fields["text"], "read"),
+        ("What is printed in the second image?", other["text"], "read"),
+    ]
+    return [first, second], turns
+
+
+def view_sample(rng: np.random.Generator, photos: list[np.ndarray]) -> tuple[list[Scene], list[tuple[str, str, str]]]:
+    """Two crops of one photo, or of two photos: unlabelled photos teach the vision tower what stays the same."""
+    i, j = rng.integers(len(photos), size=2)
+    same = rng.random() < 0.5 or i == j
+    scenes = []
+    for photo in (photos[i], photos[i] if same else photos[j]):
+        image, size = Image.fromarray(photo), SIZES_PX[rng.integers(len(SIZES_PX))]
+        side = int(min(image.size) * rng.uniform(0.6, 1.0))
+        x, y = rng.integers(image.width - side + 1), rng.integers(image.height - side + 1)
+        crop = image.crop((x, y, x + side, y + side))
+        crop = crop.transpose(Image.FLIP_LEFT_RIGHT) if rng.random() < 0.3 else crop
+        scenes.append(Scene(finish(crop.resize((size[0] * SCALE, size[1] * SCALE)), size, rng)))
+    return scenes, [
+        ("Are these two views of the same picture? Answer yes or no.", "yes" if same else "no", "two images")
+    ]
+
+
+def copy_turn(rng: np.random.Generator, words: list[str]) -> tuple[str, str, str]:
+    """Repeat some words: the language model learns to carry over words that it has never answered with."""
+    text = " ".join(rng.choice(words, int(rng.integers(1, 5))))
+    return f"Repeat: {text}", text, "copy"
+
+
+def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = None, words: list[str] | None = None,
+                shares: dict[str, float] | None = None) -> Sample:  # fmt: skip
+    """Sample `index` of the stream `seed`; `photos` are unlabelled HWC uint8 images for grounds and views."""
+    rng = np.random.default_rng([seed, index])
+    shares = dict(shares or SHARES)
+    if not photos:
+        shares.pop("views", None)
+    weights = np.array(list(shares.values()))
+    kind = str(rng.choice(list(shares), p=weights / weights.sum()))
+    if kind in ("pair", "views"):
+        scenes, turns = pair_sample(rng, photos) if kind == "pair" else view_sample(rng, photos or [])
+    else:
+        draw, ask = {
+            "objects": (objects_scene, objects_turns),
+            "text": (text_scene, text_turns),
+            "labelled": (labelled_scene, labelled_turns),
+        }[kind]
+        scenes = [draw(rng, photos)]
+        turns = ask(scenes[0], rng)
+    chosen = [turns[i] for i in rng.permutation(len(turns))[: int(rng.integers(2, 5))]]
+    if words and rng.random() < 0.06:
+        chosen.append(copy_turn(rng, words))
+    return Sample([s.image for s in scenes], chosen, [dense_labels(s) for s in scenes])
+
+
+def load_unlabelled(folders: list[Path], *, side_px: int = 160, limit: int | None = None) -> list[np.ndarray]:
+    """Every JPEG below the folders as HWC uint8 squares of `side_px`; labels and names are not read."""
+    paths = sorted(p for folder in folders for p in Path(folder).rglob("*.jpg"))[:limit]
+    photos = []
+    for path in paths:
+        with Image.open(path) as image:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            square = image.convert("RGB").crop((left, top, left + side, top + side))
+            photos.append(np.asarray(square.resize((side_px, side_px), Image.BICUBIC)))
+    return photos
+
+
+assert len(set(CHARACTERS)) == len(CHARACTERS)

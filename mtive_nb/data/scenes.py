@@ -1,0 +1,280 @@
+"""General scenes for the pocket base: shapes, colours, counts, positions and printed strings. Nothing of a shop.
+
+A scene is drawn from `np.random.default_rng([seed, index])`, so that sample `index` is the same in every process
+and a resumed training sees what an uninterrupted one would have seen. Images are RGB, HWC uint8 in [0, 255].
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+COLOURS = {
+    "red": (208, 40, 44), "orange": (240, 138, 30), "yellow": (246, 214, 52), "green": (52, 150, 72),
+    "blue": (38, 92, 196), "purple": (124, 62, 160), "pink": (240, 140, 176), "brown": (124, 80, 46),
+    "black": (28, 28, 32), "white": (246, 246, 244), "grey": (134, 136, 140),
+}  # fmt: skip
+SHAPES = (
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "hexagon",
+    "cross",
+    "ring",
+    "diamond",
+    "bar",
+    "pillar",
+    "drop",
+    "heart",
+)
+PATTERNS = ("plain", "striped", "dotted")
+STATES = ("whole", "notched", "scribbled", "dented")  # a dented shape carries a dark smudge with a bright rim
+SIZES_PX = ((140, 140), (168, 112), (112, 112), (140, 140), (168, 112), (112, 168))  # (width, height), multiples of 28
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-:"
+CELL_PX, SLOTS = 28, 4  # one merged patch; characters whose centres may lie in one
+SCALE = 2  # drawn twice as large, then halved: smooth edges
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One shape of a scene; `box` is XYXY in pixels of the finished image, `text` what is printed on it."""
+
+    shape: str
+    colour: str
+    pattern: str
+    state: str
+    box: tuple[float, float, float, float]
+    text: str = ""
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+
+
+@dataclass
+class Scene:
+    """An image with the truth about it: things, free strings, and every character's centre (x, y, index)."""
+
+    image: np.ndarray
+    things: list[Thing] = field(default_factory=list)
+    strings: list[str] = field(default_factory=list)  # from top to bottom
+    characters: list[tuple[float, float, int]] = field(default_factory=list)
+
+
+@lru_cache(maxsize=1)
+def _font_files() -> tuple[Path, ...]:
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    names = (
+        "DejaVuSans-Bold",
+        "DejaVuSans",
+        "DejaVuSansMono-Bold",
+        "DejaVuSansMono",
+        "DejaVuSerif-Bold",
+        "DejaVuSerif",
+    )
+    return tuple(folder / f"{name}.ttf" for name in names)
+
+
+@lru_cache(maxsize=512)
+def _font(index: int, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(_font_files()[index]), size)
+
+
+def _polygon(shape: str, box: tuple[float, ...]) -> list[tuple[float, float]]:
+    x0, y0, x1, y1 = box
+    cx, cy, rx, ry = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
+
+    def around(n: int, start: float, inner: float = 1.0) -> list[tuple[float, float]]:
+        radii = [1.0 if i % 2 == 0 else inner for i in range(n)]
+        angles = [start + 2 * math.pi * i / n for i in range(n)]
+        return [(cx + rx * r * math.cos(a), cy + ry * r * math.sin(a)) for r, a in zip(radii, angles, strict=True)]
+
+    if shape == "triangle":
+        return [(cx, y0), (x1, y1), (x0, y1)]
+    if shape == "star":
+        return around(10, -math.pi / 2, 0.42)
+    if shape == "hexagon":
+        return around(6, 0)
+    if shape == "diamond":
+        return [(cx, y0), (x1, cy), (cx, y1), (x0, cy)]
+    if shape == "cross":
+        a, b = 0.32, 1.0
+        steps = [
+            (-a, -b),
+            (a, -b),
+            (a, -a),
+            (b, -a),
+            (b, a),
+            (a, a),
+            (a, b),
+            (-a, b),
+            (-a, a),
+            (-b, a),
+            (-b, -a),
+            (-a, -a),
+        ]
+        return [(cx + rx * u, cy + ry * v) for u, v in steps]
+    t = np.linspace(0, 2 * math.pi, 28)
+    if shape == "drop":
+        return [(cx + rx * math.sin(a) * math.sin(a / 2) ** 1.2, cy - ry * math.cos(a)) for a in t]
+    x, y = 16 * np.sin(t) ** 3, 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return list(zip((cx + rx * x / 16).tolist(), (cy - ry * y / 15).tolist(), strict=True))  # heart
+
+
+def _mask(shape: str, box: tuple[float, ...], size: tuple[int, int]) -> Image.Image:
+    mask = Image.new("L", size)
+    draw = ImageDraw.Draw(mask)
+    if shape in ("circle", "ring"):
+        draw.ellipse(box, fill=255)
+        if shape == "ring":
+            x0, y0, x1, y1 = box
+            w, h = (x1 - x0) * 0.27, (y1 - y0) * 0.27
+            draw.ellipse((x0 + w, y0 + h, x1 - w, y1 - h), fill=0)
+    elif shape in ("square", "bar", "pillar"):
+        draw.rounded_rectangle(box, radius=(box[2] - box[0]) * 0.06, fill=255)
+    else:
+        draw.polygon(_polygon(shape, box), fill=255)
+    return mask
+
+
+def tint(colour: str, rng: np.random.Generator, spread: int = 16) -> tuple[int, int, int]:
+    """A shade of a named colour, each channel moved by at most `spread`."""
+    return tuple(int(np.clip(c + rng.integers(-spread, spread + 1), 0, 255)) for c in COLOURS[colour])
+
+
+def background(size: tuple[int, int], rng: np.random.Generator, photos: list[np.ndarray] | None = None) -> Image.Image:
+    """Plain, gradient, noise or, where `photos` are given, a crop of one of them."""
+    kind = rng.random()
+    if photos and kind < 0.3:
+        photo = Image.fromarray(photos[rng.integers(len(photos))])
+        side = int(min(photo.size) * rng.uniform(0.4, 1.0))
+        x, y = rng.integers(photo.width - side + 1), rng.integers(photo.height - side + 1)
+        return photo.crop((x, y, x + side, y + side)).resize(size, Image.BILINEAR)
+    first = rng.integers(40, 256, 3) if rng.random() < 0.5 else np.full(3, rng.integers(30, 256))
+    if kind < 0.6:
+        return Image.new("RGB", size, tuple(int(c) for c in first))
+    second = np.clip(first + rng.integers(-70, 71, 3), 0, 255)
+    ramp = np.linspace(0, 1, 16) if rng.random() < 0.5 else rng.random(16)
+    grid = ramp[:, None] if rng.random() < 0.5 else ramp[None, :]
+    if kind > 0.85:
+        grid = rng.random((12, 16))
+    mix = first + (second - first) * np.broadcast_to(grid[..., None], (*np.broadcast_shapes(grid.shape, (1, 1)), 3))
+    return Image.fromarray(mix.astype(np.uint8)).resize(size, Image.BICUBIC)
+
+
+def _paint_state(layer: Image.Image, thing: Thing, mask: Image.Image, rng: np.random.Generator) -> Image.Image:
+    x0, y0, x1, y1 = (c * SCALE for c in thing.box)
+    w, h = x1 - x0, y1 - y0
+    draw = ImageDraw.Draw(layer)
+    if thing.state == "scribbled":
+        ink = (20, 20, 20) if sum(COLOURS[thing.colour]) > 300 else (235, 235, 235)
+        points = [(x0 + w * rng.uniform(0.05, 0.95), y0 + h * rng.uniform(0.1, 0.9)) for _ in range(rng.integers(4, 8))]
+        draw.line(points, fill=ink, width=int(rng.integers(2, 5)))
+    elif thing.state == "dented":
+        a, b = w * rng.uniform(0.16, 0.26), h * rng.uniform(0.16, 0.26)
+        cx, cy = x0 + w * rng.uniform(0.35, 0.65), y0 + h * rng.uniform(0.35, 0.65)
+        dark = tuple(int(c * 0.5) for c in COLOURS[thing.colour])
+        draw.ellipse((cx - a, cy - b, cx + a, cy + b), fill=dark)
+        draw.arc((cx - a, cy - b, cx + a, cy + b), 20, 170, fill=(245, 245, 245), width=4)
+    elif thing.state == "notched":
+        side, bite = rng.integers(4), 0.3
+        cx, cy = [(x0, y0 + h / 2), (x1, y0 + h / 2), (x0 + w / 2, y0), (x0 + w / 2, y1)][side]
+        ImageDraw.Draw(mask).polygon(
+            [(cx + w * bite * rng.uniform(0.6, 1.1) * math.cos(a), cy + h * bite * rng.uniform(0.6, 1.1) * math.sin(a))
+             for a in np.linspace(0, 2 * math.pi, 9)[:-1]], fill=0)  # fmt: skip
+    return mask
+
+
+def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> None:
+    """Paint one shape onto a canvas of SCALE times the image's size."""
+    box = tuple(c * SCALE for c in thing.box)
+    x0, y0 = int(box[0]) - 2, int(box[1]) - 2
+    size = int(box[2] - box[0]) + 5, int(box[3] - box[1]) + 5
+    local = tuple(c - o for c, o in zip(box, (x0, y0, x0, y0), strict=True))
+    fill = tint(thing.colour, rng)
+    layer = Image.new("RGB", size, fill)
+    other = tuple(int(c * 0.55) if sum(fill) > 330 else int(c + (255 - c) * 0.5) for c in fill)
+    draw, step = ImageDraw.Draw(layer), int(rng.integers(12, 20))
+    if thing.pattern == "striped":
+        for x in range(-size[1], size[0], step):
+            draw.line((x, size[1], x + size[1] // 2, 0), fill=other, width=step // 3)
+    elif thing.pattern == "dotted":
+        for x in range(0, size[0], step):
+            for y in range(0, size[1], step):
+                draw.ellipse((x, y, x + step // 2, y + step // 2), fill=other)
+    mask = _mask(thing.shape, local, size)
+    shifted = Thing(thing.shape, thing.colour, thing.pattern, thing.state, tuple(c / SCALE for c in local))
+    mask = _paint_state(layer, shifted, mask, rng)
+    canvas.paste(layer, (x0, y0), mask)
+
+
+def draw_string(canvas: Image.Image, text: str, at: tuple[float, float], *, height_px: float, ink: tuple[int, ...],
+                rng: np.random.Generator, font: int | None = None, angle: float | None = None) -> list[tuple[float, float, int]]:  # fmt: skip
+    """Print `text` centred on `at` (pixels of the finished image); returns every character's centre and index."""
+    font = int(rng.integers(len(_font_files()))) if font is None else font
+    face = _font(font, max(8, int(height_px * SCALE * 1.35)))
+    angle = float(rng.normal(0, 4)) if angle is None else angle
+    width, height = face.getlength(text), face.size * 1.2
+    layer = Image.new("L", (int(width) + 8, int(height) + 4))
+    ImageDraw.Draw(layer).text((4, 0), text, font=face, fill=255)
+    turned = layer.rotate(angle, expand=True, resample=Image.BILINEAR)
+    cx, cy = at[0] * SCALE, at[1] * SCALE
+    canvas.paste(Image.new("RGB", turned.size, ink), (int(cx - turned.width / 2), int(cy - turned.height / 2)), turned)
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    spots = []
+    for i, char in enumerate(text):
+        if char == " ":
+            continue
+        dx = face.getlength(text[:i]) + face.getlength(char) / 2 - width / 2
+        spots.append(((cx + dx * c) / SCALE, (cy - dx * s) / SCALE, CHARACTERS.index(char)))
+    return spots
+
+
+def random_string(rng: np.random.Generator, longest: int = 8) -> str:
+    """Capitals, digits and marks without meaning: a word-like run, a number with marks, or a mix."""
+    kind, n = rng.random(), int(rng.integers(1, longest + 1))
+    letters, digits = CHARACTERS[:26], CHARACTERS[26:36]
+    if kind < 0.3:
+        return "".join(rng.choice(list(letters), n))
+    if kind < 0.5:
+        return "".join(rng.choice(list(digits), n))
+    if kind < 0.75 and n >= 4:
+        mark = "./-: "[rng.integers(5)]
+        parts = [
+            "".join(rng.choice(list(digits if rng.random() < 0.8 else letters), rng.integers(1, 5))) for _ in range(3)
+        ]
+        return mark.join(parts[: 2 + (n > 5)])
+    words = ["".join(rng.choice(list(letters if rng.random() < 0.6 else digits), rng.integers(1, 5))) for _ in range(2)]
+    return " ".join(words) if n > 3 else words[0]
+
+
+def contrasting(colour: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int, int]:
+    """An ink that can be read on `colour`: dark on light, light on dark."""
+    light = np.dot(colour, (0.3, 0.59, 0.11)) > 128
+    return tuple(int(c) for c in (rng.integers(0, 70, 3) if light else rng.integers(190, 256, 3)))
+
+
+def random_box(
+    size: tuple[int, int], side: float, shape: str, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A box of about `side` px somewhere in the image; bars are wide, pillars tall."""
+    w, h = {"bar": (1.5, 0.6), "pillar": (0.6, 1.5)}.get(shape, (1.0, 1.0))
+    w, h = min(w * side, size[0] - 2), min(h * side, size[1] - 2)
+    x, y = rng.uniform(1, size[0] - w - 1), rng.uniform(1, size[1] - h - 1)
+    return x, y, x + w, y + h
+
+
+def finish(canvas: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Halve the canvas; add light, blur and noise as a phone would."""
+    image = canvas.resize(size, Image.BOX)
+    if rng.random() < 0.15:
+        image = image.resize((int(size[0] * 0.7), int(size[1] * 0.7)), Image.BILINEAR).resize(size, Image.BILINEAR)
+    pixels = np.asarray(image, np.float32) * rng.uniform(0.75, 1.1)
+    if rng.random() < 0.4:
+        pixels = pixels + rng.normal(0, rng.uniform(2, 9), (size[1], size[0], 1))
+    return np.clip(pixels, 0, 255).astype(np.uint8)

@@ -1,0 +1,73 @@
+"""Examples for T3 and T10: photos with question, truth and every system's answer, chosen where the systems differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mtive_nb.data.records import question_of
+from mtive_nb.evaluate.claims import Vocabulary
+from mtive_nb.evaluate.judge import Judge, RuleJudge, vocabulary_of
+from mtive_nb.evaluate.metrics import classify, facts_of
+
+
+def example_rows(
+    records: Iterable[Mapping[str, Any]],
+    answers_by_system: Mapping[str, Sequence[str]],
+    *,
+    n: int = 2,
+    seed: int = 0,
+    vocabulary: Vocabulary | None = None,
+    judge: Judge | None = None,
+) -> pd.DataFrame:
+    """The `n` most telling records a task, as rows: id, task, images, question, truth, then one column a system.
+
+    Telling is where right and wrong are most evenly spread over the systems; ties are settled by `seed`, and no
+    product comes twice in a task. The choice shows differences: it is no sample from which to guess scores.
+    """
+    records = list(records)
+    for system, answers in answers_by_system.items():
+        if len(answers) != len(records):
+            raise ValueError(f"example_rows: {system} has {len(answers)} answers for {len(records)} records")
+    judge = judge or RuleJudge(vocabulary_of(records) if vocabulary is None else vocabulary)
+    rng = np.random.default_rng(seed)
+    labels = _labels_by_form(records)
+    order = rng.permutation(len(records))
+    spread = {
+        i: np.std([_goodness(records[i], answers[i], judge, labels) for answers in answers_by_system.values()])
+        for i in order
+    }
+    taken: dict[str, set[str]] = {}
+    chosen = []
+    for i in sorted(order, key=lambda i: -spread[i]):  # a stable sort: ties stay in their drawn order
+        products = taken.setdefault(records[i]["task"], set())
+        if len(products) < n and records[i]["product_id"] not in products:
+            products.add(records[i]["product_id"])
+            chosen.append(i)
+    tasks = list(dict.fromkeys(record["task"] for record in records))
+    chosen.sort(key=lambda i: tasks.index(records[i]["task"]))
+    return pd.DataFrame([_row(records[i], {s: answers[i] for s, answers in answers_by_system.items()}) for i in chosen])
+
+
+def _labels_by_form(records: list[Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    found: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        if record.get("label"):
+            found.setdefault((record["task"], record["variant"]), set()).add(str(record["label"]))
+    return {form: sorted(labels) for form, labels in found.items()}
+
+
+def _goodness(record: Mapping[str, Any], answer: str, judge: Judge, labels: dict[tuple[str, str], list[str]]) -> float:
+    """How right an answer is, in [0, 1]: its class, else the judge's accuracy."""
+    form = (record["task"], record["variant"])
+    if form in labels and record.get("label") and (record["variant"] == "bin" or facts_of(record) is None):
+        return float(classify([answer], [str(record["label"])], classes=labels[form]).hits[0])
+    return judge.judge(record, answer).accuracy / 100 if facts_of(record) else 0.0
+
+
+def _row(record: Mapping[str, Any], answers: dict[str, str]) -> dict[str, Any]:
+    row = {"id": record["id"], "task": record["task"], "images": list(record["images"])}
+    return row | {"question": question_of(dict(record)), "truth": record["answer"]} | answers

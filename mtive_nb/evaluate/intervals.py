@@ -1,0 +1,151 @@
+"""Intervals for means and other statistics: percentile bootstrap over products, paired differences, Wilson.
+
+Items of one product are not independent (the same shampoo is asked about five times), so that products, not items,
+are drawn with replacement. A statistic that depends on the items only through sums (a mean, F1 from the confusion
+counts) costs one matrix product for all resamples: sums = weights @ sums of each product.
+Shapes: n items, G groups (products), R resamples, d features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the ends of its interval at `level`, resting on `n` items."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray,
+    *,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    groups: Sequence[object] | None = None,
+) -> Interval:
+    """Percentile bootstrap of `statistic` over `values` (n,) or (n, d); whole groups are drawn where `groups` is given.
+
+    The mean is vectorised; another statistic is called once a resample on the drawn rows. The percentile interval
+    has no width when all values are equal: use `wilson_interval` for such a share.
+    Errors: ValueError for no values, for a value that is not finite, for a wrong number of groups.
+    """
+    values = _checked(values, groups)
+    if statistic is np.mean and values.ndim == 1:
+        features = np.stack([values, np.ones(len(values))], axis=1)
+        return bootstrap_sums(
+            features, _mean_of_sums, level=level, resamples=resamples, seed=seed, groups=groups, n=len(values)
+        )
+    codes = _codes(groups, len(values))
+    members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(members), size=(resamples, len(members)))
+    found = np.array([statistic(values[np.concatenate([members[g] for g in row])]) for row in drawn], dtype=float)
+    return _interval(float(statistic(values)), found, level=level, n=len(values))
+
+
+def bootstrap_sums(
+    features: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    groups: Sequence[object] | None = None,
+    n: int | None = None,
+) -> Interval:
+    """Percentile bootstrap of a statistic of sums: `statistic` maps the sums (R, d) of the features (n, d) to (R,)."""
+    features = _checked(features, groups)
+    codes = _codes(groups, len(features))
+    sums = np.zeros((codes.max() + 1, features.shape[1]))
+    np.add.at(sums, codes, features)  # (n, d) -> (G, d)
+    found = statistic(_weights(len(sums), resamples, seed) @ sums)  # (R, G) @ (G, d) -> (R, d) -> (R,)
+    value = float(statistic(features.sum(axis=0, keepdims=True))[0])
+    return _interval(value, found, level=level, n=len(features) if n is None else n)
+
+
+def paired_difference(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    *,
+    groups: Sequence[object] | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of mean(a) - mean(b) for two systems on the same items, in the same order: a pair is drawn together."""
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.shape != b.shape:
+        raise ValueError(f"paired_difference: shapes {a.shape} and {b.shape}; expected the same items for both systems")
+    return bootstrap_interval(a - b, groups=groups, level=level, resamples=resamples, seed=seed)
+
+
+def wilson_interval(k: int, n: int, *, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a share k / n of independent items; it keeps a width at 0 and at 1."""
+    if not 0 <= k <= n or n < 1:
+        raise ValueError(f"wilson_interval: {k} of {n}; expected 0 <= k <= n and n >= 1")
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    share = k / n
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
+    # Rounding may put an end past the share at k = 0 or k = n.
+    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n, level)
+
+
+def weighted_f1_of_sums(counts: np.ndarray) -> np.ndarray:
+    """F1 weighted by support from confusion counts (R, K * K), true class by row, predicted by column -> (R,)."""
+    size = int(round(counts.shape[1] ** 0.5))
+    counts = counts.reshape(-1, size, size)
+    hits = np.diagonal(counts, axis1=1, axis2=2)  # (R, K)
+    support, predicted = counts.sum(axis=2), counts.sum(axis=1)
+    f1 = 2 * hits / np.maximum(support + predicted, 1)  # 2 TP / (2 TP + FP + FN); 0 where a class is absent
+    return (f1 * support).sum(axis=1) / np.maximum(support.sum(axis=1), 1)
+
+
+def _mean_of_sums(sums: np.ndarray) -> np.ndarray:
+    return sums[:, 0] / sums[:, 1]
+
+
+def _checked(values: Sequence[float] | np.ndarray, groups: Sequence[object] | None) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if len(array) == 0:
+        raise ValueError("bootstrap: found no values; expected at least one")
+    if not np.isfinite(array).all():
+        raise ValueError("bootstrap: found a value that is not finite; leave out what could not be measured")
+    if groups is not None and len(groups) != len(array):
+        raise ValueError(f"bootstrap: {len(groups)} groups for {len(array)} values; expected one each")
+    return array
+
+
+def _codes(groups: Sequence[object] | None, n: int) -> np.ndarray:
+    if groups is None:
+        return np.arange(n)
+    seen: dict[object, int] = {}
+    return np.array([seen.setdefault(group, len(seen)) for group in groups])
+
+
+@lru_cache(maxsize=4)  # the tables ask for the same draw for each metric and each system
+def _weights(groups: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each group is drawn in each resample, (R, G)."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(groups, size=(resamples, groups)) + groups * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * groups)
+    return counts.reshape(resamples, groups).astype(float)
+
+
+def _interval(value: float, found: np.ndarray, *, level: float, n: int) -> Interval:
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    # With few groups rounding may put an end past the value itself.
+    return Interval(value, float(min(low, value)), float(max(high, value)), n, level)

@@ -1,0 +1,159 @@
+"""The rule-based judge: accuracy, relevancy and hallucination of an answer against structured truth.
+
+A named stand-in for the paper's judge, Claude Sonnet 4.5 (MTIVE, section 4.2 and appendix F). Where it departs:
+- T12's judge sees the photo and scores accuracy and relevancy 1-10; this one compares claims with the record's facts
+  and scores 0-100. How the paper's 1-10 became the points of T1 is not printed, so the levels do not compare.
+- T11's judge labels segments and how labels become a score is not printed; here hallucination is a share of claims.
+- A claim about what the facts do not hold counts as inaccurate, even if the photo happened to show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+
+from mtive_nb.data.dates import parse_date
+from mtive_nb.evaluate.claims import Claim, ClaimReader, Segment, Vocabulary, vocabulary_of
+from mtive_nb.evaluate.metrics import (
+    DATE_ATTRIBUTES,
+    UNANSWERABLE,
+    accepted_dates,
+    accepted_values,
+    facts_of,
+    is_abstention,
+    normalise_answer,
+    printed_date,
+)
+
+__all__ = ["Judge", "Judgement", "JUDGE_NAME", "RuleJudge", "judge_all", "vocabulary_of"]
+
+JUDGE_NAME = "rule-based judge on structured truth, for Claude Sonnet 4.5 (T11, T12)"
+ACCURATE, ANALYSIS, INACCURATE = "accurate", "analysis", "inaccurate"
+_NO_DAMAGE = {"none", "no", "no damage", UNANSWERABLE}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One answer judged: scores in [0, 100], counted claims, and each segment with its label.
+
+    accuracy: share of the asked facts that are rightly stated (a right claim, and no wrong one about the same fact).
+    relevancy: asked attributes that the answer speaks to, rightly or not, over asked attributes plus those that it
+      brings up though neither the question nor the right answer does.
+    hallucination: share of the distinct claims that are inaccurate; 0 for an answer that claims nothing, so that it
+      must be read beside accuracy.
+    """
+
+    accuracy: float
+    relevancy: float
+    hallucination: float
+    claims: int
+    inaccurate: int
+    segments: tuple[tuple[str, str], ...] = ()  # (text, accurate | analysis | inaccurate)
+
+
+class Judge(Protocol):
+    """Anything that judges one answer to one record."""
+
+    def judge(self, record: Mapping[str, Any], answer: str) -> Judgement: ...
+
+
+class RuleJudge:
+    """Judges by rule with one vocabulary (attribute -> possible values)."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._reader = ClaimReader(vocabulary)
+
+    def judge(self, record: Mapping[str, Any], answer: str) -> Judgement:
+        """Judge an answer to a record with facts. Errors: ValueError for a record without."""
+        facts = facts_of(record)
+        if facts is None:
+            raise ValueError(
+                f"judge: record {record.get('id')!r} has no facts['asked']; judge generative and augmented records only"
+            )
+        asked, known = facts
+        truth = truth_of(asked, known=known)
+        reference = str(record.get("answer") or "")
+        segments = self._reader.read(answer, asked=asked, truth=truth, reference=reference)
+        right = self._reader.read(reference, asked=asked, truth=truth, reference=reference)
+        verdicts = {c: verdict(c, truth, asked=asked, known=known) for s in segments for c in s.claims}
+        expected = set(asked) | {claim.attribute for segment in right for claim in segment.claims}
+        stated = {claim.attribute for claim in verdicts}
+        wrong = sum(v == INACCURATE for v in verdicts.values())
+        return Judgement(
+            accuracy=100 * sum(_rightly_stated(name, verdicts) for name in asked) / len(asked),
+            relevancy=100 * len(stated & set(asked)) / (len(asked) + len(stated - expected)),
+            hallucination=100 * wrong / max(len(verdicts), 1),
+            claims=len(verdicts),
+            inaccurate=wrong,
+            segments=tuple((segment.text, label_of(segment, verdicts)) for segment in segments),
+        )
+
+
+def truth_of(asked: Mapping[str, Any], *, known: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Accepted values of each attribute, normalised; a list holds several that are all right (two photos)."""
+    truth: dict[str, set[str]] = {}
+    for facts in (known, asked):
+        for name, value in facts.items():
+            if name.removesuffix("_iso").removesuffix("_also") != name:
+                continue
+            values = accepted_values(value)
+            if name == "differs":
+                values = [part for text in values for part in str(text).split(",")]
+            texts = {"yes" if v is True else "no" if v is False else normalise_answer(v) for v in values}
+            truth.setdefault(name, set()).update(texts)
+    # A sound product has no kind of damage, whether or not the facts spell it out.
+    if "damage" in truth and truth["damage"] & _NO_DAMAGE:
+        truth["damage"] |= _NO_DAMAGE
+    return truth
+
+
+def verdict(claim: Claim, truth: Mapping[str, set[str]], *, asked: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """T11's label of one claim: accurate, inaccurate, or analysis for `Unanswerable` where there is an answer."""
+    accepted = truth.get(claim.attribute)
+    if accepted and claim.value in accepted:
+        return ACCURATE
+    if is_abstention(claim.value):
+        return ACCURATE if accepted and any(map(is_abstention, accepted)) else ANALYSIS
+    if accepted and claim.attribute in DATE_ATTRIBUTES:
+        printed = printed_date(claim.value) in {printed_date(value) for value in accepted}
+        same_day = parse_date(claim.value) in accepted_dates(claim.attribute, asked=asked, known=known)
+        return ACCURATE if printed or same_day else INACCURATE
+    return INACCURATE
+
+
+def label_of(segment: Segment, verdicts: Mapping[Claim, str]) -> str:
+    """A segment is inaccurate with one inaccurate claim, accurate with an accurate one, else analysis."""
+    labels = {verdicts[claim] for claim in segment.claims}
+    return next((label for label in (INACCURATE, ACCURATE) if label in labels), ANALYSIS)
+
+
+def _rightly_stated(name: str, verdicts: Mapping[Claim, str]) -> bool:
+    labels = {label for claim, label in verdicts.items() if claim.attribute == name}
+    return ACCURATE in labels and INACCURATE not in labels
+
+
+def judge_all(
+    records: Iterable[Mapping[str, Any]],
+    answers: Sequence[str],
+    vocabulary: Vocabulary | None = None,
+    *,
+    judge: Judge | None = None,
+) -> pd.DataFrame:
+    """Judge one answer a record; a row each, in order: id, product_id, task, variant and the fields of `Judgement`.
+
+    Errors: ValueError when the numbers of records and answers differ.
+    """
+    records = list(records)
+    if len(records) != len(answers):
+        raise ValueError(f"judge_all: {len(answers)} answers for {len(records)} records; expected one each")
+    judge = judge or RuleJudge(vocabulary_of(records) if vocabulary is None else vocabulary)
+    keys = ("id", "product_id", "task", "variant")
+    return pd.DataFrame(
+        [
+            {key: record[key] for key in keys} | asdict(judge.judge(record, answer))
+            for record, answer in zip(records, answers, strict=True)
+        ]
+    )

@@ -1,0 +1,160 @@
+"""The tables of notebook 07: T1 (judge), T2 (F1-weighted) and exact matches, each with a bootstrap interval.
+
+Columns are spelled as in published.csv. T1's numbers are differences to a row that the paper does not print; ours are
+levels in [0, 100]. T2 is a fraction, as printed; shares of our own are fractions too. Intervals draw products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mtive_nb.evaluate.claims import Vocabulary
+from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, weighted_f1_of_sums
+from mtive_nb.evaluate.judge import Judge, RuleJudge, vocabulary_of
+from mtive_nb.evaluate.metrics import UNPARSED, Classified, attribute_matches, classify, date_match, facts_of
+
+if TYPE_CHECKING:
+    from mtive_nb.run import Run
+
+GENERATIVE_TASKS = ("AE", "DD", "PM", "EX")
+OWN_TABLE = "EMDIV"
+_T1 = (("Acc", "accuracy", "higher"), ("Rel", "relevancy", "higher"), ("Hal", "hallucination", "lower"))
+SCORE_FIELDS = ("paper", "table", "system", "task", "metric", "value", "low", "high", "n", "unit", "better")
+
+Item = tuple[Mapping[str, Any], str]  # a record and one system's answer
+
+
+def score_table(
+    records: Iterable[Mapping[str, Any]],
+    answers_by_system: Mapping[str, Sequence[str]],
+    vocabulary: Vocabulary | None = None,
+    *,
+    seed: int,
+    resamples: int = 2000,
+    judge: Judge | None = None,
+) -> pd.DataFrame:
+    """Every score of every system, one a row, with the fields of `SCORE_FIELDS`; `metric` is the paper's column.
+
+    T1 `AE/Acc`, `AE/Rel`, `AE/Hal` ... over generative and augmented records; T2 `DD/F1w`, `PM/F1w` over binary ones.
+    Own: `<task>/Acc` over records with a class, their `F1w` where the paper has none, `<task>/Unparsed`; `AE/EM` over
+    asked attributes and `AE/EM record` over whole answers; `EX/EM` (as printed) and `EX/EM date`. What has no records
+    has no row. Errors: ValueError when a system has not one answer a record.
+    """
+    records = list(records)
+    judge = judge or RuleJudge(vocabulary_of(records) if vocabulary is None else vocabulary)
+    rows: list[dict[str, Any]] = []
+    for system, answers in answers_by_system.items():
+        if len(answers) != len(records):
+            raise ValueError(f"score_table: {system} has {len(answers)} answers for {len(records)} records")
+        by_task: dict[str, list[Item]] = {}
+        for record, answer in zip(records, answers, strict=True):
+            by_task.setdefault(record["task"], []).append((record, answer))
+        for task, items in by_task.items():
+            options = {"seed": seed, "resamples": resamples}
+            found = [*_judged(task, items, judge, options), *_classified(task, items, options)]
+            found += _exact(task, items, options)
+            rows += [{"system": system, "task": task} | row for row in found]
+    return pd.DataFrame(rows, columns=list(SCORE_FIELDS))
+
+
+def log_metrics(run: Run, scores: pd.DataFrame, *, seed: int | None = None) -> None:
+    """Record every score in the run, under the paper's table (T1, T2) or `own`."""
+    for row in scores.to_dict("records"):
+        run.metric(
+            row["value"],
+            paper=row["paper"],
+            table=row["table"],
+            row=row["system"],
+            column=row["metric"],
+            unit=row["unit"],
+            better=row["better"],
+            n=int(row["n"]),
+            low=row["low"],
+            high=row["high"],
+            seed=seed,
+        )
+
+
+def wide_table(scores: pd.DataFrame, *, paper: str, table: str) -> pd.DataFrame:
+    """Systems by columns, each cell `value [low, high]`: what a notebook shows."""
+    part = scores[(scores["paper"] == paper) & (scores["table"] == table)]
+    digits = np.where(part["unit"] == "fraction", 3, 1)
+    cells = [
+        f"{row.value:.{d}f} [{row.low:.{d}f}, {row.high:.{d}f}]"
+        for row, d in zip(part.itertuples(), digits, strict=True)
+    ]
+    shown = part.assign(cell=cells).pivot(index="system", columns="metric", values="cell")
+    order = dict.fromkeys(part["metric"])
+    return shown.reindex(index=list(dict.fromkeys(part["system"])), columns=list(order)).fillna("")
+
+
+def _judged(task: str, items: list[Item], judge: Judge, options: dict[str, int]) -> list[dict[str, Any]]:
+    items = [(r, a) for r, a in items if r["variant"] in ("gen", "aug") and facts_of(r)]
+    if task not in GENERATIVE_TASKS or not items:
+        return []
+    judged = [judge.judge(record, answer) for record, answer in items]
+    groups = [record["product_id"] for record, _ in items]
+    rows = []
+    for short, field, better in _T1:
+        interval = bootstrap_interval([getattr(one, field) for one in judged], groups=groups, **options)
+        rows.append(_row("mtive", "T1", f"{task}/{short}", interval, unit="points 0-100", better=better))
+    return rows
+
+
+def _classified(task: str, items: list[Item], options: dict[str, int]) -> list[dict[str, Any]]:
+    items = [(r, a) for r, a in items if r["variant"] == "bin" or task in ("PT", "PP")]
+    items = [(r, a) for r, a in items if r.get("label")]
+    if not items:
+        return []
+    groups = [record["product_id"] for record, _ in items]
+    read = classify([answer for _, answer in items], [str(record["label"]) for record, _ in items])
+    f1 = bootstrap_sums(confusion_features(read), weighted_f1_of_sums, groups=groups, **options)
+    unparsed = bootstrap_interval([p == UNPARSED for p in read.predicted], groups=groups, **options)
+    paper, table = ("mtive", "T2") if task in ("DD", "PM") else ("own", OWN_TABLE)
+    return [
+        _row("own", OWN_TABLE, f"{task}/Acc", bootstrap_interval(read.hits, groups=groups, **options)),
+        _row(paper, table, f"{task}/F1w", f1),
+        _row("own", OWN_TABLE, f"{task}/Unparsed", unparsed, better="lower"),
+    ]
+
+
+def confusion_features(read: Classified) -> np.ndarray:
+    """Each item as one cell of the confusion matrix, (n, K * K): a sum over items is their confusion counts."""
+    codes = {name: code for code, name in enumerate(dict.fromkeys((*read.labels, *read.predicted)))}
+    cells = [codes[t] * len(codes) + codes[p] for t, p in zip(read.labels, read.predicted, strict=True)]
+    features = np.zeros((len(cells), len(codes) ** 2))
+    features[np.arange(len(cells)), cells] = 1
+    return features
+
+
+def _exact(task: str, items: list[Item], options: dict[str, int]) -> list[dict[str, Any]]:
+    items = [(r, a) for r, a in items if r["variant"] in ("gen", "aug") and facts_of(r)]
+    if task not in ("AE", "EX") or not items:
+        return []
+    products = [record["product_id"] for record, _ in items]
+    facts = [facts_of(record) or ({}, {}) for record, _ in items]
+    if task == "AE":
+        matches = [attribute_matches(answer, asked) for (_, answer), (asked, _) in zip(items, facts, strict=True)]
+        single = [hit for match in matches for hit in match.values()]
+        owners = [product for product, match in zip(products, matches, strict=True) for _ in match]
+        columns = {"AE/EM": (single, owners), "AE/EM record": ([min(m.values()) for m in matches], products)}
+    else:
+        pairs = [
+            date_match(answer, asked, known=known) for (_, answer), (asked, known) in zip(items, facts, strict=True)
+        ]
+        columns = {"EX/EM": ([p for p, _ in pairs], products), "EX/EM date": ([d for _, d in pairs], products)}
+    return [
+        _row("own", OWN_TABLE, name, bootstrap_interval(values, groups=groups, **options))
+        for name, (values, groups) in columns.items()
+    ]
+
+
+def _row(
+    paper: str, table: str, metric: str, interval: Interval, *, unit: str = "fraction", better: str = "higher"
+) -> dict[str, Any]:
+    ends = {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+    return {"paper": paper, "table": table, "metric": metric, "unit": unit, "better": better} | ends

@@ -1,0 +1,86 @@
+"""Records -> batches of a VLM's own processor, for training and for answering.
+
+Rows are padded on the left, so that every answer ends at the last column and only the last columns need logits.
+Shapes: B batch, T tokens, K columns that hold an answer in any row.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers import ProcessorMixin
+
+from mtive_nb.data.catalogue import load_image
+from mtive_nb.model.losses import IGNORE
+
+IMAGE_TOKENS = 40  # rough tokens of an image beside a question's, for sorting alone
+
+
+@lru_cache(maxsize=4096)
+def cached_image(path: str, side_px: int | None) -> Image.Image:
+    """The decoded photo, shrunk once to about twice the side that the processor will ask for; kept in memory."""
+    image = load_image(Path(path))
+    if side_px and min(image.size) > 2 * side_px:
+        image.thumbnail((2 * side_px, 2 * side_px), Image.BICUBIC)
+    return image
+
+
+class RecordDataset(Dataset):
+    """Records with their photos; `root` is where relative image paths start."""
+
+    def __init__(self, records: list[dict], *, root: Path, side_px: int | None = None) -> None:
+        self.records, self.root, self.side_px = records, Path(root), side_px
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict:
+        record = self.records[index]
+        return record | {"pixels": [cached_image(str(self.root / path), self.side_px) for path in record["images"]]}
+
+    def lengths(self) -> list[int]:
+        """About how many tokens each record has: characters over four, and its images."""
+        return [
+            sum(len(p.get("text", "")) for m in r["messages"] for p in _parts(m)) // 4 + IMAGE_TOKENS * len(r["images"])
+            for r in self.records
+        ]
+
+
+def _parts(message: dict) -> list[dict]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _chat(messages: list[dict]) -> list[dict]:
+    return [{"role": m["role"], "content": _parts(m)} for m in messages]
+
+
+class Collator:
+    """Records with pixels -> the processor's batch; with `labels` over the answers where `answers` is on."""
+
+    def __init__(self, processor: ProcessorMixin, *, answers: bool = True) -> None:
+        self.processor, self.answers = processor, answers
+        self.processor.tokenizer.padding_side = "left"
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        template = self.processor.apply_chat_template
+        prompts = [template(_chat(r["messages"][:-1]), add_generation_prompt=True) for r in rows]
+        texts, spans = prompts, []
+        if self.answers:
+            texts = [template(_chat(r["messages"])).rstrip() for r in rows]
+            for row, prompt, text in zip(rows, prompts, texts, strict=True):
+                if not text.startswith(prompt):
+                    raise ValueError(
+                        f"record {row['id']}: the chat template changes the question once an answer follows"
+                    )
+                spans.append(len(self.processor.tokenizer(text[len(prompt) :], add_special_tokens=False)["input_ids"]))
+        images = [row["pixels"] for row in rows] if any(row["pixels"] for row in rows) else None
+        batch = dict(self.processor(text=list(texts), images=images, return_tensors="pt", padding=True))
+        if self.answers:
+            labels = torch.full_like(batch["input_ids"], IGNORE)
+            for labelled, ids, span in zip(labels, batch["input_ids"], spans, strict=True):
+                labelled[-span:] = ids[-span:]
+            batch["labels"] = labels
+        return batch

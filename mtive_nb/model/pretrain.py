@@ -1,0 +1,193 @@
+"""Training of the pocket base from random weights, in two phases of one Trainer (notebook 00).
+
+Phase `dense` teaches the vision tower alone, by labels of every merged patch (which characters, shape, colour, state
+lie there); phase `language` teaches the whole model to answer, and keeps the dense labels as a second loss. Without
+the first phase the model does not learn to read in any time a CPU has (LOG.md).
+
+Shapes: B samples, I images of a batch, P patches, M = P / 4 merged patches of the whole batch, D language width.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Trainer,
+    TrainingArguments,
+    get_scheduler,
+)
+
+from mtive_nb.data.scene_questions import Sample, make_sample
+from mtive_nb.data.scenes import CHARACTERS, COLOURS, SHAPES, SLOTS, STATES
+from mtive_nb.model.muon import Muon, split_parameters
+
+CLASSES = {
+    "character": len(CHARACTERS) + 1,
+    "shape": len(SHAPES) + 1,
+    "colour": len(COLOURS) + 1,
+    "state": len(STATES) + 1,
+}
+IGNORE = -100
+
+
+class SceneDataset(Dataset):
+    """`n` samples of the stream `seed`, rendered when asked for."""
+
+    def __init__(self, n: int, *, seed: int, **given: object) -> None:
+        """`given` goes on to make_sample: photos, words, shares."""
+        self.n, self.seed, self.given = n, seed, given
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> Sample:
+        return make_sample(index, seed=self.seed, **self.given)
+
+
+class DenseHeads(nn.Module):
+    """One linear head a kind of label over the connector's output, (M, D) -> (M, classes)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {k: nn.Linear(width, c * (SLOTS if k == "character" else 1)) for k, c in CLASSES.items()}
+        )
+
+    def loss(self, features: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Mean cross-entropy over heads; an empty patch or slot weighs a fifth, since most are empty."""
+        total = features.new_zeros(())
+        for name, head in self.heads.items():
+            weight = torch.full((CLASSES[name],), 1.0, device=features.device)
+            weight[0] = 0.2
+            target = labels[name].reshape(-1)  # (M,) or (M * SLOTS,)
+            total = total + cross_entropy(head(features).reshape(len(target), -1), target, weight)
+        return total / len(self.heads)
+
+
+def conversation(sample: Sample) -> list[dict]:
+    """The sample's turns as chat messages; the images stand before the first question."""
+    messages = []
+    for k, (question, answer, _) in enumerate(sample.turns):
+        images = [{"type": "image"}] * (len(sample.images) if k == 0 else 0)
+        messages.append({"role": "user", "content": [*images, {"type": "text", "text": question}]})
+        messages.append({"role": "assistant", "content": answer})
+    return messages
+
+
+def merged_order(grid: np.ndarray) -> np.ndarray:
+    """Labels (gh, gw, ...) of an image's merged patches as rows, in the order in which the processor lays them out."""
+    return grid.reshape(-1, *grid.shape[2:])
+
+
+class SceneCollator:
+    """Samples -> batch of the processor with `labels` (answers alone) and `dense` labels of all merged patches."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor) -> None:
+        self.processor = processor
+        ids = processor.tokenizer.convert_tokens_to_ids
+        self.start, self.end, self.assistant = ids("<|im_start|>"), ids("<|im_end|>"), ids("assistant")
+
+    def answers(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B, T) ids -> (B, T) labels: from behind "assistant\\n" up to and including the end mark."""
+        labels = torch.full_like(input_ids, IGNORE)
+        for row, ids in enumerate(input_ids.tolist()):
+            inside, t = False, 0
+            while t < len(ids):
+                if ids[t] == self.start and t + 1 < len(ids) and ids[t + 1] == self.assistant:
+                    inside, t = True, t + 3
+                    continue
+                if inside:
+                    labels[row, t] = ids[t]
+                    inside = ids[t] != self.end
+                t += 1
+        return labels
+
+    def __call__(self, samples: list[Sample]) -> dict:
+        text = [self.processor.apply_chat_template(conversation(s)) for s in samples]
+        images = [image for s in samples for image in s.images]
+        batch = dict(self.processor(text=text, images=images, return_tensors="pt", padding=True))
+        batch["labels"] = self.answers(batch["input_ids"])
+        dense = [d for s in samples for d in s.dense]
+        batch["dense"] = {k: torch.from_numpy(np.concatenate([merged_order(d[k]) for d in dense])) for k in CLASSES}
+        return batch
+
+
+class BaseTrainer(Trainer):
+    """Trainer of both phases; `model.dense` holds the heads and is taken off before the model is saved for good."""
+
+    def __init__(self, *args: object, phase: str, dense_weight: float = 1.0, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        if phase not in ("dense", "language"):
+            raise ValueError(f"phase: found {phase!r}, expected 'dense' or 'language'")
+        self.phase, self.dense_weight = phase, dense_weight
+
+    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: object):  # noqa: ANN201
+        dense = inputs.pop("dense")
+        visual = model.model.visual(inputs["pixel_values"].type(model.dtype), grid_thw=inputs["image_grid_thw"])
+        features = visual.pooler_output  # (M, D)
+        loss = model.dense.loss(features, dense)
+        if self.phase == "dense":
+            return (loss, None) if return_outputs else loss
+        embeds = model.get_input_embeddings()(inputs["input_ids"])
+        where = (inputs["input_ids"] == model.config.image_token_id).unsqueeze(-1)
+        embeds = embeds.masked_scatter(where.expand_as(embeds), features)
+        positions, _deltas = model.model.get_rope_index(
+            inputs["input_ids"],
+            inputs["mm_token_type_ids"],
+            image_grid_thw=inputs["image_grid_thw"],
+            attention_mask=inputs["attention_mask"],
+        )
+        hidden = model.model.language_model(
+            inputs_embeds=embeds, position_ids=positions, attention_mask=inputs["attention_mask"]
+        )
+        answers = inputs["labels"][:, 1:]
+        states = hidden.last_hidden_state[:, :-1][answers != IGNORE]  # only the answers' rows reach the large head
+        answer_loss = cross_entropy(model.lm_head(states), answers[answers != IGNORE])
+        self.last = {"answer_loss": answer_loss.item(), "dense_loss": loss.item()}
+        total = answer_loss + self.dense_weight * loss
+        return (total, None) if return_outputs else total
+
+    def log(self, logs: dict, *args: object, **kwargs: object) -> None:
+        super().log(logs | getattr(self, "last", {}), *args, **kwargs)
+
+
+def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: int, save_steps: int = 250, warmup: int = 100) -> TrainingArguments:  # fmt: skip
+    """AdamW with warm-up, a constant rate and a linear end over the last quarter; checkpoints every `save_steps`."""
+    return TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.02,
+        lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 4}, warmup_steps=min(warmup, steps // 4),
+        adam_beta2=0.98, max_grad_norm=1.0, logging_steps=25, save_steps=save_steps, save_total_limit=1, seed=seed, data_seed=seed,
+        dataloader_num_workers=1, dataloader_prefetch_factor=4, remove_unused_columns=False, report_to=[], disable_tqdm=True,
+        label_names=["labels"], use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+
+
+def train_base(
+    model: Qwen2_5_VLForConditionalGeneration, data: Dataset, *, phase: str, arguments: TrainingArguments,
+    processor: Qwen2_5_VLProcessor, callbacks: list | None = None,
+) -> list[dict]:  # fmt: skip
+    """Train one phase, going on from its last checkpoint where there is one; returns the log rows."""
+    if not hasattr(model, "dense"):
+        model.dense = DenseHeads(model.config.text_config.hidden_size)
+    model.requires_grad_(True)
+    if phase == "dense":
+        model.model.language_model.requires_grad_(False)
+        model.lm_head.requires_grad_(False)
+    matrices, others = split_parameters(model)
+    optimizer = Muon(matrices, others, lr=arguments.learning_rate, weight_decay=arguments.weight_decay)
+    schedule = get_scheduler(
+        arguments.lr_scheduler_type, optimizer, num_warmup_steps=arguments.warmup_steps,
+        num_training_steps=arguments.max_steps, scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
+    )  # fmt: skip
+    trainer = BaseTrainer(
+        model, arguments, train_dataset=data, data_collator=SceneCollator(processor), phase=phase, callbacks=callbacks,
+        optimizers=(optimizer, schedule),
+    )  # fmt: skip
+    resume = any(Path(arguments.output_dir).glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=resume or None)
+    return trainer.state.log_history

@@ -1,0 +1,252 @@
+"""MTIVE's stack of LoRA adapters over one frozen base, with lineage (design: s3.1 to s3.3 of the paper).
+
+y = W0 x + s_PT B_PT A_PT x + s_IT B_IT A_IT x + s_E B_E A_E x, s = alpha / rank. Adapters are plain PEFT folders;
+`stack.json` beside them says over which base and which parents each was trained, and an adapter without them is
+refused. Shapes: B batch, T tokens, V vocabulary, R rank.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+
+from mtive_nb.model.load import Vlm, fingerprint, part_of, target_modules
+
+MANIFEST = "stack.json"
+
+
+class LineageError(ValueError):
+    """An adapter that does not belong over this base or these parents, or whose file was changed."""
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What an adapter is: its rank, alpha, where it goes ("language.attention", ...) and to which layers."""
+
+    rank: int
+    alpha: float
+    placement: tuple[str, ...]
+    layers: dict[str, list[int]] | None = None
+    dora: bool = False
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """One adapter's line in stack.json."""
+
+    parent: str | None
+    parent_sha256: str | None
+    sha256: str
+    spec: AdapterSpec
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class LoraStack:
+    """A VLM with adapters on it. `active` is the branch in force, from the first stage to the newest adapter."""
+
+    def __init__(self, vlm: Vlm) -> None:
+        self.vlm, self.peft = vlm, None
+        self.base_fingerprint = fingerprint(vlm.model)
+        self.specs: dict[str, AdapterSpec] = {}
+        self.parents: dict[str, str | None] = {}
+        self.hashes: dict[str, str] = {}  # of adapters that were saved or loaded
+        self.active: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self.peft if self.peft is not None else self.vlm.model
+
+    def add(self, name: str, spec: AdapterSpec, *, parent: str | None = None) -> None:
+        """Put a new adapter (B = 0) on top of `parent`, activate its branch and make it alone trainable."""
+        if name in self.specs:
+            raise ValueError(f"adapter {name!r} is on the stack already; it holds {sorted(self.specs)}")
+        if parent is not None and parent not in self.specs:
+            raise LineageError(
+                f"adapter {name!r}: its parent {parent!r} is not on the stack, which holds {sorted(self.specs)}"
+            )
+        if spec.dora and parent is not None:
+            raise ValueError(
+                f"adapter {name!r}: DoRA over a live stack is not DoRA on the trunk; merge the trunk first (merged_trunk)"
+            )
+        targets = target_modules(self.vlm.model, list(spec.placement), family=self.vlm.family, layers=spec.layers)
+        config = LoraConfig(
+            r=spec.rank, lora_alpha=spec.alpha, target_modules=targets, lora_dropout=spec.dropout, use_dora=spec.dora
+        )
+        if self.peft is None:
+            self.peft = get_peft_model(self.vlm.model, config, adapter_name=name)
+        else:
+            self.peft.add_adapter(name, config)
+        self.specs[name], self.parents[name] = spec, parent
+        self.activate(name, trainable=True)
+
+    def branch(self, name: str) -> tuple[str, ...]:
+        """The adapter's ancestors and itself, oldest first."""
+        chain = [name]
+        while (up := self.parents[chain[0]]) is not None:
+            chain.insert(0, up)
+        return tuple(chain)
+
+    def activate(self, name: str | None, *, trainable: bool = False) -> None:
+        """Switch on one adapter with its ancestors (None: the bare base) and nothing else; train at most `name`."""
+        if name is not None and name not in self.specs:
+            raise KeyError(f"no adapter {name!r} on the stack; it holds {sorted(self.specs)}")
+        self.active = self.branch(name) if name else ()
+        if self.peft is None:
+            return
+        tuner = self.peft.base_model
+        for layer in self._layers():
+            layer.enable_adapters(bool(self.active))
+        if self.active:
+            tuner.set_adapter(list(self.active), inference_mode=True)
+        self.peft.requires_grad_(False)
+        if trainable:
+            tuner.set_requires_grad(name, True)
+        self.assert_trainable(name if trainable else None)
+
+    def assert_trainable(self, name: str | None) -> None:
+        """Raise unless the weights of adapter `name`, and no others, are trainable."""
+        marks = {n: f".{name}." in n and "lora_" in n for n, _ in self.model.named_parameters()}
+        wrong = [n for n, p in self.model.named_parameters() if p.requires_grad != marks[n]]
+        if wrong:
+            raise RuntimeError(
+                f"expected only adapter {name!r} to be trainable; {len(wrong)} weights differ, e.g. {wrong[0]}"
+            )
+
+    @contextmanager
+    def reference(self, name: str) -> Iterator[None]:
+        """Inside, the stack without adapter `name`: the reference of preference training. Trainability is restored."""
+        trainable = any(p.requires_grad for p in self.model.parameters())
+        self.activate(self.parents[name])
+        try:
+            yield
+        finally:
+            self.activate(name, trainable=trainable)
+
+    def _layers(self) -> list[LoraLayer]:
+        return [m for m in self.peft.modules() if isinstance(m, LoraLayer)]
+
+    def trainable_parameters(self, name: str) -> int:
+        """Number of weights of one adapter."""
+        return sum(p.numel() for n, p in self.model.named_parameters() if "lora_" in n and f".{name}." in n)
+
+    def delta_norms(self, name: str) -> dict[str, float]:
+        """Root mean square of the adapter's change to the weights, part by part: 0 where it changes nothing."""
+        squares: dict[str, list[torch.Tensor]] = {}
+        for path, layer in self.peft.named_modules():
+            if isinstance(layer, LoraLayer) and name in layer.lora_A:
+                delta = layer.get_delta_weight(name).float()
+                squares.setdefault(part_of(path, family=self.vlm.family), []).append(delta.square().mean())
+        return {part: torch.stack(v).mean().sqrt().item() for part, v in squares.items()}
+
+    def assert_alive(self, name: str) -> None:
+        """Raise where the adapter changes nothing in a part that its placement names."""
+        dead = [part for part, norm in self.delta_norms(name).items() if norm == 0.0]
+        if dead:
+            raise RuntimeError(
+                f"adapter {name!r} loads but changes nothing in {dead}: it was not trained, or its weights did not arrive"
+            )
+
+    def save(self, folder: Path, name: str) -> Path:
+        """Write one adapter as a PEFT folder and its line of stack.json; its ancestors are named, not copied."""
+        folder = Path(folder)
+        self.peft.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
+        self.hashes[name] = _sha256(folder / name / "adapter_model.safetensors")
+        manifest = (
+            _read_manifest(folder) if (folder / MANIFEST).is_file() else {"base": self.base_fingerprint, "adapters": {}}
+        )
+        parent = self.parents[name]
+        if parent is not None and parent not in self.hashes:
+            raise LineageError(f"adapter {name!r}: save its parent {parent!r} first, its hash is part of the lineage")
+        line = Lineage(parent, self.hashes.get(parent) if parent else None, self.hashes[name], self.specs[name])
+        manifest["adapters"][name] = asdict(line)
+        fresh = folder / (MANIFEST + ".new")
+        fresh.write_text(json.dumps(manifest, indent=1))
+        os.replace(fresh, folder / MANIFEST)
+        return folder / name
+
+    def load(self, folder: Path, name: str, *, alias: str | None = None) -> None:
+        """Load one saved adapter over its parents, which must be on the stack; checks base, parents and file."""
+        folder, alias = Path(folder), alias or name
+        manifest = _read_manifest(folder)
+        if manifest["base"] != self.base_fingerprint:
+            raise LineageError(
+                f"{folder / name}: trained over base {manifest['base']}, but {self.vlm.name} is {self.base_fingerprint}"
+            )
+        if name not in manifest["adapters"]:
+            raise LineageError(f"{folder / MANIFEST}: no adapter {name!r}; it lists {sorted(manifest['adapters'])}")
+        row = manifest["adapters"][name]
+        weights = folder / name / "adapter_model.safetensors"
+        if not weights.is_file() or _sha256(weights) != row["sha256"]:
+            raise LineageError(
+                f"{weights}: missing or changed since it was saved (expected sha256 {row['sha256'][:12]}...)"
+            )
+        parent = self._parent_by_hash(name, row)
+        if self.peft is None:
+            self.peft = PeftModel.from_pretrained(self.vlm.model, folder / name, adapter_name=alias)
+        else:
+            self.peft.load_adapter(folder / name, adapter_name=alias)
+        spec = row["spec"]
+        self.specs[alias] = AdapterSpec(**{**spec, "placement": tuple(spec["placement"])})
+        self.parents[alias], self.hashes[alias] = parent, row["sha256"]
+        self.activate(alias)
+
+    def _parent_by_hash(self, name: str, row: dict) -> str | None:
+        if row["parent"] is None:
+            return None
+        for candidate, sha256 in self.hashes.items():
+            if sha256 == row["parent_sha256"]:
+                return candidate
+        raise LineageError(
+            f"adapter {name!r} was trained over {row['parent']!r} (sha256 {row['parent_sha256'][:12]}...), which is not on the stack; "
+            f"it holds { ({k: v[:12] for k, v in self.hashes.items()}) }. Load its parents first"
+        )
+
+    def unload(self, name: str) -> None:
+        """Take an adapter off; refused while another one stands on it."""
+        children = [c for c, p in self.parents.items() if p == name]
+        if children:
+            raise LineageError(f"adapter {name!r} cannot go: {children} stand on it")
+        self.activate(self.parents[name])
+        if len(self.specs) > 1:
+            self.peft.delete_adapter(name)
+        else:
+            self.vlm.model, self.peft = self.peft.unload(), None
+        for book in (self.specs, self.parents, self.hashes):
+            book.pop(name, None)
+        self.activate(self.active[-1] if self.active else None)
+
+    def merged_trunk(self, name: str) -> Vlm:
+        """A new VLM whose weights hold `name` and its ancestors, merged in float32 and cast once; this stack is untouched."""
+        dtype = self.vlm.model.dtype
+        twin = deepcopy(self.peft).float()
+        merged = twin.merge_and_unload(adapter_names=list(self.branch(name)))
+        return Vlm(merged.to(dtype).eval().requires_grad_(False), self.vlm.processor, f"{self.vlm.name}+{name}")
+
+
+def _read_manifest(folder: Path) -> dict:
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise LineageError(
+            f"{path} does not exist: {folder} is no folder of a stack (it was written by LoraStack.save)"
+        )
+    return json.loads(path.read_text())
+
+
+def load_stack(vlm: Vlm, *adapters: tuple[Path, str]) -> LoraStack:
+    """A stack with the given (folder, name) adapters loaded in order, parents first; the last one is active."""
+    stack = LoraStack(vlm)
+    for folder, name in adapters:
+        stack.load(folder, name)
+    return stack

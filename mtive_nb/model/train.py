@@ -1,0 +1,137 @@
+"""Training one adapter of a stack by transformers' Trainer: every stage and every expert go through here.
+
+What makes it faster than a Trainer used plainly: records of like length share a batch, photos are decoded once, and
+only the columns that hold answers become logits (benchmarks/training.py measures it).
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.losses import IGNORE, noise_robust_loss
+from mtive_nb.model.stack import LoraStack
+from mtive_nb.run import progress
+
+CHECKPOINT = "trainable.safetensors"
+
+
+class EpochLengthSampler(LengthGroupedSampler):
+    """Length grouping whose order depends on seed and epoch alone, so that a resumed epoch sees the same batches."""
+
+    def __init__(self, batch_size: int, lengths: list[int], *, seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(1_000_003 * self.seed + self.epoch)
+        return super().__iter__()
+
+
+class StageTrainer(Trainer):
+    """Trainer with MTIVE's loss, length grouping, and checkpoints that hold the trainable adapter alone."""
+
+    def __init__(self, *args: object, beta: float = 0.0, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.beta = beta
+        self.model_accepts_loss_kwargs = True  # Trainer then counts the answer tokens of a whole accumulation step
+
+    def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):  # noqa: ANN001, ANN201
+        labels = inputs.pop("labels")
+        columns = int((labels != IGNORE).any(0).sum()) + 1  # the answers' columns and the one that predicts the first
+        outputs = model(**inputs, logits_to_keep=columns, use_cache=False)
+        loss = noise_robust_loss(outputs.logits, labels[:, -columns:], beta=self.beta, num_items=num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: RecordDataset | None = None) -> Sampler:
+        data = train_dataset or self.train_dataset
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return EpochLengthSampler(size, data.lengths(), seed=self.args.seed)
+
+    def _trainable(self) -> dict[str, torch.Tensor]:
+        return {n: p.data for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_file({n: p.cpu().contiguous() for n, p in self._trainable().items()}, Path(output_dir) / CHECKPOINT)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        saved, mine = load_file(Path(resume_from_checkpoint) / CHECKPOINT), self._trainable()
+        if saved.keys() != mine.keys():
+            raise ValueError(
+                f"{resume_from_checkpoint}: {len(saved)} weights of another adapter; {len(mine)} are in training"
+            )
+        for name, weight in mine.items():
+            weight.copy_(saved[name])
+
+
+class _Watch(TrainerCallback):
+    """Prints progress and keeps (step, loss, rate, seconds) rows."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.rows, self.started = what, [], time.monotonic()
+
+    def on_train_begin(self, args, state, control, **_) -> None:  # noqa: ANN001
+        steps = range(state.global_step, state.max_steps)
+        self.ticks = iter(progress(steps, what=self.what))
+        next(self.ticks, None)
+
+    def on_step_end(self, args, state, control, **_) -> None:  # noqa: ANN001
+        next(self.ticks, None)
+
+    def on_log(self, args, state, control, logs: dict | None = None, **_) -> None:  # noqa: ANN001
+        if logs and "loss" in logs:
+            seconds = time.monotonic() - self.started
+            self.rows.append(
+                {"step": state.global_step, "loss": logs["loss"], "rate": logs["learning_rate"], "seconds": seconds}
+            )
+
+
+def train_adapter(
+    stack: LoraStack, name: str, records: list[dict], *, root: Path, checkpoints: Path, steps: int, batch: int = 16,
+    rate: float = 1e-3, beta: float = 0.0, accumulate: int = 1, workers: int = 0, side_px: int | None = None,
+    checkpointing: bool = False, save_steps: int = 200, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Train adapter `name`, the newest of its branch, on the records' answers; returns rows of step, loss, rate, seconds.
+
+    `steps` optimizer steps of `batch` x `accumulate` records, learning rate `rate` with 5% warm-up and a cosine to 0;
+    `beta` as in noise_robust_loss. Goes on from the last checkpoint in `checkpoints` / name. `checkpointing` trades
+    time for memory (gradient checkpointing). Raises ValueError where there is nothing to train on.
+    """
+    if not records:
+        raise ValueError(f"adapter {name!r}: found no record to train on")
+    stack.activate(name, trainable=True)
+    folder = Path(checkpoints) / name
+    on_gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate,
+        learning_rate=rate, lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, max_grad_norm=1.0,
+        logging_steps=max(1, min(20, steps // 10)), save_steps=save_steps, save_total_limit=1, seed=seed, data_seed=seed,
+        dataloader_num_workers=workers, remove_unused_columns=False, report_to=[], disable_tqdm=True,
+        bf16=on_gpu and stack.vlm.model.dtype == torch.bfloat16, gradient_checkpointing=checkpointing, use_cpu=not on_gpu,
+        average_tokens_across_devices=on_gpu, log_level="error",
+    )  # fmt: skip
+    watch = _Watch(name)
+    data = RecordDataset(records, root=root, side_px=side_px)
+    collator = Collator(stack.vlm.processor)
+    trainer = StageTrainer(
+        stack.model, arguments, train_dataset=data, data_collator=collator, callbacks=[watch], beta=beta
+    )
+    trainer.remove_callback(PrinterCallback)
+    resume = any(folder.glob("checkpoint-*"))
+    stack.assert_trainable(name)
+    trainer.train(resume_from_checkpoint=resume or None)
+    stack.assert_trainable(name)
+    stack.activate(name)
+    stack.model.eval()
+    return pd.DataFrame(watch.rows)

@@ -1,0 +1,222 @@
+"""A run folder: what one notebook leaves behind, every file written whole or not at all."""
+
+import json
+import math
+import os
+import random
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtive_nb.run.graph import find_project
+from mtive_nb.run.provenance import device_name, git_state, parameters_in_cells, peak_gpu_mib, peak_mib, versions
+from mtive_nb.run.published import check_keys
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+BETTER = ("higher", "lower", "none")
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file through a neighbour and a rename: a reader, or a killed writer, never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(part, path)
+
+
+class Run:
+    """One notebook's run: its folder, its metrics, its record. Made by `start_run`, ended by `close`."""
+
+    def __init__(self, name: str, *, profile: str, directory: Path, siblings: Path, record: dict[str, Any]) -> None:
+        self.name = name
+        self.profile = profile
+        self.dir = directory
+        self.json_path = directory / "run.json"
+        self._siblings = siblings
+        self._record = record
+        self._metrics: list[dict[str, Any]] = []
+        self._started = time.monotonic()
+
+    def upstream(self, number: str) -> Path:
+        """The run folder of an earlier notebook in the same profile, `run.upstream("01")`.
+
+        This call, with a literal, is also the edge in the graph of notebooks. Errors: FileNotFoundError.
+        """
+        found = sorted(p for p in self._siblings.glob(f"{number}_*") if p.is_dir() and p.suffix == "")
+        if not found:
+            raise FileNotFoundError(
+                f"{self.name} reads the results of notebook {number}, but outputs/{self.profile}/{number}_* does not "
+                f"exist; make it with: python -m mtive_nb run {self.profile} {number}"
+            )
+        return found[0]
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where a long training keeps its checkpoints: they outlive a killed run, and go when the run is done."""
+        folder = self.dir / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def metric(
+        self,
+        value: float,
+        *,
+        paper: str,
+        table: str,
+        row: str,
+        column: str,
+        unit: str,
+        n: int,
+        better: str = "higher",
+        low: float | None = None,
+        high: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Record one number under the key that the paper prints it by (`own` for what no paper prints).
+
+        `low`, `high`: the interval. `n`: the items that it rests on. The same key and seed again replaces the number.
+        Errors: ValueError for a key that the paper does not print, a number that is none, an interval beside it.
+        """
+        check_keys(paper=paper, table=table, column=column)
+        where = f"metric {paper} {table} {row} {column}"
+        if better not in BETTER:
+            raise ValueError(f"{where}: better={better!r}: expected one of {', '.join(BETTER)}")
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: found {value}, expected a number; leave out what could not be measured")
+        if int(n) < 1:
+            raise ValueError(f"{where}: n={n}: a number rests on at least one item")
+        if low is not None and high is not None and not low <= value <= high:
+            raise ValueError(f"{where}: {value} lies outside its interval [{low}, {high}]")
+        line = {"paper": paper, "table": table, "row": row, "column": column, "value": float(value), "unit": unit}
+        line |= {"better": better, "n": int(n), "low": _number(low), "high": _number(high)}
+        line["seed"] = self._record["seed"] if seed is None else int(seed)
+        same = ("paper", "table", "row", "column", "seed")
+        self._metrics = [m for m in self._metrics if any(m[k] != line[k] for k in same)] + [line]
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        lines = [json.dumps(m, ensure_ascii=False) + "\n" for m in self._metrics]
+        write_atomic(self.dir / "metrics.jsonl", "".join(lines))
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What was recorded so far, one mapping a number: for the notebook's last cell."""
+        return list(self._metrics)
+
+    def table(self, name: str, dataframe: "pandas.DataFrame") -> "pandas.DataFrame":
+        """Keep a table as tables/<name>.csv and return it, so that the cell shows it.
+
+        An index without a name is a row count and is left out.
+        """
+        named = any(level is not None for level in dataframe.index.names)
+        write_atomic(self.dir / "tables" / f"{name}.csv", dataframe.to_csv(index=named))
+        return dataframe
+
+    def figure(self, name: str, figure: "Figure") -> "Figure":
+        """Keep a figure as figures/<name>.png and .svg and return it."""
+        folder = self.dir / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix in ("png", "svg"):
+            part = folder / f".{name}.part.{suffix}"
+            # Without a date the same figure is the same file.
+            metadata = {"Date": None} if suffix == "svg" else None
+            figure.savefig(part, dpi=150, bbox_inches="tight", metadata=metadata)
+            os.replace(part, folder / f"{name}.{suffix}")
+        return figure
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a remark in run.json; `stand_in` collects, any other key holds its last value."""
+        notes = self._record["notes"]
+        if key == "stand_in":
+            kept = notes.setdefault(key, [])
+            if value not in kept:
+                kept.append(value)
+        else:
+            notes[key] = value
+        self._write_record()
+
+    def _write_record(self) -> None:
+        write_atomic(self.json_path, json.dumps(self._record, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def close(self, *, keep_checkpoints: bool = False) -> None:
+        """End the run: seconds and peak memory go into run.json, checkpoints go (unless kept, or MTIVE_KEEP=1)."""
+        if not keep_checkpoints and os.environ.get("MTIVE_KEEP") != "1":
+            shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
+        seconds = round(time.monotonic() - self._started, 2)
+        self._record |= {"seconds": seconds, "peak_mib": peak_mib(), "peak_gpu_mib": peak_gpu_mib()}
+        self._write_record()
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def start_run(name: str, *, profile: str, seed: int) -> Run:
+    """Open a notebook's run folder, seed random, numpy and torch, and show the versions.
+
+    The folder is MTIVE_RUN_DIR where the runner started the notebook, else outputs/<profile>/<name>/. A run begun by
+    hand starts its metrics, tables and figures anew; the runner will run the notebook again: it did not see this run.
+    """
+    _seed(seed)
+    project = find_project()
+    siblings = Path(os.environ.get("MTIVE_PROFILE_DIR") or project.outputs / profile)
+    directory = Path(os.environ.get("MTIVE_RUN_DIR") or siblings / name)
+    directory.mkdir(parents=True, exist_ok=True)
+    for stale in ("tables", "figures"):
+        shutil.rmtree(directory / stale, ignore_errors=True)
+    record = {
+        "notebook": name,
+        "profile": profile,
+        "parameters": json.loads(os.environ.get("MTIVE_PARAMETERS", "null")) or parameters_in_cells(),
+        "seed": seed,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": os.environ.get("MTIVE_COMMAND", "by hand"),
+        "versions": versions(),
+        "git": git_state(project.home),
+        "device": device_name(),
+        "cpu_count": os.cpu_count(),
+        "seconds": None,
+        "peak_mib": None,
+        "peak_gpu_mib": None,
+        "fingerprint": None,
+        "notes": {},
+    }
+    run = Run(name, profile=profile, directory=directory, siblings=siblings, record=record)
+    run._write_record()
+    run._write_metrics()
+    _show_versions(record)
+    return run
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    try:
+        import numpy
+
+        numpy.random.seed(seed % 2**32)
+    except ImportError:
+        pass
+    try:
+        import torch
+
+        torch.manual_seed(seed)
+    except ImportError:
+        pass
+
+
+def _show_versions(record: dict[str, Any]) -> None:
+    cells = {**record["versions"], "device": record["device"], "seed": record["seed"]}
+    cells["commit"] = (record["git"]["commit"] or "none")[:10] + (" (changed since)" if record["git"]["dirty"] else "")
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from IPython.display import Markdown, display
+
+        head = " | ".join(cells)
+        display(Markdown(f"| {head} |\n|{' --- |' * len(cells)}\n| {' | '.join(str(v) for v in cells.values())} |"))
+    else:
+        print(", ".join(f"{key} {value}" for key, value in cells.items()))

@@ -1,0 +1,145 @@
+"""The notebooks as a graph: an edge is a literal `run.upstream("NN")` in a notebook's code, and nothing else."""
+
+import ast
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+# 00 trains the shipped base model: it runs when it is named, never with "all".
+ON_REQUEST = ("00",)
+
+
+class GraphError(ValueError):
+    """Notebooks that do not form a graph, or a number that names none of them."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where a project's folders lie."""
+
+    home: Path
+
+    @property
+    def notebooks(self) -> Path:
+        return self.home / "notebooks"
+
+    @property
+    def params(self) -> Path:
+        return self.home / "params"
+
+    @property
+    def outputs(self) -> Path:
+        return self.home / "outputs"
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One numbered notebook; `upstream` holds the numbers of those whose results it reads."""
+
+    number: str
+    path: Path
+    upstream: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def find_project() -> Project:
+    """The project at MTIVE_HOME, else at the working directory or above it, else the checkout of this package.
+
+    Errors: GraphError where MTIVE_HOME holds no notebooks folder.
+    """
+    if home := os.environ.get("MTIVE_HOME"):
+        if not (Path(home) / "notebooks").is_dir():
+            raise GraphError(f"MTIVE_HOME={home}: found no notebooks/ there; point it at a project, or unset it")
+        return Project(Path(home).resolve())
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return Project(folder)
+    return Project(Path(__file__).resolve().parents[2])
+
+
+def code_of(notebook: Path) -> list[str]:
+    """The source of a notebook's code cells, cell magics left out and line magics commented out."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return [re.sub(r"^(\s*)[%!?].*$", r"\1pass", s, flags=re.MULTILINE) for s in sources if not s.startswith("%%")]
+
+
+def upstream_of(notebook: Path) -> tuple[str, ...]:
+    """The numbers in a notebook's `run.upstream("NN")` calls, sorted.
+
+    Errors: GraphError for a call whose argument is not a literal: the graph could not see it.
+    """
+    found: set[str] = set()
+    for number, source in enumerate(code_of(notebook), start=1):
+        try:
+            tree = ast.parse(source)
+        except SyntaxError as error:
+            raise GraphError(f"{notebook.name}: code cell {number}, line {error.lineno}: {error.msg}") from None
+        for node in ast.walk(tree):
+            if not (
+                isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "upstream"
+            ):
+                continue
+            if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "run"):
+                continue
+            literal = node.args[0] if len(node.args) == 1 else None
+            if not (isinstance(literal, ast.Constant) and isinstance(literal.value, str)):
+                raise GraphError(
+                    f'{notebook.name}: code cell {number}: `{ast.unparse(node)}`: expected run.upstream("NN")'
+                )
+            found.add(literal.value)
+    return tuple(sorted(found))
+
+
+def read_graph(folder: Path) -> dict[str, Notebook]:
+    """The notebooks NN_name.ipynb of a folder by number, in order.
+
+    Errors: GraphError for a number used twice, and for an edge to a missing or a later notebook (so no circles).
+    """
+    graph: dict[str, Notebook] = {}
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        number = path.name[:2]
+        if number in graph:
+            raise GraphError(
+                f"{folder.name}: two notebooks have the number {number}: {graph[number].path.name}, {path.name}"
+            )
+        graph[number] = Notebook(number, path, upstream_of(path))
+    if not graph:
+        raise GraphError(f"{folder}: found no notebook NN_name.ipynb")
+    for notebook in graph.values():
+        for number in notebook.upstream:
+            if number not in graph:
+                raise GraphError(f"{notebook.path.name}: reads {number}, but there is no notebook {number}_*.ipynb")
+            if number >= notebook.number:
+                raise GraphError(f"{notebook.path.name}: reads {number}; a notebook reads lower-numbered ones only")
+    return graph
+
+
+def selected(graph: dict[str, Notebook], numbers: Iterable[str]) -> list[Notebook]:
+    """The named notebooks and all they rest on, in order; every notebook (but ON_REQUEST) when none is named.
+
+    A notebook is named by number or by stem. Errors: GraphError for a name that is none.
+    """
+    by_name = {name: n.number for n in graph.values() for name in (n.number, n.name, n.path.name)}
+    wanted = [n for n in graph if n not in ON_REQUEST]
+    if numbers := list(numbers):
+        unknown = [n for n in numbers if n not in by_name]
+        if unknown:
+            raise GraphError(
+                f"no notebook {', '.join(unknown)}; there are: {', '.join(n.name for n in graph.values())}"
+            )
+        wanted = [by_name[n] for n in numbers]
+    closure: set[str] = set()
+    while wanted:
+        number = wanted.pop()
+        if number not in closure:
+            closure.add(number)
+            wanted.extend(graph[number].upstream)
+    return [graph[number] for number in sorted(closure)]

@@ -1,0 +1,229 @@
+"""Parameter files, checked against the notebook's own `parameters` cell before any kernel starts.
+
+papermill itself only warns about an unknown name and reads `1e-4` as a string; its inspector is a regex. Here the
+tagged cell is read with `ast`, and a parameter file holds nothing that the cell does not declare.
+"""
+
+import ast
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# The runner sets it, from the profile's name: a parameter file may not.
+INJECTED = "PROFILE"
+SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+class ParameterError(ValueError):
+    """A parameter file or a parameters cell that a run cannot start from."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One annotated literal of a notebook's parameters cell; `annotation` is its source text, e.g. "list[int]"."""
+
+    name: str
+    annotation: str
+    default: Any
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a float, only true and false are booleans, and a key stands once."""
+
+
+# YAML 1.1 would also read 12:30 as a number, 010 as octal and 2021-11-01 as a date.
+_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if tag not in _REPLACED]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_NUMBER = list("-+.0123456789")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][\d_]*)$"), _NUMBER)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\d[\d_]*\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(?:inf|nan))$"),
+    _NUMBER,
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a parameter file; an empty file is an empty mapping.
+
+    Errors: ParameterError naming the file, and the line where YAML itself is broken.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except FileNotFoundError:
+        raise ParameterError(f"{path}: there is no such parameter file") from None
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: not YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path}: found {type(content).__name__}, expected lines of NAME: value")
+    return content
+
+
+def read_parameters(notebook: Path) -> dict[str, Parameter]:
+    """The parameters that a notebook declares in its cell tagged `parameters`, in order.
+
+    Errors: ParameterError where the cell is missing, or holds anything but annotated literals in UPPER_CASE.
+    """
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    if len(tagged) != 1:
+        raise ParameterError(f"{notebook.name}: found {len(tagged)} cells tagged `parameters`, expected one")
+    try:
+        tree = ast.parse("".join(tagged[0]["source"]))
+    except SyntaxError as error:
+        raise ParameterError(f"{notebook.name}: parameters cell, line {error.lineno}: {error.msg}") from None
+    declared: dict[str, Parameter] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue  # a docstring
+        parameter = _declaration(statement, where=notebook.name)
+        declared[parameter.name] = parameter
+    return declared
+
+
+def _declaration(statement: ast.stmt, *, where: str) -> Parameter:
+    """One line `NAME: type = literal` of a parameters cell."""
+    line = f"{where}: parameters cell, line {statement.lineno}: `{ast.unparse(statement)}`"
+    if (
+        not isinstance(statement, ast.AnnAssign)
+        or not isinstance(statement.target, ast.Name)
+        or statement.value is None
+    ):
+        raise ParameterError(f"{line}: expected an annotated literal such as `STEPS: int = 200`")
+    name, annotation = statement.target.id, ast.unparse(statement.annotation)
+    if not name.isupper():
+        raise ParameterError(f"{line}: parameters are written in UPPER_CASE, `{name.upper()}`")
+    try:
+        default = ast.literal_eval(statement.value)
+    except ValueError:
+        raise ParameterError(
+            f"{line}: expected a literal; papermill injects values below this cell, so a value "
+            "computed here would keep its old operands: compute it in a later cell"
+        ) from None
+    try:
+        default = check_type(default, annotation)
+    except TypeError as error:
+        raise ParameterError(f"{line}: {error}") from None
+    return Parameter(name, annotation, default)
+
+
+def check_type(value: Any, annotation: str) -> Any:
+    """`value` as `annotation` wants it (an int becomes a float where a float is declared).
+
+    Annotations: int, float, str, bool, list[...], dict[str, ...] and their nesting. Errors: TypeError.
+    """
+    return _checked(value, ast.parse(annotation, mode="eval").body)
+
+
+def _checked(value: Any, node: ast.expr) -> Any:
+    wanted = ast.unparse(node)
+    if isinstance(node, ast.Name) and node.id in SCALARS:
+        if node.id == "float" and type(value) is int:
+            return float(value)
+        # type() and not isinstance: True is an int to isinstance.
+        if type(value) is SCALARS[node.id]:
+            return value
+    elif isinstance(node, ast.Name) and node.id in ("list", "dict"):
+        if type(value).__name__ == node.id:
+            return value
+    elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "list":
+        if isinstance(value, list):
+            return [_checked(item, node.slice) for item in value]
+    elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "dict":
+        key, item = node.slice.elts if isinstance(node.slice, ast.Tuple) else (None, node.slice)
+        if isinstance(value, dict) and key is not None:
+            return {_checked(k, key): _checked(v, item) for k, v in value.items()}
+    else:
+        raise TypeError(f"found the type {wanted}, expected one of int, float, str, bool, list[...], dict[..., ...]")
+    raise TypeError(f"found {type(value).__name__} {value!r}, expected {wanted}")
+
+
+def close_to(name: str, known: list[str]) -> str:
+    """A "did you mean" that ends a clause of an error message, or its full stop."""
+    # Case apart: a parameter in lower case is the commonest slip.
+    upper = {k.upper(): k for k in known}
+    match = difflib.get_close_matches(name.upper(), list(upper), n=1, cutoff=0.6)
+    return f"; did you mean {upper[match[0]]}?" if match else "."
+
+
+def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[str, Any]:
+    """What a notebook runs with in a profile: its own defaults, the profile's file over them, and PROFILE.
+
+    `params` is the folder of profiles. A notebook without a file in the profile runs with its defaults.
+    Errors: ParameterError for an unknown profile, an unknown name, a wrong type, a broken file or cell.
+    """
+    folder = profile_folder(params, profile=profile)
+    declared = read_parameters(notebook)
+    values = {name: parameter.default for name, parameter in declared.items()}
+    path = folder / f"{notebook.stem}.yaml"
+    if path.exists():
+        shown = f"{params.name}/{profile}/{path.name}"
+        for name, value in load_yaml(path).items():
+            if name == INJECTED:
+                raise ParameterError(f"{shown}: {INJECTED} comes from the profile's name; take the line out")
+            if name not in declared:
+                raise ParameterError(
+                    f"{shown}: {name} is no parameter of {notebook.name}{close_to(str(name), list(declared))} "
+                    f"It declares: {', '.join(declared)}"
+                )
+            try:
+                values[name] = check_type(value, declared[name].annotation)
+            except TypeError as error:
+                raise ParameterError(f"{shown}: {name}: {error}, as {notebook.name} declares") from None
+    if INJECTED in declared:
+        values[INJECTED] = check_type(profile, declared[INJECTED].annotation)
+    return values
+
+
+def profile_folder(params: Path, *, profile: str) -> Path:
+    """The folder of a profile's parameter files. Errors: ParameterError naming the profiles that exist."""
+    known = sorted(p.name for p in params.iterdir() if p.is_dir()) if params.is_dir() else []
+    if profile not in known:
+        raise ParameterError(
+            f"profile {profile!r}: there is no folder {params.name}/{profile}{close_to(profile, known)} "
+            f"Profiles: {', '.join(known) or 'none'}"
+        )
+    return params / profile
+
+
+def check_profile(params: Path, *, profile: str, stems: list[str]) -> None:
+    """Refuse a parameter file that belongs to no notebook: it would be ignored without a word."""
+    for path in sorted(profile_folder(params, profile=profile).glob("*.yaml")):
+        if path.stem not in stems:
+            raise ParameterError(
+                f"{params.name}/{profile}/{path.name}: there is no notebook {path.stem}.ipynb"
+                f"{close_to(path.stem, stems)}"
+            )
+
+
+def header_minutes(params: Path, *, profile: str, stem: str) -> float | None:
+    """The estimate in a parameter file's header, a comment `# minutes: 4`; None where there is none."""
+    path = params / profile / f"{stem}.yaml"
+    if not path.exists():
+        return None
+    found = re.search(r"^#\s*minutes:\s*([\d.]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return float(found.group(1)) if found else None

@@ -1,0 +1,109 @@
+"""What a call of the runner would do, and why: made before anything starts, shown by --dry-run."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtive_nb.run.graph import Notebook, Project, read_graph, selected
+from mtive_nb.run.params import check_profile, effective_parameters, header_minutes
+from mtive_nb.run.progress import duration
+from mtive_nb.run.stale import data_fingerprint, fingerprint, package_fingerprint, read_run, reasons
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook of a plan. `why` is empty for one that is skipped; `estimate_s` is None where nobody knows."""
+
+    notebook: Notebook
+    parameters: dict[str, Any]
+    why: tuple[str, ...]
+    estimate_s: float | None
+
+    @property
+    def stale(self) -> bool:
+        return bool(self.why)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What all steps share: the folders, and the package's and the data's fingerprint."""
+
+    project: Project
+    profile: str
+    package: str
+    data: str
+    names: dict[str, str]
+
+    @property
+    def profile_dir(self) -> Path:
+        return self.project.outputs / self.profile
+
+    def fingerprint(self, notebook: Notebook, parameters: dict[str, Any]) -> dict[str, Any]:
+        """What the notebook's next run is made of, at this moment."""
+        return fingerprint(
+            notebook,
+            parameters=parameters,
+            profile_dir=self.profile_dir,
+            package=self.package,
+            data=self.data,
+            names=self.names,
+        )
+
+
+def make_plan(
+    project: Project, profile: str, *, numbers: Iterable[str] = (), force: bool = False
+) -> tuple[list[Step], Inputs]:
+    """The steps for the named notebooks and all they rest on; every parameter file is checked on the way.
+
+    `force` runs the named ones even if nothing changed. Errors: ParameterError, GraphError.
+    """
+    numbers = list(numbers)
+    graph = read_graph(project.notebooks)
+    notebooks = selected(graph, numbers)
+    check_profile(project.params, profile=profile, stems=[n.name for n in graph.values()])
+    names = {number: notebook.name for number, notebook in graph.items()}
+    inputs = Inputs(project, profile, package_fingerprint(), data_fingerprint(), names)
+    # All files are checked before the first notebook starts: a typo in the last costs no hour.
+    parameters = {n.number: effective_parameters(n.path, params=project.params, profile=profile) for n in notebooks}
+    steps: list[Step] = []
+    running: set[str] = set()
+    for notebook in notebooks:
+        now = inputs.fingerprint(notebook, parameters[notebook.number])
+        folder = inputs.profile_dir / notebook.name
+        why = reasons(folder, now=now, running=running)
+        if force and not why and {notebook.number, notebook.name} & set(numbers):
+            why = ["asked for (--force)"]
+        if why:
+            running.add(notebook.number)
+        estimate_s = _estimate(folder, project.params, profile=profile, notebook=notebook)
+        steps.append(Step(notebook, parameters[notebook.number], tuple(why), estimate_s))
+    return steps, inputs
+
+
+def _estimate(folder: Path, params: Path, *, profile: str, notebook: Notebook) -> float | None:
+    """Seconds by the last run, else by the parameter file's header."""
+    last = read_run(folder).get("wall_seconds")
+    if last is not None:
+        return float(last)
+    minutes = header_minutes(params, profile=profile, stem=notebook.name)
+    return None if minutes is None else 60 * minutes
+
+
+def describe(steps: list[Step]) -> str:
+    """The plan as a table: notebook, run or skip, why, estimate; and the sum below."""
+    rows = [("notebook", "", "why", "about")]
+    for step in steps:
+        about = duration(step.estimate_s) if step.stale and step.estimate_s is not None else ""
+        why = ", ".join(step.why) or "nothing changed"
+        rows.append((step.notebook.name, "run" if step.stale else "skip", why, about))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]).rstrip() for row in rows]
+    lines.insert(1, "-" * max(map(len, lines)))
+    stale = [step for step in steps if step.stale]
+    known = [step.estimate_s for step in stale if step.estimate_s is not None]
+    total = f"{len(stale)} of {len(steps)} to run"
+    if known:
+        unknown = len(stale) - len(known)
+        total += f", about {duration(sum(known))}" + (f" and {unknown} without an estimate" if unknown else "")
+    return "\n".join([*lines, total])

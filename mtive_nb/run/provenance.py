@@ -1,0 +1,69 @@
+"""What a run ran on: versions, git state, device, peak memory. Asked at the call, never at import."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+SHOWN = ("torch", "transformers", "peft", "numpy", "mtive-nb")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers; "absent" for one that is not installed."""
+    found = {"python": platform.python_version()}
+    for name in SHOWN:
+        try:
+            found[name.replace("-", "_")] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name.replace("-", "_")] = "absent"
+    return found
+
+
+def git_state(home: Path) -> dict[str, Any]:
+    """The commit of a checkout and whether files differ from it; commit is None outside git or before the first one."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=home, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def device_name() -> str:
+    """The GPU's name where torch sees one, else the processor's."""
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name()
+    return f"CPU, {os.environ.get('OMP_NUM_THREADS') or os.cpu_count()} threads"
+
+
+def peak_mib() -> float:
+    """The largest main memory that this process held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts in bytes, Linux in KiB.
+    return round(peak / 2**20 if sys.platform == "darwin" else peak / 2**10, 1)
+
+
+def peak_gpu_mib() -> float | None:
+    """The largest GPU memory that torch held, in MiB; None without a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+
+
+def parameters_in_cells() -> dict[str, Any]:
+    """The UPPER_CASE literals of the notebook that is being run by hand; empty outside IPython."""
+    if "IPython" not in sys.modules or (shell := sys.modules["IPython"].get_ipython()) is None:
+        return {}
+    kinds = (int, float, str, bool, list, dict)
+    return {k: v for k, v in shell.user_ns.items() if k.isupper() and type(v) in kinds and not k.startswith("_")}

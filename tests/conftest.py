@@ -1,0 +1,66 @@
+"""Shared pieces: a tiny Qwen2.5-VL with random weights, and photos of coloured noise to ask it about."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A tiny checkpoint in the hub's own format: what a user's local folder looks like."""
+    import torch
+
+    from mtive_nb.model.pocket import build_config, build_model, build_processor, build_tokenizer
+
+    torch.manual_seed(0)
+    texts = ["Is the large shape red? yes no", '{"shape": "circle", "colour": "blue"} what is printed here and there'] * 20
+    tokenizer = build_tokenizer(texts, vocab_size=400)
+    model = build_model(build_config(tokenizer, vision=(2, 64), language=(2, 64)))
+    with torch.no_grad():
+        for weight in model.parameters():  # random weights near their usual size, so that logits differ clearly
+            if weight.ndim > 1:
+                weight.normal_(0, 0.06)
+    folder = tmp_path_factory.mktemp("tiny")
+    model.save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_folder):
+    from mtive_nb.model.load import load_vlm
+
+    return load_vlm(str(tiny_folder), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory):
+    """Eight small photos, 0.png to 7.png."""
+    folder = tmp_path_factory.mktemp("photos")
+    for k in range(8):
+        rng = np.random.default_rng(k)
+        small = rng.integers(0, 256, (4, 4 + k % 2 * 2, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((56 + k % 2 * 28, 56), Image.NEAREST).save(folder / f"{k}.png")
+    return folder
+
+
+def make_record(k: int, *, images: int = 1, question: str = "Is it red?", answer: str = "yes") -> dict:
+    """A record with `images` photos of `photo_folder`."""
+    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return {
+        "id": f"r{k}", "product_id": f"p{k}", "task": "DD", "variant": "bin", "messages": messages,
+        "images": [f"{(k + i) % 8}.png" for i in range(images)], "answer": answer, "label": answer, "facts": None,
+        "source": "test", "split": "train",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def records():
+    questions = ["Is it red?", "What is printed here and there?", "Which shape is the large shape here?"]
+    answers = ["yes", "no", '{"shape": "circle"}', "A 1"]
+    return [make_record(k, images=1 + k % 2, question=questions[k % 3], answer=answers[k % 4]) for k in range(12)]

@@ -1,0 +1,245 @@
+"""The runner with real papermill: good and bad ends, kills, resuming, jobs. Each run costs about three seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from mtive_nb.run.execute import run_notebooks
+from mtive_nb.run.graph import Project
+from mtive_nb.run.job import clear_partial, restore_old, swap_in
+from mtive_nb.run.lock import LockedError, profile_lock
+from mtive_nb.run.params import ParameterError
+
+PARAMETERS = 'PROFILE: str = "pocket"\nSEED: int = 0\nRATE: float = 1e-3  # a step\'s size\n'
+WRITE = "import os, pathlib\nout = pathlib.Path(os.environ['MTIVE_RUN_DIR'])\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """An empty project; the package counts as unchanged, whoever is editing it."""
+    for folder in ("notebooks", "params/pocket"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("MTIVE_RUN_DIR", "MTIVE_PROFILE_DIR", "MTIVE_DATA", "MTIVE_KEEP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MTIVE_HOME", str(tmp_path))
+    monkeypatch.setattr("mtive_nb.run.plan.package_fingerprint", lambda: "package")
+    return Project(tmp_path)
+
+
+def make(project: Project, name: str, *cells: str) -> Path:
+    parameters = nbformat.v4.new_code_cell(PARAMETERS)
+    parameters.metadata.tags = ["parameters"]
+    book = nbformat.v4.new_notebook(cells=[parameters, *map(nbformat.v4.new_code_cell, cells)])
+    path = project.notebooks / f"{name}.ipynb"
+    nbformat.write(book, path)
+    return path
+
+
+def profile_dir(project: Project) -> Path:
+    return project.outputs / "pocket"
+
+
+def run(project: Project, *numbers: str, **options):
+    said: list[str] = []
+    outcome = run_notebooks("pocket", numbers=numbers, project=project, tell=said.append, **options)
+    return outcome, "\n".join(said)
+
+
+def test_runs_skips_and_names_what_changed(project: Project) -> None:
+    # 02 reads what 01 wrote; 01's result does not hang on its comment, only on RATE.
+    make(project, "01_data", WRITE + "(out / 'rate.txt').write_text(f'{type(RATE).__name__} {RATE}')")
+    make(project, "02_use", WRITE + "up = out.parent / '01_data'\n# the edge:\nif False:\n    run.upstream('01')")
+    (project.params / "pocket" / "01_data.yaml").write_text("# minutes: 2\nRATE: 1e-4\n")
+
+    outcome, said = run(project, dry_run=True)
+    assert "01_data   run  never ran in this profile  2 min 00 s" in said
+    assert not profile_dir(project).exists()
+
+    outcome, said = run(project, "02")
+    assert outcome.ran == ["01_data", "02_use"]
+    assert "02: runs 01 first" in said
+    assert (profile_dir(project) / "01_data" / "rate.txt").read_text() == "float 0.0001"
+    record = json.loads((profile_dir(project) / "01_data" / "run.json").read_text())
+    assert record["parameters"]["RATE"] == 0.0001
+    assert record["command"] == "python -m mtive_nb run pocket 02"
+
+    outcome, said = run(project)
+    assert (outcome.ran, outcome.skipped) == ([], ["01_data", "02_use"])
+
+    make(project, "01_data", WRITE + "# why\n(out / 'rate.txt').write_text(f'{type(RATE).__name__} {RATE}')")
+    outcome, said = run(project)
+    assert (outcome.ran, outcome.skipped) == (["01_data"], ["02_use"])
+    assert "what it reads came out the same" in said
+
+    (project.params / "pocket" / "01_data.yaml").write_text("RATE: 3e-4\n")
+    _, said = run(project, dry_run=True)
+    assert "its parameters changed" in said
+    assert "upstream 01 runs first" in said
+
+
+def test_a_typo_stops_before_anything_starts(project: Project) -> None:
+    make(project, "01_data", WRITE + "(out / 'a').touch()")
+    make(project, "02_use", "1")
+    (project.params / "pocket" / "02_use.yaml").write_text("RAET: 1e-4\n")
+    with pytest.raises(ParameterError, match=r"did you mean RATE\?"):
+        run(project)
+    assert not (profile_dir(project) / "01_data").exists()
+
+
+def test_a_failure_keeps_the_old_result_and_stops_only_what_rests_on_it(project: Project) -> None:
+    make(project, "01_data", WRITE + "(out / 'a').write_text('good')")
+    make(project, "03_other", "1")
+    assert run(project)[0].ok
+    make(project, "01_data", WRITE + "(out / 'a').write_text('half')", "1 / 0")
+    make(project, "02_use", "if False:\n    run.upstream('01')")
+    make(project, "03_other", "2")
+    outcome, said = run(project)
+    assert outcome.ran == ["03_other"]
+    assert set(outcome.failed) == {"01_data", "02_use"}
+    assert "ZeroDivisionError" in said
+    assert (profile_dir(project) / "01_data" / "a").read_text() == "good"
+    assert (profile_dir(project) / "01_data.failed" / "a").read_text() == "half"
+    assert "ZeroDivisionError" in (profile_dir(project) / "01_data.failed" / "papermill.log").read_text()
+    assert not (profile_dir(project) / ".01_data.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [("import os\nos.kill(os.getpid(), 9)", "exit code"), ("raise SystemExit(0)", "did not run")],
+    ids=["dead kernel", "early exit with 0"],
+)
+def test_bad_ends_that_look_good(project: Project, cell: str, message: str) -> None:
+    make(project, "01_data", cell, "print('after')")
+    outcome, _ = run(project)
+    assert message in outcome.failed["01_data"]
+    log = (profile_dir(project) / "01_data.failed" / "papermill.log").read_text()
+    assert "Executing Cell 2" in log
+    assert not (profile_dir(project) / "01_data").exists()
+    assert (profile_dir(project) / "01_data.failed").exists()
+
+
+def start_runner(project: Project) -> subprocess.Popen:
+    """The command line's runner in a process of its own; here too the package counts as unchanged."""
+    program = "import sys, mtive_nb.run.plan as plan\nplan.package_fingerprint = lambda: 'package'\n"
+    program += "from mtive_nb.__main__ import main\nsys.exit(main(['run', 'pocket']))"
+    words = [sys.executable, "-c", program]
+    return subprocess.Popen(words, cwd=project.home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, *, seconds: float = 40.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+LONG = (
+    WRITE
+    + """import time
+kept = out / "checkpoints"
+kept.mkdir(exist_ok=True)
+(out / "seen.txt").write_text(",".join(sorted(p.name for p in kept.iterdir())))
+(out / "half.txt").touch() if not any(kept.iterdir()) else None
+first = not any(kept.iterdir())
+(kept / "step-1").touch()
+(out / "pid.txt").write_text(str(os.getpid()))
+time.sleep(60 if first else 0)
+"""
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "SIGTERM"])
+def test_a_killed_runner_leaves_no_child_and_resumes(project: Project, number: int) -> None:
+    make(project, "01_data", LONG)
+    runner = start_runner(project)
+    partial = profile_dir(project) / ".01_data.partial"
+    wait_for(lambda: (partial / "pid.txt").exists() and (partial / "pid.txt").read_text())
+    kernel = psutil.Process(int((partial / "pid.txt").read_text()))
+    started = psutil.Process(runner.pid).children(recursive=True)
+    assert kernel in started
+    runner.send_signal(number)
+    assert runner.wait(timeout=30) == (-9 if number == signal.SIGKILL else 143)
+    gone, alive = psutil.wait_procs(started, timeout=15)
+    assert not alive
+    assert (partial / "checkpoints" / "step-1").exists()
+
+    # In the same profile at once: it waits for the lock, then goes on from the checkpoint.
+    again = start_runner(project)
+    said, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, said
+    done = profile_dir(project) / "01_data"
+    assert (done / "seen.txt").read_text() == "step-1"
+    assert not (done / "half.txt").exists()
+    assert not (done / "checkpoints").exists()
+
+
+def test_jobs_run_together_and_share_the_cores(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    # Each waits for the other's mark: one after the other neither would end.
+    cell = WRITE + (
+        "import time\n(out / 'mark').touch()\n(out / 'threads').write_text(os.environ['OMP_NUM_THREADS'])\n"
+        "other = out.parent / '{}' / 'mark'\nend = time.time() + 30\n"
+        "while not other.exists() and not (out.parent / '{}').exists():\n"
+        "    assert time.time() < end\n    time.sleep(0.1)"
+    )
+    make(project, "01_a", cell.format(".02_b.partial", "02_b"))
+    make(project, "02_b", cell.format(".01_a.partial", "01_a"))
+    outcome, _ = run(project, jobs=2)
+    assert sorted(outcome.ran) == ["01_a", "02_b"]
+    threads = int((profile_dir(project) / "01_a" / "threads").read_text())
+    assert threads == max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def test_two_runners_refuse_each_other(project: Project) -> None:
+    make(project, "01_data", "1")
+    holder = "import sys, time\nfrom pathlib import Path\nfrom mtive_nb.run.lock import profile_lock\n"
+    holder += "with profile_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    words = [sys.executable, "-c", holder, str(profile_dir(project))]
+    other = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(LockedError, match=rf"process {other.pid}\) is at work in outputs/pocket"):
+            run(project)
+    finally:
+        other.kill()
+        other.wait()
+    # A lock whose holder is dead holds nobody up.
+    with profile_lock(profile_dir(project)):
+        pass
+
+
+def test_only_checkpoints_of_the_same_run_are_kept(tmp_path: Path) -> None:
+    first = clear_partial(tmp_path, "04_stage1", fingerprint={"a": 1})
+    (first / "checkpoints").mkdir()
+    (first / "checkpoints" / "step").touch()
+    (first / "half.txt").touch()
+    same = clear_partial(tmp_path, "04_stage1", fingerprint={"a": 1})
+    assert sorted(p.name for p in same.rglob("*")) == ["checkpoints", "fingerprint.json", "step"]
+    other = clear_partial(tmp_path, "04_stage1", fingerprint={"a": 2})
+    assert [p.name for p in other.rglob("*")] == ["fingerprint.json"]
+
+
+def test_a_failed_run_of_the_same_thing_gives_its_checkpoints(tmp_path: Path) -> None:
+    first = clear_partial(tmp_path, "04_stage1", fingerprint={"a": 1})
+    (first / "checkpoints").mkdir()
+    os.replace(first, tmp_path / "04_stage1.failed")
+    assert (clear_partial(tmp_path, "04_stage1", fingerprint={"a": 1}) / "checkpoints").is_dir()
+
+
+def test_a_swap_that_was_cut_in_half_is_undone(tmp_path: Path) -> None:
+    (tmp_path / ".01_data.old").mkdir()
+    restore_old(tmp_path, "01_data")
+    assert (tmp_path / "01_data").is_dir()
+    (tmp_path / ".01_data.partial").mkdir()
+    (tmp_path / ".01_data.partial" / "new").touch()
+    swap_in(tmp_path, "01_data")
+    assert [p.name for p in tmp_path.iterdir()] == ["01_data"]
+    assert (tmp_path / "01_data" / "new").exists()

@@ -1,0 +1,170 @@
+"""Run folders: records, metrics, tables, figures, seeds."""
+
+import json
+import random
+import sys
+import types
+from pathlib import Path
+
+import numpy
+import pandas
+import pytest
+
+from mtive_nb.run import progress, start_run
+from mtive_nb.run.progress import duration
+
+T1 = {"paper": "mtive", "table": "T1", "row": "Base_SL", "column": "AE/Acc", "unit": "points", "n": 10}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project, and no trace of a runner around the tests."""
+    (tmp_path / "notebooks").mkdir()
+    for name in (
+        "MTIVE_RUN_DIR",
+        "MTIVE_PROFILE_DIR",
+        "MTIVE_PARAMETERS",
+        "MTIVE_COMMAND",
+        "MTIVE_BATCH",
+        "MTIVE_KEEP",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MTIVE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def torch_seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A stand-in for torch that remembers its seeds: the real one takes seconds to import."""
+    seeds: list[int] = []
+    torch = types.ModuleType("torch")
+    torch.manual_seed = seeds.append
+    torch.cuda = types.SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    return seeds
+
+
+def lines(run) -> list[dict]:
+    return [json.loads(line) for line in (run.dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_folder_and_record(home: Path) -> None:
+    run = start_run("04_stage1", profile="pocket", seed=5)
+    assert run.dir == home / "outputs" / "pocket" / "04_stage1"
+    run.note("stand_in", "a")
+    run.note("stand_in", "b")
+    run.note("stand_in", "a")
+    run.note("loss", 1)
+    run.note("loss", 2)
+    run.close()
+    record = json.loads(run.json_path.read_text())
+    assert record["notes"] == {"stand_in": ["a", "b"], "loss": 2}
+    assert record["seed"] == 5
+    assert record["seconds"] >= 0
+    assert record["peak_mib"] > 1
+    assert set(record["versions"]) == {"python", "torch", "transformers", "peft", "numpy", "mtive_nb"}
+    assert record["git"] == {"commit": None, "dirty": None}
+
+
+def test_runner_environment_decides_the_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTIVE_RUN_DIR", str(home / "elsewhere"))
+    monkeypatch.setenv("MTIVE_PROFILE_DIR", str(home / "siblings"))
+    (home / "siblings" / "01_data").mkdir(parents=True)
+    run = start_run("04_stage1", profile="pocket", seed=0)
+    assert run.dir == home / "elsewhere"
+    assert run.upstream("01") == home / "siblings" / "01_data"
+
+
+def test_seeds(home: Path, torch_seeds: list[int]) -> None:
+    start_run("a", profile="pocket", seed=11)
+    drawn = random.random(), numpy.random.rand()
+    start_run("a", profile="pocket", seed=11)
+    assert drawn == (random.random(), numpy.random.rand())
+    assert drawn[0] == random.Random(11).random()
+    assert torch_seeds == [11, 11]
+
+
+def test_upstream_missing_names_the_command(home: Path) -> None:
+    run = start_run("04_stage1", profile="pocket", seed=0)
+    (home / "outputs" / "pocket" / "01_data.failed").mkdir()
+    with pytest.raises(FileNotFoundError, match="python -m mtive_nb run pocket 01"):
+        run.upstream("01")
+
+
+def test_metrics(home: Path) -> None:
+    run = start_run("07_evaluation", profile="pocket", seed=2)
+    run.metric(1, **T1, low=0.5, high=2)
+    run.metric(3, **T1)
+    run.metric(4, **T1, seed=9)
+    first, second = lines(run)
+    assert (first["value"], first["low"], first["seed"]) == (3.0, None, 2)
+    assert (second["value"], second["seed"]) == (4.0, 9)
+    assert list(first) == ["paper", "table", "row", "column", "value", "unit", "better", "n", "low", "high", "seed"]
+    again = start_run("07_evaluation", profile="pocket", seed=2)
+    assert lines(again) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"column": "AE/Accuracy"}, r"no column 'AE/Accuracy' \(did you mean AE/Acc\?\)"),
+        ({"table": "T99"}, "prints no numbers in table 'T99'"),
+        ({"paper": "other"}, "expected one of mtive"),
+        ({"better": "more"}, "expected one of higher"),
+        ({"n": 0}, "at least one item"),
+        ({"low": 2.0, "high": 3.0}, "outside its interval"),
+    ],
+)
+def test_bad_metrics(home: Path, change: dict, message: str) -> None:
+    run = start_run("07_evaluation", profile="pocket", seed=2)
+    with pytest.raises(ValueError, match=message):
+        run.metric(1.0, **(T1 | change))
+    with pytest.raises(ValueError, match="found nan"):
+        run.metric(float("nan"), **T1)
+    assert lines(run) == []
+
+
+def test_tables_and_figures(home: Path) -> None:
+    from matplotlib.figure import Figure
+
+    run = start_run("07_evaluation", profile="pocket", seed=2)
+    frame = pandas.DataFrame({"a": [1, 2], "b": ["x", "y, z"]})
+    assert run.table("counts", frame) is frame
+    assert pandas.read_csv(run.dir / "tables" / "counts.csv").equals(frame)
+    run.table("named", frame.set_index("b"))
+    assert list(pandas.read_csv(run.dir / "tables" / "named.csv").columns) == ["b", "a"]
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot([1, 2])
+    assert run.figure("loss", figure) is figure
+    assert sorted(p.name for p in (run.dir / "figures").iterdir()) == ["loss.png", "loss.svg"]
+
+
+def test_checkpoints_go_when_the_run_is_done(home: Path) -> None:
+    run = start_run("04_stage1", profile="pocket", seed=0)
+    (run.checkpoint_dir / "step-1").touch()
+    again = start_run("04_stage1", profile="pocket", seed=0)
+    assert (again.checkpoint_dir / "step-1").exists()
+    again.close(keep_checkpoints=True)
+    assert (again.dir / "checkpoints").exists()
+    again.close()
+    assert not (again.dir / "checkpoints").exists()
+
+
+def test_progress_is_silent_when_short_and_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MTIVE_BATCH", "1")
+    assert list(progress(range(3), what="short")) == [0, 1, 2]
+    assert capsys.readouterr().out == ""
+    clock = iter(range(0, 1000, 20))
+    # `mtive_nb.run.progress` as an attribute is the function; its module is found by name.
+    module = sys.modules["mtive_nb.run.progress"]
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    assert list(progress(iter("abcd"), 4, what="stage 1")) == list("abcd")
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "[progress] stage 1: 2/4 (50%), 40 s, about 40 s left"
+    assert out[-1].startswith("[progress] stage 1: 4/4 (100%)")
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (8, 185, 4800)] == ["8 s", "3 min 05 s", "1 h 20 min"]

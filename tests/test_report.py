@@ -1,0 +1,138 @@
+"""The report: the papers' numbers beside ours, one page without other files."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas
+import pytest
+
+from mtive_nb.run.folder import write_atomic
+from mtive_nb.run.graph import GraphError, Project
+from mtive_nb.run.published import load_published, load_tables
+from mtive_nb.run.reference import copy_reference
+from mtive_nb.run.report import column_groups, number, read_metrics, write_report
+
+PNG = bytes.fromhex("89504e470d0a1a0a")
+
+
+def metric(table: str, row: str, column: str, value: float, **more) -> dict:
+    line = {"paper": "mtive", "table": table, "row": row, "column": column, "value": value, "unit": "points"}
+    return line | {"better": "higher", "n": 400, "low": value - 1, "high": value + 1, "seed": 3} | more
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    folder = tmp_path / "outputs" / "pocket" / "07_evaluation"
+    metrics = [
+        metric("T1", "Base_SL", "AE/Acc", 61.5),
+        metric("T1", "Always <the> majority", "AE/Acc", 12.25, low=None, high=None),
+        metric("stack", "live v. merged", "largest difference", 3e-6, paper="own", unit="logits", better="lower"),
+    ]
+    write_atomic(folder / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in metrics))
+    record = {"seed": 3, "seconds": 75, "peak_mib": 1500.2, "command": "python -m mtive_nb run pocket 07"}
+    record |= {"git": {"commit": "0123456789abcdef", "dirty": True}, "notes": {"stand_in": ["rule-based judge"]}}
+    write_atomic(folder / "run.json", json.dumps(record))
+    write_atomic(folder / "07_evaluation.ipynb", "{}")
+    write_atomic(folder / "figures" / "loss.png", PNG)
+    write_atomic(folder / "figures" / "loss.svg", "<svg/>")
+    write_atomic(folder / "tables" / "long.csv", pandas.DataFrame({"a": range(100)}).to_csv(index=False))
+    (tmp_path / "outputs" / "pocket" / "04_stage1.failed").mkdir()
+    return Project(tmp_path)
+
+
+class Rows(HTMLParser):
+    """The cells' text of each table row of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data
+
+
+def test_page(project: Project) -> None:
+    page = write_report(project, "pocket").read_text()
+    parser = Rows()
+    parser.feed(page)
+    # T1 is shown task by task, so a row comes four times; AE is the first.
+    rows = {row[0].strip(): row for row in reversed(parser.rows) if row}
+    # The paper's +55.0 verbatim, ours beside it; a row that the paper only has; one that only we have, escaped.
+    assert rows["Base_SL"][1] == "+55.0"
+    assert rows["Base_SL"][2].startswith("61.5")
+    assert "60.5 to 62.5" in rows["Base_SL"][2]
+    assert "n 400 · seed 3" in rows["Base_SL"][2]
+    assert rows["Gemma3-4B"][1:3] == ["+21.3", "–"]
+    assert rows["Always <the> majorityours only"][1] == "–"
+    assert "no interval" in rows["Always <the> majorityours only"][2]
+    assert "Idefics2-8B (row not printed)" in page
+    # The stand-in stands within the table concerned, in each of its parts.
+    stand_ins = [row for row in parser.rows if row and "rule-based judge" in row[0]]
+    assert len(stand_ins) == 4
+    assert rows["live v. merged"][2] == "3e-06"
+    assert any(row and row[0] == "07_evaluation" and "files changed since" in row[1] for row in parser.rows)
+    assert 'href="07_evaluation/07_evaluation.ipynb"' in page
+    assert "and 76 rows more" in page
+    assert "04_stage1" not in page
+
+
+def test_page_stands_alone(project: Project) -> None:
+    page = write_report(project, "pocket").read_text()
+    assert not re.findall(r'(?:src|href)="https?:', page)
+    assert re.findall(r'src="([^"]{22})', page) == ["data:image/png;base64,"]
+
+
+def test_tables_without_a_number_of_ours_are_listed(project: Project) -> None:
+    page = write_report(project, "pocket").read_text()
+    missing = page.split('<section id="missing">')[1].split("</section>")[0]
+    assert re.findall(r"MTIVE (T\d+)", missing) == ["T2", "T4", "T7", "T8", "T9"]
+
+
+def test_no_results(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="python -m mtive_nb run grocery"):
+        write_report(Project(tmp_path), "grocery")
+
+
+def test_broken_metrics_name_file_and_line(project: Project) -> None:
+    folder = project.outputs / "pocket" / "07_evaluation"
+    (folder / "metrics.jsonl").write_text("{}\n{half")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
+        read_metrics(folder)
+
+
+def test_reference_holds_results_without_their_bulk(project: Project) -> None:
+    write_atomic(project.outputs / "pocket" / "07_evaluation" / "adapter.safetensors", b"x" * 10)
+    write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.svg", b"x" * (2**20 + 1))
+    write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.png", PNG)
+    old = project.outputs / "reference" / "pocket" / "99_old" / "run.json"
+    write_atomic(old, "{}")
+    said: list[str] = []
+    target = copy_reference(project, "pocket", tell=said.append)
+    found = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
+    inside = ["figures/big.png", "figures/loss.svg", "metrics.jsonl", "run.json", "tables/long.csv"]
+    assert found == [f"07_evaluation/{name}" for name in inside] + ["report.html"]
+    assert "07_evaluation.ipynb" not in (target / "report.html").read_text()
+    assert said == ["07_evaluation: run by hand, its numbers carry no stamp of the runner"]
+
+
+def test_published_numbers_as_printed() -> None:
+    printed = {(p.paper, p.table, p.row, p.column): p.value for p in load_published()}
+    assert printed["mtive", "T2", "MTIVE_MTL", "PM/F1w"] == "+0.60"
+    assert printed["mtive", "T7", "Total", "Test"] == "21434"
+    assert {(p.paper, p.table) for p in load_published()} <= set(load_tables())
+
+
+def test_columns_and_numbers() -> None:
+    assert column_groups(["a", "b"]) == [("", ["a", "b"])]
+    wide = [f"{task}/{m}" for task in ("AE", "DD", "PM") for m in ("Acc", "Rel", "Hal")]
+    assert [(title, len(columns)) for title, columns in column_groups(wide)] == [("AE", 3), ("DD", 3), ("PM", 3)]
+    assert [number(x) for x in (1234.0, 0.86123, 55.04, 12345.67)] == ["1,234", "0.8612", "55.04", "12,345.7"]

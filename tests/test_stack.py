@@ -1,0 +1,171 @@
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+
+from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.load import load_vlm
+from mtive_nb.model.stack import AdapterSpec, LineageError, LoraStack, load_stack
+
+SPECS = {
+    "PT": AdapterSpec(8, 16, ("vision.attention", "connector", "language.attention")),
+    "IT": AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention")),
+    "AE": AdapterSpec(4, 4, ("language.mlp", "connector")),
+    "DD": AdapterSpec(2, 4, ("vision.mlp", "language.attention"), {"vision": [1]}),
+}
+
+
+def randomise(stack: LoraStack) -> None:
+    """B starts at 0; give every adapter something to say."""
+    torch.manual_seed(1)
+    for name, weight in stack.model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.05)
+
+
+@pytest.fixture
+def stack(tiny):
+    stack = LoraStack(tiny)
+    stack.add("PT", SPECS["PT"])
+    stack.add("IT", SPECS["IT"], parent="PT")
+    stack.add("AE", SPECS["AE"], parent="IT")
+    stack.add("DD", SPECS["DD"], parent="IT")
+    randomise(stack)
+    return stack
+
+
+@pytest.fixture
+def batch(tiny, records, photo_folder):
+    data = RecordDataset(records, root=photo_folder)
+    return Collator(tiny.processor, answers=False)([data[i] for i in range(5)])
+
+
+@torch.inference_mode()
+def logits(network, batch):
+    return network(**batch).logits
+
+
+def test_new_adapters_change_nothing(tiny, batch):
+    before = logits(tiny.model, batch)
+    stack = LoraStack(tiny)
+    stack.add("PT", SPECS["PT"])
+    stack.add("IT", SPECS["IT"], parent="PT")
+    assert torch.equal(before, logits(stack.model, batch))
+
+
+def test_every_layer_is_the_sum_of_the_papers_formula(stack):
+    stack.activate("AE")
+    layer = stack.peft.base_model.model.model.visual.merger.mlp[0]  # PT, IT and AE all stand here
+    x = torch.randn(3, layer.base_layer.in_features)
+    wanted = layer.base_layer(x)
+    for name in ("PT", "IT", "AE"):
+        spec = SPECS[name]
+        wanted = wanted + spec.alpha / spec.rank * x @ layer.lora_A[name].weight.T @ layer.lora_B[name].weight.T
+    assert torch.allclose(layer(x), wanted, atol=1e-5)
+
+
+def test_only_the_newest_adapter_trains_also_after_a_reference_pass(stack, batch):
+    stack.activate("AE", trainable=True)
+    with stack.reference("AE"):
+        assert stack.active == ("PT", "IT")
+        assert not any(p.requires_grad for p in stack.model.parameters())
+    assert stack.active == ("PT", "IT", "AE")
+    trainable = {n for n, p in stack.model.named_parameters() if p.requires_grad}
+    assert trainable and all(".AE." in n for n in trainable)
+
+
+def test_reference_is_the_stack_without_the_expert(stack, batch):
+    stack.activate("IT")
+    trunk = logits(stack.model, batch)
+    stack.activate("DD")
+    with stack.reference("DD"):
+        assert torch.equal(logits(stack.model, batch), trunk)
+    assert not torch.equal(logits(stack.model, batch), trunk)
+
+
+def test_bare_base_is_one_call_away(stack, tiny_folder, batch):
+    stack.activate(None)
+    fresh = load_vlm(str(tiny_folder), dtype="float32", device="cpu")
+    assert torch.allclose(logits(stack.model, batch), logits(fresh.model, batch), atol=1e-6)
+
+
+def test_saved_and_reloaded_equals_live(stack, tiny_folder, batch, tmp_path):
+    for name in ("PT", "IT", "AE", "DD"):
+        stack.save(tmp_path, name)
+    again = load_stack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"), *((tmp_path, n) for n in ("PT", "IT", "AE", "DD")))
+    for name in ("AE", "DD", "IT"):
+        stack.activate(name)
+        again.activate(name)
+        assert torch.allclose(logits(stack.model, batch), logits(again.model, batch), atol=1e-6)
+
+
+def test_merged_trunk_with_an_expert_equals_the_live_stack(stack, batch, tmp_path):
+    for name in ("PT", "IT", "AE"):
+        stack.save(tmp_path, name)
+    stack.activate("AE")
+    trunk = stack.merged_trunk("IT")
+    served = PeftModel.from_pretrained(trunk.model, tmp_path / "AE").eval()  # PEFT alone, as vLLM would serve it
+    assert torch.allclose(logits(stack.model, batch), logits(served, batch), atol=1e-4)
+    assert stack.active == ("PT", "IT", "AE")  # the live stack is untouched
+
+
+def test_orphans_other_bases_and_changed_files_are_refused(stack, tiny_folder, tmp_path):
+    for name in ("PT", "IT", "AE"):
+        stack.save(tmp_path, name)
+    fresh = lambda: load_vlm(str(tiny_folder), dtype="float32", device="cpu")  # noqa: E731
+    with pytest.raises(LineageError, match="trained over 'IT'.*Load its parents first"):
+        load_stack(fresh(), (tmp_path, "AE"))
+    with pytest.raises(LineageError, match=r"no adapter 'XX'.*\['AE', 'IT', 'PT'\]"):
+        load_stack(fresh(), (tmp_path, "XX"))
+    other = fresh()
+    other.model.lm_head.weight.data += 0.1
+    with pytest.raises(LineageError, match="trained over base"):
+        load_stack(other, (tmp_path, "PT"))
+    weights = tmp_path / "PT" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(LineageError, match="missing or changed"):
+        load_stack(fresh(), (tmp_path, "PT"))
+    with pytest.raises(LineageError, match="is no folder of a stack"):
+        load_stack(fresh(), (tmp_path / "nowhere", "PT"))
+
+
+def test_manifest_is_plain_json_with_the_parents_hash(stack, tmp_path):
+    stack.save(tmp_path, "PT")
+    stack.save(tmp_path, "IT")
+    rows = json.loads((tmp_path / "stack.json").read_text())["adapters"]
+    assert rows["IT"]["parent_sha256"] == rows["PT"]["sha256"]
+    assert rows["PT"]["parent"] is None and rows["PT"]["spec"]["rank"] == 8
+
+
+def test_dead_adapters_are_found_part_by_part(stack):
+    stack.assert_alive("AE")
+    for name, weight in stack.model.named_parameters():
+        if "lora_B.AE" in name and "merger" in name:
+            weight.data.zero_()
+    with pytest.raises(RuntimeError, match=r"'AE' loads but changes nothing in \['connector'\]"):
+        stack.assert_alive("AE")
+
+
+def test_an_adapter_that_carries_another_stays(stack):
+    with pytest.raises(LineageError, match=r"\['AE', 'DD'\] stand on it"):
+        stack.unload("IT")
+    stack.unload("DD")
+    assert stack.active == ("PT", "IT") and "DD" not in stack.specs
+
+
+def test_dora_alone_and_on_a_merged_trunk_but_not_over_a_live_stack(stack, batch):
+    dora = AdapterSpec(4, 4, ("language.attention",), dora=True)
+    with pytest.raises(ValueError, match="merge the trunk first"):
+        stack.add("EX", dora, parent="IT")
+    stack.activate("IT")
+    expected = logits(stack.model, batch)
+    over = LoraStack(stack.merged_trunk("IT"))
+    over.add("EX", dora)
+    assert torch.allclose(logits(over.model, batch), expected, atol=1e-4)  # a new DoRA adapter is a no-op
+
+
+def test_layer_subsets_reach_those_layers_alone(stack):
+    stack.activate("DD", trainable=True)
+    vision = {n for n, p in stack.model.named_parameters() if p.requires_grad and "visual" in n}
+    assert vision and all("blocks.1." in n for n in vision)

@@ -1,0 +1,97 @@
+import pandas as pd
+import pytest
+import torch
+
+from mtive_nb.evaluate.predict import generate_answers
+from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.load import load_vlm
+from mtive_nb.model.losses import IGNORE
+from mtive_nb.model.stack import AdapterSpec, LoraStack
+from mtive_nb.model.train import StageTrainer, train_adapter
+
+SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))
+
+
+def fresh(tiny_folder) -> LoraStack:
+    torch.manual_seed(0)
+    stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
+    stack.add("PT", SPEC)
+    return stack
+
+
+def weights(stack: LoraStack) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in stack.model.named_parameters() if "lora_" in n}
+
+
+def test_labels_are_the_answer_and_its_end_mark(tiny, records, photo_folder):
+    data = RecordDataset(records, root=photo_folder)
+    batch = Collator(tiny.processor)([data[i] for i in range(len(data))])
+    for record, ids, labels in zip(records, batch["input_ids"], batch["labels"], strict=True):
+        kept = ids[labels != IGNORE]
+        assert tiny.processor.tokenizer.decode(kept) == record["answer"] + "<|im_end|>"
+        assert torch.equal(kept, labels[labels != IGNORE])
+
+
+def test_images_beyond_one_stay_with_their_rows(tiny, records, photo_folder):
+    data = RecordDataset(records, root=photo_folder)
+    collate = Collator(tiny.processor, answers=False)
+    with torch.inference_mode():
+        together = tiny.model(**collate([data[0], data[1], data[3]])).logits[:, -1]
+        alone = torch.stack([tiny.model(**collate([data[i]])).logits[0, -1] for i in (0, 1, 3)])
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_training_lowers_the_loss_and_touches_the_adapter_alone(tiny_folder, records, photo_folder, tmp_path):
+    stack = fresh(tiny_folder)
+    before = {n: p.detach().clone() for n, p in stack.model.named_parameters() if "lora_" not in n}
+    log = train_adapter(stack, "PT", records, root=photo_folder, checkpoints=tmp_path, steps=30, batch=4, rate=2e-2)
+    assert isinstance(log, pd.DataFrame) and log["loss"].iloc[-1] < 0.75 * log["loss"].iloc[0]
+    assert all(torch.equal(p, before[n]) for n, p in stack.model.named_parameters() if "lora_" not in n)
+    stack.assert_alive("PT")
+    answers = generate_answers(stack, records, root=photo_folder, batch=5, max_new_tokens=8)
+    assert len(answers) == len(records) and all(isinstance(a, str) for a in answers)
+
+
+def test_a_training_killed_and_resumed_equals_an_uninterrupted_one(
+    tiny_folder, records, photo_folder, tmp_path, monkeypatch
+):
+    given = {"root": photo_folder, "steps": 8, "batch": 4, "rate": 1e-2, "save_steps": 4}
+    whole = fresh(tiny_folder)
+    train_adapter(whole, "PT", records, checkpoints=tmp_path / "whole", **given)
+
+    step, calls = StageTrainer.training_step, []
+
+    def dies(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 7:  # after the checkpoint of step 4
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(StageTrainer, "training_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(fresh(tiny_folder), "PT", records, checkpoints=tmp_path / "cut", **given)
+    monkeypatch.setattr(StageTrainer, "training_step", step)
+    resumed = fresh(tiny_folder)
+    train_adapter(resumed, "PT", records, checkpoints=tmp_path / "cut", **given)
+    for name, weight in weights(whole).items():
+        assert torch.allclose(weight, weights(resumed)[name], atol=1e-6), name
+
+
+def test_a_checkpoint_of_another_adapter_is_refused(tiny_folder, records, photo_folder, tmp_path):
+    given = {"root": photo_folder, "checkpoints": tmp_path, "batch": 4}
+    train_adapter(fresh(tiny_folder), "PT", records, steps=2, save_steps=2, **given)
+    other = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
+    other.add("PT", AdapterSpec(4, 8, ("connector",)))
+    with pytest.raises(ValueError, match="weights of another adapter"):
+        train_adapter(other, "PT", records, steps=4, save_steps=2, **given)
+
+
+def test_nothing_to_train_on_is_an_error(tiny_folder, photo_folder, tmp_path):
+    with pytest.raises(ValueError, match="found no record"):
+        train_adapter(fresh(tiny_folder), "PT", [], root=photo_folder, checkpoints=tmp_path, steps=1)
+
+
+def test_answers_do_not_depend_on_the_batch(tiny, records, photo_folder):
+    one = generate_answers(tiny, records, root=photo_folder, batch=1, max_new_tokens=6)
+    many = generate_answers(tiny, records, root=photo_folder, batch=7, max_new_tokens=6)
+    assert one == many
