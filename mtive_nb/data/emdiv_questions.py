@@ -174,4 +174,6 @@ def condition_phrase(damage: str | None, *, damaged: bool) -> str:
 
 def packaging_question(value: str) -> str:
     """PT's yes/no question for one class."""
-    return "Is the product loose, not packed?" if value == "loose" else f"Is the product packed in {with_article(value)}?"
+    return (
+        "Is the product loose, not packed?" if value == "loose" else f"Is the product packed in {with_article(value)}?"
+    )

@@ -6,6 +6,7 @@ none. `emdiv.py` chooses and balances among them. A yes/no question comes in bot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,55 +14,9 @@ import numpy as np
 
 from mtive_nb.data import emdiv_questions as ask
 from mtive_nb.data.catalogue import Feedback, Product
-from mtive_nb.data.negatives import HardNegatives, differing
-from mtive_nb.data.records import UNANSWERABLE
+from mtive_nb.data.customer_photos import DATES, CustomerPhoto
+from mtive_nb.data.negatives import NEGATIVES_CONSIDERED, HardNegatives, differing
 from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
-
-NEGATIVES_CONSIDERED = 6  # of the hardest: one of them is drawn, so that a product does not always meet the same one
-EX_DATES = ("expiry", "production")
-IDENTIFYING = ("category", "name", "brand")
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One customer photo with what is known of it; `path` is absolute."""
-
-    feedback: Feedback
-    product: Product
-    path: str
-    split: str
-
-    @property
-    def facts(self) -> dict:
-        return self.feedback.facts or {}
-
-    @property
-    def seen(self) -> dict[str, str]:
-        """The attributes visible in the photo; of a photo without facts, those of the listing."""
-        return self.product.attributes if self.feedback.facts is None else self.facts.get("attributes") or {}
-
-    @property
-    def recognisable(self) -> bool:
-        """Whether the photo shows which product it is: a close-up of a date does not."""
-        facts = self.feedback.facts
-        return facts is None or any(self.seen.get(name) for name in IDENTIFYING)
-
-    def known(self) -> dict[str, str]:
-        """Everything known to be true of the photo, as texts."""
-        facts, known = self.facts, dict(self.facts.get("attributes") or {})
-        if facts.get("damaged") is not None:
-            known["damaged"] = "yes" if facts["damaged"] else "no"
-            if facts.get("damage") or not facts["damaged"]:
-                known["damage"] = facts.get("damage") or "none"
-        for name in ("packaging", "placement", "count"):
-            if facts.get(name) is not None:
-                known[name] = str(facts[name])
-        dates = facts.get("dates") or {}
-        for name in EX_DATES if "dates" in facts else ():
-            known[name] = dates.get(f"{name}_text") or dates.get(name) or UNANSWERABLE
-            if dates.get(name):
-                known[f"{name}_iso"] = dates[name]
-        return known | ({"expiry_also": dates["expiry_also"]} if dates.get("expiry_also") else {})
 
 
 @dataclass
@@ -76,7 +31,7 @@ class Shop:
     hard_share: float = 1.0
     nearest: dict[str, list[str]] = field(default_factory=dict)
 
-    def negative(self, photo: Photo, rng: np.random.Generator) -> Product | None:
+    def negative(self, photo: CustomerPhoto, rng: np.random.Generator) -> Product | None:
         """A product that is visibly another one than the photo's: hard, or with 1 - hard_share random."""
         own = photo.product.product_id
         if rng.random() < self.hard_share:
@@ -109,7 +64,7 @@ class Candidate:
 Made = list[Candidate] | str
 
 
-def ae(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+def ae(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
     """Attribute extraction: JSON of all that is visible, one attribute, or a yes/no question for a value."""
     if photo.feedback.facts is None or not photo.facts.get("attributes"):
         return "facts name no visible attributes"
@@ -132,7 +87,7 @@ def ae(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> M
     return _yes_no(right, wrong, photo, group=name)
 
 
-def dd(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+def dd(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
     """Damage detection: product and damage in words, yes or no, or the kind of damage."""
     damaged, kind = photo.facts.get("damaged"), photo.facts.get("damage")
     if damaged is None:
@@ -150,10 +105,12 @@ def dd(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> M
     return [Candidate(_pick(ask.DD_AUG_YES_NO, rng), answer, {"damaged": answer}, known, images, label=answer)]
 
 
-def pm(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+def pm(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
     """Product matching: catalogue photo (or title) against customer photo, each photo with a yes and a no."""
     if not photo.recognisable:
         return "product not recognisable in the photo"
+    if not photo.product.images:
+        return "product has no catalogue photo"
     other = shop.negative(photo, rng)
     if other is None:
         return "no other product of the split is visibly different"
@@ -162,7 +119,7 @@ def pm(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> M
     return made
 
 
-def _pm(photo: Photo, listed: Product, *, variant: str, rng: np.random.Generator, shop: Shop) -> Candidate:
+def _pm(photo: CustomerPhoto, listed: Product, *, variant: str, rng: np.random.Generator, shop: Shop) -> Candidate:
     match = listed.product_id == photo.product.product_id
     answer = "yes" if match else "no"
     differs = [] if match else differing(listed.attributes, photo.seen)
@@ -189,23 +146,23 @@ def _pm(photo: Photo, listed: Product, *, variant: str, rng: np.random.Generator
     return Candidate(question, answer, asked, known, images, label=answer, group=group)
 
 
-def ex(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+def ex(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
     """Expiry detection: both dates as printed, one of them, or whether one is printed."""
     if photo.facts.get("dates") is None:
         return "facts name no dates"
     dates, known, images = photo.facts["dates"], photo.known(), (photo.path,)
     # Where the date is known but not how it is printed, the reference gives ISO and nothing is asked.
-    printed = {name: known[name] for name in EX_DATES if dates.get(f"{name}_text") or not dates.get(name)}
+    printed = {name: known[name] for name in DATES if dates.get(f"{name}_text") or not dates.get(name)}
     if variant == "gen":
-        answer = ask.compact_json({name: known[name] for name in EX_DATES})
+        answer = ask.compact_json({name: known[name] for name in DATES})
         return [Candidate(ask.EX_GEN, answer, printed, known, images)] if printed else "prints of dates unknown"
-    there = {name: "yes" if dates.get(name) or dates.get(f"{name}_text") else "no" for name in EX_DATES}
+    there = {name: "yes" if dates.get(name) or dates.get(f"{name}_text") else "no" for name in DATES}
     if variant == "bin":
         return [
             Candidate(ask.EX_BIN[name], there[name], {f"has_{name}": there[name]}, known, images, there[name], name)
-            for name in EX_DATES
+            for name in DATES
         ]
-    name = str(rng.choice(EX_DATES))
+    name = str(rng.choice(DATES))
     if name in printed and rng.random() < 0.7:
         value = printed[name]
         return [Candidate(_pick(ask.EX_AUG[name], rng), value, {name: value}, known, images)]
@@ -213,16 +170,18 @@ def ex(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> M
     return [Candidate(question, answer, {f"has_{name}": answer}, known, images, label=answer)]
 
 
-def pt(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+def pt(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
     """Packaging type, one of PACKAGINGS (a shop of real food also knows `loose`)."""
     value = photo.facts.get("packaging")
     if value not in shop.packagings:
         return "facts do not name the packaging"
+    if len(shop.packagings) < 2:
+        return "one packaging alone in the catalogue"
     options, questions = shop.packagings, (ask.PT_GEN, ask.PT_AUG)
     return _classes(photo, variant, name="packaging", options=options, questions=questions, rng=rng)
 
 
-def pp(photo: Photo, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+def pp(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
     """Product placement, one of PLACEMENTS."""
     if photo.facts.get("placement") not in PLACEMENTS:
         return "facts do not name the placement"
@@ -238,7 +197,15 @@ def packagings_of(feedback: list[Feedback]) -> tuple[str, ...]:
     return tuple(p for p in PACKAGINGS if p in found or not extra) + extra
 
 
-def _classes(photo: Photo, variant: str, *, name: str, options: tuple[str, ...], questions: tuple, rng) -> Made:
+def _classes(
+    photo: CustomerPhoto,
+    variant: str,
+    *,
+    name: str,
+    options: tuple[str, ...],
+    questions: tuple[str, tuple[str, ...]],
+    rng: np.random.Generator,
+) -> Made:
     value, known, images = photo.facts[name], photo.known(), (photo.path,)
     if variant == "bin":
         wrong = _pick([option for option in options if option != value], rng)
@@ -249,11 +216,11 @@ def _classes(photo: Photo, variant: str, *, name: str, options: tuple[str, ...],
     return [Candidate(question, value, {name: value}, known, images, label=value)]
 
 
-def _yes_no(right: str, wrong: str, photo: Photo, *, group: str) -> list[Candidate]:
+def _yes_no(right: str, wrong: str, photo: CustomerPhoto, *, group: str) -> list[Candidate]:
     known = photo.known()
     pairs = ((right, "yes"), (wrong, "no"))
     return [Candidate(q, a, {"answer": a}, known, (photo.path,), label=a, group=group) for q, a in pairs]
 
 
-def _pick(options, rng: np.random.Generator) -> str:
+def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]

@@ -20,6 +20,7 @@ from mtive_nb.data.catalogue import Catalogue, Product
 from mtive_nb.data.photos import load_image
 
 VISIBLE_ATTRIBUTES = ("category", "name", "brand", "colour", "packaging")  # what a photo shows; not size or price
+NEGATIVES_CONSIDERED = 6  # of the hardest: one of them is drawn, so that a product does not always meet the same one
 COLUMNS = ["product_id", "rank", "negative_id", "similarity", "visual_distance", "same_coarse", "differs"]
 
 
@@ -76,10 +77,8 @@ class HardNegatives:
                 other = self.products[other_id]
                 similarity = float(self.similarity[self._index(product_id), self._index(other_id)])
                 distance = self.visual_distance(product_id, other_id)
-                same, differs = (
-                    product.coarse == other.coarse,
-                    ", ".join(differing(product.attributes, other.attributes)),
-                )
+                differs = ", ".join(differing(product.attributes, other.attributes))
+                same = product.coarse == other.coarse
                 rows.append((product_id, rank, other_id, similarity, distance, same, differs))
         return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -164,12 +164,13 @@ def write_records(records: Iterable[dict], path: str | Path) -> Path:
 
 
 def load_records(path: str | Path, *, check_photos: bool = True) -> list[dict]:
-    """Read records, photos' paths made absolute; RecordError names the line that is wrong or the photo that is missing."""
+    """Read records and make photos' paths absolute; RecordError names the wrong line or the missing photo."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"records {path}: no such file; the notebook that writes it has to run first")
     records, lines = [], []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    rows = path.read_text(encoding="utf-8").split("\n")  # not splitlines: customers' texts may hold U+2028
+    for line, text in enumerate(rows, start=1):
         if not text.strip():
             continue
         try:

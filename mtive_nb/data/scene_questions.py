@@ -34,7 +34,7 @@ from mtive_nb.data.scenes import (
 
 SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy")
 SHARES = {"objects": 0.24, "text": 0.30, "labelled": 0.22, "pair": 0.14, "views": 0.10}  # what a sample shows
-DENSE_SHARES = {"objects": 0.2, "text": 0.5, "labelled": 0.3}  # views have no dense labels
+DENSE_SHARES = {"page": 0.55, "objects": 0.2, "text": 0.1, "labelled": 0.15}  # views have no dense labels
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 
 
@@ -136,6 +136,30 @@ def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
         scene.strings.append(text)
     scene.image = finish(canvas, size, rng)
     return scene
+
+
+def page_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
+    """A page full of characters, for the dense labels: eight times as many letters to learn from as a normal scene."""
+    size = SIZES_PX[rng.integers(len(SIZES_PX))]
+    canvas = background(size, rng, photos if rng.random() < 0.2 else None)
+    canvas = canvas.resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
+    ground = tuple(int(v) for v in np.asarray(canvas).reshape(-1, 3).mean(0))
+    height, angle, scene = float(rng.uniform(10, 26)), float(rng.normal(0, 3.5)), Scene(np.empty(0))
+    rows = max(1, int(size[1] * 0.95 / (height * 1.45)))
+    for row in range(rows):
+        n = max(1, int(size[0] * 0.95 / (height * 0.84)))
+        text = "".join(rng.choice(list(CHARACTERS + "  "), n)).strip() or "A"
+        at = size[0] / 2 + rng.uniform(-4, 4), size[1] * (row + 0.5) / rows
+        scene.characters += draw_string(
+            canvas, text, at, height_px=height, ink=contrasting(ground, rng), rng=rng, angle=angle
+        )
+    scene.image = finish(canvas, size, rng)
+    return scene
+
+
+def page_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """A page is for the dense labels; as a conversation it holds one easy question."""
+    return [("Is anything printed? Answer yes or no.", "yes", "yes/no")]
 
 
 def labelled_scene(rng: np.random.Generator, photos: list | None = None, **given: str) -> Scene:
@@ -368,6 +392,7 @@ def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = 
         draw, ask = {
             "objects": (objects_scene, objects_turns),
             "text": (text_scene, text_turns),
+            "page": (page_scene, page_turns),
             "labelled": (labelled_scene, labelled_turns),
         }[kind]
         scenes = [draw(rng, photos)]

@@ -33,7 +33,7 @@ SHAPES = (
     "heart",
 )
 PATTERNS = ("plain", "striped", "dotted")
-STATES = ("whole", "notched", "scribbled", "dented")  # a dented shape carries a dark smudge with a bright rim
+STATES = ("whole", "notched", "scribbled", "dimpled")  # a dimpled shape carries a dark smudge with a bright rim
 SIZES_PX = ((140, 140), (168, 112), (112, 112), (140, 140), (168, 112), (112, 168))  # (width, height), multiples of 28
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-:"
 CELL_PX, SLOTS = 28, 4  # one merged patch; characters whose centres may lie in one
@@ -175,7 +175,7 @@ def _paint_state(layer: Image.Image, thing: Thing, mask: Image.Image, rng: np.ra
         ink = (20, 20, 20) if sum(COLOURS[thing.colour]) > 300 else (235, 235, 235)
         points = [(x0 + w * rng.uniform(0.05, 0.95), y0 + h * rng.uniform(0.1, 0.9)) for _ in range(rng.integers(4, 8))]
         draw.line(points, fill=ink, width=int(rng.integers(2, 5)))
-    elif thing.state == "dented":
+    elif thing.state == "dimpled":
         a, b = w * rng.uniform(0.16, 0.26), h * rng.uniform(0.16, 0.26)
         cx, cy = x0 + w * rng.uniform(0.35, 0.65), y0 + h * rng.uniform(0.35, 0.65)
         dark = tuple(int(c * 0.5) for c in COLOURS[thing.colour])

@@ -21,7 +21,6 @@ from mtive_nb.evaluate.metrics import (
     is_abstention,
     normalise_answer,
     parse_pairs,
-    yes_no,
 )
 
 Vocabulary = Mapping[str, Sequence[str]]
@@ -149,13 +148,12 @@ class ClaimReader:
         if is_abstention(answer):
             return [(answer, [Claim(name, normalise_answer(answer)) for name in asked])]
         found: list[tuple[str, list[Claim]]] = []
-        leading = _LEADING.match(answer)
-        if leading:
-            polar = _polar_attribute(asked)
-            value = leading[1].lower()
-            if polar and yes_no(reference) not in (None, str(asked[polar])) and _LEADING.match(reference):
+        leading, polar = _LEADING.match(answer), _polar_attribute(asked)
+        if leading and polar:
+            value, meant = leading[1].lower(), _LEADING.match(reference)
+            if meant and meant[1].lower() != str(asked[polar]).lower():
                 value = "no" if value == "yes" else "yes"
-            found.append((leading[0].strip(), [Claim(polar, value)] if polar else []))
+            found.append((leading[0].strip(), [Claim(polar, value)]))
             answer = answer[leading.end() :]
         for text in filter(None, (part.strip(" ,.:-") for part in _SEGMENT_END.split(answer))):
             found.append((text, self._read_segment(text, asked=asked, truth=truth)))

@@ -199,15 +199,20 @@ def date_match(
     As printed: equal after one space between words, capitals, and without a prefix such as EXP. As a date: the same
     day of the calendar, `dates.parse_date`, or `known`'s second accepted reading `<name>_also`.
     """
-    name = "expiry" if "expiry" in asked else next(iter(asked))
+    name, truths = asked_date(asked)
     pairs = parse_pairs(prediction)
     stated = pairs.get(name, "") if pairs or "{" in prediction else prediction
-    truths = [str(value) for value in accepted_values(asked[name])]
     if any(map(is_abstention, truths)):
         same = float(is_abstention(stated))
         return same, same
     printed = printed_date(stated) in map(printed_date, truths)
     return float(printed), float(printed or parse_date(stated) in accepted_dates(name, asked=asked, known=known or {}))
+
+
+def asked_date(asked: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The date that a record is scored by and its right texts: the expiry, where several are asked."""
+    name = "expiry" if "expiry" in asked else next(iter(asked))
+    return name, [str(value) for value in accepted_values(asked[name])]
 
 
 def printed_date(text: str) -> str:
@@ -220,3 +225,8 @@ def accepted_dates(name: str, *, asked: Mapping[str, Any], known: Mapping[str, A
     own = {parse_date(str(value)) for facts in (asked, known) for value in accepted_values(facts.get(name, ""))}
     noted = {str(value) for end in ("_iso", "_also") for value in accepted_values(known.get(f"{name}{end}", ""))}
     return {date for date in own | noted if date}
+
+
+def majority_share(labels: Sequence[str]) -> float:
+    """Accuracy of always giving the commonest label; 0 without labels."""
+    return max((labels.count(label) for label in set(labels)), default=0) / max(1, len(labels))

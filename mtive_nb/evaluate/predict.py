@@ -1,5 +1,6 @@
 """Answers of a model to records: greedy, in batches of one task and form, given back in the records' own order."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run import progress
+from mtive_nb.run.folder import write_atomic
 
 
 @torch.inference_mode()
@@ -28,4 +30,30 @@ def generate_answers(model: LoraStack | Vlm, records: list[dict], *, root: Path,
         texts = vlm.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(rows, texts, strict=True):
             answers[i] = text.strip()
+    return answers
+
+
+def answers_of_systems(stack: LoraStack, systems: dict[str, dict[str, str | None]], records: list[dict], *, root: Path,
+                       cache: Path, **options: int | None) -> dict[str, list[str]]:  # fmt: skip
+    """Answers of every system, {system: one a record}; a system names the adapter of each task (None: the bare base).
+
+    A system's answers to a task are kept under `cache`, so that a run that was cut short goes on where it stopped.
+    `options` go to generate_answers.
+    """
+    answers: dict[str, list[str]] = {}
+    for system, adapters in systems.items():
+        answers[system] = [""] * len(records)
+        for task, adapter in adapters.items():
+            rows = [i for i, r in enumerate(records) if r["task"] == task]
+            kept = Path(cache) / f"{system}_{task}.json"
+            if kept.is_file():
+                said = json.loads(kept.read_text())
+            else:
+                stack.activate(adapter)
+                said = generate_answers(
+                    stack, [records[i] for i in rows], root=root, what=f"{system} {task}", **options
+                )
+                write_atomic(kept, json.dumps(said))
+            for i, text in zip(rows, said, strict=True):
+                answers[system][i] = text
     return answers

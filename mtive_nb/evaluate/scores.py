@@ -15,12 +15,23 @@ import pandas as pd
 from mtive_nb.evaluate.claims import Vocabulary
 from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, weighted_f1_of_sums
 from mtive_nb.evaluate.judge import Judge, RuleJudge, vocabulary_of
-from mtive_nb.evaluate.metrics import UNPARSED, Classified, attribute_matches, classify, date_match, facts_of
+from mtive_nb.evaluate.metrics import (
+    DATE_ATTRIBUTES,
+    UNPARSED,
+    Classified,
+    asked_date,
+    attribute_matches,
+    classify,
+    date_match,
+    facts_of,
+    is_abstention,
+)
 
 if TYPE_CHECKING:
     from mtive_nb.run import Run
 
 GENERATIVE_TASKS = ("AE", "DD", "PM", "EX")
+CLASS_TASKS = ("PT", "PP")
 OWN_TABLE = "EMDIV"
 _T1 = (("Acc", "accuracy", "higher"), ("Rel", "relevancy", "higher"), ("Hal", "hallucination", "lower"))
 SCORE_FIELDS = ("paper", "table", "system", "task", "metric", "value", "low", "high", "n", "unit", "better")
@@ -40,9 +51,11 @@ def score_table(
     """Every score of every system, one a row, with the fields of `SCORE_FIELDS`; `metric` is the paper's column.
 
     T1 `AE/Acc`, `AE/Rel`, `AE/Hal` ... over generative and augmented records; T2 `DD/F1w`, `PM/F1w` over binary ones.
-    Own: `<task>/Acc` over records with a class, their `F1w` where the paper has none, `<task>/Unparsed`; `AE/EM` over
-    asked attributes and `AE/EM record` over whole answers; `EX/EM` (as printed) and `EX/EM date`. What has no records
-    has no row. Errors: ValueError when a system has not one answer a record.
+    Own: `<task>/Acc binary`, `F1w binary` (where T2 has none) and `Unparsed binary`; `PT/Acc`, `PP/Acc` ... over their
+    classes; `AE/EM` over asked attributes and `AE/EM record` over whole answers; `EX/EM` (as printed), `EX/EM date`
+    and `EX/EM present` (as printed, where there is a date), over records that ask for a date. What has no records has
+    no row.
+    Errors: ValueError when a system has not one answer a record.
     """
     records = list(records)
     judge = judge or RuleJudge(vocabulary_of(records) if vocabulary is None else vocabulary)
@@ -106,19 +119,26 @@ def _judged(task: str, items: list[Item], judge: Judge, options: dict[str, int])
 
 
 def _classified(task: str, items: list[Item], options: dict[str, int]) -> list[dict[str, Any]]:
-    items = [(r, a) for r, a in items if r["variant"] == "bin" or task in ("PT", "PP")]
+    """Yes/no records of any task, and the classes of PT and PP: two questions, never one confusion matrix."""
     items = [(r, a) for r, a in items if r.get("label")]
+    binary = [(r, a) for r, a in items if r["variant"] == "bin"]
+    classes = [(r, a) for r, a in items if r["variant"] != "bin" and task in CLASS_TASKS]
+    return [*_class_rows(task, binary, options, form=" binary"), *_class_rows(task, classes, options, form="")]
+
+
+def _class_rows(task: str, items: list[Item], options: dict[str, int], *, form: str) -> list[dict[str, Any]]:
     if not items:
         return []
     groups = [record["product_id"] for record, _ in items]
     read = classify([answer for _, answer in items], [str(record["label"]) for record, _ in items])
+    accuracy = bootstrap_interval(read.hits, groups=groups, **options)
     f1 = bootstrap_sums(confusion_features(read), weighted_f1_of_sums, groups=groups, **options)
     unparsed = bootstrap_interval([p == UNPARSED for p in read.predicted], groups=groups, **options)
-    paper, table = ("mtive", "T2") if task in ("DD", "PM") else ("own", OWN_TABLE)
+    in_t2 = form and task in ("DD", "PM")
     return [
-        _row("own", OWN_TABLE, f"{task}/Acc", bootstrap_interval(read.hits, groups=groups, **options)),
-        _row(paper, table, f"{task}/F1w", f1),
-        _row("own", OWN_TABLE, f"{task}/Unparsed", unparsed, better="lower"),
+        _row("own", OWN_TABLE, f"{task}/Acc{form}", accuracy),
+        _row("mtive", "T2", f"{task}/F1w", f1) if in_t2 else _row("own", OWN_TABLE, f"{task}/F1w{form}", f1),
+        _row("own", OWN_TABLE, f"{task}/Unparsed{form}", unparsed, better="lower"),
     ]
 
 
@@ -133,6 +153,8 @@ def confusion_features(read: Classified) -> np.ndarray:
 
 def _exact(task: str, items: list[Item], options: dict[str, int]) -> list[dict[str, Any]]:
     items = [(r, a) for r, a in items if r["variant"] in ("gen", "aug") and facts_of(r)]
+    if task == "EX":  # others ask whether a date is there at all
+        items = [(r, a) for r, a in items if set(DATE_ATTRIBUTES) & set((facts_of(r) or ({}, {}))[0])]
     if task not in ("AE", "EX") or not items:
         return []
     products = [record["product_id"] for record, _ in items]
@@ -147,6 +169,9 @@ def _exact(task: str, items: list[Item], options: dict[str, int]) -> list[dict[s
             date_match(answer, asked, known=known) for (_, answer), (asked, known) in zip(items, facts, strict=True)
         ]
         columns = {"EX/EM": ([p for p, _ in pairs], products), "EX/EM date": ([d for _, d in pairs], products)}
+        there = [k for k, (asked, _) in enumerate(facts) if not is_abstention(asked_date(asked)[1][0])]
+        if there:  # a model that always says `Unanswerable` scores in EX/EM, and nothing here
+            columns["EX/EM present"] = [pairs[k][0] for k in there], [products[k] for k in there]
     return [
         _row("own", OWN_TABLE, name, bootstrap_interval(values, groups=groups, **options))
         for name, (values, groups) in columns.items()

@@ -25,6 +25,7 @@ from transformers import (
 from mtive_nb.data.scene_questions import Sample, make_sample
 from mtive_nb.data.scenes import CHARACTERS, COLOURS, SHAPES, SLOTS, STATES
 from mtive_nb.model.muon import Muon, split_parameters
+from mtive_nb.model.train import TrainableCheckpoints
 
 CLASSES = {
     "character": len(CHARACTERS) + 1,
@@ -117,7 +118,7 @@ class SceneCollator:
         return batch
 
 
-class BaseTrainer(Trainer):
+class BaseTrainer(TrainableCheckpoints):
     """Trainer of both phases; `model.dense` holds the heads and is taken off before the model is saved for good."""
 
     def __init__(self, *args: object, phase: str, dense_weight: float = 1.0, **kwargs: object) -> None:
@@ -160,7 +161,7 @@ def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: i
     """AdamW with warm-up, a constant rate and a linear end over the last quarter; checkpoints every `save_steps`."""
     return TrainingArguments(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.02,
-        lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 4}, warmup_steps=min(warmup, steps // 4),
+        lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 2}, warmup_steps=min(warmup, steps // 4),
         adam_beta2=0.98, max_grad_norm=1.0, logging_steps=25, save_steps=save_steps, save_total_limit=1, seed=seed, data_seed=seed,
         dataloader_num_workers=1, dataloader_prefetch_factor=4, remove_unused_columns=False, report_to=[], disable_tqdm=True,
         label_names=["labels"], use_cpu=not torch.cuda.is_available(),

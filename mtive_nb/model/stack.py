@@ -158,6 +158,22 @@ class LoraStack:
                 f"adapter {name!r} loads but changes nothing in {dead}: it was not trained, or its weights did not arrive"
             )
 
+    @torch.inference_mode()
+    def largest_formula_error(self, *, rows: int = 8) -> float:
+        """Largest difference, over all layers, between a live layer and W0 x + sum s B A x written out, at random x."""
+        worst = 0.0
+        for layer in self._layers():
+            base = layer.get_base_layer()
+            x = torch.randn(rows, base.in_features, device=base.weight.device, dtype=base.weight.dtype)
+            wanted = base(x)
+            for name in (a for a in self.active if a in layer.lora_A):
+                scale = self.specs[name].alpha / self.specs[name].rank
+                wanted = wanted + scale * (
+                    x.to(torch.float32) @ layer.lora_A[name].weight.T @ layer.lora_B[name].weight.T
+                )
+            worst = max(worst, (layer(x) - wanted).abs().max().item())
+        return worst
+
     def save(self, folder: Path, name: str) -> Path:
         """Write one adapter as a PEFT folder and its line of stack.json; its ancestors are named, not copied."""
         folder = Path(folder)

@@ -38,8 +38,28 @@ class EpochLengthSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class StageTrainer(Trainer):
-    """Trainer with MTIVE's loss, length grouping, and checkpoints that hold the trainable adapter alone."""
+class TrainableCheckpoints(Trainer):
+    """Trainer whose checkpoints hold the trainable weights alone, under the names that they have in memory."""
+
+    def _trainable(self) -> dict[str, torch.Tensor]:
+        return {n: p.data for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_file({n: p.cpu().contiguous() for n, p in self._trainable().items()}, Path(output_dir) / CHECKPOINT)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        saved, mine = load_file(Path(resume_from_checkpoint) / CHECKPOINT), self._trainable()
+        if saved.keys() != mine.keys():
+            raise ValueError(
+                f"{resume_from_checkpoint}: {len(saved)} weights of another adapter; {len(mine)} are in training"
+            )
+        for name, weight in mine.items():
+            weight.copy_(saved[name])
+
+
+class StageTrainer(TrainableCheckpoints):
+    """Trainer with MTIVE's loss and length grouping."""
 
     def __init__(self, *args: object, beta: float = 0.0, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -57,22 +77,6 @@ class StageTrainer(Trainer):
         data = train_dataset or self.train_dataset
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return EpochLengthSampler(size, data.lengths(), seed=self.args.seed)
-
-    def _trainable(self) -> dict[str, torch.Tensor]:
-        return {n: p.data for n, p in self.model.named_parameters() if p.requires_grad}
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_file({n: p.cpu().contiguous() for n, p in self._trainable().items()}, Path(output_dir) / CHECKPOINT)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        saved, mine = load_file(Path(resume_from_checkpoint) / CHECKPOINT), self._trainable()
-        if saved.keys() != mine.keys():
-            raise ValueError(
-                f"{resume_from_checkpoint}: {len(saved)} weights of another adapter; {len(mine)} are in training"
-            )
-        for name, weight in mine.items():
-            weight.copy_(saved[name])
 
 
 class _Watch(TrainerCallback):

@@ -1,0 +1,138 @@
+"""Does stage 1 through the package train faster than a plain Trainer + PEFT script, to the same loss?
+
+    python benchmarks/training.py [--steps 60] [--batch 16] [--rounds 3]
+
+Same model, same records, same number of steps and records a step. The two run in turn, `rounds` times; the figures are
+medians over rounds. The plain way is what the documentation of transformers and PEFT shows: photos opened in the
+collator, rows padded in the order in which they come, the model's own loss over all logits.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments, set_seed
+
+from mtive_nb.data.catalogue import load_catalogue
+from mtive_nb.data.dialogues import build_dialogues
+from mtive_nb.data.mart import render_mart
+from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.load import load_vlm
+from mtive_nb.model.stack import AdapterSpec, LoraStack
+from mtive_nb.model.train import train_adapter
+
+SPEC = AdapterSpec(32, 32.0, ("vision.attention", "connector", "language.attention"))
+TARGETS = r".*(visual\.blocks\.\d+\.attn\.(qkv|proj)|visual\.merger\.mlp\.(0|2)|layers\.\d+\.self_attn\.(q|k|v|o)_proj)"
+RATE, MAX_PX = 2e-3, 140
+
+
+def plain(records: list[dict], *, root: Path, steps: int, batch: int, folder: Path) -> tuple[torch.nn.Module, float]:
+    """What a user writes after reading the documentation; returns the model and the seconds of training."""
+    vlm = load_vlm("pocket", max_px=MAX_PX)
+    processor = vlm.processor
+    model = get_peft_model(vlm.model, LoraConfig(r=SPEC.rank, lora_alpha=SPEC.alpha, target_modules=TARGETS))
+
+    def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+        texts = [processor.apply_chat_template(r["messages"]) for r in rows]
+        prompts = [processor.apply_chat_template(r["messages"][:-1], add_generation_prompt=True) for r in rows]
+        images = [[Image.open(root / p).convert("RGB") for p in r["images"]] for r in rows]
+        inputs = processor(text=texts, images=images, return_tensors="pt", padding=True)
+        labels = inputs["input_ids"].clone()
+        for k, (row, prompt, photos) in enumerate(zip(labels, prompts, images, strict=True)):
+            asked = processor(text=[prompt], images=photos, return_tensors="pt")["input_ids"].shape[1]
+            padding = int((inputs["attention_mask"][k] == 0).sum())
+            row[: padding + asked] = -100
+        inputs["labels"] = labels.masked_fill(inputs["attention_mask"] == 0, -100)
+        return inputs
+
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=RATE, report_to=[],
+        lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), save_strategy="no", remove_unused_columns=False,
+        disable_tqdm=True, logging_strategy="no", use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=records, data_collator=collate)
+    started = time.perf_counter()
+    trainer.train()
+    return model, time.perf_counter() - started
+
+
+def package(records: list[dict], *, root: Path, steps: int, batch: int, folder: Path) -> tuple[torch.nn.Module, float]:
+    """The same through the package."""
+    stack = LoraStack(load_vlm("pocket", max_px=MAX_PX))
+    stack.add("PT", SPEC)
+    started = time.perf_counter()
+    train_adapter(
+        stack,
+        "PT",
+        records,
+        root=root,
+        checkpoints=folder,
+        steps=steps,
+        batch=batch,
+        rate=RATE,
+        side_px=MAX_PX,
+        save_steps=10**6,
+    )
+    return stack.model, time.perf_counter() - started
+
+
+@torch.inference_mode()
+def held_out_loss(model: torch.nn.Module, records: list[dict], *, root: Path) -> float:
+    """Mean loss of the model's own, in nats an answer token, over held-out records."""
+    processor = load_vlm("pocket", max_px=MAX_PX).processor
+    loader = DataLoader(RecordDataset(records, root=root), batch_size=16, collate_fn=Collator(processor))
+    sums = [(model.eval()(**b).loss.item() * n, n) for b in loader if (n := int((b["labels"] != -100).sum()))]
+    return sum(s for s, _ in sums) / sum(n for _, n in sums)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = render_mart(Path(name) / "mart", products=48, photos=4, dates=1, seed=0)
+        catalogue = load_catalogue(root)
+        train = build_dialogues(catalogue, given.steps * given.batch, split="train", seed=0)
+        test = build_dialogues(catalogue, 128, split="test", seed=0)
+        ratios, losses = [], []
+        for k in range(given.rounds):
+            seconds, loss = {}, {}
+            for way in (plain, package) if k % 2 == 0 else (package, plain):
+                set_seed(k)
+                model, seconds[way] = way(
+                    train, root=root, steps=given.steps, batch=given.batch, folder=Path(name) / f"{way.__name__}{k}"
+                )
+                loss[way] = held_out_loss(model, test, root=root)
+            ratios.append(seconds[plain] / seconds[package])
+            losses.append(loss[package] - loss[plain])
+    rows = [
+        {
+            "metric": "vs_plain_trainer",
+            "value": round(statistics.median(ratios), 3),
+            "unit": "times as fast",
+            "better": "higher",
+            "rounds": ratios,
+        },
+        {
+            "metric": "loss_difference",
+            "value": round(statistics.median(losses), 4),
+            "unit": "nats, package less plain, held out",
+            "better": "lower",
+            "rounds": losses,
+        },
+    ]
+    for row in rows:
+        print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()

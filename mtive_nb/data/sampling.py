@@ -1,0 +1,22 @@
+"""Choosing training records: so many, in given shares of the variants."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def sample_variants(records: list[dict], shares: Mapping[str, float], *, n: int, seed: int = 0) -> list[dict]:
+    """At most `n` records without repetition, variants in the given `shares` as far as there are records of each.
+
+    Errors: ValueError when a share names a variant of which there is no record.
+    """
+    rng, total, chosen = np.random.default_rng(seed), sum(shares.values()), []
+    for variant, share in shares.items():
+        rows = [r for r in records if r["variant"] == variant]
+        if not rows:
+            raise ValueError(
+                f"sampling: found no record of variant {variant!r}; there are {sorted({r['variant'] for r in records})}"
+            )
+        keep = min(len(rows), round(n * share / total))
+        chosen += [rows[i] for i in rng.permutation(len(rows))[:keep]]
+    return [chosen[i] for i in rng.permutation(len(chosen))]

@@ -1,0 +1,187 @@
+"""A shop as notebook 01 opens it: Pocket Mart, the public sets of real photos, or the user's own folder.
+
+A shop is one or more catalogues, each good for some of EMDIV's tasks: no public set has damage, dates and names alike.
+`shop.json` keeps what was opened, without the photos, so that later notebooks read it instead of opening it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mtive_nb.data.catalogue import Catalogue, Feedback, Product, load_catalogue
+from mtive_nb.data.composite import composite_damage, composite_dates
+from mtive_nb.data.customer_photos import photos_by_split
+from mtive_nb.data.emdiv import MAKERS, Emdiv, build_emdiv
+from mtive_nb.data.mart import render_mart
+from mtive_nb.data.records import EMDIV_VARIANTS
+from mtive_nb.data.sources import load_cookies, load_expiry, load_grocery
+from mtive_nb.data.splits import SPLITS, split_products
+
+ALL_TASKS = tuple(MAKERS)
+
+
+@dataclass(frozen=True)
+class ShopPart:
+    """One catalogue of the shop and the tasks of EMDIV that it is good for; `composited` says what was drawn on."""
+
+    catalogue: Catalogue
+    tasks: tuple[str, ...]
+    composited: str = ""
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Id of a product or feedback -> split: the source's own, else drawn by product."""
+        products = self.catalogue.products
+        return self.catalogue.splits or split_products(product.product_id for product in products)
+
+
+def open_shop(
+    source: str, folder: str | Path, *, mart: Mapping[str, Any], composited: Mapping[str, int], seed: int = 0
+) -> list[ShopPart]:
+    """The catalogues of a source; what has to be made is made in `folder`.
+
+    source: "mart" renders Pocket Mart (`mart`: arguments of `render_mart`) into `folder`/mart; "real" opens the public
+    sets under MTIVE_DATA and draws damage and dates on as many grocery photos a split as `composited` says, into
+    `folder`/composited; anything else is a catalogue folder. Errors: FileNotFoundError naming what is missing.
+    """
+    folder = Path(folder)
+    if source == "mart":
+        return [ShopPart(load_catalogue(render_mart(folder / "mart", seed=seed, **mart)), ALL_TASKS)]
+    if source != "real":
+        return [ShopPart(load_catalogue(source), ALL_TASKS)]
+    grocery = load_grocery()
+    some = dataclasses.replace(grocery, feedback=_draw(grocery, composited), quarantine=[])
+    damage = composite_damage(some, folder / "composited" / "damage", seed=seed)
+    dates = composite_dates(some, folder / "composited" / "dates", n=len(some.feedback), seed=seed)
+    return [
+        ShopPart(grocery, ("AE", "PM", "PT")),
+        ShopPart(load_cookies(), ("DD",)),
+        ShopPart(damage, ("DD",), "damage drawn onto grocery photos"),
+        ShopPart(load_expiry(), ("EX",)),
+        ShopPart(dates, ("EX",), "dates printed onto parts of grocery photos"),
+    ]
+
+
+def expand_counts(*, train: Mapping[str, int], val: int, test: Mapping[str, int]) -> dict[str, int]:
+    """Records a "TASK/variant/split", from counts a "TASK/variant" or "TASK"; what is not named has none.
+
+    `val` holds for every task and variant that is trained on. Errors: ValueError for a key that names no task.
+    """
+    keys = {*ALL_TASKS, *(f"{task}/{variant}" for task in ALL_TASKS for variant in EMDIV_VARIANTS)}
+    if strange := sorted({*train, *test} - keys):
+        raise ValueError(
+            f"counts: found {strange[0]!r}, expected TASK or TASK/variant, one of {', '.join(sorted(keys))}"
+        )
+    counts = {}
+    for task in ALL_TASKS:
+        for variant in EMDIV_VARIANTS:
+            wanted = [table.get(f"{task}/{variant}", table.get(task, 0)) for table in (train, test)]
+            amounts = {"train": wanted[0], "val": min(val, wanted[0]), "test": wanted[1]}
+            counts |= {f"{task}/{variant}/{split}": amounts[split] for split in SPLITS}
+    return counts
+
+
+def build_shop_emdiv(
+    parts: Sequence[ShopPart], counts: Mapping[str, int], *, hard_share: float = 1.0, seed: int = 0
+) -> Emdiv:
+    """EMDIV over all parts: each answers its own tasks, and gives at most `counts` records of each kind."""
+    made = []
+    for part in parts:
+        own = {key: number for key, number in counts.items() if key.split("/")[0] in part.tasks}
+        one = build_emdiv(part.catalogue, splits=part.splits, seed=seed, counts=own, hard_share=hard_share)
+        made.append(Emdiv(one.records, one.coverage.assign(source=part.catalogue.name)))
+    records = [record for one in made for record in one.records]
+    return Emdiv(records, pd.concat([one.coverage for one in made], ignore_index=True))
+
+
+def split_photos(parts: Iterable[ShopPart]) -> list[tuple[str, str]]:
+    """Every photo with its split, as (split, path), for the leak check.
+
+    A shop's own photo belongs to its product's split. Where a source splits by photo, every split sees all products,
+    so that their photos are left out: they are what customers' photos are compared with, not what is tested.
+    """
+    found = []
+    for part in parts:
+        photos = photos_by_split(part.catalogue, part.splits)
+        found += [(split, photo.path) for split, rows in photos.items() for photo in rows]
+        for product in part.catalogue.products:
+            split = part.splits.get(product.product_id)
+            images = product.images if split else ()
+            found += [(split, str((part.catalogue.root / image).resolve())) for image in images]
+    return list(dict.fromkeys(found))
+
+
+def photos_table(parts: Iterable[ShopPart]) -> pd.DataFrame:
+    """Products and photos a catalogue and split, and what was drawn onto them."""
+    rows = []
+    for part in parts:
+        photos = photos_by_split(part.catalogue, part.splits)
+        for split, found in photos.items():
+            products = len({photo.product.product_id for photo in found})
+            told = sum(bool(photo.feedback.text.strip()) for photo in found)
+            rows.append(
+                (part.catalogue.name, split, products, len(found), told, ", ".join(part.tasks), part.composited)
+            )
+    columns = ["catalogue", "split", "products", "customer photos", "with text", "tasks", "composited"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def phrase_counts(parts: Iterable[ShopPart]) -> Counter[bool]:
+    """Customers' phrases that their photo shows (True) and that it does not (False), where the source knows."""
+    rows = [row for part in parts for row in part.catalogue.feedback if row.facts]
+    return Counter(bool(phrase["visible"]) for row in rows for phrase in row.facts.get("phrases") or ())
+
+
+def write_shop(parts: Iterable[ShopPart], path: str | Path) -> Path:
+    """Write the parts as JSON, whole or not at all; a root in the file's run folder is kept relative to the file."""
+    path, rows = Path(path), []
+    run_folder = path.parent.parent.resolve()
+    for part in parts:
+        catalogue, root = part.catalogue, part.catalogue.root.resolve()
+        inside = root.is_relative_to(run_folder)
+        row = {"name": catalogue.name, "tasks": part.tasks, "composited": part.composited, "splits": part.splits}
+        row["root"] = Path(os.path.relpath(root, path.parent.resolve())).as_posix() if inside else str(root)
+        row["products"] = [dataclasses.asdict(product) for product in catalogue.products]
+        row["feedback"] = [dataclasses.asdict(feedback) for feedback in catalogue.feedback]
+        rows.append(row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def read_shop(path: str | Path) -> list[ShopPart]:
+    """The parts that `write_shop` wrote; photos are not decoded again. Errors: FileNotFoundError."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"shop {path}: no such file; notebook 01 writes it: python -m mtive_nb run <profile> 01"
+        )
+    parts = []
+    for row in json.loads(path.read_text(encoding="utf-8")):
+        products = [Product(**one | {"images": tuple(one["images"])}) for one in row["products"]]
+        feedback = [Feedback(**one | {"images": tuple(one["images"])}) for one in row["feedback"]]
+        root = (path.parent / row["root"]).resolve()
+        catalogue = Catalogue(row["name"], root, products, feedback, splits=row["splits"])
+        parts.append(ShopPart(catalogue, tuple(row["tasks"]), row["composited"]))
+    return parts
+
+
+def _draw(catalogue: Catalogue, amounts: Mapping[str, int]) -> list[Feedback]:
+    """The first so many photos of each split in an even spread over its list, which is sorted by product."""
+    chosen = []
+    for split in SPLITS:
+        rows = [row for row in catalogue.feedback if catalogue.splits[row.feedback_id] == split]
+        n = min(len(rows), amounts.get(split, 0))
+        chosen += [rows[k * len(rows) // n] for k in range(n)]
+    return chosen

@@ -1,0 +1,90 @@
+"""Charts: lines over steps, bars with intervals, shares."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mtive_nb.show.style import colour_of, new_figure, tidy
+
+ARROWS = {"higher": "higher is better", "lower": "lower is better", "none": ""}
+
+
+def lines(
+    frame: pd.DataFrame, x: str, y: str, *, by: str | None = None, title: str = "", better: str = "none"
+) -> Figure:
+    """`y` over `x`, one line a value of `by`; a rolling mean lies over each pale line."""
+    figure = new_figure()
+    axes = figure.subplots()
+    groups = frame.groupby(by, sort=False) if by else [("", frame)]
+    for k, (name, rows) in enumerate(groups):
+        colour = colour_of(str(name), k)
+        axes.plot(rows[x], rows[y], color=colour, alpha=0.3, linewidth=1)
+        smooth = rows[y].rolling(max(1, len(rows) // 8), min_periods=1, center=True).mean()
+        axes.plot(rows[x], smooth, color=colour, linewidth=1.8, label=str(name) or None)
+    axes.set(xlabel=x, ylabel=f"{y} ({ARROWS[better]})" if ARROWS[better] else y, title=title)
+    if by:
+        axes.legend(fontsize=8, frameon=False, ncols=2)
+    tidy(axes)
+    return figure
+
+
+def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str = "", better: str = "higher",
+                        chance: dict[str, float] | None = None) -> Figure:  # fmt: skip
+    """Grouped bars of `value` with `low` and `high`, a group a column, a bar a system (long frame: system, column, ...).
+
+    `chance` draws a dashed line a group: what always giving the commonest answer reaches.
+    """
+    systems = list(dict.fromkeys(frame["system"]))
+    figure = new_figure(max(8.0, 1.1 + 0.26 * len(systems) * len(columns)), 3.6)
+    axes = figure.subplots()
+    width = 0.84 / len(systems)
+    for k, system in enumerate(systems):
+        rows = frame[frame["system"] == system].set_index("column").reindex(columns)
+        at = np.arange(len(columns)) + (k - (len(systems) - 1) / 2) * width
+        error = np.clip(np.vstack([rows["value"] - rows["low"], rows["high"] - rows["value"]]), 0, None)
+        axes.bar(
+            at,
+            rows["value"],
+            width * 0.92,
+            yerr=error,
+            color=colour_of(system, k),
+            label=system,
+            error_kw={"lw": 0.9, "capsize": 1.5},
+        )
+    for column, value in (chance or {}).items():
+        axes.hlines(
+            value,
+            columns.index(column) - 0.45,
+            columns.index(column) + 0.45,
+            color="black",
+            linestyles="--",
+            linewidth=0.9,
+        )
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set(ylabel=ARROWS[better], title=title)
+    axes.legend(fontsize=7.5, frameon=False, ncols=min(len(systems), 7), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    tidy(axes)
+    return figure
+
+
+def stacked_shares(counts: pd.DataFrame, *, title: str = "") -> Figure:
+    """One horizontal bar a row of `counts`, its columns as shares of the row's sum."""
+    figure = new_figure(8.0, 0.9 + 0.42 * len(counts))
+    axes = figure.subplots()
+    shares, left = counts.div(counts.sum(axis=1), axis=0), np.zeros(len(counts))
+    for k, column in enumerate(shares.columns):
+        axes.barh(
+            range(len(shares)),
+            shares[column],
+            left=left,
+            color=colour_of(str(column), k),
+            label=str(column),
+            height=0.7,
+        )
+        left += shares[column].to_numpy()
+    axes.set_yticks(range(len(shares)), [str(i) for i in shares.index])
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="share", title=title)
+    axes.legend(fontsize=7.5, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.3))
+    tidy(axes)
+    return figure

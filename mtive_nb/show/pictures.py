@@ -1,0 +1,74 @@
+"""Photos with captions, and tables of photos with question, truth and answers."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mtive_nb.data.catalogue import load_image
+from mtive_nb.show.style import new_figure
+
+Photo = str | Path | Image.Image | np.ndarray
+
+
+def _image(photo: Photo) -> Image.Image:
+    if isinstance(photo, Image.Image):
+        return photo
+    return Image.fromarray(photo) if isinstance(photo, np.ndarray) else load_image(Path(photo))
+
+
+def photo_grid(photos: Sequence[Photo], captions: Sequence[str] | None = None, *, columns: int = 6, side_in: float = 1.45,
+               boxes: Sequence[Sequence[float] | None] | None = None, title: str = "") -> Figure:  # fmt: skip
+    """Photos in rows with short captions below; `boxes` are XYXY in pixels of each photo."""
+    captions, boxes = captions or [""] * len(photos), boxes or [None] * len(photos)
+    rows = -(-len(photos) // columns)
+    deepest = max((fill(c, 24).count("\n") + 1 if c else 0 for c in captions), default=0)
+    figure = new_figure(side_in * columns, rows * (side_in + 0.14 * deepest) + (0.35 if title else 0))
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, photo, caption, box in zip(grid, photos, captions, boxes, strict=False):
+        axes.imshow(_image(photo))
+        axes.set_title(fill(caption, 24), fontsize=6.5, y=-0.04, va="top", pad=0)
+        if box:
+            x0, y0, x1, y1 = box
+            axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="#e45756", linewidth=1)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _thumbnail(path: Path, side_px: int) -> str:
+    image = load_image(path)
+    image.thumbnail((side_px, side_px))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}" style="margin:2px">'
+
+
+def answer_table(rows: pd.DataFrame, *, root: Path, side_px: int = 110) -> HTML:
+    """Rows of (images, question, truth, then one column a system) as an HTML table; right answers are green."""
+    columns = [c for c in rows.columns if c != "images"]
+    head = "".join(f"<th>{html.escape(str(c))}</th>" for c in ["photo", *columns])
+    body = []
+    for row in rows.to_dict("records"):
+        photos = "".join(_thumbnail(Path(root) / p, side_px) for p in row["images"])
+        cells = []
+        for column in columns:
+            right = (
+                column not in ("task", "question", "truth")
+                and str(row[column]).strip().lower() == str(row["truth"]).strip().lower()
+            )
+            style = ' style="color:#1f7a5c;font-weight:600"' if right else ""
+            cells.append(f"<td{style}>{html.escape(str(row[column]))}</td>")
+        body.append(f"<tr><td>{photos}</td>{''.join(cells)}</tr>")
+    style = "<style>.answers td,.answers th{text-align:left;vertical-align:top;font-size:12px;padding:4px 8px}</style>"
+    return HTML(f'{style}<table class="answers"><tr>{head}</tr>{"".join(body)}</table>')

@@ -1,0 +1,28 @@
+"""One colour a system, one style for every figure."""
+
+from matplotlib.figure import Figure
+
+SYSTEMS = {
+    "zero-shot": "#9aa0a6", "MTIVE_PT": "#c9b3e6", "MTIVE_IT": "#9b7fd1", "Base_SL": "#f2b872", "Base_MTL": "#e0842f",
+    "Base_MoE": "#b5651d", "MTIVE_SL": "#7fb8a4", "MTIVE_MTL": "#1f7a5c",
+}  # fmt: skip
+TASKS = {"AE": "#4c78a8", "DD": "#e45756", "PM": "#54a24b", "EX": "#b279a2", "PT": "#f58518", "PP": "#72b7b2"}
+INK, GRID = "#222222", "#dddddd"
+
+
+def new_figure(width: float = 8.0, height: float = 3.4) -> Figure:
+    """A white figure in inches, without pyplot's global state (widgets draw from threads)."""
+    return Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
+
+
+def tidy(axes) -> None:  # noqa: ANN001 - matplotlib's Axes
+    """Light grid, no box."""
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=8)
+
+
+def colour_of(name: str, k: int = 0) -> str:
+    """A system's or task's own colour, else one by position."""
+    return SYSTEMS.get(name) or TASKS.get(name) or list(TASKS.values())[k % len(TASKS)]

@@ -1,0 +1,233 @@
+"""EMDIV: every answer is true of the photo's facts, yes and no are balanced, no product stands in two splits."""
+
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from mtive_nb.data.catalogue import Catalogue, Feedback, load_catalogue
+from mtive_nb.data.composite import composite_damage, composite_dates
+from mtive_nb.data.emdiv import build_emdiv, statistics
+from mtive_nb.data.emdiv_questions import AE_AUG, DD_AUG_KIND, DD_AUG_YES_NO, EX_AUG, condition_phrase, describe
+from mtive_nb.data.mart import render_mart
+from mtive_nb.data.records import load_records, question_of, write_records
+from mtive_nb.data.rows import DAMAGES, PACKAGINGS, PLACEMENTS
+from mtive_nb.data.sources import load_cookies, load_expiry, load_grocery
+from mtive_nb.data.splits import assert_no_leaks
+
+needs_photos = pytest.mark.skipif("MTIVE_DATA" not in os.environ, reason="MTIVE_DATA names no folder of real photos")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = render_mart(tmp_path_factory.mktemp("emdiv") / "mart", products=60, photos=4, dates=2, seed=2)
+    return load_catalogue(folder)
+
+
+@pytest.fixture(scope="module")
+def built(shop):
+    return build_emdiv(shop, seed=5)
+
+
+def facts_of(shop, record):
+    rows = {row.feedback_id: row for row in shop.feedback}
+    return rows[record["id"].split("/")[2]].facts
+
+
+def pick(records, task, variant, split=None):
+    return [r for r in records if (r["task"], r["variant"]) == (task, variant) and split in (None, r["split"])]
+
+
+def test_every_task_and_variant_is_built_for_every_split(built):
+    cells = Counter((r["task"], r["variant"], r["split"]) for r in built.records)
+    wanted = {(t, v, s) for t in "AE DD PM EX PT PP".split() for v in ("gen", "aug", "bin") for s in ("train", "test")}
+    assert wanted <= set(cells) and min(cells.values()) > 0
+    table = statistics(built.records)
+    assert list(table.columns) == ["Task", "Variant", "Train", "Val", "Test"]
+    assert table.iloc[-1, 2:].sum() == len(built.records) == table.iloc[:-1, 2:].to_numpy().sum()
+
+
+def test_no_product_and_no_photo_stands_in_two_splits(built):
+    splits = defaultdict(set)
+    for record in built.records:
+        for name in [record["product_id"], *record["images"]]:
+            splits[name].add(record["split"])
+    assert {len(found) for found in splits.values()} == {1}
+    once = {image: {"split": r["split"], "images": [image]} for r in built.records for image in r["images"]}
+    assert_no_leaks(once.values())
+
+
+def test_yes_and_no_are_equal_for_every_form_of_question(built):
+    forms = defaultdict(Counter)
+    for record in built.records:
+        if record["variant"] == "bin" or record["task"] == "PM":
+            # The value asked for comes last or in the middle: the form is the first three words.
+            form = "PM" if record["task"] == "PM" else " ".join(question_of(record).split()[:3])
+            if record["task"] == "PT":
+                form = "PT"  # "loose" is asked for in words of its own
+            if record["task"] == "AE" and "brand" in question_of(record):
+                form = "brand"
+            forms[record["split"], record["task"], record["variant"], form][record["label"]] += 1
+    assert len(forms) > 20
+    for form, found in forms.items():
+        assert found["yes"] == found["no"] > 0, form
+
+
+def test_attributes_are_those_visible_in_the_photo(shop, built):
+    for record in pick(built.records, "AE", "gen"):
+        visible = facts_of(shop, record)["attributes"]
+        assert json.loads(record["answer"]) == {k: v for k, v in visible.items() if k != "size"}
+    for record in pick(built.records, "AE", "aug"):
+        (name,) = [name for name, questions in AE_AUG.items() if question_of(record) in questions]
+        assert facts_of(shop, record)["attributes"][name] == record["answer"]
+    value = re.compile(
+        r"Is (.+) the brand|category (.+)\?|colour of this product (.+)\?|packaging of this product (.+)\?"
+    )
+    for record in pick(built.records, "AE", "bin"):
+        (asked,) = [found for found in value.search(question_of(record)).groups() if found]
+        assert (asked in facts_of(shop, record)["attributes"].values()) == (record["answer"] == "yes"), asked
+
+
+def test_damage_is_that_of_the_photo(shop, built):
+    for variant in ("gen", "aug", "bin"):
+        for record in pick(built.records, "DD", variant):
+            facts, answer = facts_of(shop, record), record["answer"]
+            if variant == "gen":
+                assert answer.endswith("in good condition") != facts["damaged"]
+                assert [kind for kind in DAMAGES if re.search(rf"\b{kind}\b", answer)] == [facts["damage"]] * facts[
+                    "damaged"
+                ]
+            elif question_of(record) in DD_AUG_KIND:
+                assert answer == (facts["damage"] or "none")
+            else:
+                assert answer == ("yes" if facts["damaged"] else "no")
+
+
+def test_product_matching_shows_the_product_or_another_one(shop, built):
+    products = {product.product_id: product for product in shop.products}
+    titles = {product.title: product for product in shop.products}
+    for record in [r for r in built.records if r["task"] == "PM"]:
+        if len(record["images"]) == 2:
+            listed = products[Path(record["images"][0]).stem]
+        else:
+            (listed,) = [p for title, p in titles.items() if title in question_of(record)]
+        match = listed.product_id == record["product_id"]
+        assert record["label"] == ("yes" if match else "no") == record["answer"].split(",")[0]
+        visible = facts_of(shop, record)["attributes"]
+        if not match:
+            differ = {name for name in visible if name != "size" and visible[name] != listed.attributes[name]}
+            assert differ == set(record["facts"]["known"]["differs"])
+            if record["variant"] == "gen":
+                assert record["answer"] == f"no, the {record['facts']['asked']['differs']} differs"
+                assert record["facts"]["asked"]["differs"] in differ
+            if len(record["images"]) == 1:
+                assert any(visible[name].lower() not in listed.title.lower() for name in differ)
+        elif record["variant"] == "gen":
+            said = {value for value in listed.attributes.values() if value in record["answer"]}
+            assert said and said <= set(visible.values())
+
+
+def test_dates_are_copied_as_printed(shop, built):
+    for record in pick(built.records, "EX", "gen"):
+        dates = facts_of(shop, record)["dates"]
+        texts = {name: dates[f"{name}_text"] or "Unanswerable" for name in ("expiry", "production")}
+        assert json.loads(record["answer"]) == texts == record["facts"]["asked"]
+        assert record["facts"]["known"].get("expiry_iso") == dates["expiry"]
+    for record in pick(built.records, "EX", "bin") + pick(built.records, "EX", "aug"):
+        dates, question = facts_of(shop, record)["dates"], question_of(record)
+        produced = re.search("produc(tion|ed)|made|manufacturing|packed", question)
+        text = dates["production_text" if produced else "expiry_text"]
+        asks_whether = record["variant"] == "bin" or question in EX_AUG["has expiry"] + EX_AUG["has production"]
+        assert record["answer"] == (("yes" if text else "no") if asks_whether else text or "Unanswerable")
+
+
+def test_classes_are_those_of_the_facts(shop, built):
+    for task, name, options in (("PT", "packaging", PACKAGINGS), ("PP", "placement", PLACEMENTS)):
+        for record in pick(built.records, task, "gen") + pick(built.records, task, "aug"):
+            assert record["answer"] == record["label"] == facts_of(shop, record)[name] in options
+        for record in pick(built.records, task, "bin"):
+            asked = question_of(record).rstrip("?").endswith(facts_of(shop, record)[name])
+            assert asked == (record["answer"] == "yes")
+
+
+def test_texts_are_short_and_paraphrases_many(built):
+    for record in built.records:
+        assert len(question_of(record).split()) <= 20 and len(record["answer"].split()) <= 12, record["id"]
+    assert min(len(questions) for questions in AE_AUG.values()) >= 6
+    assert len({*DD_AUG_KIND, *DD_AUG_YES_NO}) >= 8 and sum(map(len, EX_AUG.values())) >= 8
+
+
+def test_counts_limit_each_part_and_move_no_other(shop, built):
+    few = build_emdiv(shop, seed=5, counts={"AE/gen/train": 7, "DD": 10, "DD/aug": 4, "PM/bin/test": 9})
+    cells = Counter((r["task"], r["variant"], r["split"]) for r in few.records)
+    assert cells["AE", "gen", "train"] == 7 and cells["AE", "gen", "test"] == 0 == cells["EX", "bin", "train"]
+    assert cells["DD", "gen", "train"] == cells["DD", "bin", "train"] == 10 and cells["DD", "aug", "test"] == 4
+    assert cells["PM", "bin", "test"] == 8  # as many yes as no
+    again = build_emdiv(shop, seed=5)
+    assert again.records == built.records
+    assert build_emdiv(shop, seed=6).records != built.records
+    assert all(r in built.records for r in pick(few.records, "AE", "gen"))
+    with pytest.raises(ValueError, match="'AE/genn/train': 3; expected TASK/variant/split"):
+        build_emdiv(shop, counts={"AE/genn/train": 3})
+
+
+def test_photos_passed_over_are_counted_with_the_reason(shop, built):
+    part = built.coverage.query("task == 'EX' and variant == 'gen'")
+    assert part["photos"].sum() == len(shop.feedback)
+    assert part.query("outcome == 'facts name no dates'")["photos"].sum() == 60 * 2
+
+
+def test_photos_without_facts_give_product_matching_alone(shop, tmp_path):
+    bare = [Feedback(f.feedback_id, f.product_id, f.text, f.images) for f in shop.feedback[:80]]
+    built = build_emdiv(Catalogue("bare", shop.root, shop.products, bare))
+    assert {record["task"] for record in built.records} == {"PM"}
+    path = write_records(built.records, tmp_path / "records.jsonl")
+    assert load_records(path) == built.records
+    with pytest.raises(ValueError, match="splits name neither it nor its product"):
+        build_emdiv(shop, splits={"M00000": "train"})
+
+
+def test_phrases_read_like_english():
+    seen = {"brand": "ZEVO", "category": "shampoo", "colour": "orange", "packaging": "bottle"}
+    assert describe(seen) == "an orange bottle of shampoo"
+    assert describe(seen, brand=True) == "an orange bottle of ZEVO shampoo"
+    assert describe({"name": "pink lady apple", "category": "apple"}) == "pink lady apple"
+    assert describe({}) == "a product"
+    assert condition_phrase("dent", damaged=True) == "with a dent"
+    assert condition_phrase(None, damaged=False) == "in good condition"
+
+
+@needs_photos
+def test_grocery_photos_with_damage_and_dates(tmp_path):
+    grocery = load_grocery()
+    built = build_emdiv(grocery, counts={task: 60 for task in ("AE", "DD", "PM", "EX", "PT", "PP")}, hard_share=1.0)
+    assert {record["task"] for record in built.records} == {"AE", "PM", "PT"}
+    negatives = [r for r in pick(built.records, "PM", "bin", "test") if r["label"] == "no"]
+    category = {p.images[0]: p.category for p in grocery.products}
+    shared = [
+        category[Path(r["images"][0]).relative_to(grocery.root.resolve()).as_posix()] == r["facts"]["known"]["category"]
+        for r in negatives
+    ]
+    assert len(shared) == 30 and sum(shared) >= 10  # 26 of 43 categories hold a single product
+    assert "box or loose" in question_of(pick(built.records, "PT", "gen")[0])
+    for record in pick(built.records, "PM", "gen"):
+        if record["label"] == "no":
+            assert record["facts"]["known"]["name"] in record["answer"]
+    damaged = build_emdiv(composite_damage(grocery, tmp_path / "damage", n=24), counts={"DD": 20})
+    assert {record["task"] for record in damaged.records} == {"DD"} and len(damaged.records) > 20
+    dated = build_emdiv(composite_dates(grocery, tmp_path / "dates", n=24, share_none=0.3))
+    assert {record["task"] for record in dated.records} == {"EX"}
+
+
+@needs_photos
+def test_cookies_and_expiry_photos():
+    cookies = build_emdiv(load_cookies()).records
+    assert {record["task"] for record in cookies} == {"DD"}
+    for record in pick(cookies, "DD", "bin"):
+        assert ("anomaly" in record["images"][0]) == (record["answer"] == "yes")
+    expiry = build_emdiv(load_expiry())
+    answers = [json.loads(record["answer"])["expiry"] for record in pick(expiry.records, "EX", "gen", "test")]
+    assert sorted(answers)[0] == "03/04/23" and "11 APR 2021" in answers and len(answers) == 8

@@ -1,0 +1,178 @@
+"""Stage 2's pairs: the grammar's truth marks are right, and the endpoint's failures are borne, counted and resumed."""
+
+import json
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtive_nb.data.catalogue import load_catalogue
+from mtive_nb.data.instruction_llm import EndpointError, LlmGenerator
+from mtive_nb.data.instructions import FORMATS, PAIR_TYPES, UNCERTAIN, build_instructions, grammar_pairs
+from mtive_nb.data.mart import render_mart
+from mtive_nb.data.records import load_records, question_of, write_records
+from mtive_nb.data.splits import split_products
+
+GOOD = [
+    {"type": "condition", "format": "short", "question": "Is it open?", "answer": "no"},
+    {"type": "quantity", "format": "json", "question": "How many?", "answer": '{"count": 2}'},
+]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = render_mart(tmp_path_factory.mktemp("instructions") / "mart", products=30, photos=3, dates=1, seed=6)
+    return load_catalogue(folder)
+
+
+def test_pairs_come_from_text_alone_and_are_marked_by_the_photo(shop):
+    products, seen = {product.product_id: product for product in shop.products}, Counter()
+    for row in shop.feedback:
+        product, facts = products[row.product_id], row.facts
+        pairs = grammar_pairs(product, row, np.random.default_rng(0))
+        blind = type(row)(row.feedback_id, row.product_id, row.text, row.images, None)
+        unmarked = grammar_pairs(product, blind, np.random.default_rng(0))
+        assert [(p.question, p.answer) for p in pairs] == [(p.question, p.answer) for p in unmarked]
+        assert {pair.grounded for pair in unmarked} == {None}
+        unseen = {phrase["about"] for phrase in facts["phrases"] if not phrase["visible"]}
+        for pair in pairs:
+            seen[pair.kind, pair.grounded] += 1
+            assert pair.kind in PAIR_TYPES and pair.form in FORMATS
+            if pair.answer == UNCERTAIN:
+                assert pair.grounded
+            elif set(pair.claims) & {"smell", "price", "delivery", "taste", "gift", "service", "effect"}:
+                assert not pair.grounded and set(pair.claims) <= unseen
+            elif set(pair.claims) <= {"brand", "colour", "category", "packaging", "size"}:
+                shown = facts["attributes"] | ({"packaging": facts["packaging"]} if "packaging" in facts else {})
+                assert pair.grounded == (pair.claims.items() <= shown.items())
+            elif "damage" in pair.claims and pair.grounded:
+                assert facts["damage"] == (pair.claims["damage"] if pair.claims["damaged"] == "yes" else None)
+            if pair.kind == "quantity" and pair.form == "short":
+                assert pair.grounded == (str(facts.get("count")) == pair.answer)
+    share = sum(n for (_, right), n in seen.items() if not right) / seen.total()
+    assert 0.1 < share < 0.6, seen  # there is something to filter out, and something to keep
+
+
+def test_records_take_the_types_in_turn_and_stay_in_their_split(shop, tmp_path):
+    records = build_instructions(shop, 210, seed=3)
+    assert build_instructions(shop, 210, seed=3) == records
+    kinds = Counter(record["variant"] for record in records)
+    assert set(kinds) == set(PAIR_TYPES) and max(kinds.values()) <= 2 * 210 / len(PAIR_TYPES)
+    assert {record["label"] for record in records} == set(FORMATS)
+    splits = split_products(product.product_id for product in shop.products)
+    assert {splits[record["product_id"]] for record in records} == {"train"}
+    assert {record["facts"]["grounded"] for record in records} == {True, False}
+    asked = [(record["images"][0], question_of(record)) for record in records]
+    assert len(set(asked)) == len(asked)
+    for record in records:
+        assert len(question_of(record).split()) <= 20 and len(record["answer"].split()) <= 12, record["answer"]
+        if record["label"] == "json":
+            json.loads(record["answer"])
+    assert load_records(write_records(records, tmp_path / "records.jsonl")) == records
+    with pytest.raises(ValueError, match="found generator 'gpt', expected 'grammar'"):
+        build_instructions(shop, 1, generator="gpt")
+
+
+@pytest.fixture
+def endpoint():
+    """A local endpoint that plays a script of replies, the last one for ever; `bodies` is what it was asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        script: list = []
+        bodies: list = []
+        keys: list = []
+
+        def do_POST(self):
+            self.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.keys.append((self.path, self.headers.get("Authorization")))
+            step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+            status, content = step if isinstance(step, tuple) else (200, step)
+            body = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Handler.url = f"http://127.0.0.1:{server.server_port}/v1"
+    yield Handler
+    server.shutdown()
+    server.server_close()
+
+
+def make(endpoint, folder, **options):
+    waits = []
+    generator = LlmGenerator(
+        endpoint.url, model="some-vlm", cache=folder, api_key_env="MTIVE_TEST_KEY", sleep=waits.append, **options
+    )
+    return generator, waits
+
+
+def ask(generator, shop, index=0):
+    row = shop.feedback[index]
+    product = next(p for p in shop.products if p.product_id == row.product_id)
+    return generator.pairs(product, row, shop.root / row.images[0])
+
+
+def test_failures_are_tried_again_with_growing_waits(endpoint, shop, tmp_path, monkeypatch):
+    monkeypatch.setenv("MTIVE_TEST_KEY", "sesame")
+    fenced = f"Here you are:\n```json\n{json.dumps({'pairs': [*GOOD, {'type': 'mood'}]})}\n```"
+    endpoint.script = [(503, ""), (429, ""), "not JSON {", '{"pairs": []}', fenced]
+    endpoint.bodies, endpoint.keys = [], []
+    generator, waits = make(endpoint, tmp_path)
+    pairs = ask(generator, shop)
+    assert [(pair.question, pair.answer, pair.grounded) for pair in pairs] == [
+        ("Is it open?", "no", None),
+        ("How many?", '{"count": 2}', None),
+    ]
+    assert generator.requests == 5 and not generator.failures
+    assert [0.5 * 2**k <= wait <= 2**k for k, wait in enumerate(waits)] == [True] * 4
+    image, text = endpoint.bodies[0]["messages"][0]["content"]
+    assert image["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
+    assert shop.feedback[0].text in text["text"] and shop.products[0].title in text["text"]
+    assert endpoint.keys[0] == ("/v1/chat/completions", "Bearer sesame")
+    assert "type is 'mood'" in (tmp_path / "rejects.jsonl").read_text()
+
+
+def test_a_photo_that_fails_to_the_end_is_counted_and_asked_again_by_the_next_run(endpoint, shop, tmp_path):
+    endpoint.script = [(500, "")]
+    generator, _ = make(endpoint, tmp_path, retries=2)
+    assert ask(generator, shop) == [] and generator.requests == 3
+    assert generator.failures == Counter({"HTTP 500": 1})
+    reject = json.loads((tmp_path / "rejects.jsonl").read_text())
+    assert reject["feedback_id"] == shop.feedback[0].feedback_id and reject["reason"] == "HTTP 500"
+
+    endpoint.script = [json.dumps({"pairs": GOOD})]
+    again, _ = make(endpoint, tmp_path)
+    first = ask(again, shop)
+    assert len(first) == 2 and again.requests == 1
+    resumed, _ = make(endpoint, tmp_path)
+    assert ask(resumed, shop) == first and resumed.requests == 0 and resumed.cached == 1
+    assert ask(resumed, shop, index=1) == first and resumed.requests == 1  # another photo is asked anew
+
+
+def test_a_refusal_for_good_and_a_dead_address_are_told_apart(endpoint, shop, tmp_path):
+    endpoint.script = [(401, "bad key")]
+    generator, _ = make(endpoint, tmp_path)
+    with pytest.raises(EndpointError, match="HTTP 401 for model 'some-vlm'"):
+        ask(generator, shop)
+    dead = LlmGenerator("http://127.0.0.1:9/v1", model="m", cache=tmp_path, retries=1, sleep=lambda _: None)
+    assert ask(dead, shop) == [] and dead.failures == Counter({"no answer: ConnectError": 1})
+    with pytest.raises(ValueError, match="expected an address such as"):
+        LlmGenerator("localhost", model="m", cache=tmp_path)
+
+
+def test_an_endpoint_s_pairs_become_records(endpoint, shop, tmp_path):
+    endpoint.script = [json.dumps({"pairs": GOOD})]
+    generator, _ = make(endpoint, tmp_path)
+    records = build_instructions(shop, 12, generator=generator)
+    assert len(records) == 12 and generator.requests == 6  # no photo is asked for more than is needed
+    assert {record["variant"] for record in records} == {"condition", "quantity"}
+    assert {record["facts"]["grounded"] for record in records} == {None}
+    assert all(Path(record["images"][0]).is_file() for record in records)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from mtive_nb.evaluate.intervals import (
+    bootstrap_interval,
+    bootstrap_sums,
+    paired_difference,
+    weighted_f1_of_sums,
+    wilson_interval,
+)
+from mtive_nb.evaluate.metrics import Classified
+from mtive_nb.evaluate.scores import confusion_features
+
+
+def test_bootstrap_of_a_mean_agrees_with_the_normal_interval():
+    values = np.random.default_rng(0).normal(3, 2, size=800)
+    found = bootstrap_interval(values, seed=1, resamples=4000)
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.02)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.02)
+
+
+def _coverage(*, clustered: bool) -> float:
+    """How often the interval holds the true mean 0 when items of one product share most of their noise."""
+    rng, hits, trials = np.random.default_rng(2), 0, 200
+    groups = np.repeat(np.arange(40), 5)
+    for trial in range(trials):
+        values = rng.normal(size=40)[groups] + 0.3 * rng.normal(size=200)
+        found = bootstrap_interval(values, seed=trial, resamples=300, groups=groups if clustered else None)
+        hits += found.low <= 0 <= found.high
+    return hits / trials
+
+
+def test_coverage_holds_with_clusters_and_fails_without():
+    assert 0.88 <= _coverage(clustered=True) <= 0.99
+    assert _coverage(clustered=False) < 0.75
+
+
+def test_any_statistic_is_drawn_by_group():
+    values, groups = np.array([1.0, 1.0, 5.0, 5.0, 9.0]), ["a", "a", "b", "b", "c"]
+    seen = []
+
+    def median(sample):
+        seen.append(sample)
+        return float(np.median(sample))
+
+    found = bootstrap_interval(values, statistic=median, groups=groups, resamples=100, seed=0)
+    assert found.value == 5
+    assert 1 <= found.low <= 5 <= found.high <= 9
+    assert all(np.sum(sample == 1) % 2 == 0 and np.sum(sample == 5) % 2 == 0 for sample in seen)
+
+
+def test_f1_of_sums_equals_scikit_learn():
+    rng = np.random.default_rng(3)
+    labels = rng.choice(["box", "can", "jar"], size=60)
+    predicted = np.where(rng.random(60) < 0.6, labels, rng.choice(["box", "can", "jar", "(no class)"], size=60))
+    features = confusion_features(Classified(tuple(predicted), tuple(labels)))
+    truth = f1_score(labels, predicted, average="weighted", zero_division=0)
+    assert weighted_f1_of_sums(features.sum(axis=0, keepdims=True))[0] == pytest.approx(truth)
+    found = bootstrap_sums(features, weighted_f1_of_sums, seed=0)
+    assert found.low < found.value < found.high
+    assert found.value == pytest.approx(truth)
+    rows = rng.integers(60, size=(400, 60))
+    slow = [f1_score(labels[row], predicted[row], average="weighted", zero_division=0) for row in rows]
+    assert found.low == pytest.approx(np.quantile(slow, 0.025), abs=0.04)
+
+
+def test_paired_difference_is_narrower_than_the_systems_apart():
+    rng = np.random.default_rng(4)
+    base = rng.normal(0, 10, size=300)
+    found = paired_difference(base + 1 + rng.normal(0, 0.5, size=300), base, seed=0)
+    assert 0.9 < found.low < 1 < found.high + 0.1
+    assert found.high - found.low < 0.2  # apart, each mean alone is uncertain by more than 2
+
+
+def test_wilson_equals_the_textbook():
+    # Newcombe (1998), table I: 81 of 263 and 0 of 20, score method without continuity correction
+    found = wilson_interval(81, 263)
+    assert (found.low, found.high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    none = wilson_interval(0, 20)
+    assert (none.low, none.high) == (0, pytest.approx(0.1611, abs=1e-4))
+    assert wilson_interval(20, 20).high == 1
+
+
+def test_the_value_lies_in_its_interval_even_for_one_group():
+    found = bootstrap_interval([0.1, 0.2, 0.7], groups=["a", "a", "a"], seed=0)
+    assert found.low <= found.value <= found.high
+
+
+@pytest.mark.parametrize(("values", "groups"), [([], None), ([float("nan")], None), ([1.0, 2.0], ["a"])])
+def test_unusable_values_are_refused(values, groups):
+    with pytest.raises(ValueError, match="bootstrap"):
+        bootstrap_interval(values, groups=groups, seed=0)
+
+
+def test_same_seed_same_interval():
+    values = np.random.default_rng(5).random(50)
+    assert bootstrap_interval(values, seed=6) == bootstrap_interval(values, seed=6)
+    assert bootstrap_interval(values, seed=6) != bootstrap_interval(values, seed=7)

@@ -1,0 +1,123 @@
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+from mtive_nb.evaluate.metrics import (
+    UNPARSED,
+    attribute_matches,
+    class_of,
+    classification,
+    classify,
+    date_match,
+    facts_of,
+    parse_pairs,
+    yes_no,
+)
+
+PACKAGINGS = ["bottle", "box", "can", "tea", "iced tea"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("yes", "yes"),
+        ("No, the brand differs.", "no"),
+        ("The answer is yes.", "yes"),
+        ("yes or no", "yes"),
+        ("it could be yes, could be no", None),
+        ("", None),
+        ("nothing", None),
+    ],
+)
+def test_yes_no(text, expected):
+    assert yes_no(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Bottle.", "bottle"),
+        ("It is a box", "box"),
+        ("an iced tea", "iced tea"),  # and not the tea inside it
+        ("not a box, a can", "can"),
+        ("a bottle or a can", None),
+        ("boxing", None),
+        ("", None),
+    ],
+)
+def test_class_of(text, expected):
+    assert class_of(text, PACKAGINGS) == expected
+
+
+def test_classification_equals_scikit_learn_with_an_unparsed_answer_as_a_class():
+    labels = ["yes", "no", "no", "yes", "yes", "no"]
+    predictions = ["Yes.", "no", "yes, it is", "maybe", "no", "no damage"]
+    read = ["yes", "no", "yes", UNPARSED, "no", "no"]
+    found = classification(predictions, labels)
+    assert found["accuracy"] == accuracy_score(labels, read)
+    assert found["f1_weighted"] == pytest.approx(f1_score(labels, read, average="weighted", zero_division=0))
+    assert (found["unparsed"], found["n"]) == (1, 6)
+
+
+def test_classification_of_a_sample_with_yes_alone_still_reads_no():
+    assert classify(["no"], ["yes"]).predicted == ("no",)
+
+
+def test_classify_refuses_unequal_lengths():
+    with pytest.raises(ValueError, match="1 predictions for 2 labels"):
+        classify(["yes"], ["yes", "no"])
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ('{"brand": "ZEVO", "colour": "blue"}', {"brand": "ZEVO", "colour": "blue"}),
+        ('Sure: ```json\n{"Brand": "ZEVO"}\n``` done', {"brand": "ZEVO"}),
+        ("{'ExpiryDate': '11NOV.22', 'TimeValid': 'xxx'}", {"expiry": "11NOV.22", "timevalid": "xxx"}),
+        ('{"brand": "ZEVO", "category": "sham', {"brand": "ZEVO"}),
+        ('{"brand": "ZEVO", "cate', {"brand": "ZEVO"}),
+        ('{"brand": "A", "brand": "B"}', {"brand": "A"}),
+        ('{"damaged": true, "damage": null, "count": 2}', {"damaged": "yes", "damage": "unanswerable", "count": "2"}),
+        ("a blue bottle", {}),
+        ("{", {}),
+    ],
+)
+def test_parse_pairs_is_lenient(text, pairs):
+    assert parse_pairs(text) == pairs
+
+
+def test_attribute_matches_counts_each_attribute():
+    asked = {"brand": "ZEVO", "colour": "blue", "packaging": "bottle"}
+    found = attribute_matches('{"brand": "Zevo ", "colour": "green", "pack', asked)
+    assert found == {"brand": 1.0, "colour": 0.0, "packaging": 0.0}
+    assert attribute_matches("Blue.", {"colour": "blue"}) == {"colour": 1.0}
+    assert attribute_matches("red", {"colour": ["blue", "red"]}) == {"colour": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "printed", "date"),
+    [
+        ('{"expiry": "03/04/23"}', 1, 1),
+        ("EXP 03/04/23", 1, 1),
+        ('{"expiry": "3 APR 2023"}', 0, 1),
+        ('{"expiry": "2023-03-04"}', 0, 1),  # the second accepted reading
+        ('{"expiry": "04/04/23"}', 0, 0),
+        ('{"production": "03/04/23"}', 0, 0),
+        ('{"expiry": "Unanswerable"}', 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_date_match(text, printed, date):
+    known = {"expiry": "03/04/23", "expiry_iso": "2023-04-03", "expiry_also": "2023-03-04"}
+    assert date_match(text, {"expiry": "03/04/23", "production": "Unanswerable"}, known=known) == (printed, date)
+
+
+def test_a_date_that_is_not_there_is_matched_by_saying_so_alone():
+    assert date_match("Unanswerable", {"expiry": "Unanswerable"}) == (1, 1)
+    assert date_match("03/04/23", {"expiry": "Unanswerable"}) == (0, 0)
+
+
+def test_facts_survive_a_table_of_records():
+    facts = ({"colour": "blue"}, {"brand": "ZEVO"})
+    assert facts_of({"facts": {"asked": {"colour": "blue", "match": None}, "known": {"brand": "ZEVO"}}}) == facts
+    assert facts_of({"facts": '{"asked": {"colour": "blue"}, "known": {"brand": "ZEVO"}}'}) == facts
+    assert facts_of({"facts": None}) is None

@@ -1,0 +1,67 @@
+"""Hard negatives are nearer in words than random products, and visibly something else."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mtive_nb.data.catalogue import Catalogue, Product, load_catalogue
+from mtive_nb.data.mart import render_mart
+from mtive_nb.data.negatives import HardNegatives, differing
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = render_mart(tmp_path_factory.mktemp("negatives") / "mart", products=64, photos=1, dates=0, seed=1)
+    return load_catalogue(folder)
+
+
+def words(product):
+    return set(f"{product.title} {product.description} {product.category}".lower().replace(",", " ").split())
+
+
+def test_hard_negatives_are_nearer_than_random_ones_by_shared_words_too(shop):
+    negatives, rng = HardNegatives(shop), np.random.default_rng(0)
+    products = {product.product_id: product for product in shop.products}
+    hard, other, hard_words, other_words = [], [], [], []
+    for index, product in enumerate(shop.products):
+        near, far = negatives.nearest(product.product_id, 1)[0], negatives.random(product.product_id, rng)
+        places = [list(products).index(one) for one in (near, far)]
+        hard.append(negatives.similarity[index, places[0]])
+        other.append(negatives.similarity[index, places[1]])
+        # Independent of TF-IDF: the share of words in common.
+        for found, store in ((near, hard_words), (far, other_words)):
+            a, b = words(product), words(products[found])
+            store.append(len(a & b) / len(a | b))
+    assert np.mean(hard) > 1.5 * np.mean(other)
+    assert np.mean(hard_words) > 1.3 * np.mean(other_words)
+
+
+def test_every_negative_is_another_product_of_the_same_group_and_looks_different(shop):
+    table = HardNegatives(shop).table(2)
+    assert len(table) == 2 * len(shop.products)
+    assert (table["product_id"] != table["negative_id"]).all()
+    assert (table["visual_distance"] >= 0.12).all() and (table["differs"] != "").all()
+    assert table["same_coarse"].all()  # 64 products: at least five in each group
+
+
+def test_only_allowed_products_serve_as_negatives(shop):
+    allowed = {product.product_id for product in shop.products[:10]}
+    negatives = HardNegatives(shop, allowed=allowed)
+    found = {other for own in allowed for other in negatives.nearest(own, 9)}
+    assert found <= allowed
+    with pytest.raises(KeyError, match="M00063"):
+        negatives.nearest("M00063", 1)
+
+
+def test_products_that_look_alike_are_no_negatives(tmp_path):
+    for name, colour in (("a", "red"), ("b", "red"), ("c", "blue")):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{name}.png")
+    attributes = {"a": "cola", "b": "lemonade", "c": "cola"}
+    products = [
+        Product(k, "fizz drink", "", v, "drinks", {"category": v}, (f"{k}.png",)) for k, v in attributes.items()
+    ]
+    negatives = HardNegatives(Catalogue("tiny", tmp_path, products, []))
+    assert negatives.nearest("a", 3) == []  # b has the same photo, c is the same category
+    assert negatives.nearest("b", 3) == ["c"]
+    assert negatives.random("a", np.random.default_rng(0)) is None
+    assert differing({"colour": "red", "size": "1 L"}, {"colour": "blue", "size": "2 L"}) == ["colour"]

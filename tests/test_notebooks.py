@@ -1,0 +1,89 @@
+"""Every notebook runs from end to end with the smoke parameters, through papermill as a user's batch does."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def code_cells(path: Path) -> list[dict]:
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """All notebooks run once in a copy of the project's frame, so that a developer's outputs stay as they are."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("notebooks", "params", "pyproject.toml"):
+        (home / name).symlink_to(ROOT / name)
+    numbers = [p.name[:2] for p in NOTEBOOKS]
+    command = [sys.executable, "-m", "mtive_nb", "run", "smoke", *numbers]
+    environment = {k: v for k, v in __import__("os").environ.items() if k != "MTIVE_DATA"} | {"MTIVE_HOME": str(home)}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return home / "outputs" / "smoke"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_ran_and_left_its_results(smoke, path):
+    folder = smoke / path.stem
+    record = json.loads((folder / "run.json").read_text())
+    assert record["seconds"] > 0 and record["profile"] == "smoke"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert {"paper", "table", "row", "column", "value", "unit", "better", "n", "seed"} <= row.keys()
+    executed = nbformat.read(folder / path.name, as_version=4)
+    assert "What we saw" in "".join(c.source for c in executed.cells[-2:])
+    assert executed.cells[-1].outputs, "the last cell says nothing"
+
+
+def test_stack_equality_holds_in_the_smoke_run(smoke):
+    rows = [json.loads(line) for line in (smoke / "06_experts" / "metrics.jsonl").read_text().splitlines()]
+    equal = {r["row"]: r["value"] for r in rows if r["table"] == "stack equality"}
+    assert len(equal) == 3 and max(equal.values()) < 1e-3
+
+
+def test_the_report_of_the_smoke_run_is_written(smoke):
+    command = [sys.executable, "-m", "mtive_nb", "report", "smoke"]
+    environment = __import__("os").environ | {"MTIVE_HOME": str(smoke.parents[1])}
+    subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    page = (smoke / "report.html").read_text()
+    assert "MTIVE_MTL" in page and "rule-based judge" in page
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_house_rules(path):
+    notebook = nbformat.read(path, as_version=4)
+    first = notebook.cells[0].source
+    assert first.startswith(f"# {path.name[:2]} ")
+    assert all(mark in first for mark in ("**Question.**", "**Reads**", "**Writes**", "**Takes**"))
+    cells = code_cells(path)
+    assert "parameters" in cells[0].metadata.get("tags", [])
+    assert not any(c.outputs or c.execution_count for c in cells), "outputs stay out of git"
+    assert max(len(c.source.splitlines()) for c in cells) <= 30
+    assert not any(isinstance(node, ast.ClassDef) for c in cells for node in ast.walk(ast.parse(c.source)))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_parameter_is_read(path):
+    cells = code_cells(path)
+    names = [n.target.id for n in ast.parse(cells[0].source).body if isinstance(n, ast.AnnAssign)]
+    rest = "\n".join(c.source for c in cells[1:])
+    assert names and not [n for n in names if not re.search(rf"\b{n}\b", rest)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_reads_line_names_what_the_code_reads(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = "\n".join(c.source for c in cells if c.cell_type == "code")
+    edges = set(re.findall(r'run\.upstream\("(\d\d)"\)', code))
+    reads = re.search(r"\*\*Reads\*\*(.*?)\*\*Writes\*\*", cells[0].source, re.S).group(1)
+    assert edges == set(re.findall(r"\b(\d\d)\b", reads))

@@ -1,0 +1,130 @@
+"""The pocket base: how it is built and trained, and what ships."""
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from mtive_nb.data.scene_questions import make_sample
+from mtive_nb.evaluate.pocket_exam import card, character_accuracy, exam_records, exam_scores
+from mtive_nb.model.muon import Muon, orthogonalise, split_parameters
+from mtive_nb.model.pocket import POCKET_BASE, build_config, build_model, build_processor, build_tokenizer, parameter_count
+from mtive_nb.model.pretrain import DenseHeads, SceneCollator, SceneDataset, base_arguments, train_base
+
+
+@pytest.fixture(scope="module")
+def parts():
+    torch.manual_seed(0)
+    texts = [t for k in range(60) for q, a, _ in make_sample(k).turns for t in (q, a)]
+    tokenizer = build_tokenizer(texts, vocab_size=400)
+    return build_model(build_config(tokenizer, vision=(2, 64), language=(2, 64))), build_processor(tokenizer)
+
+
+def test_capitals_digits_and_marks_are_tokens_of_their_own(parts):
+    tokenizer = parts[1].tokenizer
+    for text in ("A1B2", "11/04.26", "EXP: 2021-03-04"):
+        assert [t for t in tokenizer.tokenize(text) if t != "Ġ"] == [c for c in text if c != " "]
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_labels_cover_every_answer_of_a_conversation_and_no_question(parts):
+    _, processor = parts
+    sample = next(s for s in (make_sample(k) for k in range(50)) if len(s.turns) >= 3)
+    batch = SceneCollator(processor)([sample])
+    kept = processor.tokenizer.decode(batch["labels"][0][batch["labels"][0] != -100])
+    assert kept == "".join(answer + "<|im_end|>" for _, answer, _ in sample.turns)
+
+
+def test_dense_labels_lie_in_the_order_of_the_connectors_output(parts):
+    """A tower that sees one bright merged patch must change most at that patch's row."""
+    model, processor = parts
+    import numpy as np
+
+    image = np.zeros((112, 140, 3), np.uint8)
+    bright = image.copy()
+    bright[56:84, 28:56] = 255  # merged patch in row 2, column 1 of 4 x 5
+    collate = processor.image_processor(images=[image, bright], return_tensors="pt")
+    with torch.inference_mode():
+        patches = model.model.visual.patch_embed(collate["pixel_values"])
+    changed = (patches[:80] - patches[80:]).abs().sum(-1).reshape(20, 4).sum(-1)
+    assert changed.argmax() == 2 * 5 + 1 and (changed > 0).sum() == 1
+
+
+def test_both_phases_train_and_the_first_leaves_the_language_alone(parts, tmp_path):
+    model, processor = parts
+    data = SceneDataset(64, seed=1)
+    before = model.model.language_model.layers[0].mlp.up_proj.weight.clone()
+    for phase in ("dense", "language"):
+        arguments = base_arguments(tmp_path / phase, steps=2, batch=4, rate=1e-3, seed=0, save_steps=2)
+        log = pd.DataFrame(train_base(model, data, phase=phase, arguments=arguments, processor=processor))
+        assert log["train_loss"].notna().any()
+        same = torch.equal(before, model.model.language_model.layers[0].mlp.up_proj.weight)
+        assert same == (phase == "dense")
+    assert isinstance(model.dense, DenseHeads)
+    del model.dense
+
+
+def test_the_answer_loss_equals_the_models_own(parts, tmp_path):
+    """The trainer writes out the forward pass to share the vision tower; it must not change the loss."""
+    from mtive_nb.model.pretrain import BaseTrainer
+
+    model, processor = parts
+    model.dense = DenseHeads(64)
+    batch = SceneCollator(processor)([make_sample(k, seed=5) for k in range(4)])
+    trainer = BaseTrainer(model, base_arguments(tmp_path, steps=1, batch=1, rate=1e-3, seed=0), phase="language")
+    model.eval()
+    with torch.inference_mode():
+        trainer.compute_loss(model, dict(batch))
+        own = model(**{k: v for k, v in batch.items() if k != "dense"}).loss.item()
+    del model.dense
+    assert trainer.last["answer_loss"] == pytest.approx(own, abs=1e-5)
+
+
+def test_orthogonalise_flattens_the_singular_values():
+    torch.manual_seed(0)
+    for shape in ((20, 50), (50, 20), (32, 32)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        assert 0.5 < values.min() and values.max() < 1.4
+
+
+def test_muon_takes_the_inner_matrices_alone(parts):
+    model, _ = parts
+    model.requires_grad_(True)
+    matrices, others = split_parameters(model)
+    assert all(p.ndim == 2 for p in matrices) and len(matrices) + len(others) == len(list(model.parameters()))
+    layer = torch.nn.Linear(8, 8)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    optimizer = Muon([layer.weight], [layer.bias], lr=0.1, weight_decay=0.0)
+    layer(torch.randn(16, 8)).square().sum().backward()
+    optimizer.step()
+    step = (weight - layer.weight.detach()) / (0.2 * 8**0.5 * 0.1)
+    assert 0.5 < torch.linalg.svdvals(step).max() < 1.4  # an orthogonal step of the stated length
+    assert (layer.bias.detach() - bias).abs().max() == pytest.approx(0.1, rel=1e-3)  # Adam's first step is the rate
+
+
+def test_exam_scores_by_hand(tmp_path):
+    records = exam_records(tmp_path, n=6, words=["bolan"])
+    assert all((tmp_path / name).is_file() for r in records for name in r["images"])
+    scores = exam_scores(records, [r["answer"] for r in records])
+    assert (scores["exact"] == 1).all() and scores["n"].sum() == 6
+    assert character_accuracy("AB1", "AB12") == 0.75 and character_accuracy("", "X") == 0 and character_accuracy("AXC", "ABC") == pytest.approx(2 / 3)
+    assert "| skill | n |" in card(scores, parameters={"total": 5}, facts={"seed": 0})
+
+
+def test_what_ships_loads_like_a_checkpoint_from_the_hub():
+    model = AutoModelForImageTextToText.from_pretrained(POCKET_BASE)
+    processor = AutoProcessor.from_pretrained(POCKET_BASE)
+    assert model.config.model_type == "qwen2_5_vl" and processor.tokenizer.eos_token == "<|im_end|>"
+    assert parameter_count(model)["total"] <= 10_000_000
+    assert sum(p.stat().st_size for p in POCKET_BASE.rglob("*") if p.is_file()) <= 20_000_000
+
+
+def test_what_ships_sees_shapes_and_colours(tmp_path):
+    """Far above the commonest answer on held-out scenes: the shipped weights are trained, not random."""
+    from mtive_nb.evaluate.predict import generate_answers
+    from mtive_nb.model.load import load_vlm
+
+    records = [r for r in exam_records(tmp_path, n=160, words=["bolan"]) if r["task"] in ("colour", "shape")]
+    answers = generate_answers(load_vlm("pocket"), records, root=tmp_path, max_new_tokens=6)
+    right = sum(a == r["answer"] for a, r in zip(answers, records, strict=True))
+    assert len(records) >= 15 and right / len(records) > 0.5

@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mtive_nb.data.scene_questions import NUMBERS, SHARES, SKILLS, dense_labels, load_unlabelled, make_sample
+from mtive_nb.data.scenes import CELL_PX, CHARACTERS, COLOURS, SHAPES, Scene, Thing, draw_string, draw_thing
+
+
+def samples(n=150, **given):
+    return [make_sample(k, seed=3, **given) for k in range(n)]
+
+
+def test_a_sample_is_the_same_in_every_process():
+    for one, other in zip(samples(10), samples(10), strict=True):
+        assert one.turns == other.turns
+        assert all(np.array_equal(a, b) for a, b in zip(one.images, other.images, strict=True))
+
+
+def test_images_are_rgb_uint8_in_multiples_of_a_merged_patch():
+    for sample in samples(40):
+        for image in sample.images:
+            assert image.dtype == np.uint8 and image.shape[2] == 3
+            assert image.shape[0] % CELL_PX == 0 and image.shape[1] % CELL_PX == 0
+
+
+def test_every_skill_is_asked_and_no_fact_of_a_shop():
+    turns = [turn for sample in samples(400, words=["bolan", "kiv"]) for turn in sample.turns]
+    assert {skill for _, _, skill in turns} == set(SKILLS)
+    text = " ".join(q + a for q, a, _ in turns).lower()
+    for word in ("product", "bottle", "damage", "expiry", "brand", "package", "shampoo"):
+        assert word not in text
+
+
+def test_yes_and_no_are_about_equally_likely():
+    answers = [a for s in samples(400) for q, a, _ in s.turns if "yes or no" in q]
+    assert 0.38 < answers.count("yes") / len(answers) < 0.62
+
+
+def test_a_thing_is_drawn_in_its_colour_inside_its_box():
+    rng = np.random.default_rng(0)
+    for colour, rgb in COLOURS.items():
+        canvas = Image.new("RGB", (280, 280), (90, 160, 160))
+        draw_thing(canvas, Thing("square", colour, "plain", "whole", (30, 40, 90, 100)), rng)
+        pixels = np.asarray(canvas.resize((140, 140)))
+        assert np.abs(pixels[70, 60].astype(int) - rgb).max() <= 20
+        assert (pixels[20, 20] == (90, 160, 160)).all() and (pixels[120, 110] == (90, 160, 160)).all()
+
+
+def test_character_centres_lie_on_ink():
+    rng = np.random.default_rng(0)
+    canvas = Image.new("RGB", (336, 224), "white")
+    spots = draw_string(canvas, "HIH8B", (84, 56), height_px=20, ink=(0, 0, 0), rng=rng, font=0, angle=0.0)
+    assert [CHARACTERS[i] for _, _, i in spots] == list("HIH8B")
+    pixels = np.asarray(canvas.resize((168, 112)).convert("L"))
+    for x, y, _ in spots:
+        assert pixels[int(y) - 8 : int(y) + 8, int(x) - 5 : int(x) + 5].min() < 60
+    assert [x for x, _, _ in spots] == sorted(x for x, _, _ in spots)
+
+
+def test_dense_labels_name_what_lies_at_a_patch():
+    things = [Thing("star", "blue", "plain", "whole", (0, 0, 56, 56))]
+    scene = Scene(np.zeros((112, 140, 3), np.uint8), things, [], [(100.0, 90.0, 5), (110.0, 90.0, 7)])
+    labels = dense_labels(scene)
+    assert labels["shape"].shape == (4, 5) and labels["character"].shape == (4, 5, 4)
+    assert (labels["shape"][:2, :2] == SHAPES.index("star") + 1).all() and labels["shape"][3].sum() == 0
+    assert labels["character"][3, 3].tolist() == [6, 8, 0, 0]
+
+
+def test_counts_are_right():
+    for sample in samples(200, shares={"objects": 1.0}):
+        shapes = [t for t in sample.turns if t[0] == "How many shapes are there?"]
+        if shapes:
+            cells = dense_labels_of(sample)
+            assert NUMBERS.index(shapes[0][1]) >= 2 and cells > 0
+
+
+def dense_labels_of(sample) -> int:
+    return int((sample.dense[0]["shape"] > 0).sum())
+
+
+def test_json_answers_parse_and_hold_the_keys_asked_for():
+    found = 0
+    for sample in samples(200):
+        for question, answer, skill in sample.turns:
+            if skill == "json" and "keys" in question:
+                keys = question.split("keys ")[1].rstrip(".").split(", ")
+                assert list(json.loads(answer)) == keys
+                found += 1
+    assert found > 10
+
+
+def test_views_need_photos_and_read_no_labels(tmp_path):
+    for k in range(3):
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(tmp_path / f"{k}.jpg")
+    photos = load_unlabelled([tmp_path], side_px=64)
+    assert [p.shape for p in photos] == [(64, 64, 3)] * 3
+    views = samples(60, photos=photos, shares={"views": 1.0})
+    answers = [s.turns[0][1] for s in views]
+    assert len(views[0].images) == 2 and 15 < answers.count("yes") < 55
+    assert "views" in SHARES and not any(len(s.images) == 2 and "views" in s.turns[0][0] for s in samples(60))
+
+
+@pytest.mark.parametrize("kind", [k for k in SHARES if k != "views"])
+def test_every_kind_of_scene_can_be_drawn_alone(kind):
+    sample = make_sample(1, seed=8, shares={kind: 1.0})
+    assert sample.turns and len(sample.images) == len(sample.dense)

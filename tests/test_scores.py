@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from mtive_nb.data.records import make_record
+from mtive_nb.evaluate.examples import example_rows
+from mtive_nb.evaluate.scores import log_metrics, score_table, wide_table
+from mtive_nb.run.published import columns_of
+
+COLOURS = ("blue", "red", "green")
+PACKAGINGS = ("box", "can", "jar")
+WRONG = {
+    "yes": "no",
+    "no": "yes",
+    "blue": "red",
+    "red": "green",
+    "green": "blue",
+    "box": "can",
+    "can": "jar",
+    "jar": "box",
+}
+
+
+def _record(task, variant, number, *, answer, asked=None, label=None, known=None):
+    facts = None if asked is None else {"asked": asked, "known": known or asked}
+    return make_record(
+        f"{task}-{variant}-{number}",
+        product_id=f"p{number // 2}",
+        task=task,
+        variant=variant,
+        images=["a.jpg"],
+        answer=answer,
+        question=f"{task}?",
+        label=label,
+        facts=facts,
+        source="test",
+        split="test",
+    )
+
+
+@pytest.fixture(scope="module")
+def records():
+    made = []
+    for k in range(24):
+        colour, polar, packaging = COLOURS[k % 3], ("yes", "no")[k % 2], PACKAGINGS[k % 3]
+        made.append(_record("AE", "aug", k, answer=colour, asked={"colour": colour}))
+        made.append(_record("DD", "bin", k, answer=polar, asked={"damaged": polar}, label=polar))
+        made.append(_record("PM", "bin", k, answer=polar, asked={"match": polar}, label=polar))
+        made.append(_record("PM", "aug", k, answer=polar, asked={"match": polar}, label=polar))
+        made.append(_record("PT", "gen", k, answer=packaging, asked={"packaging": packaging}, label=packaging))
+        made.append(_record("PT", "bin", k, answer=polar, asked={"answer": polar}, label=polar))
+        date = f"{k + 1:02d} AUG 2021"
+        made.append(_record("EX", "aug", k, answer=date, asked={"expiry": date}))
+        made.append(_record("EX", "aug", 100 + k, answer="yes", asked={"has_expiry": "yes"}, label="yes"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def answers(records):
+    right = [record["answer"] for record in records]
+    half = [a if np.random.default_rng(i).random() < 0.5 else WRONG.get(a, "") for i, a in enumerate(right)]
+    return {"MTIVE_MTL": right, "Base_SL": half, "silent": [""] * len(right)}
+
+
+@pytest.fixture(scope="module")
+def scores(records, answers):
+    return score_table(records, answers, seed=0, resamples=300)
+
+
+def _value(scores, system, metric):
+    return scores[(scores["system"] == system) & (scores["metric"] == metric)].iloc[0]
+
+
+def test_perfect_and_silent_systems(scores):
+    for metric in scores["metric"].unique():
+        perfect, silent = (_value(scores, system, metric)["value"] for system in ("MTIVE_MTL", "silent"))
+        if metric.endswith("/Hal"):
+            assert perfect == silent == 0
+        elif "Unparsed" in metric:
+            assert (perfect, silent) == (0, 1)
+        else:
+            assert perfect == (100 if metric.endswith(("AE/Acc", "PM/Acc", "EX/Acc", "/Rel")) else 1)
+            assert silent == 0
+
+
+def test_f1_and_accuracy_equal_scikit_learn(scores, records, answers):
+    chosen = [i for i, r in enumerate(records) if (r["task"], r["variant"]) == ("PM", "bin")]
+    truth, given = [records[i]["label"] for i in chosen], [answers["Base_SL"][i] for i in chosen]
+    row = _value(scores, "Base_SL", "PM/F1w")
+    assert row["value"] == pytest.approx(f1_score(truth, given, average="weighted"))
+    assert (row["paper"], row["table"], row["n"]) == ("mtive", "T2", 24)
+    accuracy = _value(scores, "Base_SL", "PM/Acc binary")
+    assert accuracy["value"] == pytest.approx(np.mean(np.array(truth) == np.array(given)))
+    assert 0 < accuracy["low"] < accuracy["value"] < accuracy["high"] < 1
+
+
+def test_yes_no_and_classes_of_one_task_stay_apart(scores):
+    assert _value(scores, "MTIVE_MTL", "PT/Acc")["n"] == _value(scores, "MTIVE_MTL", "PT/Acc binary")["n"] == 24
+
+
+def test_exact_match_of_dates_leaves_out_questions_whether_there_is_one(scores):
+    assert _value(scores, "MTIVE_MTL", "EX/EM")["n"] == 24
+    assert _value(scores, "MTIVE_MTL", "EX/Acc")["n"] == 48
+
+
+def test_saying_unanswerable_always_earns_nothing_where_a_date_is_printed():
+    printed = [_record("EX", "aug", k, answer="03/04/23", asked={"expiry": "03/04/23"}) for k in range(3)]
+    blank = [_record("EX", "aug", 9, answer="Unanswerable", asked={"expiry": "Unanswerable"})]
+    found = score_table(printed + blank, {"shy": ["Unanswerable"] * 4}, seed=0, resamples=50)
+    assert _value(found, "shy", "EX/EM")["value"] == 0.25
+    present = _value(found, "shy", "EX/EM present")
+    assert (present["value"], present["n"]) == (0, 3)
+
+
+def test_metrics_go_where_the_paper_prints_them(scores):
+    class Recorder:
+        def __init__(self):
+            self.lines = []
+
+        def metric(self, value, **fields):
+            assert fields["low"] <= value <= fields["high"]
+            assert fields["paper"] == "own" or fields["column"] in columns_of(fields["paper"], fields["table"])
+            self.lines.append((fields["row"], fields["table"], fields["column"]))
+
+    run = Recorder()
+    log_metrics(run, scores)
+    assert len(set(run.lines)) == len(scores)
+    assert ("MTIVE_MTL", "T1", "AE/Hal") in run.lines
+
+
+def test_the_wide_table_shows_systems_by_columns(scores):
+    table = wide_table(scores, paper="mtive", table="T1")
+    assert list(table.index) == ["MTIVE_MTL", "Base_SL", "silent"]
+    assert table.loc["MTIVE_MTL", "AE/Acc"] == "100.0 [100.0, 100.0]"
+
+
+def test_a_system_without_an_answer_a_record_is_refused(records):
+    with pytest.raises(ValueError, match="half has 1 answers"):
+        score_table(records, {"half": ["yes"]}, seed=0)
+
+
+def test_examples_show_where_systems_differ(records, answers):
+    shown = example_rows(records, answers, n=2, seed=0)
+    assert (shown.groupby("task").size() == 2).all()
+    assert set(shown["task"]) == {"AE", "DD", "PM", "PT", "EX"}
+    assert (shown["MTIVE_MTL"] == shown["truth"]).all()
+    assert (shown["silent"] == "").all()
+    assert not shown.duplicated(["task", "truth", "question", "id"]).any()
+    assert list(shown["question"]) == [f"{task}?" for task in shown["task"]]
+
+
+def test_examples_prefer_records_on_which_systems_disagree(records):
+    right = [record["answer"] for record in records]
+    other = list(right)
+    disputed = next(i for i, r in enumerate(records) if r["id"] == "DD-bin-7")
+    other[disputed] = WRONG[right[disputed]]
+    shown = example_rows(records, {"a": right, "b": other}, n=1, seed=3)
+    assert "DD-bin-7" in set(shown["id"])
