@@ -17,7 +17,10 @@ def tiny_folder(tmp_path_factory):
     from mtive_nb.model.pocket import build_config, build_model, build_processor, build_tokenizer
 
     torch.manual_seed(0)
-    texts = ["Is the large shape red? yes no", '{"shape": "circle", "colour": "blue"} what is printed here and there'] * 20
+    texts = [
+        "Is the large shape red? yes no",
+        '{"shape": "circle", "colour": "blue"} what is printed here and there',
+    ] * 20
     tokenizer = build_tokenizer(texts, vocab_size=400)
     model = build_model(build_config(tokenizer, vision=(2, 64), language=(2, 64)))
     with torch.no_grad():

@@ -23,7 +23,9 @@ def test_beta_1_is_the_cross_entropy_to_the_uniform_distribution():
 
 def test_between_the_two_it_is_torch_label_smoothing():
     logits, labels = torch.randn(3, 6, 11), torch.randint(0, 11, (3, 6))
-    wanted = torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, 11), labels[:, 1:].reshape(-1), label_smoothing=0.2)
+    wanted = torch.nn.functional.cross_entropy(
+        logits[:, :-1].reshape(-1, 11), labels[:, 1:].reshape(-1), label_smoothing=0.2
+    )
     assert torch.allclose(noise_robust_loss(logits, labels, beta=0.2), wanted)
 
 

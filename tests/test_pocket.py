@@ -8,7 +8,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mtive_nb.data.scene_questions import make_sample
 from mtive_nb.evaluate.pocket_exam import card, character_accuracy, exam_records, exam_scores
 from mtive_nb.model.muon import Muon, orthogonalise, split_parameters
-from mtive_nb.model.pocket import POCKET_BASE, build_config, build_model, build_processor, build_tokenizer, parameter_count
+from mtive_nb.model.pocket import (
+    POCKET_BASE,
+    build_config,
+    build_model,
+    build_processor,
+    build_tokenizer,
+    parameter_count,
+)
 from mtive_nb.model.pretrain import DenseHeads, SceneCollator, SceneDataset, base_arguments, train_base
 
 
@@ -107,7 +114,11 @@ def test_exam_scores_by_hand(tmp_path):
     assert all((tmp_path / name).is_file() for r in records for name in r["images"])
     scores = exam_scores(records, [r["answer"] for r in records])
     assert (scores["exact"] == 1).all() and scores["n"].sum() == 6
-    assert character_accuracy("AB1", "AB12") == 0.75 and character_accuracy("", "X") == 0 and character_accuracy("AXC", "ABC") == pytest.approx(2 / 3)
+    assert (
+        character_accuracy("AB1", "AB12") == 0.75
+        and character_accuracy("", "X") == 0
+        and character_accuracy("AXC", "ABC") == pytest.approx(2 / 3)
+    )
     assert "| skill | n |" in card(scores, parameters={"total": 5}, facts={"seed": 0})
 
 

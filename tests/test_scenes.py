@@ -93,7 +93,9 @@ def test_json_answers_parse_and_hold_the_keys_asked_for():
 
 def test_views_need_photos_and_read_no_labels(tmp_path):
     for k in range(3):
-        Image.fromarray(np.random.default_rng(k).integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(tmp_path / f"{k}.jpg")
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(
+            tmp_path / f"{k}.jpg"
+        )
     photos = load_unlabelled([tmp_path], side_px=64)
     assert [p.shape for p in photos] == [(64, 64, 3)] * 3
     views = samples(60, photos=photos, shares={"views": 1.0})

@@ -156,3 +156,19 @@ def test_examples_prefer_records_on_which_systems_disagree(records):
     other[disputed] = WRONG[right[disputed]]
     shown = example_rows(records, {"a": right, "b": other}, n=1, seed=3)
     assert "DD-bin-7" in set(shown["id"])
+
+
+def test_paired_gains_compare_the_same_records():
+    from mtive_nb.evaluate.scores import paired_gains
+
+    records = [
+        {
+            "id": str(k), "product_id": f"p{k % 5}", "task": "DD", "variant": "aug", "messages": [], "images": [],
+            "answer": "dent", "label": "dent", "facts": {"asked": {"damage": "dent"}, "known": {"damage": "dent", "damaged": "yes"}},
+        }
+        for k in range(20)
+    ]  # fmt: skip
+    answers = {"good": ["dent"] * 20, "poor": ["dent"] * 10 + ["tear"] * 10}
+    rows = paired_gains(records, answers, {"damage": ["dent", "tear"]}, system="good", over=["poor", "good"], seed=0)
+    assert rows["gain"].tolist() == [50.0, 0.0] and rows["low"].iloc[0] > 0 and rows["high"].iloc[1] == 0
+    assert rows["n"].tolist() == [20, 20]

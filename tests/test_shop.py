@@ -1,9 +1,19 @@
 """Opening a shop: counts expand, the saved shop moves with its folder, no photo stands in two splits."""
 
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mtive_nb.data.catalogue import load_image
-from mtive_nb.data.shop import build_shop_emdiv, expand_counts, open_shop, read_shop, split_photos, write_shop
+from mtive_nb.data.negatives import HardNegatives
+from mtive_nb.data.shop import (
+    build_shop_emdiv,
+    expand_counts,
+    negatives_beside_random,
+    open_shop,
+    read_shop,
+    split_photos,
+    write_shop,
+)
 from mtive_nb.data.splits import assert_no_leaks
 
 MART = {"products": 10, "photos": 4, "dates": 2, "ungrounded_share": 0.4, "workers": 1}
@@ -58,6 +68,18 @@ def test_every_photo_once_and_none_in_two_splits(parts):
     other = "val" if photos[0][0] == "train" else "train"
     with pytest.raises(ValueError, match="stand in two splits"):
         assert_no_leaks([*photos, (other, load_image(photos[0][1]))])
+
+
+def test_hard_negatives_are_nearer_in_words(parts):
+    finder = HardNegatives(parts[0].catalogue)
+    table = negatives_beside_random(finder)
+    assert sorted(table["product"].unique()) == sorted(finder.products)
+    assert (table["product"] != table["other"]).all()
+    texts = {p.product_id: f"{p.title} {p.description} {p.category}" for p in parts[0].catalogue.products}
+    vectors = TfidfVectorizer(sublinear_tf=True).fit(texts.values())
+    first = table.iloc[0]
+    pair = vectors.transform([texts[first["product"]], texts[first["other"]]]).toarray()
+    assert first["similarity"] == pytest.approx(pair[0] @ pair[1])
 
 
 def test_a_missing_shop_names_the_notebook(tmp_path):

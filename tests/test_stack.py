@@ -93,7 +93,9 @@ def test_bare_base_is_one_call_away(stack, tiny_folder, batch):
 def test_saved_and_reloaded_equals_live(stack, tiny_folder, batch, tmp_path):
     for name in ("PT", "IT", "AE", "DD"):
         stack.save(tmp_path, name)
-    again = load_stack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"), *((tmp_path, n) for n in ("PT", "IT", "AE", "DD")))
+    again = load_stack(
+        load_vlm(str(tiny_folder), dtype="float32", device="cpu"), *((tmp_path, n) for n in ("PT", "IT", "AE", "DD"))
+    )
     for name in ("AE", "DD", "IT"):
         stack.activate(name)
         again.activate(name)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product, load_catalogue
@@ -22,6 +23,7 @@ from mtive_nb.data.composite import composite_damage, composite_dates
 from mtive_nb.data.customer_photos import photos_by_split
 from mtive_nb.data.emdiv import MAKERS, Emdiv, build_emdiv
 from mtive_nb.data.mart import render_mart
+from mtive_nb.data.negatives import HardNegatives
 from mtive_nb.data.records import EMDIV_VARIANTS
 from mtive_nb.data.sources import load_cookies, load_expiry, load_grocery
 from mtive_nb.data.splits import SPLITS, split_products
@@ -139,6 +141,21 @@ def phrase_counts(parts: Iterable[ShopPart]) -> Counter[bool]:
     """Customers' phrases that their photo shows (True) and that it does not (False), where the source knows."""
     rows = [row for part in parts for row in part.catalogue.feedback if row.facts]
     return Counter(bool(phrase["visible"]) for row in rows for phrase in row.facts.get("phrases") or ())
+
+
+def negatives_beside_random(finder: HardNegatives, *, seed: int = 0) -> pd.DataFrame:
+    """Each product's hardest negative and a random one: product, negative (hard, random), other, and how near they are.
+
+    similarity: cosine of the listings' TF-IDF vectors; distance: of the catalogue photos, from 0 (alike) to 1.
+    """
+    rng, place, rows = np.random.default_rng(seed), {name: k for k, name in enumerate(finder.products)}, []
+    for own in finder.products:
+        hardest, other = finder.nearest(own, 1), finder.random(own, rng)
+        for kind, one in (("hard", hardest[0] if hardest else None), ("random", other)):
+            if one is not None:
+                near = float(finder.similarity[place[own], place[one]])
+                rows.append((own, kind, one, near, finder.visual_distance(own, one)))
+    return pd.DataFrame(rows, columns=["product", "negative", "other", "similarity", "distance"])
 
 
 def write_shop(parts: Iterable[ShopPart], path: str | Path) -> Path:

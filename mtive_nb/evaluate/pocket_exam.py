@@ -24,7 +24,9 @@ def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndar
         question, answer, skill = sample.turns[-1]  # where words are given, the last turn may be a copying one
         content = [{"type": "image"}] * len(names) + [{"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
-        records.append({"id": f"exam{k}", "task": skill, "variant": "gen", "messages": messages, "images": names, "answer": answer})
+        records.append(
+            {"id": f"exam{k}", "task": skill, "variant": "gen", "messages": messages, "images": names, "answer": answer}
+        )
     return records
 
 
@@ -42,7 +44,9 @@ def character_accuracy(answer: str, truth: str) -> float:
 
 def exam_scores(records: list[dict], answers: list[str], *, seed: int = 0) -> pd.DataFrame:
     """Exact match a skill with a 95% bootstrap interval, and characters read for the skills that print."""
-    frame = pd.DataFrame({"skill": [r["task"] for r in records], "truth": [r["answer"] for r in records], "answer": answers})
+    frame = pd.DataFrame(
+        {"skill": [r["task"] for r in records], "truth": [r["answer"] for r in records], "answer": answers}
+    )
     frame["exact"] = (frame["truth"] == frame["answer"]).astype(float)
     frame["characters"] = [character_accuracy(a, t) for a, t in zip(frame["answer"], frame["truth"], strict=True)]
     rows = []

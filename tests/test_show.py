@@ -1,0 +1,55 @@
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from mtive_nb.show import answer_table, bars_with_intervals, lines, photo_grid, stacked_shares
+from mtive_nb.show.style import SYSTEMS, colour_of
+
+
+def test_bars_stand_at_their_values_with_their_intervals():
+    rows = [
+        {"system": s, "column": c, "value": v, "low": v - 0.1, "high": v + 0.2}
+        for s, v in (("zero-shot", 0.2), ("MTIVE_MTL", 0.7))
+        for c in ("AE", "DD")
+    ]
+    figure = bars_with_intervals(pd.DataFrame(rows), columns=["AE", "DD"], chance={"DD": 0.5})
+    axes = figure.axes[0]
+    assert sorted(p.get_height() for p in axes.patches) == [0.2, 0.2, 0.7, 0.7]
+    assert axes.get_ylabel() == "higher is better"
+    assert {t.get_text() for t in axes.get_legend().get_texts()} == {"zero-shot", "MTIVE_MTL"}
+
+
+def test_a_missing_score_leaves_a_gap_and_no_error():
+    rows = [{"system": "MTIVE_SL", "column": "AE", "value": 1.0, "low": 1.0, "high": 1.0}]
+    assert bars_with_intervals(pd.DataFrame(rows), columns=["AE", "EX"]).axes
+
+
+def test_shares_add_up_to_one():
+    figure = stacked_shares(pd.DataFrame({"a": [1, 2], "b": [3, 2]}, index=["train", "test"]))
+    assert np.isclose(sum(p.get_width() for p in figure.axes[0].patches), 2.0)
+
+
+def test_lines_one_a_group():
+    frame = pd.DataFrame({"step": [1, 2, 1, 2], "loss": [3.0, 2.0, 3.0, 1.0], "adapter": list("aabb")})
+    assert [t.get_text() for t in lines(frame, "step", "loss", by="adapter").axes[0].get_legend().get_texts()] == [
+        "a",
+        "b",
+    ]
+
+
+def test_answer_table_escapes_and_marks_right_answers(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    rows = pd.DataFrame([{"images": ["a.png"], "question": "<b>?", "truth": "yes", "one": "yes", "other": "no"}])
+    page = answer_table(rows, root=tmp_path).data
+    assert "&lt;b&gt;?" in page and page.count("font-weight:600") == 1 and "data:image/jpeg" in page
+
+
+def test_photo_grid_takes_paths_images_and_arrays(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    photos = [tmp_path / "a.png", Image.new("RGB", (20, 20)), np.zeros((10, 10, 3), np.uint8)]
+    figure = photo_grid(photos, ["one", "two", "three"], columns=2, boxes=[(1, 2, 30, 20), None, None])
+    assert len(figure.axes) == 4 and sum(len(a.images) for a in figure.axes) == 3
+
+
+def test_a_system_keeps_its_colour():
+    assert colour_of("MTIVE_MTL", 3) == SYSTEMS["MTIVE_MTL"] and len(set(SYSTEMS.values())) == len(SYSTEMS)
