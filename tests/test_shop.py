@@ -11,6 +11,7 @@ from mtive_nb.data.shop import (
     negatives_beside_random,
     open_shop,
     read_shop,
+    settle_grounding,
     split_photos,
     write_shop,
 )
@@ -80,6 +81,16 @@ def test_hard_negatives_are_nearer_in_words(parts):
     first = table.iloc[0]
     pair = vectors.transform([texts[first["product"]], texts[first["other"]]]).toarray()
     assert first["similarity"] == pytest.approx(pair[0] @ pair[1])
+
+
+def test_grounding_is_open_where_no_photo_tells():
+    def record(asked, known, grounded):
+        return {"facts": {"asked": asked, "known": known, "grounded": grounded}}
+
+    price, count = record({"price": "3"}, {"name": "milk"}, False), record({"count": "1"}, {"name": "milk"}, False)
+    told = record({"count": "1"}, {"count": "2"}, False)
+    assert [r["facts"]["grounded"] for r in settle_grounding([price, count])] == [False, None]
+    assert [r["facts"]["grounded"] for r in settle_grounding([price, count, told])] == [False, False, False]
 
 
 def test_a_missing_shop_names_the_notebook(tmp_path):

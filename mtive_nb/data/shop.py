@@ -22,6 +22,7 @@ from mtive_nb.data.catalogue import Catalogue, Feedback, Product, load_catalogue
 from mtive_nb.data.composite import composite_damage, composite_dates
 from mtive_nb.data.customer_photos import photos_by_split
 from mtive_nb.data.emdiv import MAKERS, Emdiv, build_emdiv
+from mtive_nb.data.emdiv_questions import AE_ATTRIBUTES
 from mtive_nb.data.mart import render_mart
 from mtive_nb.data.negatives import HardNegatives
 from mtive_nb.data.records import EMDIV_VARIANTS
@@ -29,6 +30,7 @@ from mtive_nb.data.sources import load_cookies, load_expiry, load_grocery
 from mtive_nb.data.splits import SPLITS, split_products
 
 ALL_TASKS = tuple(MAKERS)
+SEEN_FACTS = (*AE_ATTRIBUTES, "count", "damage", "damaged", "placement")  # what a photo can show, if its facts tell
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,21 @@ def negatives_beside_random(finder: HardNegatives, *, seed: int = 0) -> pd.DataF
                 near = float(finder.similarity[place[own], place[one]])
                 rows.append((own, kind, one, near, finder.visual_distance(own, one)))
     return pd.DataFrame(rows, columns=["product", "negative", "other", "similarity", "distance"])
+
+
+def settle_grounding(records: Iterable[dict]) -> list[dict]:
+    """The instruction records with `grounded` None where the shop's facts cannot settle it.
+
+    Where no photo's facts tell a thing that can be seen (the grocery photos tell no count), a claim about it is neither
+    borne out nor wrong. What cannot be seen, such as a price, stays ungrounded.
+    """
+    records = list(records)
+    silent = set(SEEN_FACTS) - {name for record in records for name in record["facts"]["known"]}
+    unknown = [bool(silent & set(record["facts"]["asked"])) for record in records]
+    return [
+        record | {"facts": record["facts"] | {"grounded": None}} if settled_by_none else record
+        for record, settled_by_none in zip(records, unknown, strict=True)
+    ]
 
 
 def write_shop(parts: Iterable[ShopPart], path: str | Path) -> Path:

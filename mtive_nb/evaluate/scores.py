@@ -6,6 +6,7 @@ levels in [0, 100]. T2 is a fraction, as printed; shares of our own are fraction
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,42 @@ def log_metrics(run: Run, scores: pd.DataFrame, *, seed: int | None = None) -> N
             high=row["high"],
             seed=seed,
         )
+
+
+def majority_answers(records: Iterable[Mapping[str, Any]], train: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What a system says that never looks: the commonest training answer to the same form asking for the same facts."""
+
+    def form(record: Mapping[str, Any]) -> tuple:
+        asked = (facts_of(record) or ({}, {}))[0]
+        return record["task"], record["variant"], tuple(sorted(asked))
+
+    counts: dict[tuple, Counter[str]] = {}
+    for record in train:
+        for key in (form(record), form(record)[:2]):
+            counts.setdefault(key, Counter())[record["answer"]] += 1
+    best = {key: counter.most_common(1)[0][0] for key, counter in counts.items()}
+    return [best.get(form(r), best.get(form(r)[:2], "")) for r in records]
+
+
+def attribute_scores(
+    records: Iterable[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, seed: int
+) -> pd.DataFrame:
+    """Exact match of AE's generative and augmented answers, attribute by attribute: system, attribute, value, low, high, n."""
+    kept = [
+        (i, r) for i, r in enumerate(records) if r["task"] == "AE" and r["variant"] in ("gen", "aug") and facts_of(r)
+    ]
+    rows = []
+    for system, answers in answers_by_system.items():
+        hits: dict[str, list[tuple[float, str]]] = {}
+        for i, record in kept:
+            for attribute, hit in attribute_matches(answers[i], facts_of(record)[0]).items():
+                hits.setdefault(attribute, []).append((hit, record["product_id"]))
+        for attribute, pairs in hits.items():
+            values, products = zip(*pairs, strict=True)
+            interval = bootstrap_interval(values, groups=products, seed=seed)
+            rows.append({"system": system, "attribute": attribute, "value": interval.value, "low": interval.low,
+                         "high": interval.high, "n": len(values)})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def paired_gains(

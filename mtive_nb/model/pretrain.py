@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
-    Trainer,
     TrainingArguments,
     get_scheduler,
 )

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 SYSTEMS = {
-    "zero-shot": "#9aa0a6", "MTIVE_PT": "#c9b3e6", "MTIVE_IT": "#9b7fd1", "Base_SL": "#f2b872", "Base_MTL": "#e0842f",
+    "majority": "#d9d9d9", "zero-shot": "#9aa0a6", "MTIVE_PT": "#c9b3e6", "MTIVE_IT": "#9b7fd1", "Base_SL": "#f2b872", "Base_MTL": "#e0842f",
     "Base_MoE": "#b5651d", "MTIVE_SL": "#7fb8a4", "MTIVE_MTL": "#1f7a5c",
 }  # fmt: skip
 TASKS = {"AE": "#4c78a8", "DD": "#e45756", "PM": "#54a24b", "EX": "#b279a2", "PT": "#f58518", "PP": "#72b7b2"}
