@@ -171,3 +171,27 @@ def test_layer_subsets_reach_those_layers_alone(stack):
     stack.activate("DD", trainable=True)
     vision = {n for n, p in stack.model.named_parameters() if p.requires_grad and "visual" in n}
     assert vision and all("blocks.1." in n for n in vision)
+
+
+def test_folding_is_the_same_function_and_leaves_no_trace(stack, batch):
+    stack.activate("AE", trainable=True)
+    live = logits(stack.model, batch)
+    weights = {n: p.detach().clone() for n, p in stack.model.named_parameters()}
+    with stack.folded(keep="AE"):
+        assert stack.peft.base_model.active_adapters == ["AE"]
+        assert torch.allclose(logits(stack.model, batch), live, atol=1e-4)
+        stack.assert_trainable("AE")
+    stack.assert_trainable("AE")
+    with stack.folded():
+        assert torch.allclose(logits(stack.model, batch), live, atol=1e-4)
+    assert stack.active == ("PT", "IT", "AE")
+    assert torch.equal(logits(stack.model, batch), live)
+    assert all(torch.equal(p, weights[n]) for n, p in stack.model.named_parameters())
+
+
+def test_folding_restores_the_weights_when_training_is_cut_short(stack, batch):
+    stack.activate("AE", trainable=True)
+    live = logits(stack.model, batch)
+    with pytest.raises(KeyboardInterrupt), stack.folded(keep="AE"):
+        raise KeyboardInterrupt
+    assert torch.equal(logits(stack.model, batch), live) and stack.active == ("PT", "IT", "AE")

@@ -95,3 +95,23 @@ def test_answers_do_not_depend_on_the_batch(tiny, records, photo_folder):
     one = generate_answers(tiny, records, root=photo_folder, batch=1, max_new_tokens=6)
     many = generate_answers(tiny, records, root=photo_folder, batch=7, max_new_tokens=6)
     assert one == many
+
+
+def test_an_expert_trained_over_folded_stages_equals_one_trained_live(
+    tiny_folder, records, photo_folder, tmp_path, monkeypatch
+):
+    from contextlib import nullcontext
+
+    def expert(name: str) -> dict[str, torch.Tensor]:
+        stack = fresh(tiny_folder)
+        for weight in (p for n, p in stack.model.named_parameters() if "lora_B" in n):
+            weight.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(3))
+        torch.manual_seed(1)
+        stack.add("E", SPEC, parent="PT")
+        train_adapter(stack, "E", records, root=photo_folder, checkpoints=tmp_path / name, steps=6, batch=4, rate=1e-2)
+        return {n: w for n, w in weights(stack).items() if ".E." in n}
+
+    folded = expert("folded")
+    monkeypatch.setattr(LoraStack, "folded", lambda self, **_: nullcontext())
+    for name, weight in expert("live").items():
+        assert torch.allclose(weight, folded[name], atol=2e-3), name

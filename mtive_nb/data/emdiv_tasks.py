@@ -31,18 +31,30 @@ class Shop:
     hard_share: float = 1.0
     nearest: dict[str, list[str]] = field(default_factory=dict)
 
-    def negative(self, photo: CustomerPhoto, rng: np.random.Generator) -> Product | None:
-        """A product that is visibly another one than the photo's: hard, or with 1 - hard_share random."""
+    def other_products(self, photo: CustomerPhoto, rng: np.random.Generator, *, k: int = 1) -> list[Product]:
+        """At most `k` products visibly other than the photo's: hard, or with 1 - hard_share random.
+
+        Hard ones are of the same coarse group, for whatever product has any such; a product that has none is left
+        without a negative, unless no product of the shop has one.
+        """
         own = photo.product.product_id
         if rng.random() < self.hard_share:
             if own not in self.nearest:
                 self.nearest[own] = self.negatives.nearest(own, NEGATIVES_CONSIDERED)
             names = self.nearest[own]
-            pool = [names[int(k)] for k in rng.permutation(len(names))]
+            pool = [self.negatives.products[names[int(i)]] for i in rng.permutation(len(names))]
+            siblings = [other for other in pool if other.coarse == photo.product.coarse]
+            pool = siblings if siblings or self.has_siblings else pool
         else:
-            pool = [name for _ in range(NEGATIVES_CONSIDERED) if (name := self.negatives.random(own, rng))]
-        others = (self.negatives.products[name] for name in pool)
-        return next((other for other in others if differing(other.attributes, photo.seen)), None)
+            drawn = [name for _ in range(NEGATIVES_CONSIDERED) if (name := self.negatives.random(own, rng))]
+            pool = [self.negatives.products[name] for name in dict.fromkeys(drawn)]
+        return [other for other in pool if differing(other.attributes, photo.seen)][:k]
+
+    @property
+    def has_siblings(self) -> bool:
+        """Whether any two products share a coarse group."""
+        groups = [product.coarse for product in self.negatives.products.values()]
+        return len(set(groups)) < len(groups)
 
     def catalogue_photo(self, product: Product) -> str:
         return str((self.root / product.images[0]).resolve())
@@ -106,17 +118,16 @@ def dd(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
 
 
 def pm(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
-    """Product matching: catalogue photo (or title) against customer photo, each photo with a yes and a no."""
+    """Product matching: catalogue photo (or title) against customer photo, with a yes and one or two noes a photo."""
     if not photo.recognisable:
         return "product not recognisable in the photo"
     if not photo.product.images:
         return "product has no catalogue photo"
-    other = shop.negative(photo, rng)
-    if other is None:
-        return "no other product of the split is visibly different"
-    made = [_pm(photo, photo.product, variant=variant, rng=rng, shop=shop)]
-    made.append(_pm(photo, other, variant=variant, rng=rng, shop=shop))
-    return made
+    others = shop.other_products(photo, rng, k=2 if variant == "bin" else 1)
+    if not others and variant != "bin":
+        return "no other product of the same group is visibly different"
+    # A photo without a hard negative still gives a yes: the choice of records balances yes and no over all photos.
+    return [_pm(photo, listed, variant=variant, rng=rng, shop=shop) for listed in (photo.product, *others)]
 
 
 def _pm(photo: CustomerPhoto, listed: Product, *, variant: str, rng: np.random.Generator, shop: Shop) -> Candidate:

@@ -16,8 +16,15 @@ from mtive_nb.run.folder import write_atomic
 def generate_answers(model: LoraStack | Vlm, records: list[dict], *, root: Path, batch: int = 64, max_new_tokens: int = 64,
                      side_px: int | None = None, what: str = "answers") -> list[str]:  # fmt: skip
     """One answer a record by greedy decoding with whatever adapters are active; `root` is where image paths start."""
-    vlm = model.vlm if isinstance(model, LoraStack) else model
-    network = model.model.eval()
+    if isinstance(model, LoraStack):
+        with model.folded():
+            return _answers(model.vlm, model.model, records, root, batch, max_new_tokens, side_px, what)
+    return _answers(model, model.model, records, root, batch, max_new_tokens, side_px, what)
+
+
+def _answers(vlm: Vlm, network: torch.nn.Module, records: list[dict], root: Path, batch: int, max_new_tokens: int,
+             side_px: int | None, what: str) -> list[str]:  # fmt: skip
+    network.eval()
     data, collate = RecordDataset(records, root=root, side_px=side_px), Collator(vlm.processor, answers=False)
     order = sorted(
         range(len(records)), key=lambda i: (records[i]["task"], records[i]["variant"], len(records[i]["images"]))

@@ -1,7 +1,8 @@
 """Training one adapter of a stack by transformers' Trainer: every stage and every expert go through here.
 
-What makes it faster than a Trainer used plainly: records of like length share a batch, photos are decoded once, and
-only the columns that hold answers become logits (benchmarks/training.py measures it).
+What makes it faster than a Trainer used plainly: records of like length share a batch, photos are decoded once, only
+the columns that hold answers become logits (benchmarks/training.py measures it), and finished stages are folded into
+the base while an expert trains.
 """
 
 import time
@@ -134,7 +135,8 @@ def train_adapter(
     trainer.remove_callback(PrinterCallback)
     resume = any(folder.glob("checkpoint-*"))
     stack.assert_trainable(name)
-    trainer.train(resume_from_checkpoint=resume or None)
+    with stack.folded(keep=name):
+        trainer.train(resume_from_checkpoint=resume or None)
     stack.assert_trainable(name)
     stack.activate(name)
     stack.model.eval()

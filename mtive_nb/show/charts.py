@@ -85,6 +85,12 @@ def stacked_shares(counts: pd.DataFrame, *, title: str = "") -> Figure:
     axes.set_yticks(range(len(shares)), [str(i) for i in shares.index])
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share", title=title)
-    axes.legend(fontsize=7.5, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.3))
+    axes.legend(
+        fontsize=7.5,
+        frameon=False,
+        ncols=4,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.45 / max(1, len(counts)) - 0.12),
+    )
     tidy(axes)
     return figure

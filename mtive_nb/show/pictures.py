@@ -31,12 +31,14 @@ def photo_grid(photos: Sequence[Photo], captions: Sequence[str] | None = None, *
     captions, boxes = captions or [""] * len(photos), boxes or [None] * len(photos)
     rows = -(-len(photos) // columns)
     deepest = max((fill(c, 24).count("\n") + 1 if c else 0 for c in captions), default=0)
-    figure = new_figure(side_in * columns, rows * (side_in + 0.14 * deepest) + (0.35 if title else 0))
+    images = [_image(photo) for photo in photos]
+    tallest = max(image.height / image.width for image in images)
+    figure = new_figure(side_in * columns, rows * (side_in * tallest + 0.14 * deepest) + (0.35 if title else 0))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
-    for axes, photo, caption, box in zip(grid, photos, captions, boxes, strict=False):
-        axes.imshow(_image(photo))
+    for axes, photo, caption, box in zip(grid, images, captions, boxes, strict=False):
+        axes.imshow(photo)
         axes.set_title(fill(caption, 24), fontsize=6.5, y=-0.04, va="top", pad=0)
         if box:
             x0, y0, x1, y1 = box

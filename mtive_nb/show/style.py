@@ -1,5 +1,7 @@
 """One colour a system, one style for every figure."""
 
+import io
+
 from matplotlib.figure import Figure
 
 SYSTEMS = {
@@ -10,9 +12,18 @@ TASKS = {"AE": "#4c78a8", "DD": "#e45756", "PM": "#54a24b", "EX": "#b279a2", "PT
 INK, GRID = "#222222", "#dddddd"
 
 
+class ShownFigure(Figure):
+    """A figure that Jupyter shows without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 def new_figure(width: float = 8.0, height: float = 3.4) -> Figure:
     """A white figure in inches, without pyplot's global state (widgets draw from threads)."""
-    return Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
+    return ShownFigure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
 
 
 def tidy(axes) -> None:  # noqa: ANN001 - matplotlib's Axes
