@@ -109,6 +109,31 @@ def test_muon_takes_the_inner_matrices_alone(parts):
     assert (layer.bias.detach() - bias).abs().max() == pytest.approx(0.1, rel=1e-3)  # Adam's first step is the rate
 
 
+def test_muon_goes_on_from_its_saved_state():
+    def steps(optimizer, layer, n, start=0):
+        for k in range(start, start + n):
+            optimizer.zero_grad()
+            layer(torch.ones(2, 6) * (k + 1)).square().mean().backward()
+            optimizer.step()
+
+    def fresh():
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(6, 4)
+        return layer, Muon([layer.weight], [layer.bias], lr=0.05)
+
+    whole, optimizer = fresh()
+    steps(optimizer, whole, 4)
+    cut, first = fresh()
+    steps(first, cut, 2)
+    resumed, second = fresh()
+    resumed.load_state_dict(cut.state_dict())
+    second.load_state_dict(first.state_dict())
+    steps(second, resumed, 2, start=2)
+    assert torch.allclose(whole.weight, resumed.weight, atol=1e-6) and torch.allclose(
+        whole.bias, resumed.bias, atol=1e-6
+    )
+
+
 def test_exam_scores_by_hand(tmp_path):
     records = exam_records(tmp_path, n=6, words=["bolan"])
     assert all((tmp_path / name).is_file() for r in records for name in r["images"])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtive_nb.data.scene_questions import NUMBERS, SHARES, SKILLS, dense_labels, load_unlabelled, make_sample
+from mtive_nb.data.scene_kinds import dense_labels
+from mtive_nb.data.scene_questions import NUMBERS, SHARES, SKILLS, load_unlabelled, make_sample
 from mtive_nb.data.scenes import CELL_PX, CHARACTERS, COLOURS, SHAPES, Scene, Thing, draw_string, draw_thing
 
 

@@ -11,24 +11,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mtive_nb.data.scene_kinds import dense_labels, labelled_scene, objects_scene, page_scene, text_scene
 from mtive_nb.data.scenes import (
-    CELL_PX,
-    CHARACTERS,
     COLOURS,
     PATTERNS,
     SCALE,
     SHAPES,
     SIZES_PX,
-    SLOTS,
     STATES,
     Scene,
     Thing,
-    background,
-    contrasting,
-    draw_string,
-    draw_thing,
     finish,
-    random_box,
     random_string,
 )
 
@@ -54,151 +47,9 @@ class Sample:
     dense: list[dict[str, np.ndarray]]
 
 
-def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
-    """Labels of every merged patch (gh, gw): characters in reading order (gh, gw, SLOTS), shape, colour, state at its
-    centre; 0 means nothing, so a class index is shifted by one."""
-    h, w = scene.image.shape[0] // CELL_PX, scene.image.shape[1] // CELL_PX
-    characters = np.zeros((h, w, SLOTS), np.int64)
-    used = np.zeros((h, w), int)
-    for x, y, index in sorted(scene.characters, key=lambda c: (round(c[1] / 14), c[0])):
-        i, j = int(y // CELL_PX), int(x // CELL_PX)
-        if 0 <= i < h and 0 <= j < w and used[i, j] < SLOTS:
-            characters[i, j, used[i, j]] = index + 1
-            used[i, j] += 1
-    things = np.zeros((3, h, w), np.int64)
-    for thing in scene.things:
-        x0, y0, x1, y1 = (c / CELL_PX - 0.5 for c in thing.box)
-        rows, columns = slice(max(0, round(y0)), max(1, round(y1) + 1)), slice(max(0, round(x0)), max(1, round(x1) + 1))
-        values = SHAPES.index(thing.shape), list(COLOURS).index(thing.colour), STATES.index(thing.state)
-        for plane, value in zip(things, values, strict=True):
-            plane[rows, columns] = value + 1
-    return {"character": characters, "shape": things[0], "colour": things[1], "state": things[2]}
-
-
-def _random_thing(rng: np.random.Generator, size: tuple[int, int], side: float, **given: str) -> Thing:
-    shape = given.pop("shape", None) or SHAPES[rng.integers(len(SHAPES))]
-    kind = {
-        "colour": list(COLOURS)[rng.integers(len(COLOURS))],
-        "pattern": PATTERNS[rng.integers(3)] if rng.random() < 0.4 else "plain",
-        "state": STATES[rng.integers(4)] if rng.random() < 0.5 else "whole",
-    } | given
-    return Thing(shape, box=random_box(size, side, shape, rng), **kind)
-
-
-def _print_on(canvas: Image.Image, thing: Thing, text: str, rng: np.random.Generator) -> list[tuple[float, float, int]]:
-    """Print on a thing's middle, on a plate where the pattern would swallow the letters."""
-    ink = contrasting(COLOURS[thing.colour], rng)
-    width = (thing.box[2] - thing.box[0]) * (0.9 if thing.shape in ("square", "bar", "pillar") else 0.62)
-    height = float(np.clip(width / (max(len(text), 2) * 0.82), 7, 22))
-    return draw_string(canvas, text, thing.centre, height_px=height, ink=ink, rng=rng)
-
-
-def _overlaps(box: tuple[float, ...], others: list[Thing]) -> bool:
-    return any(box[0] < o.box[2] and o.box[0] < box[2] and box[1] < o.box[3] and o.box[1] < box[3] for o in others)
-
-
-def objects_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
-    """One to six shapes that do not touch, some with a letter or two on them."""
-    size = SIZES_PX[rng.integers(len(SIZES_PX))]
-    canvas = background(size, rng, photos).resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
-    n, scene = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.25, 0.25, 0.2, 0.12, 0.1, 0.08])), Scene(np.empty(0))
-    repeated = SHAPES[rng.integers(len(SHAPES))] if rng.random() < 0.4 else None
-    for _ in range(n * 4):
-        if len(scene.things) == n:
-            break
-        side = rng.uniform(62, 105) if n == 1 else rng.uniform(26, 60 if n < 4 else 40)
-        thing = _random_thing(rng, size, side, shape=repeated)
-        if _overlaps(thing.box, scene.things):
-            continue
-        if n <= 3 and rng.random() < 0.3 and side > 36:
-            thing = Thing(thing.shape, thing.colour, "plain", "whole", thing.box, random_string(rng, 5))
-        draw_thing(canvas, thing, rng)
-        if thing.text:
-            scene.characters += _print_on(canvas, thing, thing.text, rng)
-        scene.things.append(thing)
-    scene.image = finish(canvas, size, rng)
-    return scene
-
-
-def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
-    """One to three printed lines on a plain or busy ground."""
-    size = SIZES_PX[rng.integers(len(SIZES_PX))]
-    canvas = background(size, rng, photos if rng.random() < 0.3 else None)
-    canvas = canvas.resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
-    ground = tuple(int(v) for v in np.asarray(canvas).reshape(-1, 3).mean(0))
-    if rng.random() < 0.4:
-        ground = tuple(int(v) for v in rng.integers(0, 256, 3))
-        plate = Image.new("RGB", (int(canvas.width * 0.96), int(canvas.height * 0.94)), ground)
-        canvas.paste(plate, (int(canvas.width * 0.02), int(canvas.height * 0.03)))
-    n, scene = int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])), Scene(np.empty(0))
-    band, font, ink = size[1] / n, int(rng.integers(6)), contrasting(ground, rng)
-    angle = float(rng.normal(0, 3.5))
-    for line in range(n):
-        text = random_string(rng, int(rng.integers(3, 13)))
-        widest = size[0] * 0.92 / (len(text) * 0.80)
-        height = float(np.clip(rng.uniform(0.6, 1.0) * min(widest, band * 0.62), 8, 34))
-        room = max(0.0, size[0] * 0.46 - len(text) * height * 0.42)
-        at = size[0] / 2 + rng.uniform(-room, room), band * (line + 0.5) + rng.uniform(-0.1, 0.1) * band
-        scene.characters += draw_string(canvas, text, at, height_px=height, ink=ink, rng=rng, font=font, angle=angle)
-        scene.strings.append(text)
-    scene.image = finish(canvas, size, rng)
-    return scene
-
-
-def page_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
-    """A page full of characters, for the dense labels: eight times as many letters to learn from as a normal scene."""
-    size = SIZES_PX[rng.integers(len(SIZES_PX))]
-    canvas = background(size, rng, photos if rng.random() < 0.2 else None)
-    canvas = canvas.resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
-    ground = tuple(int(v) for v in np.asarray(canvas).reshape(-1, 3).mean(0))
-    height, angle, scene = float(rng.uniform(10, 26)), float(rng.normal(0, 3.5)), Scene(np.empty(0))
-    rows = max(1, int(size[1] * 0.95 / (height * 1.45)))
-    for row in range(rows):
-        n = max(1, int(size[0] * 0.95 / (height * 0.84)))
-        text = "".join(rng.choice(list(CHARACTERS + "  "), n)).strip() or "A"
-        at = size[0] / 2 + rng.uniform(-4, 4), size[1] * (row + 0.5) / rows
-        scene.characters += draw_string(
-            canvas, text, at, height_px=height, ink=contrasting(ground, rng), rng=rng, angle=angle
-        )
-    scene.image = finish(canvas, size, rng)
-    return scene
-
-
 def page_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
     """A page is for the dense labels; as a conversation it holds one easy question."""
     return [("Is anything printed? Answer yes or no.", "yes", "yes/no")]
-
-
-def labelled_scene(rng: np.random.Generator, photos: list | None = None, **given: str) -> Scene:
-    """One large shape with a string printed on it and a small shape as a badge: the stuff of `two images`, too."""
-    size = SIZES_PX[rng.integers(len(SIZES_PX))]
-    canvas = background(size, rng, photos).resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
-    text, badge_shape = given.pop("text", None) or random_string(rng, 6), given.pop("badge", None)
-    badge_colour = given.pop("badge_colour", None)
-    main = _random_thing(
-        rng,
-        size,
-        rng.uniform(72, 100),
-        **({"shape": ("square", "circle", "pillar", "hexagon")[rng.integers(4)]} | given),
-    )
-    draw_thing(canvas, main, rng)
-    scene, (cx, cy) = Scene(np.empty(0), [main]), main.centre
-    h = main.box[3] - main.box[1]
-    at = (cx, cy - h * 0.16)
-    width = (main.box[2] - main.box[0]) * (0.62 if main.shape in ("circle", "hexagon") else 0.9)
-    height = float(np.clip(width / (max(len(text), 3) * 0.82), 8, 20))
-    scene.characters += draw_string(
-        canvas, text, at, height_px=height, ink=contrasting(COLOURS[main.colour], rng), rng=rng
-    )
-    colours = [c for c in COLOURS if c != main.colour]
-    side, colour = h * rng.uniform(0.22, 0.3), badge_colour or colours[rng.integers(len(colours))]
-    box = (cx - side / 2, cy + h * 0.22 - side / 2, cx + side / 2, cy + h * 0.22 + side / 2)
-    badge = Thing(badge_shape or SHAPES[rng.integers(len(SHAPES))], colour, "plain", "whole", box)
-    draw_thing(canvas, badge, rng)
-    scene.things.append(badge)
-    scene.strings = [text]
-    scene.image = finish(canvas, size, rng)
-    return scene
 
 
 def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str:
@@ -421,6 +272,3 @@ def load_unlabelled(folders: list[Path], *, side_px: int = 160, limit: int | Non
             square = image.convert("RGB").crop((left, top, left + side, top + side))
             photos.append(np.asarray(square.resize((side_px, side_px), Image.BICUBIC)))
     return photos
-
-
-assert len(set(CHARACTERS)) == len(CHARACTERS)

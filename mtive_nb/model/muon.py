@@ -40,7 +40,9 @@ class Muon(torch.optim.AdamW):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                state = self.state[p]
+                state.setdefault("step", torch.tensor(0.0))  # AdamW looks for it when a checkpoint is loaded
+                buffer = state.setdefault("momentum", torch.zeros_like(p))
                 buffer.lerp_(p.grad, 1 - self.momentum)
                 update = orthogonalise(p.grad.lerp(buffer, self.momentum))  # Nesterov
                 p.mul_(1 - group["lr"] * group["weight_decay"])

@@ -5,52 +5,26 @@ y = W0 x + s_PT B_PT A_PT x + s_IT B_IT A_IT x + s_E B_E A_E x, s = alpha / rank
 refused. Shapes: B batch, T tokens, V vocabulary, R rank.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 
+from mtive_nb.model.lineage import (
+    MANIFEST,
+    AdapterSpec,
+    Lineage,
+    LineageError,
+    read_manifest,
+    sha256_of,
+    write_manifest,
+)
 from mtive_nb.model.load import Vlm, fingerprint, part_of, target_modules
-
-MANIFEST = "stack.json"
-
-
-class LineageError(ValueError):
-    """An adapter that does not belong over this base or these parents, or whose file was changed."""
-
-
-@dataclass(frozen=True)
-class AdapterSpec:
-    """What an adapter is: its rank, alpha, where it goes ("language.attention", ...) and to which layers."""
-
-    rank: int
-    alpha: float
-    placement: tuple[str, ...]
-    layers: dict[str, list[int]] | None = None
-    dora: bool = False
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """One adapter's line in stack.json."""
-
-    parent: str | None
-    parent_sha256: str | None
-    sha256: str
-    spec: AdapterSpec
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class LoraStack:
@@ -209,24 +183,22 @@ class LoraStack:
         """Write one adapter as a PEFT folder and its line of stack.json; its ancestors are named, not copied."""
         folder = Path(folder)
         self.peft.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
-        self.hashes[name] = _sha256(folder / name / "adapter_model.safetensors")
+        self.hashes[name] = sha256_of(folder / name / "adapter_model.safetensors")
         manifest = (
-            _read_manifest(folder) if (folder / MANIFEST).is_file() else {"base": self.base_fingerprint, "adapters": {}}
+            read_manifest(folder) if (folder / MANIFEST).is_file() else {"base": self.base_fingerprint, "adapters": {}}
         )
         parent = self.parents[name]
         if parent is not None and parent not in self.hashes:
             raise LineageError(f"adapter {name!r}: save its parent {parent!r} first, its hash is part of the lineage")
         line = Lineage(parent, self.hashes.get(parent) if parent else None, self.hashes[name], self.specs[name])
         manifest["adapters"][name] = asdict(line)
-        fresh = folder / (MANIFEST + ".new")
-        fresh.write_text(json.dumps(manifest, indent=1))
-        os.replace(fresh, folder / MANIFEST)
+        write_manifest(folder, manifest)
         return folder / name
 
     def load(self, folder: Path, name: str, *, alias: str | None = None) -> None:
         """Load one saved adapter over its parents, which must be on the stack; checks base, parents and file."""
         folder, alias = Path(folder), alias or name
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         if manifest["base"] != self.base_fingerprint:
             raise LineageError(
                 f"{folder / name}: trained over base {manifest['base']}, but {self.vlm.name} is {self.base_fingerprint}"
@@ -235,7 +207,7 @@ class LoraStack:
             raise LineageError(f"{folder / MANIFEST}: no adapter {name!r}; it lists {sorted(manifest['adapters'])}")
         row = manifest["adapters"][name]
         weights = folder / name / "adapter_model.safetensors"
-        if not weights.is_file() or _sha256(weights) != row["sha256"]:
+        if not weights.is_file() or sha256_of(weights) != row["sha256"]:
             raise LineageError(
                 f"{weights}: missing or changed since it was saved (expected sha256 {row['sha256'][:12]}...)"
             )
@@ -280,15 +252,6 @@ class LoraStack:
         twin = deepcopy(self.peft).float()
         merged = twin.merge_and_unload(adapter_names=list(self.branch(name)))
         return Vlm(merged.to(dtype).eval().requires_grad_(False), self.vlm.processor, f"{self.vlm.name}+{name}")
-
-
-def _read_manifest(folder: Path) -> dict:
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise LineageError(
-            f"{path} does not exist: {folder} is no folder of a stack (it was written by LoraStack.save)"
-        )
-    return json.loads(path.read_text())
 
 
 def load_stack(vlm: Vlm, *adapters: tuple[Path, str]) -> LoraStack:
