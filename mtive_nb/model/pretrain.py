@@ -161,7 +161,7 @@ def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: i
     return TrainingArguments(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.02,
         lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 2}, warmup_steps=min(warmup, steps // 4),
-        adam_beta2=0.98, max_grad_norm=1.0, logging_steps=25, save_steps=save_steps, save_total_limit=1, seed=seed, data_seed=seed,
+        adam_beta2=0.98, max_grad_norm=1.0, logging_steps=max(1, min(25, steps // 2)), save_steps=save_steps, save_total_limit=1, seed=seed, data_seed=seed,
         dataloader_num_workers=1, dataloader_prefetch_factor=4, remove_unused_columns=False, report_to=[], disable_tqdm=True,
         label_names=["labels"], use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
