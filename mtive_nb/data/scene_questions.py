@@ -27,12 +27,12 @@ from mtive_nb.data.scenes import (
 
 SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy")
 SHARES = {
-    "objects": 0.22,
-    "text": 0.3,
-    "labelled": 0.24,
+    "objects": 0.2,
+    "text": 0.28,
+    "labelled": 0.22,
     "pair": 0.14,
-    "views": 0.05,
-    "page": 0.05,
+    "views": 0.04,
+    "page": 0.12,
 }  # what a sample shows
 DENSE_SHARES = {"page": 0.55, "objects": 0.2, "text": 0.1, "labelled": 0.15}  # views have no dense labels
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
