@@ -155,12 +155,12 @@ def test_what_ships_loads_like_a_checkpoint_from_the_hub():
     assert sum(p.stat().st_size for p in POCKET_BASE.rglob("*") if p.is_file()) <= 20_000_000
 
 
-def test_what_ships_sees_shapes_and_colours(tmp_path):
+def test_what_ships_sees_colours(tmp_path):
     """Far above the commonest answer on held-out scenes: the shipped weights are trained, not random."""
     from mtive_nb.evaluate.predict import generate_answers
     from mtive_nb.model.load import load_vlm
 
-    records = [r for r in exam_records(tmp_path, n=160, words=["bolan"]) if r["task"] in ("colour", "shape")]
-    answers = generate_answers(load_vlm("pocket"), records, root=tmp_path, max_new_tokens=6)
+    records = [r for r in exam_records(tmp_path, n=400, words=["bolan"]) if r["task"] == "colour"]
+    answers = generate_answers(load_vlm("pocket"), records, root=tmp_path, max_new_tokens=4)
     right = sum(a == r["answer"] for a, r in zip(answers, records, strict=True))
-    assert len(records) >= 15 and right / len(records) > 0.5
+    assert len(records) >= 15 and right / len(records) > 0.6
