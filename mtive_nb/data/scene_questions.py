@@ -48,8 +48,10 @@ class Sample:
 
 
 def page_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """A page is for the dense labels; as a conversation it holds one easy question."""
-    return [("Is anything printed? Answer yes or no.", "yes", "yes/no")]
+    """A page is for the dense labels; as a conversation it holds one easy question, yes and no equally likely."""
+    if rng.random() < 0.5:
+        return [("Is anything printed? Answer yes or no.", "yes", "yes/no")]
+    return [(f"Is there a {_pick(rng, SHAPES)}? Answer yes or no.", "no", "yes/no")]
 
 
 def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str:
