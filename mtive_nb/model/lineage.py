@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from mtive_nb.run.folder import write_atomic
 
 MANIFEST = "stack.json"
 
@@ -52,6 +53,4 @@ def read_manifest(folder: Path) -> dict:
 
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Replace a folder's stack.json in one step."""
-    fresh = folder / (MANIFEST + ".new")
-    fresh.write_text(json.dumps(manifest, indent=1))
-    os.replace(fresh, folder / MANIFEST)
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1))

@@ -121,7 +121,9 @@ def build_model(config: Qwen2_5_VLConfig) -> Qwen2_5_VLForConditionalGeneration:
             if isinstance(module, nn.Linear) and (".blocks." in name or ".layers." in name or ".merger." in name):
                 module.weight.normal_(0, 0.7 * module.in_features**-0.5)
         for block in model.model.visual.blocks:
-            block.attn.qkv.weight[: 2 * config.vision_config.hidden_size] *= 0.4  # q and k: content speaks softly at first
+            block.attn.qkv.weight[: 2 * config.vision_config.hidden_size] *= (
+                0.4  # q and k: content speaks softly at first
+            )
             look_at_neighbours(block.attn.qkv.bias, heads=config.vision_config.num_heads)
     ends = config.text_config.eos_token_id, config.text_config.pad_token_id
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends

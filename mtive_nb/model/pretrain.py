@@ -157,7 +157,7 @@ class BaseTrainer(TrainableCheckpoints):
 
 
 def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: int, save_steps: int = 250, warmup: int = 100) -> TrainingArguments:  # fmt: skip
-    """AdamW with warm-up, a constant rate and a linear end over the last quarter; checkpoints every `save_steps`."""
+    """AdamW with warm-up, a constant rate and a linear end over the last half; checkpoints every `save_steps`."""
     return TrainingArguments(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.02,
         lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 2}, warmup_steps=min(warmup, steps // 4),

@@ -160,7 +160,6 @@ class LoraStack:
         finally:
             for weight, old in before:
                 weight.data.copy_(old)
-            self.active = active
             self._switch(active, trainable=keep if trainable else None)
 
     @torch.inference_mode()
