@@ -57,6 +57,23 @@ def test_dense_labels_lie_in_the_order_of_the_connectors_output(parts):
     assert changed.argmax() == 2 * 5 + 1 and (changed > 0).sum() == 1
 
 
+def test_patches_lie_in_the_order_of_the_processor(parts):
+    """The tower turns its patches into windows; on larger images that is another order."""
+    from mtive_nb.model.pretrain import _patches_in_order
+
+    model, processor = parts
+    import numpy as np
+
+    tower, image = model.model.visual, np.random.default_rng(0).integers(0, 255, (252, 308, 3), dtype=np.uint8)
+    big = build_processor(processor.tokenizer, max_px=300).image_processor(images=[image], return_tensors="pt")
+    with torch.inference_mode():
+        out = tower(big["pixel_values"], grid_thw=big["image_grid_thw"])
+        ordered = _patches_in_order(tower, out.last_hidden_state, big["image_grid_thw"])
+        merged = tower.merger.mlp(ordered.view(-1, tower.merger.hidden_size))
+    assert not torch.allclose(tower.merger.ln_q(out.last_hidden_state), ordered, atol=1e-3)
+    assert torch.allclose(merged, out.pooler_output, atol=1e-5)
+
+
 def test_both_phases_train_and_the_first_leaves_the_language_alone(parts, tmp_path):
     model, processor = parts
     data = SceneDataset(64, seed=1)
@@ -76,15 +93,17 @@ def test_the_answer_loss_equals_the_models_own(parts, tmp_path):
     from mtive_nb.model.pretrain import BaseTrainer
 
     model, processor = parts
-    model.dense = DenseHeads(64)
-    batch = SceneCollator(processor)([make_sample(k, seed=5) for k in range(4)])
+    model.dense = DenseHeads(64, 64)
+    plain = [make_sample(k, seed=5, words=["bolan", "kiv"], shares={"plain": 1.0}) for k in range(2)]
     trainer = BaseTrainer(model, base_arguments(tmp_path, steps=1, batch=1, rate=1e-3, seed=0), phase="language")
     model.eval()
-    with torch.inference_mode():
-        trainer.compute_loss(model, dict(batch))
-        own = model(**{k: v for k, v in batch.items() if k != "dense"}).loss.item()
+    for samples in ([make_sample(k, seed=5) for k in range(4)] + plain, plain):  # with images, and without any
+        batch = SceneCollator(processor)(samples)
+        with torch.inference_mode():
+            trainer.compute_loss(model, dict(batch))
+            own = model(**{k: v for k, v in batch.items() if k != "dense"}).loss.item()
+        assert trainer.last["answer_loss"] == pytest.approx(own, abs=1e-5)
     del model.dense
-    assert trainer.last["answer_loss"] == pytest.approx(own, abs=1e-5)
 
 
 def test_orthogonalise_flattens_the_singular_values():

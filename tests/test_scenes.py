@@ -27,9 +27,9 @@ def test_images_are_rgb_uint8_in_multiples_of_a_merged_patch():
 
 
 def test_every_skill_is_asked_and_no_fact_of_a_shop():
-    turns = [turn for sample in samples(400, words=["bolan", "kiv"]) for turn in sample.turns]
-    assert {skill for _, _, skill in turns} == set(SKILLS)
-    text = " ".join(q + a for q, a, _ in turns).lower()
+    asked = samples(400, words=["bolan", "kiv"])
+    assert {skill for sample in asked for _, _, skill in sample.turns} == set(SKILLS)
+    text = " ".join(q + a for sample in asked if sample.images for q, a, _ in sample.turns).lower()
     for word in ("product", "bottle", "damage", "expiry", "brand", "package", "shampoo"):
         assert word not in text
 
@@ -65,6 +65,9 @@ def test_dense_labels_name_what_lies_at_a_patch():
     scene = Scene(np.zeros((112, 140, 3), np.uint8), things, [], [(100.0, 90.0, 5), (110.0, 90.0, 7)])
     labels = dense_labels(scene)
     assert labels["shape"].shape == (4, 5) and labels["character"].shape == (4, 5, 4)
+    assert labels["glyph"].shape == (4, 5, 4, 2)
+    # (100, 90) lies in row 6, column 7 of the patches of 14 pixels, so top right in its merged one; (110, 90) likewise
+    assert labels["glyph"][3, 3].tolist() == [[0, 0], [6, 8], [0, 0], [0, 0]] and labels["glyph"].sum() == 14
     assert (labels["shape"][:2, :2] == SHAPES.index("star") + 1).all() and labels["shape"][3].sum() == 0
     assert labels["character"][3, 3].tolist() == [6, 8, 0, 0]
 
@@ -105,7 +108,21 @@ def test_views_need_photos_and_read_no_labels(tmp_path):
     assert "views" in SHARES and not any(len(s.images) == 2 and "views" in s.turns[0][0] for s in samples(60))
 
 
-@pytest.mark.parametrize("kind", [k for k in SHARES if k != "views"])
+def test_turns_about_text_alone_hold_no_image_and_say_what_they_were_told():
+    plain = samples(120, words=["bolan", "kiv", "tsum"], shares={"plain": 1.0})
+    assert not any(s.images or s.dense for s in plain)
+    for question, answer, _ in (turn for s in plain for turn in s.turns):
+        if question.startswith("Repeat: "):
+            assert question == f"Repeat: {answer}"
+        elif question.startswith("Write in capitals: "):
+            assert answer == question.split(": ")[1].upper()
+        elif question.endswith("Answer in JSON."):
+            assert all(f"{k} {v}" in question for k, v in json.loads(answer).items())
+        elif "What is the" in question:
+            assert f"{question.split()[-1].rstrip('?')} {answer}" in question
+
+
+@pytest.mark.parametrize("kind", [k for k in SHARES if k not in ("views", "plain")])
 def test_every_kind_of_scene_can_be_drawn_alone(kind):
     sample = make_sample(1, seed=8, shares={kind: 1.0})
     assert sample.turns and len(sample.images) == len(sample.dense)

@@ -7,6 +7,7 @@ from mtive_nb.data.scenes import (
     CELL_PX,
     CHARACTERS,
     COLOURS,
+    GLYPHS,
     PATTERNS,
     SCALE,
     SHAPES,
@@ -27,15 +28,12 @@ from mtive_nb.data.scenes import (
 
 def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
     """Labels of every merged patch (gh, gw): characters in reading order (gh, gw, SLOTS), shape, colour, state at its
-    centre; 0 means nothing, so a class index is shifted by one."""
+    centre; 0 means nothing, so a class index is shifted by one. `glyph` (gh, gw, 4, GLYPHS) holds the characters of
+    its four patches, row by row, from left to right."""
     h, w = scene.image.shape[0] // CELL_PX, scene.image.shape[1] // CELL_PX
-    characters = np.zeros((h, w, SLOTS), np.int64)
-    used = np.zeros((h, w), int)
-    for x, y, index in sorted(scene.characters, key=lambda c: (round(c[1] / 14), c[0])):
-        i, j = int(y // CELL_PX), int(x // CELL_PX)
-        if 0 <= i < h and 0 <= j < w and used[i, j] < SLOTS:
-            characters[i, j, used[i, j]] = index + 1
-            used[i, j] += 1
+    characters = _by_cell(scene, (h, w), CELL_PX, SLOTS)
+    glyphs = _by_cell(scene, (2 * h, 2 * w), CELL_PX // 2, GLYPHS)
+    glyphs = glyphs.reshape(h, 2, w, 2, GLYPHS).transpose(0, 2, 1, 3, 4).reshape(h, w, 4, GLYPHS)
     things = np.zeros((3, h, w), np.int64)
     for thing in scene.things:
         x0, y0, x1, y1 = (c / CELL_PX - 0.5 for c in thing.box)
@@ -43,7 +41,24 @@ def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
         values = SHAPES.index(thing.shape), list(COLOURS).index(thing.colour), STATES.index(thing.state)
         for plane, value in zip(things, values, strict=True):
             plane[rows, columns] = value + 1
-    return {"character": characters, "shape": things[0], "colour": things[1], "state": things[2]}
+    return {
+        "character": characters,
+        "glyph": glyphs,
+        "shape": things[0],
+        "colour": things[1],
+        "state": things[2],
+    }
+
+
+def _by_cell(scene: Scene, grid: tuple[int, int], cell_px: int, slots: int) -> np.ndarray:
+    """(h, w, slots): the first `slots` characters whose centres lie in each cell, in reading order, shifted by one."""
+    found, used = np.zeros((*grid, slots), np.int64), np.zeros(grid, int)
+    for x, y, index in sorted(scene.characters, key=lambda c: (round(c[1] / 14), c[0])):
+        i, j = int(y // cell_px), int(x // cell_px)
+        if 0 <= i < grid[0] and 0 <= j < grid[1] and used[i, j] < slots:
+            found[i, j, used[i, j]] = index + 1
+            used[i, j] += 1
+    return found
 
 
 def _random_thing(rng: np.random.Generator, size: tuple[int, int], side: float, **given: str) -> Thing:
@@ -122,7 +137,7 @@ def page_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
     canvas = background(size, rng, photos if rng.random() < 0.2 else None)
     canvas = canvas.resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
     ground = tuple(int(v) for v in np.asarray(canvas).reshape(-1, 3).mean(0))
-    height, angle, scene = float(rng.uniform(10, 26)), float(rng.normal(0, 3.5)), Scene(np.empty(0))
+    height, angle, scene = float(rng.uniform(12, 32)), float(rng.normal(0, 3.5)), Scene(np.empty(0))
     rows = max(1, int(size[1] * 0.95 / (height * 1.45)))
     for row in range(rows):
         n = max(1, int(size[0] * 0.95 / (height * 0.84)))

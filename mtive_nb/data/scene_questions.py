@@ -1,6 +1,6 @@
 """Questions and answers on general scenes: what notebook 00 teaches the pocket base, and how it is examined.
 
-A sample holds one or two images, one to four turns (question, answer, skill) and the dense labels of each image.
+A sample holds up to two images (none where the turns are about text alone), one to four turns (question, answer, skill) and the dense labels of each image.
 Later turns never repeat a fact of an earlier one. Skills: SKILLS.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mtive_nb.data.plain_text import plain_turns
 from mtive_nb.data.scene_kinds import dense_labels, labelled_scene, objects_scene, page_scene, text_scene
 from mtive_nb.data.scenes import (
     COLOURS,
@@ -25,15 +26,17 @@ from mtive_nb.data.scenes import (
     random_string,
 )
 
-SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy")
+SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy",
+          "continue")  # fmt: skip
 SHARES = {
-    "objects": 0.2,
-    "text": 0.28,
-    "labelled": 0.22,
+    "objects": 0.18,
+    "text": 0.22,
+    "labelled": 0.19,
     "pair": 0.14,
     "views": 0.04,
-    "page": 0.12,
-}  # what a sample shows
+    "page": 0.05,
+    "plain": 0.18,
+}  # what a sample shows; "plain" ones hold no image
 DENSE_SHARES = {"page": 0.55, "objects": 0.2, "text": 0.1, "labelled": 0.15}  # views have no dense labels
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 
@@ -231,23 +234,22 @@ def view_sample(rng: np.random.Generator, photos: list[np.ndarray]) -> tuple[lis
     ]
 
 
-def copy_turn(rng: np.random.Generator, words: list[str]) -> tuple[str, str, str]:
-    """Repeat some words: the language model learns to carry over words that it has never answered with."""
-    text = " ".join(rng.choice(words, int(rng.integers(1, 5))))
-    return f"Repeat: {text}", text, "copy"
-
-
 def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = None, words: list[str] | None = None,
                 shares: dict[str, float] | None = None) -> Sample:  # fmt: skip
-    """Sample `index` of the stream `seed`; `photos` are unlabelled HWC uint8 images for grounds and views."""
+    """Sample `index` of the stream `seed`; `photos` are unlabelled HWC uint8 images for grounds and views, `words` the
+    stuff of turns about text alone; kinds that lack theirs are left out."""
     rng = np.random.default_rng([seed, index])
     shares = dict(shares or SHARES)
     if not photos:
         shares.pop("views", None)
+    if not words:
+        shares.pop("plain", None)
     weights = np.array(list(shares.values()))
     kind = str(rng.choice(list(shares), p=weights / weights.sum()))
     if kind in ("pair", "views"):
         scenes, turns = pair_sample(rng, photos) if kind == "pair" else view_sample(rng, photos or [])
+    elif kind == "plain":
+        scenes, turns = [], plain_turns(rng, words or [])
     else:
         draw, ask = {
             "objects": (objects_scene, objects_turns),
@@ -258,8 +260,6 @@ def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = 
         scenes = [draw(rng, photos)]
         turns = ask(scenes[0], rng)
     chosen = [turns[i] for i in rng.permutation(len(turns))[: int(rng.integers(2, 5))]]
-    if words and rng.random() < 0.06:
-        chosen.append(copy_turn(rng, words))
     return Sample([s.image for s in scenes], chosen, [dense_labels(s) for s in scenes])
 
 

@@ -37,6 +37,7 @@ STATES = ("whole", "notched", "scribbled", "dimpled")  # a dimpled shape carries
 SIZES_PX = ((140, 140), (168, 112), (112, 112), (140, 140), (168, 112), (112, 168))  # (width, height), multiples of 28
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-:"
 CELL_PX, SLOTS = 28, 4  # one merged patch; characters whose centres may lie in one
+GLYPHS = 2  # characters whose centres may lie in one patch before merging
 SCALE = 2  # drawn twice as large, then halved: smooth edges
 
 

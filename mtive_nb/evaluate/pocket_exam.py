@@ -21,7 +21,7 @@ def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndar
         names = [f"{k:05d}_{i}.png" for i in range(len(sample.images))]
         for name, image in zip(names, sample.images, strict=True):
             Image.fromarray(image).save(folder / name)
-        question, answer, skill = sample.turns[-1]  # where words are given, the last turn may be a copying one
+        question, answer, skill = sample.turns[0]
         content = [{"type": "image"}] * len(names) + [{"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
         records.append(

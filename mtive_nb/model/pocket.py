@@ -4,7 +4,6 @@ Notebook 00 builds, trains and saves it; everybody else loads the result, which 
 as a normal `save_pretrained` folder.
 """
 
-import pydoc_data.topics
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,11 +33,6 @@ CHAT_TEMPLATE = (
     "{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{% endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{% endif -%}"
 )
-
-
-def english_text() -> list[str]:
-    """Plain English that every Python carries (its language reference): statistics for the tokenizer's merges."""
-    return list(pydoc_data.topics.topics.values())
 
 
 def build_tokenizer(texts: Iterable[str], *, vocab_size: int = 1536) -> PreTrainedTokenizerFast:

@@ -20,18 +20,21 @@ from transformers import (
     TrainingArguments,
     get_scheduler,
 )
+from transformers.vision_utils import get_vision_window_index
 
 from mtive_nb.data.scene_questions import Sample, make_sample
-from mtive_nb.data.scenes import CHARACTERS, COLOURS, SHAPES, SLOTS, STATES
+from mtive_nb.data.scenes import CHARACTERS, COLOURS, GLYPHS, SHAPES, SLOTS, STATES
 from mtive_nb.model.muon import Muon, split_parameters
 from mtive_nb.model.train import TrainableCheckpoints
 
 CLASSES = {
     "character": len(CHARACTERS) + 1,
+    "glyph": len(CHARACTERS) + 1,
     "shape": len(SHAPES) + 1,
     "colour": len(COLOURS) + 1,
     "state": len(STATES) + 1,
 }
+OF_ONE_FEATURE = {"character": SLOTS, "glyph": GLYPHS}  # labels that one feature row carries, 1 unless told
 IGNORE = -100
 
 
@@ -50,22 +53,26 @@ class SceneDataset(Dataset):
 
 
 class DenseHeads(nn.Module):
-    """One linear head a kind of label over the connector's output, (M, D) -> (M, classes)."""
+    """One linear head a kind of label: over the connector's output (M, D), `glyph` over the tower's own (P, W)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, tower_width: int) -> None:
         super().__init__()
         self.heads = nn.ModuleDict(
-            {k: nn.Linear(width, c * (SLOTS if k == "character" else 1)) for k, c in CLASSES.items()}
+            {
+                k: nn.Linear(tower_width if k == "glyph" else width, c * OF_ONE_FEATURE.get(k, 1))
+                for k, c in CLASSES.items()
+            }
         )
 
-    def loss(self, features: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(self, features: torch.Tensor, patches: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
         """Mean cross-entropy over heads; an empty patch or slot weighs a fifth, since most are empty."""
         total = features.new_zeros(())
         for name, head in self.heads.items():
             weight = torch.full((CLASSES[name],), 1.0, device=features.device)
             weight[0] = 0.2
-            target = labels[name].reshape(-1)  # (M,) or (M * SLOTS,)
-            total = total + cross_entropy(head(features).reshape(len(target), -1), target, weight)
+            target = labels[name].reshape(-1)  # (M,), (M * SLOTS,) or (P * GLYPHS,)
+            rows = head(patches if name == "glyph" else features)
+            total = total + cross_entropy(rows.reshape(len(target), -1), target, weight)
         return total / len(self.heads)
 
 
@@ -82,6 +89,18 @@ def conversation(sample: Sample) -> list[dict]:
 def merged_order(grid: np.ndarray) -> np.ndarray:
     """Labels (gh, gw, ...) of an image's merged patches as rows, in the order in which the processor lays them out."""
     return grid.reshape(-1, *grid.shape[2:])
+
+
+def _patches_in_order(tower: nn.Module, states: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
+    """What reaches the connector, (P, W), out of the order of the tower's windows into the processor's."""
+    windows, _lengths = get_vision_window_index(
+        grid_thw,
+        spatial_merge_size=tower.spatial_merge_size,
+        window_size=tower.window_size,
+        patch_size=tower.patch_size,
+    )
+    groups = tower.merger.ln_q(states).view(len(windows), -1, states.shape[-1])
+    return groups[torch.argsort(windows)].flatten(0, 1)
 
 
 class SceneCollator:
@@ -109,11 +128,12 @@ class SceneCollator:
 
     def __call__(self, samples: list[Sample]) -> dict:
         text = [self.processor.apply_chat_template(conversation(s)) for s in samples]
-        images = [image for s in samples for image in s.images]
+        images = [image for s in samples for image in s.images] or None
         batch = dict(self.processor(text=text, images=images, return_tensors="pt", padding=True))
         batch["labels"] = self.answers(batch["input_ids"])
-        dense = [d for s in samples for d in s.dense]
-        batch["dense"] = {k: torch.from_numpy(np.concatenate([merged_order(d[k]) for d in dense])) for k in CLASSES}
+        if images:
+            dense = [d for s in samples for d in s.dense]
+            batch["dense"] = {k: torch.from_numpy(np.concatenate([merged_order(d[k]) for d in dense])) for k in CLASSES}
         return batch
 
 
@@ -127,19 +147,21 @@ class BaseTrainer(TrainableCheckpoints):
         self.phase, self.dense_weight = phase, dense_weight
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: object):  # noqa: ANN201
-        dense = inputs.pop("dense")
-        visual = model.model.visual(inputs["pixel_values"].type(model.dtype), grid_thw=inputs["image_grid_thw"])
-        features = visual.pooler_output  # (M, D)
-        loss = model.dense.loss(features, dense)
+        ids, grid_thw = inputs["input_ids"], inputs.get("image_grid_thw")
+        embeds, loss = model.get_input_embeddings()(ids), torch.zeros((), device=ids.device)
+        if grid_thw is not None:
+            visual = model.model.visual(inputs["pixel_values"].type(model.dtype), grid_thw=grid_thw)
+            features = visual.pooler_output  # (M, D)
+            patches = _patches_in_order(model.model.visual, visual.last_hidden_state, grid_thw)
+            loss = model.dense.loss(features, patches, inputs["dense"])
+            where = (ids == model.config.image_token_id).unsqueeze(-1)
+            embeds = embeds.masked_scatter(where.expand_as(embeds), features)
         if self.phase == "dense":
             return (loss, None) if return_outputs else loss
-        embeds = model.get_input_embeddings()(inputs["input_ids"])
-        where = (inputs["input_ids"] == model.config.image_token_id).unsqueeze(-1)
-        embeds = embeds.masked_scatter(where.expand_as(embeds), features)
         positions, _deltas = model.model.get_rope_index(
-            inputs["input_ids"],
+            ids,
             inputs["mm_token_type_ids"],
-            image_grid_thw=inputs["image_grid_thw"],
+            image_grid_thw=grid_thw,
             attention_mask=inputs["attention_mask"],
         )
         hidden = model.model.language_model(
@@ -173,7 +195,7 @@ def train_base(
 ) -> list[dict]:  # fmt: skip
     """Train one phase, going on from its last checkpoint where there is one; returns the log rows."""
     if not hasattr(model, "dense"):
-        model.dense = DenseHeads(model.config.text_config.hidden_size)
+        model.dense = DenseHeads(model.config.text_config.hidden_size, model.config.vision_config.hidden_size)
     model.requires_grad_(True)
     if phase == "dense":
         model.model.language_model.requires_grad_(False)

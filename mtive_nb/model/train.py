@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.losses import IGNORE, noise_robust_loss
@@ -24,19 +24,35 @@ from mtive_nb.run import progress
 CHECKPOINT = "trainable.safetensors"
 
 
-class EpochLengthSampler(LengthGroupedSampler):
-    """Length grouping whose order depends on seed and epoch alone, so that a resumed epoch sees the same batches."""
+class LikeLengthSampler(Sampler[int]):
+    """Batches of records of like length, in shuffled order: little padding, and steps that meet every form of record.
 
-    def __init__(self, batch_size: int, lengths: list[int], *, seed: int) -> None:
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed, self.epoch = seed, 0
+    `pool` batches are sorted by length at a time. The order depends on seed and epoch alone, so that a resumed epoch
+    sees the same batches.
+    """
+
+    def __init__(self, lengths: list[int], *, batch: int, seed: int, pool: int = 16) -> None:
+        self.lengths, self.batch, self.seed, self.pool, self.epoch = np.array(lengths), batch, seed, pool, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def __len__(self) -> int:
+        return len(self.lengths)
+
     def __iter__(self) -> Iterator[int]:
-        self.generator.manual_seed(1_000_003 * self.seed + self.epoch)
-        return super().__iter__()
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order, size, batches = rng.permutation(len(self)), self.pool * self.batch, []
+        for start in range(0, len(self), size):
+            some = order[start : start + size]
+            some = some[np.argsort(self.lengths[some], kind="stable")]
+            batches += [some[i : i + self.batch] for i in range(0, len(some), self.batch)]
+        whole = [b for b in batches if len(b) == self.batch]  # a short batch goes last, or it would shift all others
+        rest = [b for b in batches if len(b) < self.batch]
+        for k in rng.permutation(len(whole)):
+            yield from whole[k].tolist()
+        for b in rest:
+            yield from b.tolist()
 
 
 class TrainableCheckpoints(Trainer):
@@ -76,8 +92,7 @@ class StageTrainer(TrainableCheckpoints):
 
     def _get_train_sampler(self, train_dataset: RecordDataset | None = None) -> Sampler:
         data = train_dataset or self.train_dataset
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return EpochLengthSampler(size, data.lengths(), seed=self.args.seed)
+        return LikeLengthSampler(data.lengths(), batch=self.args.train_batch_size, seed=self.args.seed)
 
 
 class _Watch(TrainerCallback):
