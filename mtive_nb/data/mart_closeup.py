@@ -83,11 +83,11 @@ def _stamp_lines(
 ) -> None:
     """Prints the lines one below the other, all at one height, in place."""
     ground = (248, 246, 238) if panel else body
-    step = 50 if len(lines) <= 3 else 41
-    cap = 27 if len(lines) <= 3 else 23
     middle = CLOSE_H / 2 + 4
-    left = int(rng.integers(34, 44))
+    left = int(rng.integers(20, 30))
     width = CLOSE_W - 2 * left
+    step = min(62, (CLOSE_H - 34) // len(lines))
+    cap = int(min(0.62 * step, width / (0.84 * max(len(line) for line in lines))))  # as large as all lines allow
     typeface = str(rng.choice(("sans", "mono", "mono")))
     dark = ((24, 24, 30), (26, 38, 110), (60, 20, 30))[int(rng.integers(3))]
     ink = dark if luminance(ground) > 118 else (248, 248, 244)

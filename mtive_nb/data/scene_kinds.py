@@ -83,10 +83,19 @@ def _overlaps(box: tuple[float, ...], others: list[Thing]) -> bool:
     return any(box[0] < o.box[2] and o.box[0] < box[2] and box[1] < o.box[3] and o.box[1] < box[3] for o in others)
 
 
+def _canvas(rng: np.random.Generator, photos: list | None) -> tuple[tuple[int, int], Image.Image]:
+    """The size of the finished image and its ground at SCALE times that size."""
+    size = SIZES_PX[rng.integers(len(SIZES_PX))]
+    return size, background(size, rng, photos).resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
+
+
+def _mean_colour(canvas: Image.Image) -> tuple[int, ...]:
+    return tuple(int(v) for v in np.asarray(canvas).reshape(-1, 3).mean(0))
+
+
 def objects_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
     """One to six shapes that do not touch, some with a letter or two on them."""
-    size = SIZES_PX[rng.integers(len(SIZES_PX))]
-    canvas = background(size, rng, photos).resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
+    size, canvas = _canvas(rng, photos)
     n, scene = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.25, 0.25, 0.2, 0.12, 0.1, 0.08])), Scene(np.empty(0))
     repeated = SHAPES[rng.integers(len(SHAPES))] if rng.random() < 0.4 else None
     for _ in range(n * 4):
@@ -108,10 +117,8 @@ def objects_scene(rng: np.random.Generator, photos: list | None = None) -> Scene
 
 def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
     """One to three printed lines on a plain or busy ground."""
-    size = SIZES_PX[rng.integers(len(SIZES_PX))]
-    canvas = background(size, rng, photos if rng.random() < 0.3 else None)
-    canvas = canvas.resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
-    ground = tuple(int(v) for v in np.asarray(canvas).reshape(-1, 3).mean(0))
+    size, canvas = _canvas(rng, photos if rng.random() < 0.3 else None)
+    ground = _mean_colour(canvas)
     if rng.random() < 0.4:
         ground = tuple(int(v) for v in rng.integers(0, 256, 3))
         plate = Image.new("RGB", (int(canvas.width * 0.96), int(canvas.height * 0.94)), ground)
@@ -133,10 +140,8 @@ def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
 
 def page_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
     """A page full of characters, for the dense labels: eight times as many letters to learn from as a normal scene."""
-    size = SIZES_PX[rng.integers(len(SIZES_PX))]
-    canvas = background(size, rng, photos if rng.random() < 0.2 else None)
-    canvas = canvas.resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
-    ground = tuple(int(v) for v in np.asarray(canvas).reshape(-1, 3).mean(0))
+    size, canvas = _canvas(rng, photos if rng.random() < 0.2 else None)
+    ground = _mean_colour(canvas)
     height, angle, scene = float(rng.uniform(12, 32)), float(rng.normal(0, 3.5)), Scene(np.empty(0))
     rows = max(1, int(size[1] * 0.95 / (height * 1.45)))
     for row in range(rows):
@@ -152,8 +157,7 @@ def page_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
 
 def labelled_scene(rng: np.random.Generator, photos: list | None = None, **given: str) -> Scene:
     """One large shape with a string printed on it and a small shape as a badge: the stuff of `two images`, too."""
-    size = SIZES_PX[rng.integers(len(SIZES_PX))]
-    canvas = background(size, rng, photos).resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
+    size, canvas = _canvas(rng, photos)
     text, badge_shape = given.pop("text", None) or random_string(rng, 6), given.pop("badge", None)
     badge_colour = given.pop("badge_colour", None)
     main = _random_thing(

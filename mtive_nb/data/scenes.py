@@ -214,25 +214,45 @@ def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> N
     canvas.paste(layer, (x0, y0), mask)
 
 
+def _dot_matrix(text: str, cap_px: float) -> Image.Image:
+    """Text as round dots on a grid, the way of the printers that mark things on a line; capitals are 7 dots high."""
+    face = ImageFont.load_default_imagefont()
+    small = Image.new("1", (int(face.getlength(text)), 11))
+    ImageDraw.Draw(small).text((0, 0), text, font=face, fill=1)
+    pitch = max(2, round(cap_px / 7))
+    y, x = np.mgrid[:pitch, :pitch] - (pitch - 1) / 2
+    dot = (x * x + y * y <= (pitch / 2) ** 2).astype(np.uint8) * 255
+    return Image.fromarray(np.kron(np.asarray(small), dot))
+
+
 def draw_string(canvas: Image.Image, text: str, at: tuple[float, float], *, height_px: float, ink: tuple[int, ...],
-                rng: np.random.Generator, font: int | None = None, angle: float | None = None) -> list[tuple[float, float, int]]:  # fmt: skip
-    """Print `text` centred on `at` (pixels of the finished image); returns every character's centre and index."""
+                rng: np.random.Generator, font: int | None = None, angle: float | None = None, style: str = "") -> list[tuple[float, float, int]]:  # fmt: skip
+    """Print `text` centred on `at` (pixels of the finished image); returns every character's centre and index.
+
+    `style` is "ink", "dots" or "emboss" (a lit and a shaded edge in place of ink); drawn by lot where it is empty."""
     font = int(rng.integers(len(_font_files()))) if font is None else font
-    face = _font(font, max(8, int(height_px * SCALE * 1.35)))
+    style = style or str(rng.choice(("ink", "dots", "emboss"), p=(0.76, 0.12, 0.12)))
     angle = float(rng.normal(0, 4)) if angle is None else angle
-    width, height = face.getlength(text), face.size * 1.2
-    layer = Image.new("L", (int(width) + 8, int(height) + 4))
-    ImageDraw.Draw(layer).text((4, 0), text, font=face, fill=255)
+    if style == "dots":
+        layer = _dot_matrix(text, height_px * SCALE)
+        advances = [layer.width / len(text) * (i + 0.5) for i in range(len(text))]
+    else:
+        face = _font(font, max(8, int(height_px * SCALE * 1.35)))
+        layer = Image.new("L", (int(face.getlength(text)) + 8, int(face.size * 1.2) + 4))
+        ImageDraw.Draw(layer).text((4, 0), text, font=face, fill=255)
+        advances = [4 + face.getlength(text[:i]) + face.getlength(char) / 2 for i, char in enumerate(text)]
     turned = layer.rotate(angle, expand=True, resample=Image.BILINEAR)
-    cx, cy = at[0] * SCALE, at[1] * SCALE
-    canvas.paste(Image.new("RGB", turned.size, ink), (int(cx - turned.width / 2), int(cy - turned.height / 2)), turned)
+    corner = int(at[0] * SCALE - turned.width / 2), int(at[1] * SCALE - turned.height / 2)
+    for shift, colour in (
+        [(1, (250, 250, 250)), (-1, (20, 20, 20))] if style == "emboss" and min(ink) < 128 else [(0, ink)]
+    ):
+        canvas.paste(Image.new("RGB", turned.size, colour), (corner[0] + shift, corner[1] + shift), turned)
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     spots = []
-    for i, char in enumerate(text):
-        if char == " ":
-            continue
-        dx = face.getlength(text[:i]) + face.getlength(char) / 2 - width / 2
-        spots.append(((cx + dx * c) / SCALE, (cy - dx * s) / SCALE, CHARACTERS.index(char)))
+    for char, x in zip(text, advances, strict=True):
+        if char != " ":
+            dx = x - layer.width / 2
+            spots.append((at[0] + dx * c / SCALE, at[1] - dx * s / SCALE, CHARACTERS.index(char)))
     return spots
 
 

@@ -1,6 +1,7 @@
 """Answers of a model to records: greedy, in batches of one task and form, given back in the records' own order."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -12,31 +13,25 @@ from mtive_nb.run import progress
 from mtive_nb.run.folder import write_atomic
 
 
-@torch.inference_mode()
 def generate_answers(model: LoraStack | Vlm, records: list[dict], *, root: Path, batch: int = 64, max_new_tokens: int = 64,
                      side_px: int | None = None, what: str = "answers") -> list[str]:  # fmt: skip
     """One answer a record by greedy decoding with whatever adapters are active; `root` is where image paths start."""
-    if isinstance(model, LoraStack):
-        with model.folded():
-            return _answers(model.vlm, model.model, records, root, batch, max_new_tokens, side_px, what)
-    return _answers(model, model.model, records, root, batch, max_new_tokens, side_px, what)
-
-
-def _answers(vlm: Vlm, network: torch.nn.Module, records: list[dict], root: Path, batch: int, max_new_tokens: int,
-             side_px: int | None, what: str) -> list[str]:  # fmt: skip
+    stacked = isinstance(model, LoraStack)
+    vlm, network = (model.vlm, model.model) if stacked else (model, model.model)
     network.eval()
     data, collate = RecordDataset(records, root=root, side_px=side_px), Collator(vlm.processor, answers=False)
     order = sorted(
         range(len(records)), key=lambda i: (records[i]["task"], records[i]["variant"], len(records[i]["images"]))
     )
     answers: list[str] = [""] * len(records)
-    for start in progress(range(0, len(order), batch), what=what):
-        rows = order[start : start + batch]
-        inputs = {k: v.to(vlm.device) for k, v in collate([data[i] for i in rows]).items()}
-        tokens = network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = vlm.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(rows, texts, strict=True):
-            answers[i] = text.strip()
+    with model.folded() if stacked else nullcontext(), torch.inference_mode():
+        for start in progress(range(0, len(order), batch), what=what):
+            rows = order[start : start + batch]
+            inputs = {k: v.to(vlm.device) for k, v in collate([data[i] for i in rows]).items()}
+            tokens = network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            texts = vlm.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            for i, text in zip(rows, texts, strict=True):
+                answers[i] = text.strip()
     return answers
 
 
