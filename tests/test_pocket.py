@@ -1,8 +1,11 @@
 """The pocket base: how it is built and trained, and what ships."""
 
+import copy
+
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mtive_nb.data.scene_questions import make_sample
@@ -17,6 +20,7 @@ from mtive_nb.model.pocket import (
     parameter_count,
 )
 from mtive_nb.model.pretrain import DenseHeads, SceneCollator, SceneDataset, base_arguments, train_base
+from mtive_nb.model.together import train_base_together
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,36 @@ def test_both_phases_train_and_the_first_leaves_the_language_alone(parts, tmp_pa
         same = torch.equal(before, model.model.language_model.layers[0].mlp.up_proj.weight)
         assert same == (phase == "dense")
     assert isinstance(model.dense, DenseHeads)
+    del model.dense
+
+
+class Doubled(Dataset):
+    """Each scene twice, so that two processes see what one would see alone; or a scene and the one 8 further on."""
+
+    def __init__(self, apart: int) -> None:
+        self.scenes, self.apart = SceneDataset(16, seed=1), apart
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int):
+        return self.scenes[index // 2 + self.apart * (index % 2)]
+
+
+def test_two_processes_take_the_mean_of_their_gradients(parts, tmp_path):
+    model, processor = parts
+    torch.manual_seed(0)
+    model.dense = DenseHeads(64, 64)
+
+    def trained(data, processes):
+        mine = copy.deepcopy(model)
+        arguments = base_arguments(tmp_path / str(len(list(tmp_path.iterdir()))), steps=2, batch=4, rate=1e-3, seed=0)
+        train_base_together(mine, data, phase="dense", arguments=arguments, processor=processor, processes=processes)
+        return mine.dense.heads["colour"].weight.detach()
+
+    alone = trained(SceneDataset(8, seed=1), 1)
+    assert torch.allclose(trained(Doubled(0), 2), alone, atol=1e-6)
+    assert not torch.allclose(trained(Doubled(8), 2), alone, atol=1e-6)
     del model.dense
 
 

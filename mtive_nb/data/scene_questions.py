@@ -29,10 +29,10 @@ from mtive_nb.data.scenes import (
 SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy",
           "continue")  # fmt: skip
 SHARES = {
-    "objects": 0.18,
-    "text": 0.22,
+    "objects": 0.16,
+    "text": 0.21,
     "labelled": 0.19,
-    "pair": 0.14,
+    "pair": 0.17,
     "views": 0.04,
     "page": 0.05,
     "plain": 0.18,

@@ -189,17 +189,22 @@ def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: i
     )  # fmt: skip
 
 
-def train_base(
-    model: Qwen2_5_VLForConditionalGeneration, data: Dataset, *, phase: str, arguments: TrainingArguments,
-    processor: Qwen2_5_VLProcessor, callbacks: list | None = None,
-) -> list[dict]:  # fmt: skip
-    """Train one phase, going on from its last checkpoint where there is one; returns the log rows."""
+def prepare_base(model: Qwen2_5_VLForConditionalGeneration, *, phase: str) -> None:
+    """Give the model its dense heads where it has none, and free the weights that the phase trains."""
     if not hasattr(model, "dense"):
         model.dense = DenseHeads(model.config.text_config.hidden_size, model.config.vision_config.hidden_size)
     model.requires_grad_(True)
     if phase == "dense":
         model.model.language_model.requires_grad_(False)
         model.lm_head.requires_grad_(False)
+
+
+def train_base(
+    model: Qwen2_5_VLForConditionalGeneration, data: Dataset, *, phase: str, arguments: TrainingArguments,
+    processor: Qwen2_5_VLProcessor, callbacks: list | None = None,
+) -> list[dict]:  # fmt: skip
+    """Train one phase, going on from its last checkpoint where there is one; returns the log rows."""
+    prepare_base(model, phase=phase)
     matrices, others = split_parameters(model)
     optimizer = Muon(matrices, others, lr=arguments.learning_rate, weight_decay=arguments.weight_decay)
     schedule = get_scheduler(
