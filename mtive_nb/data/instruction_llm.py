@@ -6,21 +6,18 @@ are kept in a cache folder by the hash of all that was asked, so that a run that
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import mimetypes
 import os
-import random
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-
-import httpx
+from typing import Any
 
 from mtive_nb.data.catalogue import Feedback, Product
+from mtive_nb.data.endpoint import Endpoint, EndpointError, photo_part
 from mtive_nb.data.instructions import FORMATS, PAIR_TYPES, UNCERTAIN, Pair
+
+__all__ = ["EndpointError", "LlmGenerator", "PROMPT"]
 
 MAX_QUESTION_CHARS, MAX_ANSWER_CHARS = 300, 600
 
@@ -51,42 +48,23 @@ Return one JSON object and nothing else:
 {{"pairs": [{{"type": ..., "format": ..., "question": ..., "answer": ...}}, ...]}}"""
 
 
-class EndpointError(RuntimeError):
-    """The endpoint refuses every request (wrong key, model or address): going on would only repeat it."""
-
-
 class LlmGenerator:
-    """Pairs from `POST {endpoint}/chat/completions`; the key is read from the environment variable `api_key_env`.
+    """Pairs from an OpenAI-compatible endpoint; `options` (api_key_env, retries, ...) are those of `Endpoint`.
 
-    Timeouts, broken connections, 408, 429, 5xx and replies that are not the JSON asked for are tried `retries` times
-    more, waiting `backoff_s`, twice that, and so on. A photo that fails to the end gives no pairs, is counted in
-    `failures` by its reason and stands in `cache`/rejects.jsonl; it is asked again in the next run.
+    A photo that fails to the end gives no pairs, is counted in `failures` by its reason and stands in
+    `cache`/rejects.jsonl; it is asked again in the next run.
     """
 
-    def __init__(
-        self,
-        endpoint: str,
-        *,
-        model: str,
-        cache: str | Path,
-        api_key_env: str = "OPENAI_API_KEY",
-        timeout_s: float = 60.0,
-        retries: int = 4,
-        backoff_s: float = 1.0,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        if not endpoint.startswith(("http://", "https://")) or retries < 0:
-            raise ValueError(
-                f"LlmGenerator: found endpoint {endpoint!r}, retries {retries}; "
-                "expected an address such as http://localhost:8000/v1 and 0 retries or more"
-            )
-        self.url, self.model = endpoint.rstrip("/") + "/chat/completions", model
-        self.cache = Path(cache)
-        self.retries, self.backoff_s, self._sleep = retries, backoff_s, sleep
+    def __init__(self, endpoint: str, *, model: str, cache: str | Path, **options: Any) -> None:
+        self._endpoint = Endpoint(endpoint, model=model, **options)
+        self.model, self.cache = model, Path(cache)
         self.failures: Counter[str] = Counter()
-        self.requests = self.cached = 0
-        key = os.environ.get(api_key_env, "")
-        self._client = httpx.Client(timeout=timeout_s, headers={"Authorization": f"Bearer {key}"} if key else {})
+        self.cached = 0
+
+    @property
+    def requests(self) -> int:
+        """Requests made so far, tries again included."""
+        return self._endpoint.requests
 
     def pairs(self, product: Product, feedback: Feedback | None, image: Path) -> list[Pair]:
         """The pairs for one photo; [] when it failed. EndpointError when the endpoint refuses for good."""
@@ -96,8 +74,8 @@ class LlmGenerator:
         if stored.is_file():
             self.cached += 1
             return _pairs(json.loads(stored.read_text(encoding="utf-8")))[0]
-        body = self._body(prompt, photo, mimetypes.guess_type(str(image))[0] or "image/jpeg")
-        reply, reason = self._ask(body)
+        content = [photo_part(photo, image), {"type": "text", "text": prompt}]
+        reply, reason = self._endpoint.ask(content, _fault, temperature=0.7, max_tokens=1024)
         if reply is None:
             self.failures[reason] += 1
             self._reject(product, feedback, image, reason)
@@ -110,39 +88,6 @@ class LlmGenerator:
         part.write_text(json.dumps(reply, ensure_ascii=False), encoding="utf-8")
         os.replace(part, stored)
         return found
-
-    def _body(self, prompt: str, photo: bytes, mime: str) -> dict:
-        url = f"data:{mime};base64,{base64.b64encode(photo).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt}]
-        messages = [{"role": "user", "content": content}]
-        return {"model": self.model, "messages": messages, "temperature": 0.7, "max_tokens": 1024}
-
-    def _ask(self, body: dict) -> tuple[dict | None, str]:
-        """The reply's JSON object, or None and the reason of the last failure."""
-        reason = ""
-        for attempt in range(self.retries + 1):
-            if attempt:
-                # Drawn at random within the wait, so that many workers do not come back at once.
-                self._sleep(self.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
-            self.requests += 1
-            try:
-                response = self._client.post(self.url, json=body)
-            except httpx.TransportError as error:
-                reason = f"no answer: {type(error).__name__}"
-                continue
-            status = response.status_code
-            if status in (408, 429) or status >= 500:
-                reason = f"HTTP {status}"
-                continue
-            if status != 200:
-                raise EndpointError(
-                    f"{self.url}: HTTP {status} for model {self.model!r}: {response.text[:200]}. "
-                    "Check address, model and key"
-                )
-            reply, reason = _reply(response)
-            if reply is not None:
-                return reply, ""
-        return None, reason
 
     def _reject(self, product: Product, feedback: Feedback | None, image: Path, reason: str) -> None:
         self.cache.mkdir(parents=True, exist_ok=True)
@@ -163,15 +108,10 @@ def _prompt(product: Product, feedback: Feedback | None) -> str:
     )
 
 
-def _reply(response: httpx.Response) -> tuple[dict | None, str]:
-    """The object that the model wrote, if it holds a usable pair; a fence or words around the JSON are borne with."""
-    try:
-        text = response.json()["choices"][0]["message"]["content"]
-        reply = json.loads(text[text.index("{") : text.rindex("}") + 1])
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return None, "reply is not the JSON asked for"
+def _fault(reply: dict) -> str | None:
+    """What is wrong with a reply that holds no usable pair."""
     found, faults = _pairs(reply)
-    return (reply, "") if found else (None, f"reply without a usable pair: {faults[0] if faults else 'empty'}")
+    return None if found else f"reply without a usable pair: {faults[0] if faults else 'empty'}"
 
 
 def _pairs(reply: dict) -> tuple[list[Pair], list[str]]:

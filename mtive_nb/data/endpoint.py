@@ -1,0 +1,142 @@
+"""One client for any OpenAI-compatible endpoint: a user's turn with photos goes in, a checked JSON object comes out.
+
+The key is read from an environment variable and goes into the request's header alone: no file, no message holds it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+LONGEST_WAIT_S = 60.0
+_TRY_AGAIN = (408, 429)  # and 5xx
+_THIS_REQUEST = (400, 413, 422)  # too large, filtered: the next request may pass
+
+
+class EndpointError(RuntimeError):
+    """The endpoint refuses every request (wrong key, model or address): going on would only repeat it."""
+
+
+class BudgetError(RuntimeError):
+    """The requests or tokens that were allowed are spent."""
+
+
+class Endpoint:
+    """Asks `POST {url}/chat/completions`; may be used from several threads at once.
+
+    Timeouts, broken connections, 408, 429, 5xx and replies that are not the JSON asked for are tried `retries` times
+    more, waiting `backoff_s`, twice that, and so on, or as long as `Retry-After` says (at most `LONGEST_WAIT_S`).
+    budget_requests counts every try. budget_tok counts the tokens that the endpoint reports (none: no limit); what is
+    under way when it is spent still ends, so that it may be passed by a reply for each thread.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str,
+        api_key_env: str = "OPENAI_API_KEY",
+        timeout_s: float = 60.0,
+        retries: int = 4,
+        backoff_s: float = 1.0,
+        budget_requests: int | None = None,
+        budget_tok: int | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not url.startswith(("http://", "https://")) or retries < 0:
+            raise ValueError(
+                f"Endpoint: found url {url!r}, retries {retries}; "
+                "expected an address such as http://localhost:8000/v1 and 0 retries or more"
+            )
+        self.url, self.model = url.rstrip("/") + "/chat/completions", model
+        self.retries, self.backoff_s, self._sleep = retries, backoff_s, sleep
+        self.budget_requests, self.budget_tok = budget_requests, budget_tok
+        self.requests = self.tok = 0
+        self._lock = threading.Lock()
+        self._key = os.environ.get(api_key_env, "")
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._client = httpx.Client(timeout=timeout_s, headers=headers)
+
+    def ask(self, content: list[dict], fault: Callable[[dict], str | None], **options: Any) -> tuple[dict | None, str]:
+        """The reply's JSON object and "", or None and the reason of the last failure.
+
+        content: the parts of one user's turn. fault: what is wrong with a reply, None where nothing is.
+        options: further fields of the request, such as temperature.
+        Errors: EndpointError when the endpoint refuses for good, BudgetError when the budget is spent.
+        """
+        body = {"model": self.model, "messages": [{"role": "user", "content": content}], **options}
+        reason, wait_s = "", 0.0
+        for attempt in range(self.retries + 1):
+            if attempt:
+                # Drawn at random within the wait, so that many workers do not come back at once.
+                self._sleep(max(wait_s, self.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)))
+            self._spend()
+            wait_s = 0.0
+            try:
+                response = self._client.post(self.url, json=body)
+            except httpx.RequestError as error:
+                reason = f"no answer: {type(error).__name__}"
+                continue
+            status = response.status_code
+            if status == 200:
+                reply, reason = self._read(response, fault)
+                if reply is not None:
+                    return reply, ""
+            elif status in _TRY_AGAIN or status >= 500:
+                reason, wait_s = f"HTTP {status}", _asked_wait_s(response)
+            elif status in _THIS_REQUEST:
+                return None, f"HTTP {status}: {self._quote(response)}"
+            else:
+                raise EndpointError(
+                    f"{self.url}: HTTP {status} for model {self.model!r}: {self._quote(response)}. "
+                    "Check address, model and key"
+                )
+        return None, reason
+
+    def _spend(self) -> None:
+        with self._lock:
+            for name, used, budget in (
+                ("requests", self.requests, self.budget_requests),
+                ("tokens", self.tok, self.budget_tok),
+            ):
+                if budget is not None and used >= budget:
+                    raise BudgetError(f"the budget of {budget} {name} is spent")
+            self.requests += 1
+
+    def _read(self, response: httpx.Response, fault: Callable[[dict], str | None]) -> tuple[dict | None, str]:
+        """The object that the model wrote; a fence or words around the JSON are borne with."""
+        try:
+            whole = response.json()
+            with self._lock:
+                self.tok += int((whole.get("usage") or {}).get("total_tokens") or 0)
+            text = whole["choices"][0]["message"]["content"]
+            reply = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return None, "reply is not the JSON asked for"
+        found = fault(reply)
+        return (None, found) if found else (reply, "")
+
+    def _quote(self, response: httpx.Response) -> str:
+        text = response.text.replace(self._key, "[key]") if self._key else response.text
+        return text[:200]
+
+
+def photo_part(photo: bytes, path: str | Path) -> dict:
+    """A photo as a part of a turn, its bytes as they are; the path's ending says of which type they are."""
+    mime = mimetypes.guess_type(str(path))[0] or "image/jpeg"
+    return {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{base64.b64encode(photo).decode()}"}}
+
+
+def _asked_wait_s(response: httpx.Response) -> float:
+    asked = response.headers.get("Retry-After", "")
+    return min(float(asked), LONGEST_WAIT_S) if asked.isdecimal() else 0.0
