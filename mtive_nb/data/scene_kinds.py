@@ -142,7 +142,7 @@ def page_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
     """A page full of characters, for the dense labels: eight times as many letters to learn from as a normal scene."""
     size, canvas = _canvas(rng, photos if rng.random() < 0.2 else None)
     ground = _mean_colour(canvas)
-    height, angle, scene = float(rng.uniform(12, 32)), float(rng.normal(0, 3.5)), Scene(np.empty(0))
+    height, angle, scene = float(rng.uniform(10, 30)), float(rng.normal(0, 3.5)), Scene(np.empty(0))
     rows = max(1, int(size[1] * 0.95 / (height * 1.45)))
     for row in range(rows):
         n = max(1, int(size[0] * 0.95 / (height * 0.84)))

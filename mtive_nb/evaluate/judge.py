@@ -28,9 +28,8 @@ from mtive_nb.evaluate.metrics import (
     printed_date,
 )
 
-__all__ = ["Judge", "Judgement", "JUDGE_NAME", "RuleJudge", "judge_all", "vocabulary_of"]
+__all__ = ["Judge", "Judgement", "RuleJudge", "judge_all", "vocabulary_of"]
 
-JUDGE_NAME = "rule-based judge on structured truth, for Claude Sonnet 4.5 (T11, T12)"
 ACCURATE, ANALYSIS, INACCURATE = "accurate", "analysis", "inaccurate"
 _NO_DAMAGE = {"none", "no", "no damage", UNANSWERABLE}
 

@@ -142,6 +142,7 @@ def paired_gains(
     *,
     system: str,
     over: Sequence[str],
+    judge: Judge | None = None,
     seed: int,
 ) -> pd.DataFrame:
     """What `system` gains over each of `over` in the judge's accuracy, in points, a row a task: gain, low, high, n.
@@ -150,7 +151,7 @@ def paired_gains(
     two systems' own. Errors: KeyError when a system has no answers.
     """
     records = list(records)
-    judged = {name: judge_all(records, answers_by_system[name], vocabulary) for name in (system, *over)}
+    judged = {name: judge_all(records, answers_by_system[name], vocabulary, judge=judge) for name in (system, *over)}
     rows = []
     for task in dict.fromkeys(judged[system]["task"]):
         here = (judged[system]["task"] == task) & judged[system]["variant"].isin(["gen", "aug"])

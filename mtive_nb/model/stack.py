@@ -26,6 +26,8 @@ from mtive_nb.model.lineage import (
 )
 from mtive_nb.model.load import Vlm, fingerprint, part_of, target_modules
 
+WEIGHTS = "adapter_model.safetensors"  # PEFT's name
+
 
 class LoraStack:
     """A VLM with adapters on it. `active` is the branch in force, from the first stage to the newest adapter."""
@@ -182,35 +184,27 @@ class LoraStack:
         """Write one adapter as a PEFT folder and its line of stack.json; its ancestors are named, not copied."""
         folder = Path(folder)
         self.peft.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
-        self.hashes[name] = sha256_of(folder / name / "adapter_model.safetensors")
-        manifest = (
-            read_manifest(folder) if (folder / MANIFEST).is_file() else {"base": self.base_fingerprint, "adapters": {}}
-        )
-        parent = self.parents[name]
+        weights = folder / name / WEIGHTS
+        self.hashes[name] = self.write_line("adapters", weights, parent=self.parents[name], spec=self.specs[name])
+        return folder / name
+
+    def write_line(self, kind: str, weights: Path, *, parent: str | None, spec: AdapterSpec) -> str:
+        """Put saved weights, folder / name / file, into the folder's stack.json, under `kind`; returns their hash."""
+        folder, name = weights.parent.parent, weights.parent.name
+        manifest = {"base": self.base_fingerprint, "adapters": {}}
+        if (folder / MANIFEST).is_file():
+            manifest = read_manifest(folder)
         if parent is not None and parent not in self.hashes:
             raise LineageError(f"adapter {name!r}: save its parent {parent!r} first, its hash is part of the lineage")
-        line = Lineage(parent, self.hashes.get(parent) if parent else None, self.hashes[name], self.specs[name])
-        manifest["adapters"][name] = asdict(line)
+        line = Lineage(parent, self.hashes.get(parent) if parent else None, sha256_of(weights), spec)
+        manifest.setdefault(kind, {})[name] = asdict(line)
         write_manifest(folder, manifest)
-        return folder / name
+        return line.sha256
 
     def load(self, folder: Path, name: str, *, alias: str | None = None) -> None:
         """Load one saved adapter over its parents, which must be on the stack; checks base, parents and file."""
         folder, alias = Path(folder), alias or name
-        manifest = read_manifest(folder)
-        if manifest["base"] != self.base_fingerprint:
-            raise LineageError(
-                f"{folder / name}: trained over base {manifest['base']}, but {self.vlm.name} is {self.base_fingerprint}"
-            )
-        if name not in manifest["adapters"]:
-            raise LineageError(f"{folder / MANIFEST}: no adapter {name!r}; it lists {sorted(manifest['adapters'])}")
-        row = manifest["adapters"][name]
-        weights = folder / name / "adapter_model.safetensors"
-        if not weights.is_file() or sha256_of(weights) != row["sha256"]:
-            raise LineageError(
-                f"{weights}: missing or changed since it was saved (expected sha256 {row['sha256'][:12]}...)"
-            )
-        parent = self._parent_by_hash(name, row)
+        row, parent = self.check_line("adapters", folder / name / WEIGHTS)
         if self.peft is None:
             self.peft = PeftModel.from_pretrained(self.vlm.model, folder / name, adapter_name=alias)
         else:
@@ -219,6 +213,27 @@ class LoraStack:
         self.specs[alias] = AdapterSpec(**{**spec, "placement": tuple(spec["placement"])})
         self.parents[alias], self.hashes[alias] = parent, row["sha256"]
         self.activate(alias)
+
+    def check_line(self, kind: str, weights: Path) -> tuple[dict, str | None]:
+        """The stack.json line of weights, folder / name / file, and what their parent is called on this stack.
+
+        Errors: LineageError for another base, a name not listed under `kind`, a changed file, an absent parent.
+        """
+        folder, name = weights.parent.parent, weights.parent.name
+        manifest = read_manifest(folder)
+        if manifest["base"] != self.base_fingerprint:
+            raise LineageError(
+                f"{folder / name}: trained over base {manifest['base']}, but {self.vlm.name} is {self.base_fingerprint}"
+            )
+        lines = manifest.get(kind, {})
+        if name not in lines:
+            raise LineageError(f"{folder / MANIFEST}: no adapter {name!r}; its {kind} are {sorted(lines)}")
+        row = lines[name]
+        if not weights.is_file() or sha256_of(weights) != row["sha256"]:
+            raise LineageError(
+                f"{weights}: missing or changed since it was saved (expected sha256 {row['sha256'][:12]}...)"
+            )
+        return row, self._parent_by_hash(name, row)
 
     def _parent_by_hash(self, name: str, row: dict) -> str | None:
         if row["parent"] is None:

@@ -1,4 +1,4 @@
-"""Training one adapter of a stack by transformers' Trainer: every stage and every expert go through here.
+"""Training one adapter of a stack by transformers' Trainer: every stage, every expert, every mixture goes through here.
 
 What makes it faster than a Trainer used plainly: records of like length share a batch, photos are decoded once, only
 the columns that hold answers become logits (benchmarks/training.py measures it), and finished stages are folded into
@@ -7,6 +7,7 @@ the base while an expert trains.
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.losses import IGNORE, noise_robust_loss
+from mtive_nb.model.mixture import LoraMixture
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run import progress
 
@@ -76,18 +78,21 @@ class TrainableCheckpoints(Trainer):
 
 
 class StageTrainer(TrainableCheckpoints):
-    """Trainer with MTIVE's loss and length grouping."""
+    """Trainer with MTIVE's loss and length grouping, and a mixture's load-balance loss where there is one."""
 
-    def __init__(self, *args: object, beta: float = 0.0, **kwargs: object) -> None:
+    def __init__(self, *args: object, beta: float = 0.0, mixture: LoraMixture | None = None, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        self.beta = beta
+        self.beta, self.mixture = beta, mixture
         self.model_accepts_loss_kwargs = True  # Trainer then counts the answer tokens of a whole accumulation step
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):  # noqa: ANN001, ANN201
         labels = inputs.pop("labels")
         columns = int((labels != IGNORE).any(0).sum()) + 1  # the answers' columns and the one that predicts the first
-        outputs = model(**inputs, logits_to_keep=columns, use_cache=False)
+        with self.mixture.routing(inputs["attention_mask"]) if self.mixture else nullcontext() as routed:
+            outputs = model(**inputs, logits_to_keep=columns, use_cache=False)
         loss = noise_robust_loss(outputs.logits, labels[:, -columns:], beta=self.beta, num_items=num_items_in_batch)
+        if routed:
+            loss = loss + self.mixture.penalty(routed) / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: RecordDataset | None = None) -> Sampler:
@@ -118,13 +123,13 @@ class _Watch(TrainerCallback):
 
 
 def train_adapter(
-    stack: LoraStack, name: str, records: list[dict], *, root: Path, checkpoints: Path, steps: int, batch: int = 16,
+    stack: LoraStack | LoraMixture, name: str, records: list[dict], *, root: Path, checkpoints: Path, steps: int, batch: int = 16,
     rate: float = 1e-3, beta: float = 0.0, accumulate: int = 1, workers: int = 0, side_px: int | None = None,
     checkpointing: bool = False, save_steps: int = 200, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Train adapter `name`, the newest of its branch, on the records' answers; returns rows of step, loss, rate, seconds.
+    """Train adapter `name`, the newest of its branch, or a mixture; returns rows of step, loss, rate, seconds.
 
-    `steps` optimizer steps of `batch` x `accumulate` records, learning rate `rate` with 5% warm-up and a cosine to 0;
+    `steps` optimizer steps of `batch` x `accumulate` records on their answers, learning rate `rate` with 5% warm-up and a cosine to 0;
     `beta` as in noise_robust_loss. Goes on from the last checkpoint in `checkpoints` / name. `checkpointing` trades
     time for memory (gradient checkpointing). Raises ValueError where there is nothing to train on.
     """
@@ -145,7 +150,13 @@ def train_adapter(
     data = RecordDataset(records, root=root, side_px=side_px)
     collator = Collator(stack.vlm.processor)
     trainer = StageTrainer(
-        stack.model, arguments, train_dataset=data, data_collator=collator, callbacks=[watch], beta=beta
+        stack.model,
+        arguments,
+        train_dataset=data,
+        data_collator=collator,
+        callbacks=[watch],
+        beta=beta,
+        mixture=stack if isinstance(stack, LoraMixture) else None,
     )
     trainer.remove_callback(PrinterCallback)
     resume = any(folder.glob("checkpoint-*"))
