@@ -123,13 +123,14 @@ class _Watch(TrainerCallback):
 
 
 def train_adapter(
-    stack: LoraStack | LoraMixture, name: str, records: list[dict], *, root: Path, checkpoints: Path, steps: int, batch: int = 16,
-    rate: float = 1e-3, beta: float = 0.0, accumulate: int = 1, workers: int = 0, side_px: int | None = None,
-    checkpointing: bool = False, save_steps: int = 200, seed: int = 0,
+    stack: LoraStack | LoraMixture, name: str, records: list[dict], *, root: Path, checkpoints: Path, steps: int,
+    batch: int = 16, rate: float = 1e-3, beta: float = 0.0, accumulate: int = 1, workers: int = 0,
+    side_px: int | None = None, checkpointing: bool = False, save_steps: int = 200, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Train adapter `name`, the newest of its branch, or a mixture; returns rows of step, loss, rate, seconds.
+    """Train adapter `name`, the newest of its branch or a mixture, on the records' answers; returns the log.
 
-    `steps` optimizer steps of `batch` x `accumulate` records on their answers, learning rate `rate` with 5% warm-up and a cosine to 0;
+    The log's rows are step, loss (a mixture's with its load-balance loss), rate, seconds.
+    `steps` optimizer steps of `batch` x `accumulate` records, learning rate `rate` with 5% warm-up and a cosine to 0;
     `beta` as in noise_robust_loss. Goes on from the last checkpoint in `checkpoints` / name. `checkpointing` trades
     time for memory (gradient checkpointing). Raises ValueError where there is nothing to train on.
     """
@@ -150,14 +151,9 @@ def train_adapter(
     data = RecordDataset(records, root=root, side_px=side_px)
     collator = Collator(stack.vlm.processor)
     trainer = StageTrainer(
-        stack.model,
-        arguments,
-        train_dataset=data,
-        data_collator=collator,
-        callbacks=[watch],
-        beta=beta,
+        stack.model, arguments, train_dataset=data, data_collator=collator, callbacks=[watch], beta=beta,
         mixture=stack if isinstance(stack, LoraMixture) else None,
-    )
+    )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     resume = any(folder.glob("checkpoint-*"))
     stack.assert_trainable(name)

@@ -1,0 +1,239 @@
+"""LoRA mixture of experts: the baseline that routes tokens to experts in place of naming the task (MTIVE s4.2, T1).
+
+y = W x + s sum_e g_e(x) B_e A_e x, s = alpha / rank, g(x) the k largest of softmax(W_r x); W is the frozen layer with
+the stack's active adapters. The paper says "4 experts" and "tokens"; how to route is Switch Transformers' (Fedus et al.,
+arXiv:2101.03961). Each placed layer routes by its own input: a router for a whole block would have to serve layers of
+other widths, and in the connector rows of four merged patches; and a router is small, one part in 2 R or so.
+Shapes: T rows (tokens, in the vision tower patches), D width in, O width out, R rank, E experts.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+from torch.nn.functional import one_hot
+from torch.utils.hooks import RemovableHandle
+
+from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.load import Vlm, part_of, target_modules
+from mtive_nb.model.stack import LoraStack
+from mtive_nb.run.folder import write_atomic
+
+CHILD = "lora_mixture"  # the model's child while on; below PEFT's layers PEFT would save it with its own adapters
+WEIGHTS = "mixture.safetensors"
+
+
+@dataclass(frozen=True)
+class MixtureSpec:
+    """What a mixture is: rank and alpha of every expert, their places and number, and how tokens choose among them.
+
+    `top_k` experts answer a token (all of them: a plain softmax); `balance` weighs the load-balance loss.
+    """
+
+    rank: int
+    alpha: float
+    placement: tuple[str, ...]
+    experts: int = 4
+    top_k: int = 1
+    balance: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.experts:
+            raise ValueError(f"top_k: found {self.top_k}, expected 1 to {self.experts}, the number of experts")
+
+
+def top_gates(shares: torch.Tensor, top_k: int) -> torch.Tensor:
+    """Keep the k largest of a router's probabilities, (..., E) -> (..., E), and 0 elsewhere.
+
+    They are not scaled to sum to 1: at k = 1 the gate would be a constant, and the router without gradient (Switch s2.1).
+    """
+    kept = shares.topk(top_k, dim=-1)
+    return torch.zeros_like(shares).scatter(-1, kept.indices, kept.values)
+
+
+def balance_loss(shares: torch.Tensor) -> torch.Tensor:
+    """E sum_e f_e P_e of one router's probabilities, (T, E) -> scalar: 1 where even, E where one expert takes all.
+
+    f_e is the share of rows whose first choice is e (no gradient), P_e the mean probability (Switch s2.2, eq. 4 to 6).
+    """
+    experts = shares.shape[-1]
+    first = one_hot(shares.argmax(-1), experts).to(shares.dtype).mean(0)
+    return experts * (first * shares.mean(0)).sum()
+
+
+class RoutedLora(nn.Module):
+    """Experts and router of one linear layer; A starts as PEFT's does, B at 0, the router as in Switch s2.4 (untruncated)."""
+
+    def __init__(self, layer: nn.Module, spec: MixtureSpec) -> None:
+        super().__init__()
+        e, r, d, device = spec.experts, spec.rank, layer.in_features, layer.weight.device
+        self.router = nn.Parameter(torch.randn(e, d, device=device) * (0.1 / d) ** 0.5)
+        self.A = nn.Parameter(torch.empty(e, r, d, device=device).uniform_(-(d**-0.5), d**-0.5))
+        self.B = nn.Parameter(torch.zeros(e, r, layer.out_features, device=device))
+        self.scale, self.top_k = spec.alpha / spec.rank, spec.top_k
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(..., D) -> what the experts add, (..., O), and the router's probabilities, (..., E).
+
+        All experts run, also at gate 0: two thin products over E R columns cost less than sorting tokens.
+        """
+        x = x.to(self.A.dtype)
+        shares = (x @ self.router.T).float().softmax(-1)
+        hidden = (x @ self.A.flatten(0, 1).T).unflatten(-1, self.A.shape[:2])  # (..., D) -> (..., E, R)
+        hidden = hidden * top_gates(shares, self.top_k).unsqueeze(-1)
+        return self.scale * hidden.flatten(-2) @ self.B.flatten(0, 1), shares
+
+
+class LoraMixture:
+    """A mixture over the branch that is active on `stack` (none: the bare base); train_adapter trains it by its name.
+
+    It starts switched on, trainable, and without effect. `activate(None)` leaves no trace of it on the model: due before
+    the stack goes on to other branches, unloads or merges. Errors: ValueError where another mixture is on.
+    """
+
+    def __init__(self, stack: LoraStack, name: str, spec: MixtureSpec) -> None:
+        self.stack, self.vlm, self.name, self.spec = stack, stack.vlm, name, spec
+        self.parent = stack.active[-1] if stack.active else None
+        paths = target_modules(self.vlm.model, list(spec.placement), family=self.vlm.family)
+        self.layers = {path: RoutedLora(self.vlm.model.get_submodule(path), spec) for path in paths}
+        self.weights = nn.ModuleDict({path.replace(".", "/"): routed for path, routed in self.layers.items()})
+        self._hooks: list[RemovableHandle] = []
+        self._seen: dict[str, torch.Tensor] | None = None
+        self.activate(name, trainable=True)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.stack.model
+
+    def trainable_parameters(self) -> int:
+        """Number of weights, routers counted."""
+        return sum(p.numel() for p in self.weights.parameters())
+
+    def activate(self, name: str | None, *, trainable: bool = False) -> None:
+        """Switch the mixture on over its branch, by its name, or off (None); train at most it."""
+        if name not in (None, self.name):
+            raise KeyError(f"mixture: found {name!r}, expected {self.name!r}, or None to switch it off")
+        model = self.vlm.model
+        if getattr(model, CHILD, self.weights) is not self.weights:
+            raise ValueError(f"mixture {self.name!r}: another mixture is on; switch that off with activate(None)")
+        while self._hooks:
+            self._hooks.pop().remove()
+        self.stack.activate(self.parent)
+        if name:
+            model.add_module(CHILD, self.weights)
+            self._hooks = [model.get_submodule(p).register_forward_hook(self._hook(p)) for p in self.layers]
+        elif hasattr(model, CHILD):
+            delattr(model, CHILD)
+        self.weights.requires_grad_(trainable)
+        self.assert_trainable(name if trainable else None)
+
+    def _hook(self, path: str) -> Callable[..., torch.Tensor]:
+        def add_experts(_layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+            added, shares = self.layers[path](inputs[0])
+            if self._seen is not None:
+                self._seen[path] = shares
+            return output + added.to(output.dtype)
+
+        return add_experts
+
+    def assert_trainable(self, name: str | None) -> None:
+        """Raise unless the mixture's weights (None: no weights), and no others, are trainable."""
+        own = set(self.weights.parameters()) if name else set()
+        wrong = [n for n, p in self.model.named_parameters() if p.requires_grad != (p in own)]
+        if wrong:
+            raise RuntimeError(f"expected only mixture {name!r} to be trainable; {len(wrong)} differ, e.g. {wrong[0]}")
+
+    @contextmanager
+    def folded(self, *, keep: str | None = None) -> Iterator[None]:
+        """As LoraStack.folded, for the adapters below; the mixture itself stays live, and as trainable as it was."""
+        trainable = keep is not None and all(p.requires_grad for p in self.weights.parameters())
+        try:
+            with self.stack.folded():
+                self.weights.requires_grad_(trainable)
+                yield
+        finally:
+            self.weights.requires_grad_(trainable)
+
+    @contextmanager
+    def routing(self, mask: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
+        """Around one forward pass; afterwards {layer: router's probabilities, (T, E)} of the layers that it used.
+
+        `mask`, the batch's attention_mask (B, T), takes padding out of the language model's rows.
+        """
+        self._seen = seen = {}
+        try:
+            yield seen
+        finally:
+            self._seen = None
+        for path, shares in seen.items():  # not in the hook: gradient checkpointing replays it outside this context
+            language = part_of(path, family=self.vlm.family) == "language"
+            seen[path] = shares[mask.bool()] if language else shares.flatten(0, -2)
+
+    def penalty(self, seen: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The load-balance loss of what `routing` gave: the mean over routers (Switch sums), times its weight."""
+        return self.spec.balance * torch.stack([balance_loss(shares) for shares in seen.values()]).mean()
+
+    def save(self, folder: Path) -> Path:
+        """Write folder / name / mixture.safetensors and a line of stack.json. Errors: LineageError without a saved parent."""
+        path = Path(folder) / self.name / WEIGHTS
+        write_atomic(path, save(self.weights.state_dict()))
+        self.stack.write_line("mixtures", path, parent=self.parent, spec=self.spec)
+        return path.parent
+
+    @classmethod
+    def load(cls, stack: LoraStack, folder: Path, name: str) -> "LoraMixture":
+        """A saved mixture, on and frozen; its parent must be on the stack. Errors: LineageError, as LoraStack.load."""
+        path = Path(folder) / name / WEIGHTS
+        row, parent = stack.check_line("mixtures", path)
+        stack.activate(parent)
+        mixture = cls(stack, name, MixtureSpec(**{**row["spec"], "placement": tuple(row["spec"]["placement"])}))
+        mixture.weights.load_state_dict(load_file(path))
+        mixture.activate(name)
+        return mixture
+
+
+def matching_rank(vlm: Vlm, parameters: int, *, placement: tuple[str, ...], experts: int = 4) -> int:
+    """The rank at which a mixture, routers counted, comes nearest to a number of trainable parameters.
+
+    Errors: ValueError where that is below rank 1.
+    """
+    layers = [vlm.model.get_submodule(p) for p in target_modules(vlm.model, list(placement), family=vlm.family)]
+    routers = experts * sum(layer.in_features for layer in layers)
+    each = routers + experts * sum(layer.out_features for layer in layers)  # parameters a rank
+    rank = round((parameters - routers) / each)
+    if rank < 1:
+        raise ValueError(f"parameters: found {parameters}; {experts} experts of rank 1, routed, have {routers + each}")
+    return rank
+
+
+@torch.inference_mode()
+def router_statistics(mixture: LoraMixture, records: list[dict], *, root: Path, batch: int = 16,
+                      side_px: int | None = None) -> pd.DataFrame:  # fmt: skip
+    """Which expert takes which task: one row a task and placed layer, over all rows of the records, answers included.
+
+    Columns: task, part, layer, rows (T), expert_0 ... (mean share of the gates, summing to 1), entropy_nat (mean over
+    rows of the router's entropy, 0 to ln E). An expert's number means something within its layer alone: compare tasks
+    layer by layer, and do not average shares over layers.
+    """
+    mixture.model.eval()
+    collate, sums = Collator(mixture.vlm.processor), []
+    for task in sorted({r["task"] for r in records}):
+        data = RecordDataset([r for r in records if r["task"] == task], root=root, side_px=side_px)
+        for start in range(0, len(data), batch):
+            rows = collate([data[i] for i in range(start, min(start + batch, len(data)))])
+            inputs = {k: v.to(mixture.vlm.device) for k, v in rows.items() if k != "labels"}
+            with mixture.routing(inputs["attention_mask"]) as seen:
+                mixture.model(**inputs, logits_to_keep=1, use_cache=False)
+            for path, shares in seen.items():
+                gates, part = top_gates(shares, mixture.spec.top_k), part_of(path, family=mixture.vlm.family)
+                taken, entropy = (gates / gates.sum(-1, keepdim=True)).sum(0), torch.special.entr(shares).sum()
+                sums.append([task, part, path, len(shares), *taken.tolist(), entropy.item()])
+    where, experts = ["task", "part", "layer"], [f"expert_{e}" for e in range(mixture.spec.experts)]
+    table = pd.DataFrame(sums, columns=[*where, "rows", *experts, "entropy_nat"]).groupby(where, sort=False).sum()
+    means = table.drop(columns="rows").div(table["rows"], axis=0)
+    return table[["rows"]].join(means).reset_index()
