@@ -1,12 +1,14 @@
-"""The command line: `python -m mtive_nb run <profile> [NN ...]` and `python -m mtive_nb report <profile>`."""
+"""The command line: `python -m mtive_nb run <profile> [NN ...]`, `report <profile>`, `preflight <profile>`."""
 
 import argparse
 import sys
 
 
 def parser() -> argparse.ArgumentParser:
-    """The two commands and their options."""
-    top = argparse.ArgumentParser(prog="python -m mtive_nb", description="Run the numbered notebooks; report on them.")
+    """The commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="python -m mtive_nb", description="Check, run and report on the numbered notebooks."
+    )
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run what is stale, in the order of the graph")
     run.add_argument("profile", help="a folder of params/: smoke, pocket, grocery, paper")
@@ -19,6 +21,10 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="copy the results into outputs/reference/ as well")
+    check = commands.add_parser(
+        "preflight", help="what a profile needs (memory, disk, data, packages), before hours are spent"
+    )
+    check.add_argument("profile")
     return top
 
 
@@ -34,6 +40,10 @@ def main(words: list[str] | None = None) -> int:
             from mtive_nb.run.execute import main as run
 
             return run(asked.profile, numbers=asked.numbers, jobs=asked.jobs, dry_run=asked.dry_run, force=asked.force)
+        if asked.command == "preflight":
+            from mtive_nb.model.preflight import main as preflight
+
+            return preflight(asked.profile)
         from mtive_nb.run.report import main as report
 
         return report(asked.profile, reference=asked.reference)

@@ -18,7 +18,16 @@ from mtive_nb.run.params import ParameterError
 PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGE_SUFFIXES = (".py", ".csv", ".yaml", ".json", ".safetensors", ".jinja", ".txt", ".md")
 # They show results and change none.
-NOT_HASHED = ("run/report.py", "run/reference.py", "run/report.html.jinja", "run/tables.yaml", "show/")
+NOT_HASHED = (
+    "__main__.py",
+    "model/preflight.py",
+    "model/known_configs.json",
+    "run/report.py",
+    "run/reference.py",
+    "run/report.html.jinja",
+    "run/tables.yaml",
+    "show/",
+)
 # A run folder's own records: times and notes differ from run to run.
 NOT_RESULTS = ("run.json", "fingerprint.json", "papermill.log", "parameters.yaml")
 REASONS = {

@@ -1,0 +1,274 @@
+"""Checks before hours are spent: `python -m mtive_nb preflight <profile>`; no weight is read, nothing is trained.
+
+Units: MB is 1e6 bytes, GB is 1e9. What is counted and estimated here stands in sizes.py.
+"""
+
+import re
+import shutil
+from dataclasses import dataclass, field
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import torch
+from huggingface_hub import constants
+from packaging.requirements import Requirement
+from torch import nn
+from transformers import PreTrainedConfig
+
+from mtive_nb.data.sources import SOURCES, data_dir
+from mtive_nb.model import sizes
+from mtive_nb.run.graph import GraphError, Notebook, Project, find_project, read_graph
+from mtive_nb.run.params import ParameterError, check_profile, effective_parameters, load_yaml
+
+MTIVE_PATH = ("01", "02", "04", "05", "06", "07")
+STAGES = {"04": "PT", "05": "IT"}
+KERNELS = {"sdpa": "torch", "eager": "torch", "flex_attention": "torch", "flash_attention_2": "flash_attn"}
+AdapterSizes = dict[str, dict[str, int]]  # weights of each adapter, by notebook's number and adapter's name
+
+
+@dataclass
+class Report:
+    """Findings, each a level (ok, warn, fail) and a text, and tables by title."""
+
+    findings: list[tuple[str, str]] = field(default_factory=list)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return all(level != "fail" for level, _ in self.findings)
+
+    def add(self, level: str, text: object) -> None:
+        finding = (level, " ".join(str(text).split()))
+        self.findings += [finding] if finding not in self.findings else []
+
+    def check(self, good: bool, text: str, *, found: object, expected: str) -> None:
+        """ok with what was found, or fail with what was expected, too."""
+        self.add("ok" if good else "fail", f"{text}: found {found}" + ("" if good else f"; expected {expected}"))
+
+    def __str__(self) -> str:
+        tables = [f"{title}\n{table.to_string(index=False, na_rep='-')}\n" for title, table in self.tables.items()]
+        levels = [level for level, _ in self.findings]
+        total = ", ".join(f"{levels.count(level)} {level}" for level in ("ok", "warn", "fail"))
+        return "\n".join([*tables, *(f"{level:<4}  {text}" for level, text in self.findings), total])
+
+
+@dataclass(frozen=True)
+class Book:
+    """A notebook with its effective parameters; `folder` is the profile's."""
+
+    notebook: Notebook
+    values: dict[str, Any]
+    folder: Path
+
+    def where(self, name: str) -> str:
+        """The file that sets a parameter, and its name: what a message starts with."""
+        path = self.folder / f"{self.notebook.name}.yaml"
+        in_file = path.exists() and name in load_yaml(path)
+        return f"params/{self.folder.name}/{path.name}: {name}" if in_file else f"{self.notebook.path.name}: {name}"
+
+    def adapters(self) -> dict[str, tuple[int, list[str], str]]:
+        """Rank, placement and the placement's place of each adapter in training; 06 has each on stack and bare base."""
+        v, where = self.values, self.where("PLACEMENT")
+        if "RANK" not in v:
+            return {}
+        if not isinstance(v["RANK"], dict):
+            return {STAGES[self.notebook.number]: (v["RANK"], v["PLACEMENT"], where)}
+        whole = [t for t in v["TASKS"] if t in v["RANK"] and t in v["PLACEMENT"]]
+        own = {t: (v["RANK"][t], v["PLACEMENT"][t], f"{where}[{t}]") for t in whole}
+        own["SL"] = (v["SHARED_RANK"], v["SHARED_PLACEMENT"], self.where("SHARED_PLACEMENT"))
+        return own | {f"Base_{name}": line for name, line in own.items()}
+
+
+def gb(n: float) -> str:
+    """Bytes as GB, two digits behind the point, three for little."""
+    return f"{n / 1e9:.2f}" if n >= 1e8 else f"{n / 1e9:.4f}"
+
+
+def preflight(profile: str, *, project: Project | None = None) -> Report:
+    """All checks of a profile's MTIVE path; a user's mistake is a finding, never an exception."""
+    report, books = Report(), {}
+    try:
+        project = project or find_project()
+        graph = read_graph(project.notebooks)
+        check_profile(project.params, profile=profile, stems=[n.name for n in graph.values()])
+    except (GraphError, ParameterError) as error:
+        report.add("fail", error)
+        return report
+    for number in (n for n in MTIVE_PATH if n in graph):
+        try:
+            values = effective_parameters(graph[number].path, params=project.params, profile=profile)
+            books[number] = Book(graph[number], values, project.params / profile)
+        except ParameterError as error:
+            report.add("fail", error)
+    check_packages(report)
+    if "01" in books:
+        check_source(report, books["01"], home=project.home)
+    if with_model := {n: book for n, book in books.items() if "MODEL" in book.values}:
+        check_models(report, with_model, project=project)
+    return report
+
+
+def check_packages(report: Report) -> None:
+    """Whether what pyproject.toml asks for is installed; extras serve notebooks beyond this path."""
+    missing: dict[str, list[str]] = {}
+    for text in metadata.requires("mtive-nb") or ():
+        wanted, extra = Requirement(text), re.search(r'extra == "(\w+)"', text)
+        here = {d.version for d in metadata.distributions(name=wanted.name)}
+        if not any(wanted.specifier.contains(version, prereleases=True) for version in here):
+            missing.setdefault(extra[1] if extra else "", []).append(" ".join([wanted.name, *here]))
+    base = ", ".join(missing.pop("", [])) or "none"
+    report.check(base == "none", "packages missing or too old", found=base, expected="none: pip install -e .")
+    for extra, names in missing.items():
+        report.add("ok", f"extra {extra}, not needed on this path: no {', '.join(names)} (pip install -e '.[{extra}]')")
+
+
+def check_source(report: Report, book: Book, *, home: Path) -> None:
+    """Whether the folder that the records come from is there; its photos are not decoded."""
+    source, where = book.values["SOURCE"], book.where("SOURCE")
+    if source == "mart":
+        report.add("ok", f"{where}: mart, which notebook 01 draws")
+    elif source == "real":
+        try:
+            for names, origin in SOURCES.values():
+                here = [n for n in names if (data_dir() / n).is_dir()]
+                report.check(bool(here), f"{where}: {names[0]}", found=here or f"none in {data_dir()}", expected=origin)
+        except FileNotFoundError as error:
+            report.add("fail", f"{where}: {error}")
+    else:
+        folder, expected = home / source, "mart, real or a catalogue folder (README: Your own photos)"
+        state = folder if (folder / "products.jsonl").is_file() else f"{source!r}, no products.jsonl in {folder}"
+        report.check(state == folder, where, found=state, expected=expected)
+
+
+def check_models(report: Report, books: dict[str, Book], *, project: Project) -> None:
+    """The base, its adapters, what they need in memory and on disk."""
+    first = next(iter(books.values()))
+    name, where = first.values["MODEL"], first.where("MODEL")
+    for book in books.values():
+        other, kernel = book.values["MODEL"], book.values["ATTENTION"]
+        if other != name:
+            report.add("fail", f"{book.where('MODEL')}: found {other!r}; expected {name!r}, as in {where}")
+        if not find_spec(KERNELS.get(kernel, "?")):
+            expected = f"{', '.join(KERNELS)}, and its package installed"
+            report.add("fail", f"{book.where('ATTENTION')}: found {kernel!r}; expected one of {expected}")
+    try:
+        config, source, here = sizes.find_config(name, home=project.home)
+        model = sizes.meta_model(config)
+    except Exception as error:  # a configuration can be wrong in whatever way transformers finds
+        report.add("fail", f"{where}: {error or type(error).__name__}")
+        return
+    counts = sizes.part_parameters(model)
+    total = sum(counts.values())
+    rows = [(part, f"{n:,}", f"{n / total:.1%}") for part, n in (counts | {"all": total}).items()]
+    report.tables[f"Parameters of {name}"] = pd.DataFrame(rows, columns=["component", "parameters", "share"])
+    report.add("ok", f"{where}: {name}, {total:,} parameters by {source}")
+    if not here:
+        can_come = sizes.hub_answers() and not Path(source).is_dir()
+        come = "they will be downloaded" if can_come else "expected *.safetensors in the folder or the hub's cache"
+        report.add("warn" if can_come else "fail", f"{where}: found no weights of {name} ({gb(2 * total)} GB); {come}")
+    adapters = check_adapters(report, books, model, total=total)
+    check_memory(report, books, config, adapters, total=total)
+    check_disk(report, adapters, project.outputs, download=0 if here else 2 * total)
+
+
+def check_adapters(report: Report, books: dict[str, Book], model: nn.Module, *, total: int) -> AdapterSizes:
+    """Where each adapter goes and how large it is."""
+    found: AdapterSizes = {}
+    rows = []
+    for number, book in books.items():
+        by_task = {name: v for name, v in book.values.items() if isinstance(v, dict)}
+        for name, task in ((n, t) for n, v in by_task.items() for t in book.values.get("TASKS", ()) if t not in v):
+            report.add("fail", f"{book.where(name)}: found no {task}; expected an entry for each of TASKS")
+        for name, (rank, placement, where) in book.adapters().items():
+            try:
+                modules = sizes.placement_modules(model, placement)
+                n = sizes.adapter_parameters(model, placement, rank=rank)
+            except ValueError as error:
+                report.add("fail", f"{where}: {error}")
+                continue
+            found.setdefault(number, {})[name] = n
+            hits = ", ".join(f"{entry} {len(names)}" for entry, names in modules.items())
+            rows.append((number, name, rank, hits, f"{n:,}", f"{2e-6 * n:.1f}", f"{4e-6 * n:.1f}", f"{n / total:.3%}"))
+    columns = ["in", "adapter", "rank", "linear layers hit", "parameters", "MB fp16", "MB fp32", "of the base"]
+    report.tables["Adapters"] = pd.DataFrame(rows, columns=columns)
+    if rows:
+        report.add("ok", f"placements of {len(rows)} adapters: every entry hits layers, of its own component alone")
+    return found
+
+
+def check_memory(
+    report: Report, books: dict[str, Book], config: PreTrainedConfig, sized: AdapterSizes, *, total: int
+) -> None:
+    """What each training needs at its peak, and a server; the largest against the memory here."""
+    rows, peaks, below = [], [], 0
+    for number, book in books.items():
+        image_tok, batch = check_pixels(report, book, config), book.values["BATCH"]
+        if not (own := sized.get(number, {}).values()):
+            continue
+        newest, below = max(own), below + sum(own)
+        load = {"trained": newest, "resident": below - newest, "batch": batch, "image_tok": image_tok}
+        parts = sizes.training_memory(config, total, **load)
+        kept = parts["checkpointed" if book.values["CHECKPOINTING"] else "activations"]
+        needs = parts["weights"] + parts["adapters"] + kept
+        peaks.append((needs, f"{book.notebook.path.name}, training"))
+        if number == "06":
+            copies = "06, the stack live, reloaded and merged in float32"
+            peaks.append((4 * parts["weights"] + parts["adapters"], copies))
+        line = {"in": number, "batch": batch, "tokens an image": image_tok}
+        rows.append(line | {name: gb(n) for name, n in (parts | {"needs": needs}).items()})
+    if rows:
+        about = f"bfloat16; a record of {sizes.IMAGES} images and {sizes.TEXT_TOK} tokens of text; activations by a rough rule"
+        report.tables[f"Memory of training in GB ({about})"] = pd.DataFrame(rows)
+        check_device(report, *max(peaks))
+    if expert := max(sized.get("06", {}).values(), default=0):
+        parts = sizes.serving_memory(config, total, expert=expert)
+        line = {k: gb(n) for k, n in parts.items()} | {"experts beside": f"{parts['experts beside']:,}"}
+        about = f"16 bits; cache of {sizes.SERVE_BATCH} x {sizes.SERVE_TOK:,} tokens, {sizes.kv_cache_bytes(config, tokens=1):,} bytes each"
+        report.tables[f"Memory of serving in GB ({about}; of a 24 GB card a tenth stays free)"] = pd.DataFrame([line])
+
+
+def check_pixels(report: Report, book: Book, config: PreTrainedConfig) -> int:
+    """Tokens of an image under a notebook's pixel bounds; 1,024 where there is no rule for it."""
+    where = book.where("MAX_PX")
+    if config.model_type != "qwen2_5_vl":
+        report.add("warn", f"{where}: {config.model_type} sizes its images itself; 1,024 tokens an image are assumed")
+        return 1024
+    try:
+        return sizes.image_tokens(config, min_px=book.values["MIN_PX"], max_px=book.values["MAX_PX"])
+    except ValueError as error:
+        report.add("fail", f"{where}: {error}")
+        return 1
+
+
+def check_device(report: Report, needs: float, what: str) -> None:
+    """Whether a GPU holds what is needed; without one, whether the CPU's memory does, in float32."""
+    text = f"{what}: needs about {gb(needs)} GB, the most of all"
+    if torch.cuda.is_available():
+        free = torch.cuda.mem_get_info()[0]
+        level = "fail" if needs > free else "warn" if needs > 0.9 * free else "ok"
+        report.add(level, f"{text}; found {gb(free)} GB free on {torch.cuda.get_device_name()}")
+        return
+    free = psutil.virtual_memory().available
+    build = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
+    text = f"no GPU here{build}; {text}; about twice that on the CPU, in float32, of {gb(free)} GB free"
+    report.add("ok" if 2 * needs < free else "warn", text)
+
+
+def check_disk(report: Report, adapters: AdapterSizes, outputs: Path, *, download: int) -> None:
+    """Free disk against adapters (fp32), a last checkpoint of each with AdamW's moments, a second while it is written."""
+    weights = [n for own in adapters.values() for n in own.values()]
+    needs = {outputs: 16 * sum(weights) + 12 * max(weights, default=0), Path(constants.HF_HUB_CACHE): download}
+    for folder, n in ((folder, n) for folder, n in needs.items() if n):
+        free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+        report.check(n < free, f"disk at {folder}", found=f"{gb(free)} GB free of {gb(n)} needed", expected="more")
+
+
+def main(profile: str) -> int:
+    """The command line's `preflight`: exit code 0 when nothing failed."""
+    report = preflight(profile)
+    print(report)
+    return 0 if report.ok else 1
