@@ -1,0 +1,144 @@
+"""The annotation form: photos, question and a prefilled answer that a person accepts, corrects or skips.
+
+Enter in the answer's field accepts what is unchanged and saves what was changed. Every decision is in the store before
+the next record is shown. Handlers run one at a time and never in two threads at once: ipykernel calls them from its
+main thread or from another one, by version.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ipywidgets as widgets
+import pandas as pd
+from IPython.display import HTML
+
+from mtive_nb.data.annotations import AnnotationStore
+from mtive_nb.data.records import question_of
+from mtive_nb.run.progress import duration
+from mtive_nb.show.pictures import answer_table
+
+LOOK_S = 0.5  # nobody judges a photo faster: it is the second click of a double click, or a key held down
+SETTLE_S = 0.15  # on Enter the browser sends first the key, then the text that was typed
+
+
+def _after_settling(action: Callable[[], None]) -> None:
+    threading.Timer(SETTLE_S, action).start()
+
+
+class AnnotationForm(widgets.VBox):
+    """A form over `records` and their `prefills`, one each; it begins at the first record without a decision.
+
+    `root` is where photos' paths start, `side_px` their longest side on the page; `clock` gives seconds.
+    """
+
+    def __init__(self, records: Sequence[dict], prefills: Sequence[str], store: AnnotationStore, *, root: Path,
+                 side_px: int = 280, clock: Callable[[], float] = time.monotonic,
+                 later: Callable[[Callable[[], None]], None] = _after_settling) -> None:  # fmt: skip
+        """`later` runs what Enter asks for once the typed text is there. Errors: ValueError for not one prefill a record."""
+        if len(records) != len(prefills):
+            raise ValueError(f"AnnotationForm: {len(prefills)} prefills for {len(records)} records; expected one each")
+        super().__init__(layout=widgets.Layout(max_width="760px"))
+        self.records, self.prefills, self.store = list(records), [text.strip() for text in prefills], store
+        self._root, self._side_px, self._clock, self._lock = root, side_px, clock, threading.Lock()
+        self._at: int | None = None
+        self._build()
+        self._connect(later)
+        self._handle(self._show_first_open)
+
+    def _build(self) -> None:
+        self.head, self.error = widgets.HTML(), widgets.HTML()
+        # Not while typing: ipywidgets holds back fast keystrokes, and Enter would overtake them.
+        self.answer = widgets.Text(continuous_update=False, layout=widgets.Layout(width="100%"))
+        self.save = widgets.Button(description="Accept or save", button_style="success", tooltip="Enter")
+        self.skip, self.undo = widgets.Button(description="Skip"), widgets.Button(description="Undo")
+        self.bar, self.status = widgets.IntProgress(max=max(1, len(self.records))), widgets.Label()
+        buttons = widgets.HBox([self.save, self.skip, self.undo])
+        self.children = [self.head, self.answer, buttons, self.error, widgets.HBox([self.bar, self.status])]
+
+    def _connect(self, later: Callable[[Callable[[], None]], None]) -> None:
+        self.save.on_click(lambda _: self._handle(self._save))
+        self.skip.on_click(lambda _: self._handle(self._skip))
+        self.undo.on_click(lambda _: self._handle(self._undo))
+        # What the browser sends for Enter; `on_submit` would be the same, but it is deprecated.
+        self.answer.on_msg(lambda _, sent, __: sent == {"event": "submit"} and later(lambda: self._handle(self._save)))
+
+    def _handle(self, action: Callable[[], None]) -> None:
+        """Run one handler alone and show in the form what goes wrong: elsewhere nobody would see it."""
+        with self._lock:
+            self.error.value = ""
+            try:
+                action()
+            except Exception as error:
+                text = html.escape(f"{type(error).__name__}: {error}")
+                self.error.value = f'<b style="color:#e45756">{text}</b>'
+
+    def _save(self) -> None:
+        self._decide(self.answer.value)
+
+    def _skip(self) -> None:
+        self._decide(None)
+
+    def _decide(self, answer: str | None) -> None:
+        seconds = self._clock() - self._shown_s
+        if self._at is None:
+            return
+        if seconds < LOOK_S:
+            raise RuntimeError(f"not kept: it came within {LOOK_S} s of the photo; look, then decide")
+        record_id = self.records[self._at]["id"]
+        self.store.decide(record_id, prefill=self.prefills[self._at], answer=answer, seconds=seconds)
+        self._show_first_open()
+
+    def _undo(self) -> None:
+        """Go back to the record decided last, and show what was answered there."""
+        places = {record["id"]: k for k, record in enumerate(self.records)}
+        last = next(record_id for record_id in reversed(self.store.annotations) if record_id in places)
+        taken_back = self.store.undo(last)
+        self._show(places[last], answer=taken_back.answer)
+
+    def _show_first_open(self) -> None:
+        done = self.store.annotations
+        self._show(next((k for k, record in enumerate(self.records) if record["id"] not in done), None))
+
+    def _show(self, at: int | None, *, answer: str | None = None) -> None:
+        self._at, self._shown_s = at, self._clock()
+        self._show_progress()
+        # In one message: a field that is disabled in between would lose the focus.
+        with self.answer.hold_sync(), self.save.hold_sync():
+            self.answer.value = "" if at is None else answer or self.prefills[at]
+            self.answer.disabled = self.save.disabled = True
+            self.skip.disabled = at is None
+            self._show_head(at)  # where it fails, nothing can be accepted unseen
+            self.answer.disabled = self.save.disabled = at is None
+        self.answer.focus()
+
+    def _show_head(self, at: int | None) -> None:
+        """Photos and question of a record; where a photo cannot be read its name stays."""
+        if at is None:
+            self.head.value = "<b>Every record is decided.</b>"
+            return
+        record = self.records[at]
+        self.head.value = html.escape(f"Record {record['id']}, photos {', '.join(record['images'])}")
+        row = {"images": record["images"], "task": record["task"], "question": question_of(record)}
+        self.head.value = answer_table(pd.DataFrame([row]), root=self._root, side_px=self._side_px).data
+
+    def _show_progress(self) -> None:
+        decided = [a for r in self.records if (a := self.store.annotations.get(r["id"]))]
+        elapsed_s, left = sum(a.seconds for a in decided), len(self.records) - len(decided)
+        self.bar.value, self.undo.disabled = len(decided), not decided
+        self.status.value = f"{len(decided)} of {len(self.records)}"
+        self.status.value += f", {duration(elapsed_s)}" if decided else ""
+        self.status.value += f", about {duration(elapsed_s / len(decided) * left)} left" if decided and left else ""
+
+    def still(self) -> HTML:
+        """The form as it stands, for a page that has no kernel."""
+        buttons = " ".join(f"<button disabled>{b.description}</button>" for b in (self.save, self.skip, self.undo))
+        return HTML(
+            f'<div style="max-width:760px">{self.head.value}'
+            f'<input value="{html.escape(self.answer.value)}" disabled style="width:100%"><p>{buttons}</p>'
+            f'<progress max="{self.bar.max}" value="{self.bar.value}"></progress> {self.status.value}{self.error.value}</div>'
+        )
