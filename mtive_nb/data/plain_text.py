@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-LONGEST_WORDS = 14  # of one passage
+LONGEST_WORDS = 10  # of one passage
 FIELDS = ("name", "kind", "place", "owner", "title", "answer", "code", "label", "topic", "part")
 
 
@@ -33,7 +33,6 @@ def plain_turns(rng: np.random.Generator, words: list[str]) -> list[tuple[str, s
     sentence = _sentences()[int(rng.integers(len(_sentences())))]
     start = int(rng.integers(max(1, len(sentence) - LONGEST_WORDS)))
     passage = sentence[start : start + LONGEST_WORDS]
-    cut = int(rng.integers(2, len(passage) - 2))
     some = [str(w) for w in rng.choice(words, int(rng.integers(1, 6)))]
     few = [str(w) for w in rng.choice(words, 3)]
     capitals = "".join(c for c in few[0] if c.isascii()).upper()[:10]
@@ -46,7 +45,6 @@ def plain_turns(rng: np.random.Generator, words: list[str]) -> list[tuple[str, s
     return [
         (f"Repeat: {' '.join(some)}", " ".join(some), "copy"),
         (f"Repeat: {' '.join(passage)}", " ".join(passage), "copy"),
-        (f"Continue: {' '.join(passage[:cut])}", " ".join(passage[cut:]), "continue"),
         (f"Write in small letters: {capitals}", capitals.lower(), "copy"),
         (f"Write in capitals: {capitals.lower()}", capitals, "copy"),
         (f"{told}. Answer in JSON.", json.dumps(dict(zip(fields, values, strict=True))), "json"),

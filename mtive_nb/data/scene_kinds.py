@@ -127,7 +127,7 @@ def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
     band, font, ink = size[1] / n, int(rng.integers(6)), contrasting(ground, rng)
     angle = float(rng.normal(0, 3.5))
     for line in range(n):
-        text = random_string(rng, int(rng.integers(3, 13)))
+        text = random_string(rng, int(rng.integers(2, 12)))
         widest = size[0] * 0.92 / (len(text) * 0.80)
         height = float(np.clip(rng.uniform(0.6, 1.0) * min(widest, band * 0.62), 8, 34))
         room = max(0.0, size[0] * 0.46 - len(text) * height * 0.42)

@@ -26,16 +26,15 @@ from mtive_nb.data.scenes import (
     random_string,
 )
 
-SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy",
-          "continue")  # fmt: skip
+SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy")
 SHARES = {
-    "objects": 0.16,
-    "text": 0.21,
-    "labelled": 0.19,
-    "pair": 0.17,
+    "objects": 0.14,
+    "text": 0.25,
+    "labelled": 0.2,
+    "pair": 0.15,
     "views": 0.04,
     "page": 0.05,
-    "plain": 0.18,
+    "plain": 0.17,
 }  # what a sample shows; "plain" ones hold no image
 DENSE_SHARES = {"page": 0.55, "objects": 0.2, "text": 0.1, "labelled": 0.15}  # views have no dense labels
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")

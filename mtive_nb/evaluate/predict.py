@@ -35,6 +35,15 @@ def generate_answers(model: LoraStack | Vlm, records: list[dict], *, root: Path,
     return answers
 
 
+@torch.inference_mode()
+def next_token_logits(stack: LoraStack, records: list[dict], *, root: Path, side_px: int | None = None) -> torch.Tensor:
+    """Logits of the answer's first token, (B, V), with whatever adapters are active, all of them live."""
+    stack.model.eval()
+    data = RecordDataset(records, root=root, side_px=side_px)
+    inputs = Collator(stack.vlm.processor, answers=False)([data[i] for i in range(len(data))])
+    return stack.model(**{k: v.to(stack.vlm.device) for k, v in inputs.items()}, logits_to_keep=1).logits[:, -1]
+
+
 def answers_of_systems(stack: LoraStack, systems: dict[str, dict[str, str | None]], records: list[dict], *, root: Path,
                        cache: Path, **options: int | None) -> dict[str, list[str]]:  # fmt: skip
     """Answers of every system, {system: one a record}; a system names the adapter of each task (None: the bare base).

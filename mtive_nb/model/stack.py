@@ -116,9 +116,13 @@ class LoraStack:
     def _layers(self) -> list[LoraLayer]:
         return [m for m in self.peft.modules() if isinstance(m, LoraLayer)]
 
+    def adapter_weights(self, name: str) -> dict[str, torch.Tensor]:
+        """The weights of one adapter themselves, not copies, under their names in the model."""
+        return {n: p.data for n, p in self.model.named_parameters() if "lora_" in n and f".{name}." in n}
+
     def trainable_parameters(self, name: str) -> int:
         """Number of weights of one adapter."""
-        return sum(p.numel() for n, p in self.model.named_parameters() if "lora_" in n and f".{name}." in n)
+        return sum(p.numel() for p in self.adapter_weights(name).values())
 
     def delta_norms(self, name: str) -> dict[str, float]:
         """Root mean square of the adapter's change to the weights, part by part: 0 where it changes nothing."""
