@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from mtive_nb.show.style import colour_of, new_figure, tidy
@@ -64,6 +65,20 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str =
     axes.set(ylabel=ARROWS[better], title=title)
     axes.legend(fontsize=7.5, frameon=False, ncols=min(len(systems), 7), loc="upper center", bbox_to_anchor=(0.5, -0.1))
     tidy(axes)
+    return figure
+
+
+def matrix(values: pd.DataFrame, *, title: str = "", low: float, high: float) -> Figure:
+    """A small matrix as a heat map with its numbers written in; `low` and `high` end the scale."""
+    figure = new_figure(1.6 + 0.9 * values.shape[1], 1.2 + 0.55 * values.shape[0])
+    axes = figure.subplots()
+    colours = "RdBu" if low < 0 else "Blues"
+    sns.heatmap(
+        values, ax=axes, annot=True, fmt=".2f", vmin=low, vmax=high, cmap=colours, linewidths=1, annot_kws={"size": 9}
+    )
+    axes.set(title=title, xlabel="", ylabel="")
+    axes.tick_params(length=0, labelsize=9)
+    axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
     return figure
 
 

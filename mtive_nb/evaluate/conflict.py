@@ -1,0 +1,40 @@
+"""Do tasks pull shared weights in different directions? The angles between their gradients.
+
+Yu et al. 2020 (PCGrad) call two gradients conflicting where their cosine is below zero.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.losses import noise_robust_loss
+from mtive_nb.model.stack import LoraStack
+
+
+def gradient_cosines(stack: LoraStack, records: Mapping[str, Sequence[dict]], *, root: Path, batch: int = 8,
+                     side_px: int | None = None) -> pd.DataFrame:  # fmt: skip
+    """Cosine of the mean loss gradients of every two tasks on the weights that are trainable now: (task, task).
+
+    `records` holds each task's. Errors: ValueError where nothing is trainable.
+    """
+    weights = [p for p in stack.model.parameters() if p.requires_grad]
+    if not weights:
+        raise ValueError("gradient_cosines: found no trainable weight; activate an adapter with trainable=True first")
+    collate, found = Collator(stack.vlm.processor), {}
+    stack.model.eval()
+    for task, rows in records.items():
+        data, total = RecordDataset(list(rows), root=root, side_px=side_px), [torch.zeros_like(w) for w in weights]
+        for start in range(0, len(data), batch):
+            inputs = collate([data[i] for i in range(start, min(start + batch, len(data)))])
+            inputs = {k: v.to(stack.vlm.device) for k, v in inputs.items()}
+            labels = inputs.pop("labels")
+            share = (min(start + batch, len(data)) - start) / len(data)
+            loss = share * noise_robust_loss(stack.model(**inputs, use_cache=False).logits, labels, beta=0.0)
+            for kept, gradient in zip(total, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+                if gradient is not None:
+                    kept += gradient
+        found[task] = torch.nn.functional.normalize(torch.cat([t.flatten() for t in total]).float(), dim=0)
+    return pd.DataFrame({a: {b: float(found[a] @ found[b]) for b in found} for a in found})
