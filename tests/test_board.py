@@ -1,0 +1,71 @@
+"""The claims board decides by its rule, on data whose verdict is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtive_nb.evaluate.board import FAILS, HOLDS, OPEN, SYSTEMS, board, decide, load_claims, verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "relation", "tolerance", "expected"),
+    [
+        (0.1, 2.0, "greater", None, HOLDS), (-0.1, 2.0, "greater", None, OPEN), (-2.0, -0.1, "greater", None, FAILS),
+        (-2.0, -0.1, "less", None, HOLDS), (0.1, 2.0, "less", None, FAILS), (-1.0, 1.0, "less", None, OPEN),
+        (-1.0, 1.0, "about_equal", 2.0, HOLDS), (-3.0, 1.0, "about_equal", 2.0, OPEN), (2.1, 3.0, "about_equal", 2.0, FAILS),
+    ],
+)  # fmt: skip
+def test_the_rule(low, high, relation, tolerance, expected):
+    assert verdict(low, high, relation=relation, tolerance=tolerance) == expected
+
+
+def test_a_relation_that_is_no_difference_is_refused():
+    with pytest.raises(ValueError, match="at_most_factor"):
+        verdict(0, 1, relation="at_most_factor")
+
+
+def judged(gains: dict[str, float], *, n=80, seeds=1, noise=0.0) -> pd.DataFrame:
+    rng, rows = np.random.default_rng(0), []
+    for seed in range(seeds):
+        for task, gain in gains.items():
+            for k in range(n):
+                base = rng.uniform(20, 60)
+                for system, value in (("Base_MTL", base), ("MTIVE_MTL", base + gain + noise * rng.normal())):
+                    rows.append((seed, f"{task}{k}", f"P{k % 20}", task, system, value, 100 - value))
+    names = ["seed", "id", "product_id", "task", "system", "accuracy", "hallucination"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def claim(**changes) -> dict:
+    test = {"left": "mtive_mtl", "right": "base_mtl", "metric": "judge_accuracy", "tasks": ["AE", "DD"],
+            "over_tasks": "mean", "relation": "greater", "margin_published": {"value": 1.3}}  # fmt: skip
+    return {"id": "c", "statement": "s", "priority": 1, "testable_small_scale": "yes", "testable_why": "w",
+            "test": test | changes}  # fmt: skip
+
+
+def test_a_mean_may_hold_where_one_task_does_not():
+    data = judged({"AE": 9.0, "DD": -2.0}, noise=1.0, seeds=2)
+    found = decide(claim(), data)
+    assert found["verdict"] == HOLDS and found["gain"] == pytest.approx(3.5, abs=0.3)
+    assert found["low"] < found["gain"] < found["high"] and found["n"] == 320 and found["seeds"] == 2
+    assert decide(claim(over_tasks="each"), data)["verdict"] == FAILS
+    assert decide(claim(metric="hallucination_rate", relation="less"), data)["verdict"] == HOLDS
+    assert decide(claim(), judged({"AE": 0.1, "DD": -0.1}, noise=8.0))["verdict"] == OPEN
+
+
+def test_what_was_not_measured_is_said_and_not_guessed():
+    data = judged({"AE": 1.0})
+    rows = board([claim(), claim(tasks=["AE"]), claim(right="claude") | {"testable_small_scale": "no"}], data)
+    assert rows["verdict"].tolist() == ["not measured in this run", HOLDS, "not testable here: w"]
+
+
+def test_the_claims_of_the_papers_are_carried_whole():
+    claims = load_claims()
+    assert len({c["id"] for c in claims}) == len(claims) and {c["paper"] for c in claims} == {
+        "mtive",
+        "vitpro",
+        "ebay",
+        "caslie",
+    }
+    named = {str(c["test"][side]) for c in claims if c["paper"] == "mtive" for side in ("left", "right")}
+    assert set(SYSTEMS) <= named
