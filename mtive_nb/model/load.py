@@ -61,10 +61,10 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     `dtype` "auto" means bfloat16 where the device computes in it and float32 on a CPU (which emulates it);
     `min_px` and `max_px` bound an image's area: pixels a side of the square of that area.
     """
-    source = str(POCKET_BASE) if name == "pocket" else name
+    source = str(POCKET_BASE) if name == "pocket" else str(Path(name).expanduser()) if name[:1] == "~" else name
     if name == "pocket" and not (POCKET_BASE / "config.json").is_file():
         raise FileNotFoundError(f"the pocket base is not in {POCKET_BASE}; notebook 00 makes it")
-    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
+    if source.startswith((".", "/")) and not Path(source).is_dir():
         raise FileNotFoundError(f"model: found {name!r}, which is no folder; expected 'pocket', a folder or a hub id")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = {"auto": torch.float32 if device == "cpu" else torch.bfloat16}.get(dtype) or getattr(torch, dtype, None)

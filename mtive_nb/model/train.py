@@ -91,6 +91,8 @@ class StageTrainer(TrainableCheckpoints):
         with self.mixture.routing(inputs["attention_mask"]) if self.mixture else nullcontext() as routed:
             outputs = model(**inputs, logits_to_keep=columns, use_cache=False)
         loss = noise_robust_loss(outputs.logits, labels[:, -columns:], beta=self.beta, num_items=num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # the tokens are counted over all, the gradients averaged
         if routed:
             loss = loss + self.mixture.penalty(routed) / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
