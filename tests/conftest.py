@@ -1,6 +1,7 @@
 """Shared pieces: a tiny Qwen2.5-VL with random weights, and photos of coloured noise to ask it about."""
 
 import os
+from contextlib import contextmanager
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -67,3 +68,34 @@ def records():
     questions = ["Is it red?", "What is printed here and there?", "Which shape is the large shape here?"]
     answers = ["yes", "no", '{"shape": "circle"}', "A 1"]
     return [make_record(k, images=1 + k % 2, question=questions[k % 3], answer=answers[k % 4]) for k in range(12)]
+
+
+@pytest.fixture
+def batch(tiny, records, photo_folder):
+    """The first five records as questions, in the processor's form."""
+    from mtive_nb.model.batches import Collator, RecordDataset
+
+    data = RecordDataset(records, root=photo_folder)
+    return Collator(tiny.processor, answers=False)([data[i] for i in range(5)])
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """`with interrupted(n):` a training in which is cut short when its n-th batch begins, as by Ctrl-C."""
+    from mtive_nb.model.train import StageTrainer
+
+    @contextmanager
+    def at_batch(number: int):
+        step, calls = StageTrainer.training_step, []
+
+        def dies(self, *args, **kwargs):
+            calls.append(1)
+            if len(calls) == number:
+                raise KeyboardInterrupt
+            return step(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(StageTrainer, "training_step", dies)
+            yield
+
+    return at_batch

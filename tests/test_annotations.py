@@ -17,9 +17,8 @@ from mtive_nb.data.annotations import (
     preference_pairs,
     sft_records,
     simulated_annotator,
-    write_pairs,
 )
-from mtive_nb.data.records import load_records, record_fault, write_records
+from mtive_nb.data.records import load_records, record_fault, write_records, write_rows
 from mtive_nb.show import annotate
 
 PREFILLS = ["yes", "no", '{"shape": "square"}', "A 2"]
@@ -153,7 +152,7 @@ def test_pairs_come_of_corrections_alone(store, records, tmp_path, photo_folder)
     pairs = preference_pairs(records, store.annotations)
     assert [(p["id"], p["chosen"], p["rejected"]) for p in pairs] == [("r1", "yes", "no")]
     assert pairs[0]["messages"][-1]["content"] == "yes" and pairs[0]["messages"][0] == records[1]["messages"][0]
-    (line,) = lines(write_pairs(pairs, tmp_path / "pairs.jsonl"))
+    (line,) = lines(write_rows(pairs, tmp_path / "pairs.jsonl"))
     assert [(tmp_path / i).resolve() for i in line["images"]] == [Path(i).resolve() for i in records[1]["images"]]
     assert not Path(line["images"][0]).is_absolute() and line | {"images": 0} == pairs[0] | {"images": 0}
 

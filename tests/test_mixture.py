@@ -10,7 +10,7 @@ from mtive_nb.model.lineage import LineageError, sha256_of
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.mixture import LoraMixture, MixtureSpec, balance_loss, matching_rank, router_statistics
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import StageTrainer, train_adapter
+from mtive_nb.model.train import train_adapter
 
 PLACEMENT = ("vision.attention", "connector", "language")
 SPEC = MixtureSpec(rank=2, alpha=4, placement=PLACEMENT, experts=3, top_k=2)
@@ -41,12 +41,6 @@ def randomise(mixture: LoraMixture) -> LoraMixture:
 @pytest.fixture
 def stack(tiny_folder):
     return trunk(tiny_folder)
-
-
-@pytest.fixture
-def batch(tiny, records, photo_folder):
-    data = RecordDataset(records, root=photo_folder)
-    return Collator(tiny.processor, answers=False)([data[i] for i in range(5)])
 
 
 @torch.inference_mode()
@@ -296,26 +290,16 @@ def test_checkpointed_activations_train_to_the_same_weights(tiny_folder, records
 
 
 def test_a_training_killed_and_resumed_equals_an_uninterrupted_one(
-    tiny_folder, records, photo_folder, tmp_path, monkeypatch
+    tiny_folder, records, photo_folder, tmp_path, interrupted
 ):
     given = {"root": photo_folder, "steps": 6, "batch": 4, "rate": 1e-2, "save_steps": 3}
     whole = fresh_mixture(tiny_folder)
     train_adapter(whole, "MoE", records, checkpoints=tmp_path / "whole", **given)
 
-    step, calls = StageTrainer.training_step, []
-
-    def dies(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 5:  # after the checkpoint of step 3
-            raise KeyboardInterrupt
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(StageTrainer, "training_step", dies)
     cut = fresh_mixture(tiny_folder)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(5):  # after the checkpoint of step 3
         train_adapter(cut, "MoE", records, checkpoints=tmp_path / "cut", **given)
     cut.assert_trainable("MoE")  # folding is undone, and the mixture is as it was
-    monkeypatch.setattr(StageTrainer, "training_step", step)
     resumed = fresh_mixture(tiny_folder)
     train_adapter(resumed, "MoE", records, checkpoints=tmp_path / "cut", **given)
     for name, weight in whole.weights.state_dict().items():

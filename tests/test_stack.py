@@ -4,7 +4,6 @@ import pytest
 import torch
 from peft import PeftModel
 
-from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LineageError, LoraStack, load_stack
 
@@ -33,12 +32,6 @@ def stack(tiny):
     stack.add("DD", SPECS["DD"], parent="IT")
     randomise(stack)
     return stack
-
-
-@pytest.fixture
-def batch(tiny, records, photo_folder):
-    data = RecordDataset(records, root=photo_folder)
-    return Collator(tiny.processor, answers=False)([data[i] for i in range(5)])
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import StageTrainer, train_adapter
+from mtive_nb.model.train import train_adapter
 
 SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))
 
@@ -53,24 +53,14 @@ def test_training_lowers_the_loss_and_touches_the_adapter_alone(tiny_folder, rec
 
 
 def test_a_training_killed_and_resumed_equals_an_uninterrupted_one(
-    tiny_folder, records, photo_folder, tmp_path, monkeypatch
+    tiny_folder, records, photo_folder, tmp_path, interrupted
 ):
     given = {"root": photo_folder, "steps": 8, "batch": 4, "rate": 1e-2, "save_steps": 4}
     whole = fresh(tiny_folder)
     train_adapter(whole, "PT", records, checkpoints=tmp_path / "whole", **given)
 
-    step, calls = StageTrainer.training_step, []
-
-    def dies(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 7:  # after the checkpoint of step 4
-            raise KeyboardInterrupt
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(StageTrainer, "training_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(7):  # after the checkpoint of step 4
         train_adapter(fresh(tiny_folder), "PT", records, checkpoints=tmp_path / "cut", **given)
-    monkeypatch.setattr(StageTrainer, "training_step", step)
     resumed = fresh(tiny_folder)
     train_adapter(resumed, "PT", records, checkpoints=tmp_path / "cut", **given)
     for name, weight in weights(whole).items():

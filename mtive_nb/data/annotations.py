@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mtive_nb.data.records import assistant_turn
-from mtive_nb.run.folder import write_atomic
 
 ACCEPTED, CORRECTED, SKIPPED, UNDONE = DECISIONS = ("accepted", "corrected", "skipped", "undone")
 SIMULATED = "simulated"  # the annotator's name where no person decided
@@ -137,17 +136,6 @@ def preference_pairs(records: Sequence[dict], annotations: Mapping[str, Annotati
 
 def _with_answer(record: dict, answer: str) -> dict:
     return record | {"messages": [*record["messages"][:-1], assistant_turn(answer)], "answer": answer}
-
-
-def write_pairs(pairs: Sequence[dict], path: str | Path) -> Path:
-    """Write pairs as JSON lines, photos relative to the file's folder; returns the path."""
-    path = Path(path)
-    lines = []
-    for pair in pairs:
-        images = [Path(os.path.relpath(image, path.parent.resolve())).as_posix() for image in pair["images"]]
-        lines.append(json.dumps(pair | {"images": images}, ensure_ascii=False) + "\n")
-    write_atomic(path, "".join(lines))
-    return path
 
 
 def simulated_annotator(record: dict, prefill: str, *, is_right: Callable[[dict, str], bool]) -> str:

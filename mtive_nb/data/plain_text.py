@@ -40,8 +40,8 @@ def plain_turns(rng: np.random.Generator, words: list[str]) -> list[tuple[str, s
     values = [str(w) for w in rng.choice(words, len(fields))]
     told = ", ".join(f"{f} {v}" for f, v in zip(fields, values, strict=True))
     asked = int(rng.integers(len(fields)))
-    odd = "yes" if rng.random() < 0.5 else "no"
-    second = some[0] if odd == "yes" else few[1]
+    same = "yes" if rng.random() < 0.5 else "no"
+    second = some[0] if same == "yes" else few[1]
     return [
         (f"Repeat: {' '.join(some)}", " ".join(some), "copy"),
         (f"Repeat: {' '.join(passage)}", " ".join(passage), "copy"),
@@ -49,5 +49,5 @@ def plain_turns(rng: np.random.Generator, words: list[str]) -> list[tuple[str, s
         (f"Write in capitals: {capitals.lower()}", capitals, "copy"),
         (f"{told}. Answer in JSON.", json.dumps(dict(zip(fields, values, strict=True))), "json"),
         (f"{told}. What is the {fields[asked]}?", values[asked], "copy"),
-        (f"{some[0]} or {second}: are these the same word? Answer yes or no.", odd, "yes/no"),
+        (f"{some[0]} or {second}: are these the same word? Answer yes or no.", same, "yes/no"),
     ]

@@ -146,19 +146,24 @@ def _chat_fault(record: dict) -> tuple[str, object, str] | None:
 
 
 def write_records(records: Iterable[dict], path: str | Path) -> Path:
-    """Check the records and write them as JSON lines, whole or not at all; returns the path.
+    """Check the records and write them as `write_rows` does; returns the path."""
+    records = list(records)
+    _check(records, Path(path))
+    return write_rows(records, path)
+
+
+def write_rows(rows: Iterable[dict], path: str | Path) -> Path:
+    """Write rows with `images`, records or more than those, as JSON lines, whole or not at all; returns the path.
 
     Photos in the file's folder, or in a folder beside it, are written relative to the file: run folders move together.
     """
     path = Path(path)
-    records = list(records)
-    _check(records, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as stream:
-        for record in records:
-            row = record | {"images": [_stored(image, path.parent) for image in record["images"]]}
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for row in rows:
+            stored = row | {"images": [_stored(image, path.parent) for image in row["images"]]}
+            stream.write(json.dumps(stored, ensure_ascii=False) + "\n")
     os.replace(part, path)
     return path
 

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from mtive_nb.evaluate.intervals import mean_of_sums, resampled_sums
+
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 # Names of claims.yaml -> rows of our tables.
 SYSTEMS = {
@@ -50,14 +52,6 @@ def verdict(low: float, high: float, *, relation: str, tolerance: float | None =
     return HOLDS if low > 0 else FAILS if high < 0 else OPEN
 
 
-def resampled_mean(differences: np.ndarray, groups: Sequence[object], *, resamples: int, seed: int) -> np.ndarray:
-    """Means of `differences` (n,) over draws of whole groups, (R,)."""
-    codes = pd.factorize(np.asarray(groups))[0]
-    sums, counts = np.bincount(codes, differences), np.bincount(codes)
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
-    return sums[drawn].sum(1) / counts[drawn].sum(1)
-
-
 def decide(claim: Mapping, judged: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> dict | None:
     """One claim on answers judged item by item; None where its systems, metric or tasks are not among them.
 
@@ -73,9 +67,9 @@ def decide(claim: Mapping, judged: pd.DataFrame, *, resamples: int = 2000, seed:
     apart, draws = (wide[pair[0]] - wide[pair[1]]).dropna(), {}
     for task in test["tasks"]:
         part = apart.loc[task]
-        draws[task] = resampled_mean(
-            part.to_numpy(), part.index.get_level_values("product_id"), resamples=resamples, seed=seed
-        )
+        features = np.stack([part, np.ones(len(part))], axis=1)
+        products = list(part.index.get_level_values("product_id"))
+        draws[task] = mean_of_sums(resampled_sums(features, resamples=resamples, seed=seed, groups=products))
     ends = {task: np.quantile(d, (0.025, 0.975)) for task, d in draws.items()}
     rule = {"relation": test["relation"], "tolerance": test.get("tolerance")}
     by_task = {task: verdict(*end, **rule) for task, end in ends.items()}

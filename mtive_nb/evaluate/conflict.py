@@ -28,11 +28,11 @@ def gradient_cosines(stack: LoraStack, records: Mapping[str, Sequence[dict]], *,
     for task, rows in records.items():
         data, total = RecordDataset(list(rows), root=root, side_px=side_px), [torch.zeros_like(w) for w in weights]
         for start in range(0, len(data), batch):
-            inputs = collate([data[i] for i in range(start, min(start + batch, len(data)))])
-            inputs = {k: v.to(stack.vlm.device) for k, v in inputs.items()}
+            here = range(start, min(start + batch, len(data)))
+            inputs = {k: v.to(stack.vlm.device) for k, v in collate([data[i] for i in here]).items()}
             labels = inputs.pop("labels")
-            share = (min(start + batch, len(data)) - start) / len(data)
-            loss = share * noise_robust_loss(stack.model(**inputs, use_cache=False).logits, labels, beta=0.0)
+            loss = noise_robust_loss(stack.model(**inputs, use_cache=False).logits, labels, beta=0.0)
+            loss = loss * (len(here) / len(data))
             for kept, gradient in zip(total, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
                 if gradient is not None:
                     kept += gradient

@@ -46,7 +46,7 @@ def bootstrap_interval(
     if statistic is np.mean and values.ndim == 1:
         features = np.stack([values, np.ones(len(values))], axis=1)
         return bootstrap_sums(
-            features, _mean_of_sums, level=level, resamples=resamples, seed=seed, groups=groups, n=len(values)
+            features, mean_of_sums, level=level, resamples=resamples, seed=seed, groups=groups, n=len(values)
         )
     codes = _codes(groups, len(values))
     members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
@@ -68,12 +68,19 @@ def bootstrap_sums(
 ) -> Interval:
     """Percentile bootstrap of a statistic of sums: `statistic` maps the sums (R, d) of the features (n, d) to (R,)."""
     features = _checked(features, groups)
+    found = statistic(resampled_sums(features, resamples=resamples, seed=seed, groups=groups))  # (R, d) -> (R,)
+    value = float(statistic(features.sum(axis=0, keepdims=True))[0])
+    return _interval(value, found, level=level, n=len(features) if n is None else n)
+
+
+def resampled_sums(
+    features: np.ndarray, *, resamples: int = 2000, seed: int = 0, groups: Sequence[object] | None = None
+) -> np.ndarray:
+    """Sums of the features (n, d) over draws of whole groups, (R, d)."""
     codes = _codes(groups, len(features))
     sums = np.zeros((codes.max() + 1, features.shape[1]))
     np.add.at(sums, codes, features)  # (n, d) -> (G, d)
-    found = statistic(_weights(len(sums), resamples, seed) @ sums)  # (R, G) @ (G, d) -> (R, d) -> (R,)
-    value = float(statistic(features.sum(axis=0, keepdims=True))[0])
-    return _interval(value, found, level=level, n=len(features) if n is None else n)
+    return _weights(len(sums), resamples, seed) @ sums  # (R, G) @ (G, d) -> (R, d)
 
 
 def paired_difference(
@@ -114,7 +121,8 @@ def weighted_f1_of_sums(counts: np.ndarray) -> np.ndarray:
     return (f1 * support).sum(axis=1) / np.maximum(support.sum(axis=1), 1)
 
 
-def _mean_of_sums(sums: np.ndarray) -> np.ndarray:
+def mean_of_sums(sums: np.ndarray) -> np.ndarray:
+    """Means from sums (R, 2) of values and of ones -> (R,)."""
     return sums[:, 0] / sums[:, 1]
 
 

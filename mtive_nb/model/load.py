@@ -5,6 +5,7 @@ Placements name what of them an adapter goes to: "vision.attention", "connector"
 """
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     `dtype` "auto" means bfloat16 where the device computes in it and float32 on a CPU (which emulates it);
     `min_px` and `max_px` bound an image's area: pixels a side of the square of that area.
     """
-    source = str(POCKET_BASE) if name == "pocket" else str(Path(name).expanduser()) if name[:1] == "~" else name
+    source = str(POCKET_BASE) if name == "pocket" else os.path.expanduser(name)
     if name == "pocket" and not (POCKET_BASE / "config.json").is_file():
         raise FileNotFoundError(f"the pocket base is not in {POCKET_BASE}; notebook 00 makes it")
     if source.startswith((".", "/")) and not Path(source).is_dir():

@@ -216,8 +216,8 @@ def check_memory(
         needs = parts["weights"] + parts["adapters"] + kept
         peaks.append((needs, f"{book.notebook.path.name}, training"))
         if number == "06":
-            copies = "06, the stack live, reloaded and merged in float32"
-            peaks.append((4 * parts["weights"] + parts["adapters"], copies))
+            copies = "06, the stack live and merged in float32"
+            peaks.append((3 * parts["weights"] + parts["adapters"], copies))
         line = {"in": number, "batch": batch, "tokens an image": image_tok}
         rows.append(line | {name: gb(n) for name, n in (parts | {"needs": needs}).items()})
     if rows:

@@ -42,7 +42,7 @@ def find_config(name: str, *, home: Path = Path()) -> tuple[PreTrainedConfig, st
 
     Errors: FileNotFoundError where there is none; OSError and ValueError as transformers raises them.
     """
-    folder = POCKET_BASE if name == "pocket" else home / name
+    folder = POCKET_BASE if name == "pocket" else home / Path(name).expanduser()
     if folder.is_dir() or name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
