@@ -170,7 +170,7 @@ def test_a_gpu_that_is_too_small_fails(project, monkeypatch):
     for free, level in ((40e9, "fail"), (53e9, "warn"), (80e9, "ok")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 2 * free))
         found = [f for f in preflight.preflight("paper", project=project).findings if "small GPU" in f[1]]
-        assert [level_of for level_of, _ in found] == [level] and "needs about 50.3" in found[0][1]
+        assert [level_of for level_of, _ in found] == [level] and "needs about 50.27" in found[0][1]
 
 
 @pytest.mark.parametrize(

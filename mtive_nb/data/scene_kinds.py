@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from mtive_nb.data.scene_shapes import CONTAINERS, SHAPES, random_shape
+from mtive_nb.data.scene_wear import harmless_mark
 from mtive_nb.data.scenes import (
     CELL_PX,
     CHARACTERS,
@@ -10,7 +12,6 @@ from mtive_nb.data.scenes import (
     GLYPHS,
     PATTERNS,
     SCALE,
-    SHAPES,
     SIZES_PX,
     SLOTS,
     STATES,
@@ -23,7 +24,12 @@ from mtive_nb.data.scenes import (
     finish,
     random_box,
     random_string,
+    turn,
+    wear_thing,
 )
+
+LABELLED = ("square", "circle", "pillar", "hexagon", *CONTAINERS)  # shapes with room for print
+BADGES = 0.35, 0.0, 0.65  # shares of plain shapes, containers, symbols
 
 
 def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
@@ -62,11 +68,11 @@ def _by_cell(scene: Scene, grid: tuple[int, int], cell_px: int, slots: int) -> n
 
 
 def _random_thing(rng: np.random.Generator, size: tuple[int, int], side: float, **given: str) -> Thing:
-    shape = given.pop("shape", None) or SHAPES[rng.integers(len(SHAPES))]
+    shape = given.pop("shape", None) or random_shape(rng)
     kind = {
         "colour": list(COLOURS)[rng.integers(len(COLOURS))],
         "pattern": PATTERNS[rng.integers(3)] if rng.random() < 0.4 else "plain",
-        "state": STATES[rng.integers(4)] if rng.random() < 0.5 else "whole",
+        "state": STATES[rng.integers(len(STATES))] if rng.random() < 0.5 else "whole",
     } | given
     return Thing(shape, box=random_box(size, side, shape, rng), **kind)
 
@@ -97,7 +103,7 @@ def objects_scene(rng: np.random.Generator, photos: list | None = None) -> Scene
     """One to six shapes that do not touch, some with a letter or two on them."""
     size, canvas = _canvas(rng, photos)
     n, scene = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.25, 0.25, 0.2, 0.12, 0.1, 0.08])), Scene(np.empty(0))
-    repeated = SHAPES[rng.integers(len(SHAPES))] if rng.random() < 0.4 else None
+    repeated = random_shape(rng) if rng.random() < 0.4 else None
     for _ in range(n * 4):
         if len(scene.things) == n:
             break
@@ -107,7 +113,7 @@ def objects_scene(rng: np.random.Generator, photos: list | None = None) -> Scene
             continue
         if n <= 3 and rng.random() < 0.3 and side > 36:
             thing = Thing(thing.shape, thing.colour, "plain", "whole", thing.box, random_string(rng, 5))
-        draw_thing(canvas, thing, rng)
+        wear_thing(canvas, thing, draw_thing(canvas, thing, rng), rng)
         if thing.text:
             scene.characters += _print_on(canvas, thing, thing.text, rng)
         scene.things.append(thing)
@@ -156,31 +162,32 @@ def page_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
 
 
 def labelled_scene(rng: np.random.Generator, photos: list | None = None, **given: str) -> Scene:
-    """One large shape with a string printed on it and a small shape as a badge: the stuff of `two images`, too."""
+    """One large thing with a string printed on it and a small shape as a badge, perhaps worn, marked or at an angle: the
+    stuff of `two images`, too. `given` fixes what would be drawn by lot: shape, colour, state, text, badge ..."""
     size, canvas = _canvas(rng, photos)
     text, badge_shape = given.pop("text", None) or random_string(rng, 6), given.pop("badge", None)
     badge_colour = given.pop("badge_colour", None)
-    main = _random_thing(
-        rng,
-        size,
-        rng.uniform(72, 100),
-        **({"shape": ("square", "circle", "pillar", "hexagon")[rng.integers(4)]} | given),
-    )
-    draw_thing(canvas, main, rng)
+    main = _random_thing(rng, size, rng.uniform(72, 100), **({"shape": LABELLED[rng.integers(len(LABELLED))]} | given))
+    mask = draw_thing(canvas, main, rng)
     scene, (cx, cy) = Scene(np.empty(0), [main]), main.centre
-    h = main.box[3] - main.box[1]
-    at = (cx, cy - h * 0.16)
-    width = (main.box[2] - main.box[0]) * (0.62 if main.shape in ("circle", "hexagon") else 0.9)
-    height = float(np.clip(width / (max(len(text), 3) * 0.82), 8, 20))
-    scene.characters += draw_string(
-        canvas, text, at, height_px=height, ink=contrasting(COLOURS[main.colour], rng), rng=rng
-    )
+    width, h = main.box[2] - main.box[0], main.box[3] - main.box[1]
+    high = cy - h * rng.uniform(0.1, 0.2)
+    room = width * (0.62 if main.shape in ("circle", "hexagon") else 0.88)
+    height = float(np.clip(room / (max(len(text), 3) * 0.82), 8, 20))
+    ink = contrasting(COLOURS[main.colour], rng)
+    scene.characters += draw_string(canvas, text, (cx, high), height_px=height, ink=ink, rng=rng)
     colours = [c for c in COLOURS if c != main.colour]
-    side, colour = h * rng.uniform(0.22, 0.3), badge_colour or colours[rng.integers(len(colours))]
-    box = (cx - side / 2, cy + h * 0.22 - side / 2, cx + side / 2, cy + h * 0.22 + side / 2)
-    badge = Thing(badge_shape or SHAPES[rng.integers(len(SHAPES))], colour, "plain", "whole", box)
+    side, colour = h * rng.uniform(0.2, 0.4), badge_colour or colours[rng.integers(len(colours))]
+    low = cy + h * 0.24
+    box = (cx - side / 2, low - side / 2, cx + side / 2, low + side / 2)
+    badge = Thing(badge_shape or random_shape(rng, BADGES), colour, "plain", "whole", box)
     draw_thing(canvas, badge, rng)
+    if rng.random() < 0.4:
+        harmless_mark(canvas, tuple(c * SCALE for c in main.box), mask, rng)
+    wear_thing(canvas, main, mask, rng)
     scene.things.append(badge)
     scene.strings = [text]
+    if rng.random() < 0.5:
+        canvas = turn(canvas, scene, float(rng.uniform(-18, 18)))
     scene.image = finish(canvas, size, rng)
     return scene

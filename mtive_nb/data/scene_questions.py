@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from mtive_nb.data.plain_text import plain_turns
-from mtive_nb.data.scene_kinds import dense_labels, labelled_scene, objects_scene, page_scene, text_scene
+from mtive_nb.data.scene_kinds import LABELLED, dense_labels, labelled_scene, objects_scene, page_scene, text_scene
+from mtive_nb.data.scene_shapes import CONTAINERS, PLAIN, SHAPES, SYMBOLS, random_shape
 from mtive_nb.data.scenes import (
     COLOURS,
     PATTERNS,
     SCALE,
-    SHAPES,
     SIZES_PX,
     STATES,
     Scene,
@@ -28,15 +28,15 @@ from mtive_nb.data.scenes import (
 
 SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy")
 SHARES = {
-    "objects": 0.14,
-    "text": 0.25,
-    "labelled": 0.2,
-    "pair": 0.15,
-    "views": 0.04,
-    "page": 0.05,
-    "plain": 0.17,
+    "objects": 0.1,
+    "text": 0.22,
+    "labelled": 0.28,
+    "pair": 0.22,
+    "views": 0.03,
+    "page": 0.04,
+    "plain": 0.11,
 }  # what a sample shows; "plain" ones hold no image
-DENSE_SHARES = {"page": 0.55, "objects": 0.2, "text": 0.1, "labelled": 0.15}  # views have no dense labels
+DENSE_SHARES = {"page": 0.35, "objects": 0.2, "text": 0.1, "labelled": 0.35}  # views have no dense labels
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 
 
@@ -53,7 +53,7 @@ def page_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, s
     """A page is for the dense labels; as a conversation it holds one easy question, yes and no equally likely."""
     if rng.random() < 0.5:
         return [("Is anything printed? Answer yes or no.", "yes", "yes/no")]
-    return [(f"Is there a {_pick(rng, SHAPES)}? Answer yes or no.", "no", "yes/no")]
+    return [(f"Is there a {random_shape(rng)}? Answer yes or no.", "no", "yes/no")]
 
 
 def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str:
@@ -70,7 +70,7 @@ def _yes_no(rng: np.random.Generator, true: str, others: list[str] | tuple[str, 
 def one_thing_turns(thing: Thing, name: str, rng: np.random.Generator) -> list[tuple[str, str, str]]:
     """Questions on one shape, called `name` where the scene holds several."""
     colour, c_answer = _yes_no(rng, thing.colour, list(COLOURS))
-    shape, s_answer = _yes_no(rng, thing.shape, SHAPES)
+    shape, s_answer = _yes_no(rng, thing.shape, _like(thing.shape, rng))
     state, t_answer = _yes_no(rng, thing.state, STATES)
     turns = [
         (f"Which colour is {name}?", thing.colour, "colour"),
@@ -88,6 +88,12 @@ def one_thing_turns(thing: Thing, name: str, rng: np.random.Generator) -> list[t
     if thing.text:
         turns.append((f"What is printed on {name}?", thing.text, "read"))
     return turns
+
+
+def _like(shape: str, rng: np.random.Generator) -> tuple[str, ...]:
+    """Other shapes to ask for: mostly of the same kind."""
+    kind = next(kind for kind in (PLAIN, CONTAINERS, tuple(SYMBOLS)) if shape in kind)
+    return kind if rng.random() < 0.7 else SHAPES
 
 
 def _describe(things: list[Thing]) -> str:
@@ -114,7 +120,7 @@ def objects_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str
         ]
     shapes, colours = [t.shape for t in things], [t.colour for t in things]
     shape, colour = (
-        _pick(rng, SHAPES if rng.random() < 0.4 else shapes),
+        random_shape(rng) if rng.random() < 0.4 else _pick(rng, shapes),
         _pick(rng, list(COLOURS) if rng.random() < 0.4 else colours),
     )
     turns = [
@@ -184,9 +190,9 @@ def pair_sample(rng: np.random.Generator, photos: list | None) -> tuple[list[Sce
         "badge": badge.shape,
     }
     options = {
-        "shape": ("square", "circle", "pillar", "hexagon"),
+        "shape": LABELLED,
         "colour": list(COLOURS),
-        "badge": SHAPES,
+        "badge": PLAIN + tuple(SYMBOLS),
         "pattern": PATTERNS,
     }
     differs = (

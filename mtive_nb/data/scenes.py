@@ -13,27 +13,16 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mtive_nb.data.scene_shapes import ASPECT, shape_mask
+from mtive_nb.data.scene_wear import WORN, wear
+
 COLOURS = {
     "red": (208, 40, 44), "orange": (240, 138, 30), "yellow": (246, 214, 52), "green": (52, 150, 72),
     "blue": (38, 92, 196), "purple": (124, 62, 160), "pink": (240, 140, 176), "brown": (124, 80, 46),
     "black": (28, 28, 32), "white": (246, 246, 244), "grey": (134, 136, 140),
 }  # fmt: skip
-SHAPES = (
-    "circle",
-    "square",
-    "triangle",
-    "star",
-    "hexagon",
-    "cross",
-    "ring",
-    "diamond",
-    "bar",
-    "pillar",
-    "drop",
-    "heart",
-)
 PATTERNS = ("plain", "striped", "dotted")
-STATES = ("whole", "notched", "scribbled", "dimpled")  # a dimpled shape carries a dark smudge with a bright rim
+STATES = ("whole", "notched", "scribbled", "dimpled", *WORN)  # a dimpled shape carries a dark smudge with a bright rim
 SIZES_PX = ((140, 140), (168, 112), (112, 112), (140, 140), (168, 112), (112, 168))  # (width, height), multiples of 28
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-:"
 CELL_PX, SLOTS = 28, 4  # one merged patch; characters whose centres may lie in one
@@ -86,63 +75,6 @@ def _font(index: int, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(_font_files()[index]), size)
 
 
-def _polygon(shape: str, box: tuple[float, ...]) -> list[tuple[float, float]]:
-    x0, y0, x1, y1 = box
-    cx, cy, rx, ry = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
-
-    def around(n: int, start: float, inner: float = 1.0) -> list[tuple[float, float]]:
-        radii = [1.0 if i % 2 == 0 else inner for i in range(n)]
-        angles = [start + 2 * math.pi * i / n for i in range(n)]
-        return [(cx + rx * r * math.cos(a), cy + ry * r * math.sin(a)) for r, a in zip(radii, angles, strict=True)]
-
-    if shape == "triangle":
-        return [(cx, y0), (x1, y1), (x0, y1)]
-    if shape == "star":
-        return around(10, -math.pi / 2, 0.42)
-    if shape == "hexagon":
-        return around(6, 0)
-    if shape == "diamond":
-        return [(cx, y0), (x1, cy), (cx, y1), (x0, cy)]
-    if shape == "cross":
-        a, b = 0.32, 1.0
-        steps = [
-            (-a, -b),
-            (a, -b),
-            (a, -a),
-            (b, -a),
-            (b, a),
-            (a, a),
-            (a, b),
-            (-a, b),
-            (-a, a),
-            (-b, a),
-            (-b, -a),
-            (-a, -a),
-        ]
-        return [(cx + rx * u, cy + ry * v) for u, v in steps]
-    t = np.linspace(0, 2 * math.pi, 28)
-    if shape == "drop":
-        return [(cx + rx * math.sin(a) * math.sin(a / 2) ** 1.2, cy - ry * math.cos(a)) for a in t]
-    x, y = 16 * np.sin(t) ** 3, 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return list(zip((cx + rx * x / 16).tolist(), (cy - ry * y / 15).tolist(), strict=True))  # heart
-
-
-def _mask(shape: str, box: tuple[float, ...], size: tuple[int, int]) -> Image.Image:
-    mask = Image.new("L", size)
-    draw = ImageDraw.Draw(mask)
-    if shape in ("circle", "ring"):
-        draw.ellipse(box, fill=255)
-        if shape == "ring":
-            x0, y0, x1, y1 = box
-            w, h = (x1 - x0) * 0.27, (y1 - y0) * 0.27
-            draw.ellipse((x0 + w, y0 + h, x1 - w, y1 - h), fill=0)
-    elif shape in ("square", "bar", "pillar"):
-        draw.rounded_rectangle(box, radius=(box[2] - box[0]) * 0.06, fill=255)
-    else:
-        draw.polygon(_polygon(shape, box), fill=255)
-    return mask
-
-
 def tint(colour: str, rng: np.random.Generator, spread: int = 16) -> tuple[int, int, int]:
     """A shade of a named colour, each channel moved by at most `spread`."""
     return tuple(int(np.clip(c + rng.integers(-spread, spread + 1), 0, 255)) for c in COLOURS[colour])
@@ -191,8 +123,8 @@ def _paint_state(layer: Image.Image, thing: Thing, mask: Image.Image, rng: np.ra
     return mask
 
 
-def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> None:
-    """Paint one shape onto a canvas of SCALE times the image's size."""
+def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> Image.Image:
+    """Paint one shape onto a canvas of SCALE times the image's size, all but its wear; returns its mask there."""
     box = tuple(c * SCALE for c in thing.box)
     x0, y0 = int(box[0]) - 2, int(box[1]) - 2
     size = int(box[2] - box[0]) + 5, int(box[3] - box[1]) + 5
@@ -208,10 +140,38 @@ def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> N
         for x in range(0, size[0], step):
             for y in range(0, size[1], step):
                 draw.ellipse((x, y, x + step // 2, y + step // 2), fill=other)
-    mask = _mask(thing.shape, local, size)
+    mask, part = shape_mask(thing.shape, local, size, rng)
+    own = (
+        COLOURS[list(COLOURS)[rng.integers(len(COLOURS))]] if rng.random() < 0.6 else tuple(int(c * 0.7) for c in fill)
+    )
+    layer.paste(own, (0, 0, *size), part)
+    if rng.random() < 0.5:  # round: the sides lie in shade
+        u = np.linspace(-1, 1, size[0])
+        light = 1 - rng.uniform(0.15, 0.5) * np.abs(u - rng.uniform(-0.2, 0.2)) ** 3
+        layer = Image.fromarray((np.asarray(layer) * light[None, :, None]).clip(0, 255).astype(np.uint8))
     shifted = Thing(thing.shape, thing.colour, thing.pattern, thing.state, tuple(c / SCALE for c in local))
     mask = _paint_state(layer, shifted, mask, rng)
     canvas.paste(layer, (x0, y0), mask)
+    whole = Image.new("L", canvas.size)
+    whole.paste(mask, (x0, y0))
+    return whole
+
+
+def wear_thing(canvas: Image.Image, thing: Thing, mask: Image.Image, rng: np.random.Generator) -> None:
+    """Paint the wear that a thing's state names, if any, over all that is printed on it."""
+    if thing.state in WORN:
+        wear(canvas, thing.state, tuple(c * SCALE for c in thing.box), mask, rng)
+
+
+def turn(canvas: Image.Image, scene: "Scene", angle: float) -> Image.Image:
+    """The canvas turned by `angle` degrees about its middle, with the centres of the scene's characters."""
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    cx, cy = canvas.width / 2 / SCALE, canvas.height / 2 / SCALE
+    scene.characters = [
+        (cx + (x - cx) * c + (y - cy) * s, cy - (x - cx) * s + (y - cy) * c, k) for x, y, k in scene.characters
+    ]
+    ground = tuple(int(v) for v in np.asarray(canvas)[:: canvas.height - 1].reshape(-1, 3).mean(0))
+    return canvas.rotate(angle, Image.BILINEAR, fillcolor=ground)
 
 
 def _dot_matrix(text: str, cap_px: float) -> Image.Image:
@@ -264,6 +224,10 @@ def random_string(rng: np.random.Generator, longest: int = 8) -> str:
         return "".join(rng.choice(list(letters), n))
     if kind < 0.5:
         return "".join(rng.choice(list(digits), n))
+    if kind < 0.65 and n >= 6:  # groups of fixed length, as in dates and serial numbers
+        mark = "./-  "[rng.integers(5)]
+        groups = ((2, 2, 4), (2, 2, 2), (4, 2, 2), (2, 4), (2, -3, 4), (2, -3, 2), (-3, 4))[rng.integers(7)]
+        return mark.join("".join(rng.choice(list(digits if g > 0 else letters), abs(g))) for g in groups)
     if kind < 0.75 and n >= 4:
         mark = "./-: "[rng.integers(5)]
         parts = [
@@ -283,8 +247,8 @@ def contrasting(colour: tuple[int, ...], rng: np.random.Generator) -> tuple[int,
 def random_box(
     size: tuple[int, int], side: float, shape: str, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """A box of about `side` px somewhere in the image; bars are wide, pillars tall."""
-    w, h = {"bar": (1.5, 0.6), "pillar": (0.6, 1.5)}.get(shape, (1.0, 1.0))
+    """A box of about `side` px somewhere in the image; bars are wide, pillars and containers tall."""
+    w, h = ASPECT.get(shape, (1.0, 1.0))
     w, h = min(w * side, size[0] - 2), min(h * side, size[1] - 2)
     x, y = rng.uniform(1, size[0] - w - 1), rng.uniform(1, size[1] - h - 1)
     return x, y, x + w, y + h
@@ -295,7 +259,14 @@ def finish(canvas: Image.Image, size: tuple[int, int], rng: np.random.Generator)
     image = canvas.resize(size, Image.BOX)
     if rng.random() < 0.15:
         image = image.resize((int(size[0] * 0.7), int(size[1] * 0.7)), Image.BILINEAR).resize(size, Image.BILINEAR)
-    pixels = np.asarray(image, np.float32) * rng.uniform(0.75, 1.1)
+    pixels = np.asarray(image, np.float32) * rng.uniform(0.55 if rng.random() < 0.3 else 0.8, 1.1)
+    if rng.random() < 0.5:
+        far = rng.uniform(-0.35, 0.35, 2)
+        pixels *= (
+            1
+            + far[0] * np.linspace(-0.5, 0.5, size[0])[:, None]
+            + far[1] * np.linspace(-0.5, 0.5, size[1])[:, None, None]
+        )
     if rng.random() < 0.4:
         pixels = pixels + rng.normal(0, rng.uniform(2, 9), (size[1], size[0], 1))
     return np.clip(pixels, 0, 255).astype(np.uint8)

@@ -23,7 +23,8 @@ from transformers import (
 from transformers.vision_utils import get_vision_window_index
 
 from mtive_nb.data.scene_questions import Sample, make_sample
-from mtive_nb.data.scenes import CHARACTERS, COLOURS, GLYPHS, SHAPES, SLOTS, STATES
+from mtive_nb.data.scene_shapes import SHAPES
+from mtive_nb.data.scenes import CHARACTERS, COLOURS, GLYPHS, SLOTS, STATES
 from mtive_nb.model.muon import Muon, split_parameters
 from mtive_nb.model.train import TrainableCheckpoints
 
