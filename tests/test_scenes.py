@@ -14,6 +14,7 @@ from mtive_nb.data.scenes import (
     CELL_PX,
     CHARACTERS,
     COLOURS,
+    STATES,
     Scene,
     Thing,
     draw_string,
@@ -102,17 +103,21 @@ def test_wear_changes_the_thing_and_little_beside_it(state):
         rng = np.random.default_rng(seed)
         canvas = Image.new("RGB", (280, 280), (90, 160, 160))
         thing = Thing("square", "yellow", "striped", state, (30, 20, 110, 120))
-        mask = draw_thing(canvas, thing, rng)
+        thing, mask = draw_thing(canvas, thing, rng)
         before = np.asarray(canvas).astype(int)
-        wear_thing(canvas, thing, mask, rng)
+        worn = wear_thing(canvas, thing, mask, rng)
         changed = np.abs(np.asarray(canvas) - before).max(2) > 40
         inside = np.asarray(mask) > 128
         assert changed[inside].mean() > 0.004, seed
+        rows, columns = np.nonzero(changed)
+        assert np.allclose(
+            worn.worn, (columns.min() / 2, rows.min() / 2, (columns.max() + 1) / 2, (rows.max() + 1) / 2)
+        )
         assert changed[~inside].mean() < (0.15 if state in ("crushed", "dripping") else 1e-3)
 
 
 def test_dense_labels_name_what_lies_at_a_patch():
-    things = [Thing("star", "blue", "plain", "whole", (0, 0, 56, 56))]
+    things = [Thing("star", "blue", "plain", "torn", (0, 0, 56, 56), worn=(30, 30, 54, 54))]
     scene = Scene(np.zeros((112, 140, 3), np.uint8), things, [], [(100.0, 90.0, 5), (110.0, 90.0, 7)])
     labels = dense_labels(scene)
     assert labels["shape"].shape == (4, 5) and labels["character"].shape == (4, 5, 4)
@@ -120,6 +125,7 @@ def test_dense_labels_name_what_lies_at_a_patch():
     # (100, 90) lies in row 6, column 7 of the patches of 14 pixels, so top right in its merged one; (110, 90) likewise
     assert labels["glyph"][3, 3].tolist() == [[0, 0], [6, 8], [0, 0], [0, 0]] and labels["glyph"].sum() == 14
     assert (labels["shape"][:2, :2] == SHAPES.index("star") + 1).all() and labels["shape"][3].sum() == 0
+    assert labels["state"][:2, :2].tolist() == [[1, 1], [1, STATES.index("torn") + 1]]
     assert labels["character"][3, 3].tolist() == [6, 8, 0, 0]
 
 

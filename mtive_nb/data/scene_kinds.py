@@ -34,7 +34,7 @@ BADGES = 0.35, 0.0, 0.65  # shares of plain shapes, containers, symbols
 
 def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
     """Labels of every merged patch (gh, gw): characters in reading order (gh, gw, SLOTS), shape, colour, state at its
-    centre; 0 means nothing, so a class index is shifted by one. `glyph` (gh, gw, 4, GLYPHS) holds the characters of
+    centre (a worn thing is whole where its state changed nothing); 0 means nothing, so a class index is shifted by one. `glyph` (gh, gw, 4, GLYPHS) holds the characters of
     its four patches, row by row, from left to right."""
     h, w = scene.image.shape[0] // CELL_PX, scene.image.shape[1] // CELL_PX
     characters = _by_cell(scene, (h, w), CELL_PX, SLOTS)
@@ -42,11 +42,12 @@ def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
     glyphs = glyphs.reshape(h, 2, w, 2, GLYPHS).transpose(0, 2, 1, 3, 4).reshape(h, w, 4, GLYPHS)
     things = np.zeros((3, h, w), np.int64)
     for thing in scene.things:
-        x0, y0, x1, y1 = (c / CELL_PX - 0.5 for c in thing.box)
-        rows, columns = slice(max(0, round(y0)), max(1, round(y1) + 1)), slice(max(0, round(x0)), max(1, round(x1) + 1))
-        values = SHAPES.index(thing.shape), list(COLOURS).index(thing.colour), STATES.index(thing.state)
+        values = SHAPES.index(thing.shape), list(COLOURS).index(thing.colour), 0
         for plane, value in zip(things, values, strict=True):
-            plane[rows, columns] = value + 1
+            plane[_cells(thing.box)] = value + 1
+    for thing in scene.things:
+        if thing.worn:
+            things[2][_cells(thing.worn)] = STATES.index(thing.state) + 1
     return {
         "character": characters,
         "glyph": glyphs,
@@ -54,6 +55,12 @@ def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
         "colour": things[1],
         "state": things[2],
     }
+
+
+def _cells(box: tuple[float, ...]) -> tuple[slice, slice]:
+    """Rows and columns of the merged patches whose centres lie in a box, one at least."""
+    x0, y0, x1, y1 = (c / CELL_PX - 0.5 for c in box)
+    return slice(max(0, round(y0)), max(1, round(y1) + 1)), slice(max(0, round(x0)), max(1, round(x1) + 1))
 
 
 def _by_cell(scene: Scene, grid: tuple[int, int], cell_px: int, slots: int) -> np.ndarray:
@@ -72,7 +79,7 @@ def _random_thing(rng: np.random.Generator, size: tuple[int, int], side: float, 
     kind = {
         "colour": list(COLOURS)[rng.integers(len(COLOURS))],
         "pattern": PATTERNS[rng.integers(3)] if rng.random() < 0.4 else "plain",
-        "state": STATES[rng.integers(len(STATES))] if rng.random() < 0.5 else "whole",
+        "state": STATES[rng.integers(1, len(STATES))] if rng.random() < 0.5 else "whole",
     } | given
     return Thing(shape, box=random_box(size, side, shape, rng), **kind)
 
@@ -113,7 +120,8 @@ def objects_scene(rng: np.random.Generator, photos: list | None = None) -> Scene
             continue
         if n <= 3 and rng.random() < 0.3 and side > 36:
             thing = Thing(thing.shape, thing.colour, "plain", "whole", thing.box, random_string(rng, 5))
-        wear_thing(canvas, thing, draw_thing(canvas, thing, rng), rng)
+        thing, mask = draw_thing(canvas, thing, rng)
+        thing = wear_thing(canvas, thing, mask, rng)
         if thing.text:
             scene.characters += _print_on(canvas, thing, thing.text, rng)
         scene.things.append(thing)
@@ -168,8 +176,8 @@ def labelled_scene(rng: np.random.Generator, photos: list | None = None, **given
     text, badge_shape = given.pop("text", None) or random_string(rng, 6), given.pop("badge", None)
     badge_colour = given.pop("badge_colour", None)
     main = _random_thing(rng, size, rng.uniform(72, 100), **({"shape": LABELLED[rng.integers(len(LABELLED))]} | given))
-    mask = draw_thing(canvas, main, rng)
-    scene, (cx, cy) = Scene(np.empty(0), [main]), main.centre
+    main, mask = draw_thing(canvas, main, rng)
+    scene, (cx, cy) = Scene(np.empty(0)), main.centre
     width, h = main.box[2] - main.box[0], main.box[3] - main.box[1]
     high = cy - h * rng.uniform(0.1, 0.2)
     room = width * (0.62 if main.shape in ("circle", "hexagon") else 0.88)
@@ -184,8 +192,7 @@ def labelled_scene(rng: np.random.Generator, photos: list | None = None, **given
     draw_thing(canvas, badge, rng)
     if rng.random() < 0.4:
         harmless_mark(canvas, tuple(c * SCALE for c in main.box), mask, rng)
-    wear_thing(canvas, main, mask, rng)
-    scene.things.append(badge)
+    scene.things = [wear_thing(canvas, main, mask, rng), badge]
     scene.strings = [text]
     if rng.random() < 0.5:
         canvas = turn(canvas, scene, float(rng.uniform(-18, 18)))

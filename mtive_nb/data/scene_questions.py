@@ -36,7 +36,7 @@ SHARES = {
     "page": 0.04,
     "plain": 0.11,
 }  # what a sample shows; "plain" ones hold no image
-DENSE_SHARES = {"page": 0.35, "objects": 0.2, "text": 0.1, "labelled": 0.35}  # views have no dense labels
+DENSE_SHARES = {"page": 0.2, "objects": 0.2, "text": 0.1, "labelled": 0.5}  # views have no dense labels
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 
 
@@ -179,8 +179,8 @@ def labelled_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, st
 
 
 def pair_sample(rng: np.random.Generator, photos: list | None) -> tuple[list[Scene], list[tuple[str, str, str]]]:
-    """Two images of one labelled shape: the same thing seen twice, or one that differs in exactly one respect."""
-    first = labelled_scene(rng, photos, state="whole")
+    """Two images of one labelled shape: the same thing seen twice, worn or not, or one that differs in exactly one respect."""
+    first = labelled_scene(rng, photos)
     a, badge = first.things
     fields = {
         "shape": a.shape,
@@ -204,7 +204,7 @@ def pair_sample(rng: np.random.Generator, photos: list | None) -> tuple[list[Sce
     elif differs:
         other[differs] = _pick(rng, [o for o in options[differs] if o != fields[differs]])
     extra = {"badge_colour": badge.colour} if badge.colour != other["colour"] else {}
-    second = labelled_scene(rng, photos, state="whole", **other, **extra)
+    second = labelled_scene(rng, photos, **other, **extra)
     same = "yes" if differs is None else "no"
     respect = _pick(rng, ["shape", "colour", "text", "badge"])
     turns = [

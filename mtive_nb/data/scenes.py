@@ -5,13 +5,13 @@ and a resumed training sees what an uninterrupted one would have seen. Images ar
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from mtive_nb.data.scene_shapes import ASPECT, shape_mask
 from mtive_nb.data.scene_wear import WORN, wear
@@ -32,14 +32,15 @@ SCALE = 2  # drawn twice as large, then halved: smooth edges
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape of a scene; `box` is XYXY in pixels of the finished image, `text` what is printed on it."""
+    """One shape of a scene; boxes are XYXY in pixels of the finished image, `worn` that of what its state changed."""
 
     shape: str
     colour: str
     pattern: str
     state: str
     box: tuple[float, float, float, float]
-    text: str = ""
+    text: str = ""  # printed on it
+    worn: tuple[float, float, float, float] | None = None
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -123,8 +124,8 @@ def _paint_state(layer: Image.Image, thing: Thing, mask: Image.Image, rng: np.ra
     return mask
 
 
-def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> Image.Image:
-    """Paint one shape onto a canvas of SCALE times the image's size, all but its wear; returns its mask there."""
+def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> tuple[Thing, Image.Image]:
+    """Paint one shape onto a canvas of SCALE times the image's size, all but its wear; returns it and its mask there."""
     box = tuple(c * SCALE for c in thing.box)
     x0, y0 = int(box[0]) - 2, int(box[1]) - 2
     size = int(box[2] - box[0]) + 5, int(box[3] - box[1]) + 5
@@ -150,26 +151,46 @@ def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> I
         light = 1 - rng.uniform(0.15, 0.5) * np.abs(u - rng.uniform(-0.2, 0.2)) ** 3
         layer = Image.fromarray((np.asarray(layer) * light[None, :, None]).clip(0, 255).astype(np.uint8))
     shifted = Thing(thing.shape, thing.colour, thing.pattern, thing.state, tuple(c / SCALE for c in local))
+    before = layer.copy(), mask.copy()
     mask = _paint_state(layer, shifted, mask, rng)
+    if changed := _changed(before[0], layer) or _changed(before[1], mask):
+        thing = replace(thing, worn=tuple((c + o) / SCALE for c, o in zip(changed, (x0, y0, x0, y0), strict=True)))
     canvas.paste(layer, (x0, y0), mask)
     whole = Image.new("L", canvas.size)
     whole.paste(mask, (x0, y0))
-    return whole
+    return thing, whole
 
 
-def wear_thing(canvas: Image.Image, thing: Thing, mask: Image.Image, rng: np.random.Generator) -> None:
-    """Paint the wear that a thing's state names, if any, over all that is printed on it."""
-    if thing.state in WORN:
-        wear(canvas, thing.state, tuple(c * SCALE for c in thing.box), mask, rng)
+def _changed(before: Image.Image, after: Image.Image) -> tuple[int, ...] | None:
+    """The box of the pixels that differ clearly."""
+    return ImageChops.difference(before, after).point(lambda v: 255 if v > 40 else 0).getbbox()
 
 
-def turn(canvas: Image.Image, scene: "Scene", angle: float) -> Image.Image:
-    """The canvas turned by `angle` degrees about its middle, with the centres of the scene's characters."""
+def wear_thing(canvas: Image.Image, thing: Thing, mask: Image.Image, rng: np.random.Generator) -> Thing:
+    """Paint the wear that a thing's state names, if any, over all that is printed on it; returns the thing."""
+    if thing.state not in WORN:
+        return thing
+    before = canvas.copy()
+    wear(canvas, thing.state, tuple(c * SCALE for c in thing.box), mask, rng)
+    changed = _changed(before, canvas)
+    return replace(thing, worn=tuple(c / SCALE for c in changed)) if changed else thing
+
+
+def turn(canvas: Image.Image, scene: Scene, angle: float) -> Image.Image:
+    """The canvas turned by `angle` degrees about its middle; the places of the scene's things and characters follow."""
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     cx, cy = canvas.width / 2 / SCALE, canvas.height / 2 / SCALE
-    scene.characters = [
-        (cx + (x - cx) * c + (y - cy) * s, cy - (x - cx) * s + (y - cy) * c, k) for x, y, k in scene.characters
-    ]
+
+    def moved(x: float, y: float) -> tuple[float, float]:
+        return cx + (x - cx) * c + (y - cy) * s, cy - (x - cx) * s + (y - cy) * c
+
+    def shifted(box: tuple[float, ...]) -> tuple[float, ...]:
+        x, y = moved((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        w, h = (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
+        return x - w, y - h, x + w, y + h
+
+    scene.characters = [(*moved(x, y), k) for x, y, k in scene.characters]
+    scene.things = [replace(t, box=shifted(t.box), worn=t.worn and shifted(t.worn)) for t in scene.things]
     ground = tuple(int(v) for v in np.asarray(canvas)[:: canvas.height - 1].reshape(-1, 3).mean(0))
     return canvas.rotate(angle, Image.BILINEAR, fillcolor=ground)
 

@@ -66,11 +66,13 @@ class DenseHeads(nn.Module):
         )
 
     def loss(self, features: torch.Tensor, patches: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Mean cross-entropy over heads; an empty patch or slot weighs a fifth, since most are empty."""
+        """Mean cross-entropy over heads; an empty patch or slot weighs a fifth, since most are empty, a whole one half."""
         total = features.new_zeros(())
         for name, head in self.heads.items():
             weight = torch.full((CLASSES[name],), 1.0, device=features.device)
             weight[0] = 0.2
+            if name == "state":
+                weight[1 + STATES.index("whole")] = 0.5
             target = labels[name].reshape(-1)  # (M,), (M * SLOTS,) or (P * GLYPHS,)
             rows = head(patches if name == "glyph" else features)
             total = total + cross_entropy(rows.reshape(len(target), -1), target, weight)
