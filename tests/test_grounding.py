@@ -56,7 +56,7 @@ def test_each_image_has_its_share(tiny_folder, vlm, records, photo_folder):
         rows = torch.where(labels[b] != IGNORE)[0][: len(one.tokens)]
         places = torch.where(ids[b] == image_token)[0]
         first = places[: one.image_tokens[0]]
-        assert one.mass.shape[2] == 2
+        assert one.mass.shape[2] == 2 and one.image_tokens == tuple(h * w for h, w in one.grids)
         assert np.allclose(one.mass[:, :, 0], maps[:, b][:, :, rows][..., first].sum(3).mean(1), atol=1e-5)
 
 
@@ -65,10 +65,14 @@ def test_reading_leaves_the_answers_logits_as_they_are(vlm, records, photo_folde
     inputs = Collator(vlm.processor, answers=False)([data[i] for i in range(4)])
     with torch.inference_mode():
         plain = vlm.model(**inputs).logits
-        with grounding.reading_attention(vlm.model):
+        ids = inputs["input_ids"]
+        rows, columns = torch.zeros((4, 3), dtype=torch.long), torch.ones((4, 1, ids.shape[1]))
+        with grounding.reading_attention(vlm.model, rows, columns, ids >= 0) as reading:
             read = vlm.model(**inputs).logits
     assert torch.allclose(plain, read, atol=1e-6)
     assert vlm.model.config.get_text_config()._attn_implementation == "sdpa"
+    assert len(reading.layers) == vlm.model.config.get_text_config().num_hidden_layers
+    assert all(torch.allclose(layer, torch.ones(4, 3, 1)) for layer in reading.layers)  # every column: all of a row
 
 
 def test_a_segment_is_scored_by_its_own_tokens(vlm, records, photo_folder):

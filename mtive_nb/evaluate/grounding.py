@@ -32,7 +32,7 @@ QUERIES = ("own", "predicting")  # the token's own row, as in equation 2, or the
 
 
 @dataclass
-class _Reading:
+class Reading:
     """What the kernel reads during one forward: rows (B, R) of the queries, columns (B, I, T), kept (B, T)."""
 
     rows: torch.Tensor
@@ -59,7 +59,7 @@ class _Reading:
             self.total = self.total + mean
 
 
-_reading: list[_Reading] = []  # the forward in progress, if it is being read
+_reading: list[Reading] = []  # the forward in progress, if it is being read
 
 
 def _kernel(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
@@ -74,13 +74,17 @@ AttentionMaskInterface.register(KERNEL, sdpa_mask)
 
 
 @contextmanager
-def reading_attention(model: torch.nn.Module) -> Iterator[None]:
-    """The language model's attention goes through the reading kernel; before and after, through its own."""
+def reading_attention(
+    model: torch.nn.Module, rows: torch.Tensor, columns: torch.Tensor, kept: torch.Tensor, *, maps: bool = False
+) -> Iterator[Reading]:
+    """A forward inside sends the language model's attention through the kernel above and fills the Reading."""
     before = model.config.get_text_config()._attn_implementation
     model.set_attn_implementation({"text_config": KERNEL})
+    _reading.append(Reading(rows, columns, kept, maps=maps))
     try:
-        yield
+        yield _reading[-1]
     finally:
+        _reading.pop()
         model.set_attn_implementation({"text_config": before})
 
 
@@ -92,6 +96,7 @@ class AnswerAttention:
     spans: list[tuple[int, int]]  # of the tokens, in characters of the answer
     mass: np.ndarray
     image_tokens: tuple[int, ...]  # V of each image
+    grids: tuple[tuple[int, int], ...] = ()  # rows and columns of each image's tokens, where the processor tells
     maps: np.ndarray | None = None  # (R, V) weights on the image tokens, mean over layers and heads
 
     def token_scores(self, *, per: str = "image token", layer_means: np.ndarray | None = None) -> np.ndarray:
@@ -153,20 +158,25 @@ def read_answers(vlm: Vlm, records: Sequence[dict], *, root: Path, side_px: int 
     R, T = max(len(tokens) for tokens, _ in encoded), ids.shape[1]
     first = (labels != IGNORE).float().argmax(1)  # (B,)
     rows = (first[:, None] + torch.arange(R, device=ids.device) - int(query == "predicting")).clamp(max=T - 1)
-    _reading.append(_Reading(rows, columns, kept, maps=maps))
-    try:
-        with reading_attention(vlm.model):
-            vlm.model(**inputs, use_cache=False, logits_to_keep=1)
-    finally:
-        reading = _reading.pop()
+    with reading_attention(vlm.model, rows, columns, kept, maps=maps) as reading:
+        vlm.model(**inputs, use_cache=False, logits_to_keep=1)
     mass = torch.stack(reading.layers, 1).cpu().numpy()  # (B, L, R, I)
-    found = []
+    found, grids = [], iter(_grids(vlm, inputs))
     for b, (tokens, spans) in enumerate(encoded):
         n, looked = len(tokens), None
         if maps:
             looked = (reading.total[b, :n][:, columns[b].any(0)] / len(reading.layers)).cpu().numpy()
-        found.append(AnswerAttention(tokens, spans, mass[b, :, :n, : len(counts[b])], counts[b], looked))
+        own = tuple(next(grids, ()) for _ in records[b]["images"])
+        found.append(AnswerAttention(tokens, spans, mass[b, :, :n, : len(counts[b])], counts[b], own, looked))
     return found
+
+
+def _grids(vlm: Vlm, inputs: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
+    """Rows and columns of every image's tokens, of a processor of Qwen's kind; else none."""
+    if "image_grid_thw" not in inputs:
+        return []
+    merge = vlm.processor.image_processor.merge_size
+    return [(h // merge, w // merge) for _, h, w in inputs["image_grid_thw"].tolist()]
 
 
 def _answer_tokens(vlm: Vlm, record: dict) -> tuple[list[str], list[tuple[int, int]]]:

@@ -1,0 +1,61 @@
+"""Where an answer's words looked: words coloured by their scores, and the image under its weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mtive_nb.data.catalogue import load_image
+from mtive_nb.evaluate.grounding import AnswerAttention
+from mtive_nb.show.style import new_figure
+
+LINE_CHARS = 46
+
+
+def _words(answer: str, found: AnswerAttention) -> list[tuple[str, float]]:
+    """The answer's words, each with the mean score of its tokens."""
+    scores, words, at = found.token_scores(), [], 0
+    for word in answer.split():
+        start = answer.index(word, at)
+        at = start + len(word)
+        inside = [a < at and b > start for a, b in found.spans]
+        words.append((word, float(scores[inside].mean())))
+    return words
+
+
+def _write_words(axes: Axes, words: list[tuple[str, float]]) -> None:
+    """Words in lines, each on its colour: pale where the image mattered least, dark where most."""
+    low, high = min(s for _, s in words), max(s for _, s in words)
+    x, y = 0, 0
+    for word, score in words:
+        if x and x + len(word) > LINE_CHARS:
+            x, y = 0, y + 1
+        strength = 0.08 + 0.6 * (score - low) / max(high - low, 1e-12)
+        box = {"facecolor": colormaps["YlOrRd"](strength), "edgecolor": "none", "boxstyle": "square,pad=0.25"}
+        axes.text(x, -y, word, fontsize=8.5, family="monospace", bbox=box, va="center")
+        x += len(word) + 1
+    axes.set(xlim=(-1, LINE_CHARS + 2), ylim=(-max(y, 2) - 0.8, 0.8))
+    axes.axis("off")
+
+
+def grounding_figure(rows: Sequence[tuple[Path, str, AnswerAttention, tuple[int, int]]], *, title: str = "") -> Figure:
+    """One row an answer: its photo under the mean weight of its tokens, and its words by their scores.
+
+    `rows` are (photo, answer, what its tokens looked at with maps, grid of image tokens as rows and columns).
+    """
+    figure = new_figure(8.0, 1.35 * len(rows) + (0.3 if title else 0))
+    grid = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1, 4.4))
+    for (photo, text), (path, answer, found, (high, wide)) in zip(grid, rows, strict=True):
+        image = load_image(path)
+        photo.imshow(image)
+        weights = found.maps.mean(0)[: high * wide].reshape(high, wide)
+        extent = (0, image.width, image.height, 0)
+        photo.imshow(weights / np.max(weights), extent=extent, cmap="YlOrRd", alpha=0.55, interpolation="bilinear")
+        photo.axis("off")
+        _write_words(text, _words(answer, found))
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
