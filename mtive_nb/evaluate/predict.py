@@ -1,6 +1,7 @@
 """Answers of a model to records: greedy, in batches of one task and form, given back in the records' own order."""
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import Vlm
+from mtive_nb.model.mixed import mixed_experts
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run import progress
 from mtive_nb.run.folder import write_atomic
@@ -32,6 +34,26 @@ def generate_answers(model: LoraStack | Vlm, records: list[dict], *, root: Path,
             texts = vlm.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             for i, text in zip(rows, texts, strict=True):
                 answers[i] = text.strip()
+    return answers
+
+
+@torch.inference_mode()
+def generate_mixed_answers(stack: LoraStack, records: list[dict], experts: Sequence[str | None], *, trunk: str | None, root: Path,
+                           batch: int = 64, max_new_tokens: int = 64, side_px: int | None = None) -> list[str]:  # fmt: skip
+    """As generate_answers, record i by expert i over `trunk` (None: the trunk alone); a batch holds any experts at once."""
+    stack.model.eval()
+    data, collate = RecordDataset(records, root=root, side_px=side_px), Collator(stack.vlm.processor, answers=False)
+    lengths, answers = data.lengths(), [""] * len(records)
+    order = sorted(range(len(records)), key=lengths.__getitem__)
+    for start in progress(range(0, len(order), batch), what="answers"):
+        rows = order[start : start + batch]
+        inputs = {k: v.to(stack.vlm.device) for k, v in collate([data[i] for i in rows]).items()}
+        shown = {"images": [len(records[i]["images"]) for i in rows], "grid_thw": inputs.get("image_grid_thw")}
+        with mixed_experts(stack, [experts[i] for i in rows], trunk=trunk, **shown) as network:
+            tokens = network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        texts = stack.vlm.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, text in zip(rows, texts, strict=True):
+            answers[i] = text.strip()
     return answers
 
 

@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mtive_nb.data.catalogue import load_image
 from mtive_nb.evaluate.grounding import AnswerAttention
 from mtive_nb.show.style import new_figure
 
-LINE_CHARS = 46
+LINE_CHARS = 70
 
 
 def _words(answer: str, found: AnswerAttention) -> list[tuple[str, float]]:
@@ -52,8 +53,8 @@ def grounding_figure(rows: Sequence[tuple[Path, str, AnswerAttention, tuple[int,
         image = load_image(path)
         photo.imshow(image)
         weights = found.maps.mean(0)[: high * wide].reshape(high, wide)
-        extent = (0, image.width, image.height, 0)
-        photo.imshow(weights / np.max(weights), extent=extent, cmap="YlOrRd", alpha=0.55, interpolation="bilinear")
+        strength = np.asarray(Image.fromarray((weights / weights.max()).astype(np.float32)).resize(image.size))
+        photo.imshow(strength, cmap="autumn_r", alpha=0.75 * strength.clip(0, 1))
         photo.axis("off")
         _write_words(text, _words(answer, found))
     if title:
