@@ -1,0 +1,86 @@
+"""The pilot study of the grounding filter: how well does a score tell the phrases that a photo shows from the others?
+
+VIT-Pro judged 200 samples by people (section 3.2); here the truth of each phrase is known.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from mtive_nb.data.phrases import Phrase
+from mtive_nb.evaluate.clip import Clip, clip_scores
+from mtive_nb.evaluate.grounding import AnswerAttention, read_answers, threshold_from_shuffled, with_other_images
+from mtive_nb.evaluate.intervals import bootstrap_interval
+from mtive_nb.model.load import Vlm
+from mtive_nb.run import progress
+
+SCORES = ("VisAttnScore", "attention mass", "by layer", "less another photo", "CLIPScore")
+
+
+def read_all(vlm: Vlm, records: Sequence[dict], *, batch: int, **given: object) -> list[AnswerAttention]:
+    """`read_answers` of any number of records, in batches."""
+    found = []
+    for start in progress(range(0, len(records), batch), what="attention"):
+        found += read_answers(vlm, records[start : start + batch], **given)
+    return found
+
+
+def phrase_scores(
+    vlm: Vlm, clip: Clip, records: Sequence[dict], phrases: Sequence[Phrase], *, batch: int, seed: int, **given: object
+) -> tuple[list[AnswerAttention], pd.DataFrame]:
+    """What each record's words looked at, and a row a phrase: every score of SCORES, visible, about, product.
+
+    `by layer` divides each layer's mass by its mean over all records; `less another photo` takes off the mass that the
+    same words have beside another product's photo. `given` goes to read_answers.
+    """
+    found = read_all(vlm, records, batch=batch, maps=True, **given)
+    beside = read_all(vlm, with_other_images(records, seed=seed), batch=batch, **given)
+    means = np.mean([one.mass.sum(2).mean(1) for one in found], axis=0)
+    rows = []
+    for phrase in phrases:
+        one, mass = found[phrase.record], found[phrase.record].score(phrase.span, per="answer")
+        rows.append({
+            "VisAttnScore": one.score(phrase.span),
+            "attention mass": mass,
+            "by layer": one.score(phrase.span, per="answer", layer_means=means),
+            "less another photo": mass - beside[phrase.record].score(phrase.span, per="answer"),
+            "visible": phrase.visible,
+            "about": phrase.about,
+            "product": records[phrase.record]["product_id"],
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["CLIPScore"] = clip_scores(clip, [(records[p.record]["images"][0], p.text) for p in phrases])
+    return found, table
+
+
+def pilot_table(test: pd.DataFrame, val: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """AUROC and accuracy of every score on `test`, thresholds from `val`: system, column, value, low, high, n."""
+    groups, rows = list(test["product"]), []
+    for name in SCORES:
+        pair = test[["visible", name]].to_numpy(float)
+        cut = threshold_from_shuffled(val.loc[val["visible"], name], val.loc[~val["visible"], name])
+        right = ((test[name] >= cut) == test["visible"]).to_numpy(float)
+        auroc = bootstrap_interval(pair, statistic=_auroc, resamples=500, seed=seed, groups=groups)
+        for column, found in (("AUROC", auroc), ("accuracy", bootstrap_interval(right, seed=seed, groups=groups))):
+            rows.append({"system": name, "column": column, "value": found.value, "low": found.low, "high": found.high,
+                         "n": found.n})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _auroc(pairs: np.ndarray) -> float:
+    """Of rows (truth, score); 0.5 where a resample holds one class alone."""
+    return roc_auc_score(pairs[:, 0], pairs[:, 1]) if 0 < pairs[:, 0].mean() < 1 else 0.5
+
+
+def layer_auroc(found: Sequence[AnswerAttention], phrases: Sequence[Phrase]) -> pd.Series:
+    """AUROC of each layer's mass alone."""
+    rows = []
+    for phrase in phrases:
+        one = found[phrase.record]
+        inside = [a < phrase.span[1] and b > phrase.span[0] for a, b in one.spans]
+        rows.append(one.mass.sum(2)[:, inside].mean(1))  # (L,)
+    visible = [phrase.visible for phrase in phrases]
+    by_layer = {f"layer {k + 1}": roc_auc_score(visible, mass) for k, mass in enumerate(np.transpose(rows))}
+    return pd.Series(by_layer, name="AUROC").rename_axis("layer")
