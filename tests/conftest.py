@@ -1,5 +1,6 @@
 """Shared pieces: a tiny Qwen2.5-VL with random weights, and photos of coloured noise to ask it about."""
 
+import copy
 import os
 from contextlib import contextmanager
 
@@ -63,11 +64,17 @@ def make_record(k: int, *, images: int = 1, question: str = "Is it red?", answer
     }  # fmt: skip
 
 
-@pytest.fixture
-def records():
+@pytest.fixture(scope="session")
+def some_records():
     questions = ["Is it red?", "What is printed here and there?", "Which shape is the large shape here?"]
     answers = ["yes", "no", '{"shape": "circle"}', "A 1"]
     return [make_record(k, images=1 + k % 2, question=questions[k % 3], answer=answers[k % 4]) for k in range(12)]
+
+
+@pytest.fixture
+def records(some_records):
+    """Twelve records over the photos, the test's own copy."""
+    return copy.deepcopy(some_records)
 
 
 @pytest.fixture

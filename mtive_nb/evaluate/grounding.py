@@ -226,13 +226,13 @@ def _row(name: str, found: AnswerAttention) -> dict:
             "tokens": len(found.tokens), "by_layer": [round(float(m), 6) for m in by_layer]}  # fmt: skip
 
 
-def with_other_images(records: Sequence[dict], *, seed: int = 0) -> list[dict]:
-    """The same records, each with the images of one of another product that has as many: answers that nothing grounds."""
+def with_other_images(records: Sequence[dict], *, pool: Sequence[dict] | None = None, seed: int = 0) -> list[dict]:
+    """The same records, each with the images of one of `pool` (themselves) that shows another product and has as many:
+    answers that nothing grounds."""
     rng, changed = np.random.default_rng(seed), []
     for record in records:
-        others = [
-            r for r in records if r["product_id"] != record["product_id"] and len(r["images"]) == len(record["images"])
-        ]
+        own, shown = record["product_id"], len(record["images"])
+        others = [r for r in pool or records if r["product_id"] != own and len(r["images"]) == shown]
         if not others:
             raise ValueError(f"record {record['id']}: no record of another product has {len(record['images'])} images")
         changed.append(record | {"images": others[int(rng.integers(len(others)))]["images"]})

@@ -28,15 +28,23 @@ def read_all(vlm: Vlm, records: Sequence[dict], *, batch: int, **given: object) 
 
 
 def phrase_scores(
-    vlm: Vlm, clip: Clip, records: Sequence[dict], phrases: Sequence[Phrase], *, batch: int, seed: int, **given: object
+    vlm: Vlm,
+    clip: Clip,
+    records: Sequence[dict],
+    phrases: Sequence[Phrase],
+    *,
+    others: Sequence[dict],
+    batch: int,
+    seed: int,
+    **given: object,
 ) -> tuple[list[AnswerAttention], pd.DataFrame]:
     """What each record's words looked at, and a row a phrase: every score of SCORES, visible, about, product.
 
     `by layer` divides each layer's mass by its mean over all records; `less another photo` takes off the mass that the
-    same words have beside another product's photo. `given` goes to read_answers.
+    same words have beside another product's photo, of `others`. `given` goes to read_answers.
     """
     found = read_all(vlm, records, batch=batch, maps=True, **given)
-    beside = read_all(vlm, with_other_images(records, seed=seed), batch=batch, **given)
+    beside = read_all(vlm, with_other_images(records, pool=others, seed=seed), batch=batch, **given)
     means = np.mean([one.mass.sum(2).mean(1) for one in found], axis=0)
     rows = []
     for phrase in phrases:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
-from mtive_nb.data.catalogue import load_image
+from mtive_nb.data.photos import PhotoError, load_image
 from mtive_nb.model.losses import IGNORE
 
 IMAGE_TOKENS = 40  # rough tokens of an image beside a question's, for sorting alone
@@ -21,7 +21,10 @@ IMAGE_TOKENS = 40  # rough tokens of an image beside a question's, for sorting a
 @lru_cache(maxsize=4096)
 def cached_image(path: str, side_px: int | None) -> Image.Image:
     """The decoded photo, shrunk once to about twice the side that the processor will ask for; kept in memory."""
-    image = load_image(Path(path))
+    try:
+        image = load_image(path)
+    except PhotoError as error:
+        raise PhotoError(f"{path}: {error}") from None
     if side_px and min(image.size) > 2 * side_px:
         image.thumbnail((2 * side_px, 2 * side_px), Image.BICUBIC)
     return image

@@ -1,0 +1,193 @@
+"""The in-process engine: requests for any experts, answered in batches that mix them.
+
+One thread takes what waits, up to `max_batch`, gives each row its expert and generates; each request's text arrives as
+it is made. Greedy decoding. For demos, tests and small loads; for production, vLLM.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import StoppingCriteria
+
+from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.mixed import mixed_experts
+from mtive_nb.serve.pool import ExpertPool, Version
+
+END = object()  # closes a request's stream
+
+
+class Overloaded(RuntimeError):
+    """The queue is full: come again later."""
+
+
+@dataclass
+class Request:
+    """A question in the engine: `text()` waits for the whole answer, iterating gives it piece by piece.
+
+    `outcome` is "done", "cancelled", "timed out" or "failed" once it has ended; `expert` is the version that answers.
+    """
+
+    record: dict
+    version: Version | None
+    max_new_tokens: int
+    deadline: float
+    pieces: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    outcome: str | None = None
+    error: BaseException | None = None
+    started: float = field(default_factory=time.monotonic)
+    first_token_s: float | None = None
+    seconds: float | None = None
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def expert(self) -> str | None:
+        return self.version.alias if self.version else None
+
+    def cancel(self) -> None:
+        """Ask for an end: at once while waiting, else at the next token."""
+        self._cancelled.set()
+
+    def __iter__(self) -> Iterator[str]:
+        while (piece := self.pieces.get()) is not END:
+            yield piece
+        if self.error is not None:
+            raise self.error
+
+    def text(self) -> str:
+        return "".join(self).strip()
+
+    def why_end(self) -> str | None:
+        """The reason to stop before the answer is complete, if there is one."""
+        if self._cancelled.is_set():
+            return "cancelled"
+        return "timed out" if time.monotonic() > self.deadline else None
+
+
+class _Streams(StoppingCriteria):
+    """Hands every row's new text to its request after each step, and ends rows whose request wants no more."""
+
+    def __init__(self, requests: list[Request], tokenizer: object, prompt: int) -> None:
+        self.requests, self.tokenizer, self.prompt = requests, tokenizer, prompt
+        self.said, self.texts = [""] * len(requests), [""] * len(requests)
+
+    def flush(self) -> None:
+        """Hand over what an answer ends with, be it half a character."""
+        for request, said, text in zip(self.requests, self.said, self.texts, strict=True):
+            if text[len(said) :]:
+                request.pieces.put(text[len(said) :])
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+        self.texts = self.tokenizer.batch_decode(input_ids[:, self.prompt :], skip_special_tokens=True)
+        now, ends = time.monotonic(), []
+        for k, (request, text) in enumerate(zip(self.requests, self.texts, strict=True)):
+            request.first_token_s = request.first_token_s or now - request.started
+            if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet waits
+                if text[len(self.said[k]) :]:
+                    request.pieces.put(text[len(self.said[k]) :])
+                self.said[k] = text
+            request.outcome = request.outcome or request.why_end()
+            tokens = input_ids.shape[1] - self.prompt
+            ends.append(request.outcome is not None or tokens >= request.max_new_tokens)
+        return torch.tensor(ends, device=input_ids.device)
+
+
+class Engine:
+    """Answers records (question and photos, see data/records.py) with the experts of a pool. Use as a context."""
+
+    def __init__(self, pool: ExpertPool, *, root: Path = Path(), side_px: int | None = None, max_batch: int = 16,
+                 max_waiting: int = 256, gather_s: float = 0.005) -> None:  # fmt: skip
+        self.pool, self.root, self.side_px, self.max_batch, self.gather_s = pool, root, side_px, max_batch, gather_s
+        self._waiting: queue.Queue[Request | object] = queue.Queue(max_waiting)
+        self._collate = Collator(pool.stack.vlm.processor, answers=False)
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._closed = False
+
+    def __enter__(self) -> "Engine":
+        self.pool.stack.model.eval()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._waiting.put(END)
+        self._thread.join()
+
+    def submit(self, record: dict, expert: str | None, *, max_new_tokens: int = 64, limit_s: float = 60.0) -> Request:
+        """Queue a question for an expert (None: the trunk alone). Errors: Overloaded, or KeyError for no such expert."""
+        if self._closed:
+            raise RuntimeError("the engine is closed")
+        version = self.pool.hold(expert)
+        request = Request(record, version, max_new_tokens, time.monotonic() + limit_s)
+        try:
+            self._waiting.put_nowait(request)
+        except queue.Full:
+            self.pool.release(version)
+            raise Overloaded(f"{self._waiting.maxsize} requests wait already") from None
+        return request
+
+    def _work(self) -> None:
+        ending = False
+        while not ending:
+            batch, ending = self._gather()
+            live = [r for r in batch if not self._ended_waiting(r)]
+            if live:
+                self._answer(live)
+
+    def _gather(self) -> tuple[list[Request], bool]:
+        """The next requests, up to a batch, waiting a moment for company; and whether the engine is to end after them."""
+        first = self._waiting.get()
+        batch, until = [], time.monotonic() + self.gather_s
+        while first is not END:
+            batch.append(first)
+            if len(batch) == self.max_batch:
+                return batch, False
+            try:
+                first = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _ended_waiting(self, request: Request) -> bool:
+        request.outcome = request.why_end()
+        if request.outcome:
+            self._finish(request)
+        return request.outcome is not None
+
+    def _answer(self, requests: list[Request]) -> None:
+        try:
+            self._generate(requests)
+        except Exception as error:  # noqa: BLE001 - a batch that fails must not end the engine
+            if len(requests) > 1:  # one bad photo fails its own request alone
+                for request in requests:
+                    if request.first_token_s is None:
+                        self._answer([request])
+                        continue
+                    request.error, request.outcome = error, "failed"
+            else:
+                requests[0].error, requests[0].outcome = error, "failed"
+        for request in requests:
+            if request.seconds is None:
+                self._finish(request)
+
+    @torch.inference_mode()
+    def _generate(self, requests: list[Request]) -> None:
+        data = RecordDataset([r.record for r in requests], root=self.root, side_px=self.side_px)
+        inputs = self._collate([data[i] for i in range(len(data))])
+        inputs = {k: v.to(self.pool.stack.vlm.device) for k, v in inputs.items()}
+        shown = {"images": [len(r.record["images"]) for r in requests], "grid_thw": inputs.get("image_grid_thw")}
+        streams = _Streams(requests, self.pool.stack.vlm.processor.tokenizer, inputs["input_ids"].shape[1])
+        with self.pool.in_memory([r.version for r in requests]) as experts:
+            with mixed_experts(self.pool.stack, experts, trunk=self.pool.trunk, **shown) as model:
+                longest = max(r.max_new_tokens for r in requests)
+                model.generate(**inputs, max_new_tokens=longest, do_sample=False, stopping_criteria=[streams])
+        streams.flush()
+
+    def _finish(self, request: Request) -> None:
+        request.outcome, request.seconds = request.outcome or "done", time.monotonic() - request.started
+        self.pool.release(request.version)
+        request.pieces.put(END)

@@ -1,0 +1,201 @@
+"""The experts in service: versions of each, their weights within a budget, and which version a request gets.
+
+An expert trained in a notebook is a folder (`stack/DD` with stack.json beside it). `add` and `update` check its lineage
+against the trunk in service, load it under a name of its own ("DD@2") and let it prove that it changes the model's
+answers. A version goes only when no request holds it. What does not fit the budget leaves the model, least recently
+used first, and comes back from its folder when it is asked for.
+"""
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mtive_nb.model.stack import LoraStack
+
+MIB = 2**20
+
+
+@dataclass
+class Version:
+    """One version of an expert: its folder, its name on the stack, its size, and how many requests hold it."""
+
+    expert: str
+    number: int
+    folder: Path
+    name: str  # in the folder
+    size: int = 0  # bytes in memory
+    resident: bool = False
+    held: int = 0
+    used: int = 0  # the pool's clock when it was last asked for
+    retired: bool = False
+
+    @property
+    def alias(self) -> str:
+        return f"{self.expert}@{self.number}"
+
+
+@dataclass
+class Expert:
+    """An expert under its public name; `weights` share requests out over versions, {number: weight}."""
+
+    versions: dict[int, Version] = field(default_factory=dict)
+    weights: dict[int, float] = field(default_factory=dict)
+    pinned: bool = False
+
+
+class ExpertPool:
+    """Experts over one trunk of a stack. All methods may be called from any thread.
+
+    Two locks, taken in this order: `_model` while the stack answers or changes, so that a change waits for the batch in
+    progress; `_books` while versions are counted, so that a new request waits for nothing.
+
+    Errors: KeyError for an expert or version that is not there; LineageError (from the stack) for a folder that does not
+    belong on the trunk; RuntimeError for an adapter that changes nothing; MemoryError where the budget cannot hold it.
+    """
+
+    def __init__(self, stack: LoraStack, *, trunk: str | None, budget_mib: float = float("inf"), seed: int = 0) -> None:
+        self.stack, self.trunk, self.budget = stack, trunk, budget_mib * MIB
+        self._model, self._books = threading.RLock(), threading.RLock()
+        self.experts: dict[str, Expert] = {}
+        self._clock, self._draw = 0, random.Random(seed)
+        stack.activate(trunk)
+
+    def add(self, expert: str, folder: Path, name: str | None = None) -> Version:
+        """Put a new expert into service; `name` is what it is called in its folder (the expert's own name)."""
+        with self._model, self._books:
+            if expert in self.experts:
+                raise KeyError(f"expert {expert!r} is in service already; update it")
+            return self._serve(Expert(), expert, Path(folder), name or expert)
+
+    def update(self, expert: str, folder: Path, name: str | None = None) -> Version:
+        """Serve a new version from now on; requests that hold the old one end with it."""
+        with self._model, self._books:
+            return self._serve(self._expert(expert), expert, Path(folder), name or expert)
+
+    def _serve(self, entry: Expert, expert: str, folder: Path, name: str) -> Version:
+        version = Version(expert, max(entry.versions, default=0) + 1, folder, name)
+        self._load(version)
+        try:
+            self.stack.assert_alive(version.alias)
+        except RuntimeError:
+            self._unload(version)
+            raise
+        self.experts[expert] = entry
+        entry.versions[version.number] = version
+        self.split(expert, {version.number: 1.0})
+        return version
+
+    def split(self, expert: str, weights: dict[int, float]) -> None:
+        """Share the expert's requests out over versions by weight; a version that gets none goes when it is free."""
+        with self._model, self._books:
+            entry = self._expert(expert)
+            missing = [number for number in weights if number not in entry.versions]
+            if missing or not any(weights.values()) or min(weights.values()) < 0:
+                raise KeyError(
+                    f"expert {expert!r}: found weights {weights}, expected some of versions {sorted(entry.versions)}"
+                )
+            entry.weights = {number: weight for number, weight in weights.items() if weight}
+            for number, version in list(entry.versions.items()):
+                version.retired = number not in entry.weights
+                self._drop_if_free(version)
+
+    def remove(self, expert: str) -> None:
+        """Take an expert out of service; requests that hold it end with it."""
+        with self._model, self._books:
+            for version in list(self._expert(expert).versions.values()):
+                version.retired = True
+                self._drop_if_free(version)
+            del self.experts[expert]
+
+    def pin(self, expert: str, *, pinned: bool = True) -> None:
+        """Keep an expert in memory whatever the budget."""
+        with self._books:
+            self._expert(expert).pinned = pinned
+
+    def hold(self, expert: str | None) -> Version | None:
+        """The version that a request gets (None: the trunk alone), kept for it until `release`."""
+        if expert is None:
+            return None
+        with self._books:
+            entry = self._expert(expert)
+            (number,) = self._draw.choices(list(entry.weights), list(entry.weights.values()))
+            entry.versions[number].held += 1
+            return entry.versions[number]
+
+    def release(self, version: Version | None) -> None:
+        """A request is done with its version."""
+        if version is not None:
+            with self._model, self._books:
+                version.held -= 1
+                self._drop_if_free(version)
+
+    @contextmanager
+    def in_memory(self, versions: Sequence[Version | None]) -> Iterator[list[str | None]]:
+        """Inside, all these versions are on the stack and nothing changes; yields their names there."""
+        with self._model:
+            with self._books:
+                for version in {v.alias: v for v in versions if v is not None}.values():
+                    self._load(version, keep=versions)
+            yield [v.alias if v is not None else None for v in versions]
+
+    def state(self) -> list[dict]:
+        """A row a version: expert, version, weight, requests, resident, pinned, MiB."""
+        with self._books:
+            return [
+                {"expert": name, "version": v.number, "weight": entry.weights.get(v.number, 0.0), "requests": v.held,
+                 "resident": v.resident, "pinned": entry.pinned, "MiB": round(v.size / MIB, 3)}
+                for name, entry in self.experts.items() for v in entry.versions.values()
+            ]  # fmt: skip
+
+    def _expert(self, expert: str) -> Expert:
+        if expert not in self.experts:
+            raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.experts)}")
+        return self.experts[expert]
+
+    def _load(self, version: Version, *, keep: Sequence[Version | None] = ()) -> None:
+        self._clock += 1
+        version.used = self._clock
+        if version.resident:
+            return
+        self.stack.activate(self.trunk)
+        self.stack.load(version.folder, version.name, alias=version.alias)
+        if self.stack.parents[version.alias] != self.trunk:
+            found = self.stack.parents[version.alias]
+            self.stack.unload(version.alias)
+            raise KeyError(
+                f"{version.folder / version.name} stands on {found!r}, the trunk in service is {self.trunk!r}"
+            )
+        self.stack.activate(self.trunk)
+        weights = self.stack.adapter_weights(version.alias).values()
+        version.size, version.resident = sum(w.numel() * w.element_size() for w in weights), True
+        self._make_room(keep=[version, *keep])
+
+    def _make_room(self, *, keep: Sequence[Version | None]) -> None:
+        """Take versions off the model, least recently used first, until the rest fits the budget."""
+        everything = [v for entry in self.experts.values() for v in entry.versions.values() if v.resident]
+        needed = sum(v.size for v in everything) + sum(v.size for v in keep[:1] if v and v not in everything)
+        for version in sorted(everything, key=lambda v: v.used):
+            if needed <= self.budget:
+                return
+            if version not in keep and not self.experts[version.expert].pinned:
+                self._unload(version)
+                needed -= version.size
+        if needed > self.budget:
+            raise MemoryError(
+                f"experts: found {needed / MIB:.2f} MiB needed at once, the budget is {self.budget / MIB:.2f}"
+            )
+
+    def _unload(self, version: Version) -> None:
+        self.stack.unload(version.alias)
+        self.stack.activate(self.trunk)
+        version.resident = False
+
+    def _drop_if_free(self, version: Version) -> None:
+        if version.retired and not version.held:
+            if version.resident:
+                self._unload(version)
+            if version.expert in self.experts:
+                self.experts[version.expert].versions.pop(version.number, None)

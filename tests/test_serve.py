@@ -1,0 +1,210 @@
+import threading
+import time
+
+import pytest
+import torch
+
+from mtive_nb.evaluate.predict import generate_answers
+from mtive_nb.model.lineage import LineageError
+from mtive_nb.model.load import load_vlm
+from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
+from mtive_nb.serve.engine import Engine, Overloaded
+from mtive_nb.serve.pool import MIB, ExpertPool
+
+SPECS = {
+    "AE": AdapterSpec(4, 4, ("language.mlp", "connector")),
+    "DD": AdapterSpec(2, 4, ("vision.mlp", "language.attention")),
+}
+TOKENS = 5
+
+
+@pytest.fixture(scope="module")
+def home(tiny_folder, tmp_path_factory):
+    """Folders of a trunk, of experts in two trainings ("v1", "v2"), and of one on the bare base."""
+    home = tmp_path_factory.mktemp("stacks")
+    stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32"))
+    stack.add("IT", AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention")))
+    for training in (1, 2):
+        for name, spec in SPECS.items():
+            stack.add(name, spec, parent="IT")
+        torch.manual_seed(training)
+        for name, weight in stack.model.named_parameters():
+            if "lora_B" in name and (training == 1 or ".IT." not in name):
+                weight.data.normal_(0, 0.3)
+        stack.save(home / "trunk", "IT")
+        for name in SPECS:
+            stack.save(home / f"v{training}", name)
+            stack.unload(name)
+    stack.add("loose", SPECS["AE"])
+    stack.add("dead", SPECS["AE"], parent="IT")
+    for name in ("loose", "dead"):
+        stack.save(home / name, name)
+    return home
+
+
+@pytest.fixture
+def stack(home, tiny_folder):
+    return load_stack(load_vlm(str(tiny_folder), dtype="float32"), (home / "trunk", "IT"))
+
+
+@pytest.fixture
+def pool(home, stack):
+    pool = ExpertPool(stack, trunk="IT")
+    for name in SPECS:
+        pool.add(name, home / "v1")
+    return pool
+
+
+@pytest.fixture(scope="module")
+def alone(home, tiny_folder, photo_folder, some_records):
+    """What each version answers by itself: {(expert, version): one answer a record}."""
+    stack, said = load_stack(load_vlm(str(tiny_folder), dtype="float32"), (home / "trunk", "IT")), {}
+    given = {"root": photo_folder, "max_new_tokens": TOKENS}
+    said[None] = generate_answers(stack, some_records, **given)
+    for number in (1, 2):
+        for name in SPECS:
+            stack.load(home / f"v{number}", name, alias=f"{name}@{number}")
+            said[f"{name}@{number}"] = generate_answers(stack, some_records, **given)
+            stack.unload(f"{name}@{number}")
+    assert len({tuple(answers) for answers in said.values()}) == 5
+    return said
+
+
+def test_the_engine_answers_as_each_expert_alone(pool, alone, records, photo_folder):
+    with Engine(pool, root=photo_folder, max_batch=4) as engine:
+        asked = [
+            (k, e, engine.submit(r, e, max_new_tokens=TOKENS))
+            for k, r in enumerate(records)
+            for e in ("AE", None, "DD")
+        ]
+        for k, _, request in asked:
+            assert request.text() == alone[request.expert][k]
+            assert request.outcome == "done" and 0 < request.first_token_s <= request.seconds
+    assert not any(row["requests"] for row in pool.state())
+
+
+def test_pieces_arrive_while_the_answer_is_made(pool, alone, records, photo_folder):
+    with Engine(pool, root=photo_folder) as engine:
+        pieces = list(engine.submit(records[0], "AE", max_new_tokens=TOKENS))
+    assert len(pieces) > 1 and "".join(pieces).strip() == alone["AE@1"][0]
+
+
+def test_experts_are_swapped_under_load_and_no_request_meets_the_wrong_one(pool, alone, records, photo_folder, home):
+    stop, swaps, wrong, served = threading.Event(), [], [], []
+
+    def swap():
+        while not stop.is_set():
+            number = 2 if len(swaps) % 2 == 0 else 1
+            pool.update("AE", home / f"v{number}", "AE")
+            pool.remove("DD")
+            pool.add("DD", home / "v1")
+            swaps.append(number)
+            time.sleep(0.02)
+
+    # Version numbers go on counting: odd ones of AE are the first training, even ones the second.
+    truth = {"AE": {1: alone["AE@1"], 0: alone["AE@2"]}}
+    with Engine(pool, root=photo_folder, max_batch=8, max_waiting=400) as engine:
+        swapper = threading.Thread(target=swap)
+        swapper.start()
+        for k in range(160):
+            row = k % len(records)
+            request = engine.submit(records[row], "AE" if k % 3 else None, max_new_tokens=TOKENS)
+            served.append((row, request))
+            time.sleep(0.01)
+        for row, request in served:
+            wanted = alone[None] if request.version is None else truth["AE"][request.version.number % 2]
+            if request.text() != wanted[row]:
+                wrong.append((row, request.expert))
+        stop.set()
+        swapper.join()
+    assert not wrong and len(swaps) > 3 and len({r.expert for _, r in served}) > 3
+    assert [row["expert"] for row in pool.state()] == ["AE", "DD"] and len(
+        pool.stack.specs
+    ) == 3  # old versions are gone
+
+
+def test_a_request_keeps_the_version_it_started_with(pool, alone, records, photo_folder, home):
+    engine = Engine(pool, root=photo_folder)
+    before = engine.submit(records[0], "AE", max_new_tokens=TOKENS)  # waits: the engine has not begun
+    pool.update("AE", home / "v2", "AE")
+    after = engine.submit(records[0], "AE", max_new_tokens=TOKENS)
+    pool.remove("DD")
+    with engine, pytest.raises(KeyError, match="no expert 'DD' in service; there are"):
+        assert before.text() == alone["AE@1"][0] and after.text() == alone["AE@2"][0]
+        engine.submit(records[0], "DD")
+    assert [row["version"] for row in pool.state()] == [2]
+
+
+def test_traffic_is_split_by_weight(pool, home):
+    first = pool.experts["AE"].versions[1]
+    pool.hold("AE")  # keeps version 1 alive through the update
+    pool.update("AE", home / "v2", "AE")
+    pool.split("AE", {1: 0.25, 2: 0.75})
+    drawn = [pool.hold("AE").number for _ in range(400)]
+    assert 60 < drawn.count(1) < 140 and first.held == 1 + drawn.count(1)
+    with pytest.raises(KeyError, match="expected some of versions"):
+        pool.split("AE", {3: 1.0})
+
+
+def test_what_does_not_fit_the_budget_comes_back_when_asked_for(home, stack, alone, records, photo_folder):
+    sizes = ExpertPool(stack, trunk="IT")
+    ae, dd = (sizes.add(name, home / "v1").size for name in SPECS)
+    for name in SPECS:
+        sizes.remove(name)
+    pool = ExpertPool(stack, trunk="IT", budget_mib=(max(ae, dd) + 10) / MIB)
+    for name in SPECS:
+        pool.add(name, home / "v1")
+    assert [row["resident"] for row in pool.state()] == [False, True]
+    with Engine(pool, root=photo_folder, max_batch=1) as engine:
+        for name in ("AE", "DD", "AE"):
+            assert engine.submit(records[1], name, max_new_tokens=TOKENS).text() == alone[f"{name}@1"][1]
+    assert [row["resident"] for row in pool.state()] == [True, False]
+    pool.pin("AE")
+    with pytest.raises(MemoryError, match="needed at once, the budget is"), pool.in_memory([pool.hold("DD")]):
+        pass
+
+
+def test_a_folder_that_does_not_belong_is_refused_and_leaves_nothing(pool, home, tmp_path):
+    before = set(pool.stack.specs)
+    with pytest.raises(KeyError, match="stands on None, the trunk in service is 'IT'"):
+        pool.add("loose", home / "loose")
+    with pytest.raises(RuntimeError, match="changes nothing"):
+        pool.add("dead", home / "dead")
+    with pytest.raises((LineageError, FileNotFoundError)):
+        pool.add("none", tmp_path)
+    with pytest.raises(KeyError, match="in service already"):
+        pool.add("AE", home / "v1")
+    assert set(pool.stack.specs) == before and {row["expert"] for row in pool.state()} == {"AE", "DD"}
+
+
+def test_cancel_time_limit_and_a_full_queue(pool, records, photo_folder):
+    engine = Engine(pool, root=photo_folder, max_waiting=3)
+    cancelled = engine.submit(records[0], "AE", max_new_tokens=400)
+    late = engine.submit(records[1], "DD", max_new_tokens=400, limit_s=0.0)
+    engine.submit(records[1], None, max_new_tokens=2)
+    with pytest.raises(Overloaded, match="3 requests wait already"):
+        engine.submit(records[1], "AE")
+    cancelled.cancel()
+    with engine:
+        running = None
+        while running is None:
+            try:
+                running = engine.submit(records[0], "AE", max_new_tokens=4000)
+            except Overloaded:
+                time.sleep(0.01)
+        next(iter(running))
+        running.cancel()
+        assert isinstance(running.text(), str)
+        assert [r.outcome for r in (cancelled, late, running)] == ["cancelled", "timed out", "cancelled"]
+    assert not any(row["requests"] for row in pool.state())
+
+
+def test_a_bad_photo_fails_its_own_request_alone(pool, alone, records, photo_folder):
+    engine = Engine(pool, root=photo_folder, max_batch=8)
+    good = engine.submit(records[0], "AE", max_new_tokens=TOKENS)
+    bad = engine.submit(records[0] | {"images": ["no_such.jpg"]}, "AE", max_new_tokens=TOKENS)
+    with engine:
+        assert good.text() == alone["AE@1"][0]
+        with pytest.raises(Exception, match="no_such.jpg: no such file"):
+            bad.text()
+    assert (good.outcome, bad.outcome) == ("done", "failed")
