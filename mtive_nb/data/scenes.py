@@ -1,4 +1,4 @@
-"""General scenes for the pocket base: shapes, colours, counts, positions and printed strings. Nothing of a shop.
+"""General scenes for the pocket base: shapes, containers, symbols, wear, colours, positions and print. Nothing of a shop.
 
 A scene is drawn from `np.random.default_rng([seed, index])`, so that sample `index` is the same in every process
 and a resumed training sees what an uninterrupted one would have seen. Images are RGB, HWC uint8 in [0, 255].
