@@ -128,11 +128,16 @@ def test_a_request_keeps_the_version_it_started_with(pool, alone, records, photo
     before = engine.submit(records[0], "AE", max_new_tokens=TOKENS)  # waits: the engine has not begun
     pool.update("AE", home / "v2", "AE")
     after = engine.submit(records[0], "AE", max_new_tokens=TOKENS)
+    held = engine.submit(records[2], "DD", max_new_tokens=TOKENS)
+    pool.remove("DD")
+    pool.add("DD", home / "v2")  # the name comes back while the old content is still asked for
+    again = engine.submit(records[2], "DD", max_new_tokens=TOKENS)
     pool.remove("DD")
     with engine, pytest.raises(KeyError, match="no expert 'DD' in service; there are"):
         assert before.text() == alone["AE@1"][0] and after.text() == alone["AE@2"][0]
+        assert held.text() == alone["DD@1"][2] and again.text() == alone["DD@2"][2]
         engine.submit(records[0], "DD")
-    assert [row["version"] for row in pool.state()] == [2]
+    assert [row["version"] for row in pool.state()] == [2] and set(pool.stack.specs) == {"IT", "AE@2"}
 
 
 def test_traffic_is_split_by_weight(pool, home):

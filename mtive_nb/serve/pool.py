@@ -60,6 +60,7 @@ class ExpertPool:
         self.stack, self.trunk, self.budget = stack, trunk, budget_mib * MIB
         self._model, self._books = threading.RLock(), threading.RLock()
         self.experts: dict[str, Expert] = {}
+        self._numbers: dict[str, int] = {}  # the last version of each name: no name ever stands for two contents
         self._clock, self._draw = 0, random.Random(seed)
         stack.activate(trunk)
 
@@ -76,7 +77,8 @@ class ExpertPool:
             return self._serve(self._expert(expert), expert, Path(folder), name or expert)
 
     def _serve(self, entry: Expert, expert: str, folder: Path, name: str) -> Version:
-        version = Version(expert, max(entry.versions, default=0) + 1, folder, name)
+        self._numbers[expert] = self._numbers.get(expert, 0) + 1
+        version = Version(expert, self._numbers[expert], folder, name)
         self._load(version)
         try:
             self.stack.assert_alive(version.alias)
@@ -197,5 +199,5 @@ class ExpertPool:
         if version.retired and not version.held:
             if version.resident:
                 self._unload(version)
-            if version.expert in self.experts:
+            if version.expert in self.experts:  # perhaps another one of the same name by now
                 self.experts[version.expert].versions.pop(version.number, None)
