@@ -7,6 +7,7 @@ forward, each layer computes its softmax for the answer's rows alone and sums it
 Shapes: B samples, R answer tokens (rows), I images, T tokens, V image tokens, L layers, H heads (K of keys), D width.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -196,8 +197,8 @@ def score_records(vlm: Vlm, records: Sequence[dict], folder: Path, *, root: Path
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    made_of = {"records": len(records), "first": records[0]["id"], "last": records[-1]["id"], "shard": shard,
-               "query": query, "model": fingerprint(vlm.model)}  # fmt: skip
+    ids = hashlib.sha256("\n".join(r["id"] for r in records).encode()).hexdigest()[:16]
+    made_of = {"records": len(records), "ids": ids, "shard": shard, "query": query, "model": fingerprint(vlm.model)}
     about = folder / "about.json"
     if about.is_file() and (found := json.loads(about.read_text())) != made_of:
         other = ", ".join(f"{k} {found.get(k)!r}" for k in made_of if found.get(k) != made_of[k])

@@ -1,0 +1,29 @@
+import pytest
+
+from mtive_nb.evaluate.yes_no import yes_no_scores
+
+
+def ask(task, truth, k):
+    return {"id": f"{task}{k}", "task": task, "answer": truth, "product_id": f"p{k % 3}"}
+
+
+RECORDS = [ask("AE", "yes" if k % 2 else "no", k) for k in range(8)] + [ask("DD", "yes", k) for k in range(4)]
+
+
+def test_columns_are_the_tasks_accuracies_and_their_mean():
+    says = ["yes"] * 8 + ["Yes, it is.", "yes", "no", "perhaps"]
+    table = yes_no_scores(RECORDS, {"always": says, "right": [r["answer"] for r in RECORDS]}, seed=0)
+    value = table.set_index(["system", "column"])["value"]
+    assert value["always", "AE/Acc"] == 50 and value["always", "DD/Acc"] == 50 and value["always", "Overall/Acc"] == 50
+    assert (value["right"] == 100).all()
+    assert list(table["n"])[:3] == [8, 4, 12]
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+    uneven = yes_no_scores(RECORDS, {"x": [r["answer"] for r in RECORDS[:8]] + ["no"] * 4}, seed=0)
+    assert uneven["value"].tolist() == [100, 0, 50]  # the mean of tasks, not of answers
+
+
+def test_other_truths_and_missing_answers_are_errors():
+    with pytest.raises(ValueError, match="record AE0: answer: expected yes or no"):
+        yes_no_scores([ask("AE", "red", 0)], {"x": ["red"]}, seed=0)
+    with pytest.raises(ValueError, match="x: found 1 answers, expected 12"):
+        yes_no_scores(RECORDS, {"x": ["yes"]}, seed=0)
