@@ -1,5 +1,6 @@
-"""Choosing training records: so many, in given shares of the variants."""
+"""Choosing records: so many for training, in given shares of the variants; the first few of each form."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,3 +21,14 @@ def sample_variants(records: list[dict], shares: Mapping[str, float], *, n: int,
         keep = min(len(rows), round(n * share / total))
         chosen += [rows[i] for i in rng.permutation(len(rows))[:keep]]
     return [chosen[i] for i in rng.permutation(len(chosen))]
+
+
+def first_of_each_form(records: list[dict], limit: int) -> list[dict]:
+    """The first `limit` records of each task and variant, in the order given; 0 keeps all."""
+    seen, chosen = Counter(), []
+    for record in records:
+        form = record["task"], record["variant"]
+        seen[form] += 1
+        if not limit or seen[form] <= limit:
+            chosen.append(record)
+    return chosen

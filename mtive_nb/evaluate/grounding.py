@@ -112,12 +112,17 @@ class AnswerAttention:
             raise ValueError(f"per: found {per!r}, expected 'image token' or 'answer'")
         return (mass if layer_means is None else mass / layer_means[:, None]).mean(0)
 
+    def inside(self, span: tuple[int, int]) -> np.ndarray:
+        """Which tokens overlap characters `span` of the answer, (R,) of bool. Errors: ValueError where none does."""
+        found = np.array([a < span[1] and b > span[0] for a, b in self.spans])
+        if not found.any():
+            raise ValueError(f"span: found {span}, no token of an answer of {self.spans[-1][1]} characters lies there")
+        return found
+
     def score(self, span: tuple[int, int] | None = None, **normalised: object) -> float:
         """VisAttnScore of the whole answer, or of the tokens that overlap characters `span` of it."""
-        inside = [span is None or (a < span[1] and b > span[0]) for a, b in self.spans]
-        if not any(inside):
-            raise ValueError(f"span: found {span}, no token of an answer of {self.spans[-1][1]} characters lies there")
-        return float(self.token_scores(**normalised)[inside].mean())
+        scores = self.token_scores(**normalised)
+        return float((scores if span is None else scores[self.inside(span)]).mean())
 
 
 def _image_columns(is_image: torch.Tensor, images: list[int]) -> tuple[torch.Tensor, list[tuple[int, ...]]]:

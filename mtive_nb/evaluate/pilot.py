@@ -84,11 +84,8 @@ def _auroc(pairs: np.ndarray) -> float:
 
 def layer_auroc(found: Sequence[AnswerAttention], phrases: Sequence[Phrase]) -> pd.Series:
     """AUROC of each layer's mass alone."""
-    rows = []
-    for phrase in phrases:
-        one = found[phrase.record]
-        inside = [a < phrase.span[1] and b > phrase.span[0] for a, b in one.spans]
-        rows.append(one.mass.sum(2)[:, inside].mean(1))  # (L,)
+    asked = [(found[phrase.record], phrase.span) for phrase in phrases]
+    rows = [one.mass.sum(2)[:, one.inside(span)].mean(1) for one, span in asked]  # (L,) each
     visible = [phrase.visible for phrase in phrases]
     by_layer = {f"layer {k + 1}": roc_auc_score(visible, mass) for k, mass in enumerate(np.transpose(rows))}
     return pd.Series(by_layer, name="AUROC").rename_axis("layer")

@@ -1,11 +1,12 @@
 """Answers of a model to records: greedy, in batches of one task and form, given back in the records' own order."""
 
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import Vlm
@@ -15,26 +16,36 @@ from mtive_nb.run import progress
 from mtive_nb.run.folder import write_atomic
 
 
+def _answer_in_batches(
+    vlm: Vlm, records: list[dict], order: list[int], ready: Callable[[list[int], dict], AbstractContextManager[nn.Module]],
+    *, root: Path, batch: int, max_new_tokens: int, side_px: int | None, what: str,
+) -> list[str]:  # fmt: skip
+    """Answers in the records' own order; `ready(rows, inputs)` lends the network for a batch of these rows."""
+    data, collate = RecordDataset(records, root=root, side_px=side_px), Collator(vlm.processor, answers=False)
+    answers = [""] * len(records)
+    for start in progress(range(0, len(order), batch), what=what):
+        rows = order[start : start + batch]
+        inputs = {k: v.to(vlm.device) for k, v in collate([data[i] for i in rows]).items()}
+        with ready(rows, inputs) as network:
+            tokens = network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        texts = vlm.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, text in zip(rows, texts, strict=True):
+            answers[i] = text.strip()
+    return answers
+
+
+@torch.inference_mode()
 def generate_answers(model: LoraStack | Vlm, records: list[dict], *, root: Path, batch: int = 64, max_new_tokens: int = 64,
                      side_px: int | None = None, what: str = "answers") -> list[str]:  # fmt: skip
     """One answer a record by greedy decoding with whatever adapters are active; `root` is where image paths start."""
     stacked = isinstance(model, LoraStack)
     vlm, network = (model.vlm, model.model) if stacked else (model, model.model)
     network.eval()
-    data, collate = RecordDataset(records, root=root, side_px=side_px), Collator(vlm.processor, answers=False)
-    order = sorted(
-        range(len(records)), key=lambda i: (records[i]["task"], records[i]["variant"], len(records[i]["images"]))
-    )
-    answers: list[str] = [""] * len(records)
-    with model.folded() if stacked else nullcontext(), torch.inference_mode():
-        for start in progress(range(0, len(order), batch), what=what):
-            rows = order[start : start + batch]
-            inputs = {k: v.to(vlm.device) for k, v in collate([data[i] for i in rows]).items()}
-            tokens = network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-            texts = vlm.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            for i, text in zip(rows, texts, strict=True):
-                answers[i] = text.strip()
-    return answers
+    forms = [(r["task"], r["variant"], len(r["images"])) for r in records]
+    order = sorted(range(len(records)), key=forms.__getitem__)
+    given = {"root": root, "batch": batch, "max_new_tokens": max_new_tokens, "side_px": side_px, "what": what}
+    with model.folded() if stacked else nullcontext():
+        return _answer_in_batches(vlm, records, order, lambda *_: nullcontext(network), **given)
 
 
 @torch.inference_mode()
@@ -42,19 +53,15 @@ def generate_mixed_answers(stack: LoraStack, records: list[dict], experts: Seque
                            batch: int = 64, max_new_tokens: int = 64, side_px: int | None = None) -> list[str]:  # fmt: skip
     """As generate_answers, record i by expert i over `trunk` (None: the trunk alone); a batch holds any experts at once."""
     stack.model.eval()
-    data, collate = RecordDataset(records, root=root, side_px=side_px), Collator(stack.vlm.processor, answers=False)
-    lengths, answers = data.lengths(), [""] * len(records)
+    lengths = RecordDataset(records, root=root, side_px=side_px).lengths()
     order = sorted(range(len(records)), key=lengths.__getitem__)
-    for start in progress(range(0, len(order), batch), what="answers"):
-        rows = order[start : start + batch]
-        inputs = {k: v.to(stack.vlm.device) for k, v in collate([data[i] for i in rows]).items()}
+
+    def ready(rows: list[int], inputs: dict) -> AbstractContextManager[nn.Module]:
         shown = {"images": [len(records[i]["images"]) for i in rows], "grid_thw": inputs.get("image_grid_thw")}
-        with mixed_experts(stack, [experts[i] for i in rows], trunk=trunk, **shown) as network:
-            tokens = network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = stack.vlm.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(rows, texts, strict=True):
-            answers[i] = text.strip()
-    return answers
+        return mixed_experts(stack, [experts[i] for i in rows], trunk=trunk, **shown)
+
+    given = {"root": root, "batch": batch, "max_new_tokens": max_new_tokens, "side_px": side_px, "what": "answers"}
+    return _answer_in_batches(stack.vlm, records, order, ready, **given)
 
 
 @torch.inference_mode()

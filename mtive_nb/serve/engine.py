@@ -162,16 +162,15 @@ class Engine:
         try:
             self._generate(requests)
         except Exception as error:  # noqa: BLE001 - a batch that fails must not end the engine
-            if len(requests) > 1:  # one bad photo fails its own request alone
-                for request in requests:
-                    if request.first_token_s is None:
-                        self._answer([request])
-                        continue
+            again = [r for r in requests if r.first_token_s is None] if len(requests) > 1 else []
+            for request in requests:
+                if request not in again:
                     request.error, request.outcome = error, "failed"
-            else:
-                requests[0].error, requests[0].outcome = error, "failed"
-        for request in requests:
-            if request.seconds is None:
+                    self._finish(request)
+            for request in again:  # one bad photo fails its own request alone
+                self._answer([request])
+        else:
+            for request in requests:
                 self._finish(request)
 
     @torch.inference_mode()

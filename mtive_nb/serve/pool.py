@@ -162,24 +162,22 @@ class ExpertPool:
         version.used = self._clock
         if version.resident:
             return
-        self.stack.activate(self.trunk)
         self.stack.load(version.folder, version.name, alias=version.alias)
-        if self.stack.parents[version.alias] != self.trunk:
-            found = self.stack.parents[version.alias]
-            self.stack.unload(version.alias)
+        version.resident = True
+        if (found := self.stack.parents[version.alias]) != self.trunk:
+            self._unload(version)
             raise KeyError(
                 f"{version.folder / version.name} stands on {found!r}, the trunk in service is {self.trunk!r}"
             )
         self.stack.activate(self.trunk)
-        weights = self.stack.adapter_weights(version.alias).values()
-        version.size, version.resident = sum(w.numel() * w.element_size() for w in weights), True
-        self._make_room(keep=[version, *keep])
+        version.size = sum(w.numel() * w.element_size() for w in self.stack.adapter_weights(version.alias).values())
+        self._make_room(version, keep=keep)
 
-    def _make_room(self, *, keep: Sequence[Version | None]) -> None:
-        """Take versions off the model, least recently used first, until the rest fits the budget."""
-        everything = [v for entry in self.experts.values() for v in entry.versions.values() if v.resident]
-        needed = sum(v.size for v in everything) + sum(v.size for v in keep[:1] if v and v not in everything)
-        for version in sorted(everything, key=lambda v: v.used):
+    def _make_room(self, newcomer: Version, *, keep: Sequence[Version | None]) -> None:
+        """Take versions off the model, least recently used first, until the newcomer and the rest fit the budget."""
+        others = [v for e in self.experts.values() for v in e.versions.values() if v.resident and v is not newcomer]
+        needed = newcomer.size + sum(v.size for v in others)
+        for version in sorted(others, key=lambda v: v.used):
             if needed <= self.budget:
                 return
             if version not in keep and not self.experts[version.expert].pinned:

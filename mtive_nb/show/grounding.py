@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mtive_nb.data.catalogue import load_image
+from mtive_nb.data.photos import load_image
 from mtive_nb.evaluate.grounding import AnswerAttention
 from mtive_nb.show.style import new_figure
 
@@ -22,8 +22,7 @@ def _words(answer: str, found: AnswerAttention) -> list[tuple[str, float]]:
     for word in answer.split():
         start = answer.index(word, at)
         at = start + len(word)
-        inside = [a < at and b > start for a, b in found.spans]
-        words.append((word, float(scores[inside].mean())))
+        words.append((word, float(scores[found.inside((start, at))].mean())))
     return words
 
 
