@@ -136,3 +136,5 @@ def test_columns_and_numbers() -> None:
     wide = [f"{task}/{m}" for task in ("AE", "DD", "PM") for m in ("Acc", "Rel", "Hal")]
     assert [(title, len(columns)) for title, columns in column_groups(wide)] == [("AE", 3), ("DD", 3), ("PM", 3)]
     assert [number(x) for x in (1234.0, 0.86123, 55.04, 12345.67)] == ["1,234", "0.8612", "55.04", "12,345.7"]
+    assert [number(x, "points") for x in (38.0208, 0.1389, 100)] == ["38.0", "0.1", "100.0"]
+    assert number(0.5, "fraction") == "0.500" and number(12345.67, "nats") == "12,345.7"

@@ -21,6 +21,7 @@ from mtive_nb.run.stale import read_run
 ROWS_SHOWN = 24
 # Wider tables are split by the part of a column before its slash ("AE/Acc": by task).
 COLUMNS_SHOWN = 6
+DECIMALS = {"points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "s": 1}  # by unit
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -35,8 +36,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return metrics
 
 
-def number(value: float) -> str:
-    """A number as a table shows it: four significant digits, thousands apart."""
+def number(value: float, unit: str = "") -> str:
+    """A number as a table shows it: decimals as its unit has them, else four significant digits; thousands apart."""
+    if unit in DECIMALS:
+        return f"{value:,.{DECIMALS[unit]}f}"
     if float(value).is_integer() and abs(value) < 1e9:
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -45,11 +48,14 @@ def number(value: float) -> str:
 def cell_of(metric: dict[str, Any]) -> dict[str, str]:
     """One of our numbers with what it rests on: value, interval, n, seed."""
     low, high = metric.get("low"), metric.get("high")
-    interval = f"{number(low)} to {number(high)}" if low is not None and high is not None else "no interval"
+    unit = metric["unit"]
+    value, interval = number(metric["value"], unit), "no interval"
+    if low is not None and high is not None:
+        interval = f"{number(low, unit)} to {number(high, unit)}"
     if metric["better"] == "none":
         interval = ""  # a count, a setting
     basis = f"n {metric['n']:,} · seed {metric['seed']}"
-    return {"value": number(metric["value"]), "interval": interval, "basis": basis, "notebook": metric["notebook"]}
+    return {"value": value, "interval": interval, "basis": basis, "notebook": metric["notebook"]}
 
 
 def paper_table(
