@@ -56,16 +56,20 @@ class LoraStack:
             raise ValueError(
                 f"adapter {name!r}: DoRA over a live stack is not DoRA on the trunk; merge the trunk first (merged_trunk)"
             )
-        targets = target_modules(self.vlm.model, list(spec.placement), family=self.vlm.family, layers=spec.layers)
-        config = LoraConfig(
-            r=spec.rank, lora_alpha=spec.alpha, target_modules=targets, lora_dropout=spec.dropout, use_dora=spec.dora
-        )
+        config = self.lora_config(spec)
         if self.peft is None:
             self.peft = get_peft_model(self.vlm.model, config, adapter_name=name)
         else:
             self.peft.add_adapter(name, config)
         self.specs[name], self.parents[name] = spec, parent
         self.activate(name, trainable=True)
+
+    def lora_config(self, spec: AdapterSpec) -> LoraConfig:
+        """PEFT's configuration of an adapter on this base."""
+        targets = target_modules(self.vlm.model, list(spec.placement), family=self.vlm.family, layers=spec.layers)
+        return LoraConfig(
+            r=spec.rank, lora_alpha=spec.alpha, target_modules=targets, lora_dropout=spec.dropout, use_dora=spec.dora
+        )
 
     def branch(self, name: str) -> tuple[str, ...]:
         """The adapter's ancestors and itself, oldest first."""
@@ -264,11 +268,15 @@ class LoraStack:
             book.pop(name, None)
         self.activate(self.active[-1] if self.active else None)
 
-    def merged_trunk(self, name: str) -> Vlm:
-        """A new VLM whose weights hold `name` and its ancestors, merged in float32 and cast once; this stack is untouched."""
+    def merged_trunk(self, name: str | None) -> Vlm:
+        """A new VLM whose weights hold `name` and its ancestors (None: the bare base), merged in float32 and cast once.
+
+        This stack is untouched."""
         dtype = self.vlm.model.dtype
-        twin = deepcopy(self.peft).float()
-        merged = twin.merge_and_unload(adapter_names=list(self.branch(name)))
+        twin = deepcopy(self.model).float()
+        merged = twin
+        if self.peft is not None:
+            merged = twin.merge_and_unload(adapter_names=list(self.branch(name))) if name else twin.unload()
         return Vlm(merged.to(dtype).eval().requires_grad_(False), self.vlm.processor, f"{self.vlm.name}+{name}")
 
 

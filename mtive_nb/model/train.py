@@ -102,8 +102,8 @@ class StageTrainer(TrainableCheckpoints):
         return LikeLengthSampler(data.lengths(), batch=self.args.train_batch_size, seed=self.args.seed)
 
 
-class _Watch(TrainerCallback):
-    """Prints progress and keeps (step, loss, rate, seconds) rows."""
+class Watch(TrainerCallback):
+    """Prints progress and keeps rows of step, loss, rate, seconds and, where there is one, reward."""
 
     def __init__(self, what: str) -> None:
         self.what, self.rows, self.started = what, [], time.monotonic()
@@ -119,9 +119,8 @@ class _Watch(TrainerCallback):
     def on_log(self, args, state, control, logs: dict | None = None, **_) -> None:  # noqa: ANN001
         if logs and "loss" in logs:
             seconds = time.monotonic() - self.started
-            self.rows.append(
-                {"step": state.global_step, "loss": logs["loss"], "rate": logs["learning_rate"], "seconds": seconds}
-            )
+            row = {"step": state.global_step, "loss": logs["loss"], "rate": logs["learning_rate"], "seconds": seconds}
+            self.rows.append(row | ({"reward": logs["reward"]} if "reward" in logs else {}))
 
 
 def train_adapter(
@@ -149,7 +148,7 @@ def train_adapter(
         bf16=on_gpu and stack.vlm.model.dtype == torch.bfloat16, gradient_checkpointing=checkpointing, use_cpu=not on_gpu,
         average_tokens_across_devices=on_gpu, log_level="error",
     )  # fmt: skip
-    watch = _Watch(name)
+    watch = Watch(name)
     data = RecordDataset(records, root=root, side_px=side_px)
     collator = Collator(stack.vlm.processor)
     trainer = StageTrainer(
