@@ -12,7 +12,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 from mtive_nb.model.pocket import POCKET_BASE
 
@@ -40,11 +46,17 @@ FAMILIES: dict[str, dict[str, tuple[str, str, dict[str, str]]]] = {
 
 @dataclass
 class Vlm:
-    """A model and its processor; `name` is what it was loaded by."""
+    """A model and its processor; `name` is what it was loaded by.
+
+    `quantized` names the format of its linear layers' weights ("nf4") where that is not the checkpoint's own; `base` is
+    then the fingerprint of the checkpoint, over which its adapters were trained.
+    """
 
     model: PreTrainedModel
     processor: ProcessorMixin
     name: str
+    quantized: str = ""
+    base: str = ""
 
     @property
     def family(self) -> str:
@@ -56,11 +68,12 @@ class Vlm:
 
 
 def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "auto", max_px: int | None = None,
-             min_px: int | None = None, device: str | None = None) -> Vlm:  # fmt: skip
+             min_px: int | None = None, device: str | None = None, quantize: str = "") -> Vlm:  # fmt: skip
     """Load "pocket", a local folder or a hub id.
 
     `dtype` "auto" means bfloat16 where the device computes in it and float32 on a CPU (which emulates it);
-    `min_px` and `max_px` bound an image's area: pixels a side of the square of that area.
+    `min_px` and `max_px` bound an image's area: pixels a side of the square of that area. `quantize` "nf4" keeps linear
+    layers in 4 bits (bitsandbytes), all but the head; the whole checkpoint is read once more to know whose weights they are.
     """
     source = str(POCKET_BASE) if name == "pocket" else os.path.expanduser(name)
     if name == "pocket" and not (POCKET_BASE / "config.json").is_file():
@@ -71,6 +84,8 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     kind = {"auto": torch.float32 if device == "cpu" else torch.bfloat16}.get(dtype) or getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
         raise ValueError(f"dtype: found {dtype!r}, expected 'auto', 'bfloat16', 'float16' or 'float32'")
+    if quantize not in ("", "nf4"):
+        raise ValueError(f"quantize: found {quantize!r}, expected '' or 'nf4'")
     processor = AutoProcessor.from_pretrained(source)
     size = dict(processor.image_processor.size)
     # two pixels of room: at the exact square, rounding errors of the resize would floor a side to 28 px less
@@ -80,12 +95,25 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
         type(processor.image_processor.size)(**size) if max_px or min_px else processor.image_processor.size
     )
     processor.tokenizer.padding_side = "left"
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=kind, attn_implementation=attention)
+    how = {"dtype": kind, "attn_implementation": attention} | (_four_bits(kind, device) if quantize else {})
+    model = AutoModelForImageTextToText.from_pretrained(source, **how)
     if model.config.model_type not in FAMILIES:
         raise ValueError(
             f"{name}: model type {model.config.model_type!r} has no component map; known: {sorted(FAMILIES)}"
         )
-    return Vlm(model.to(device).eval().requires_grad_(False), processor, name)
+    if not quantize:
+        return Vlm(model.to(device).eval().requires_grad_(False), processor, name)
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):  # its repacked weights would cut a later training's gradients
+            layer.support_avx512bf16_for_cpu = False
+    base = fingerprint(AutoModelForImageTextToText.from_pretrained(source, dtype=kind))
+    return Vlm(model.eval().requires_grad_(False), processor, name, quantize, base)
+
+
+def _four_bits(compute: torch.dtype, device: str) -> dict:
+    """What from_pretrained needs to keep linear layers in 4 bits and compute in `compute`."""
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def target_modules(model: nn.Module, placement: list[str], *, family: str, layers: dict[str, list[int]] | None = None) -> list[str]:  # fmt: skip

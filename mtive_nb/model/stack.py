@@ -34,7 +34,7 @@ class LoraStack:
 
     def __init__(self, vlm: Vlm) -> None:
         self.vlm, self.peft = vlm, None
-        self.base_fingerprint = fingerprint(vlm.model)
+        self.base_fingerprint = vlm.base or fingerprint(vlm.model)
         self.specs: dict[str, AdapterSpec] = {}
         self.parents: dict[str, str | None] = {}
         self.hashes: dict[str, str] = {}  # of adapters that were saved or loaded
@@ -150,11 +150,13 @@ class LoraStack:
         """Inside, the active adapters are added into the base's weights, all but `keep`, which stays a live adapter.
 
         The same function at the cost of fewer products: for training an expert over finished stages, and for answering.
-        Only in float32, where folding loses nothing; otherwise this does nothing. The weights are put back exactly.
+        Only in float32, where folding loses nothing; otherwise, and over 4-bit weights, this does nothing. The weights
+        are put back exactly.
         """
         active, trainable = self.active, keep is not None and any(p.requires_grad for p in self.model.parameters())
         gone = [a for a in active if a != keep]
-        if not gone or self.vlm.model.dtype != torch.float32 or any(self.specs[a].dora for a in active):
+        exact = self.vlm.model.dtype == torch.float32 and not self.vlm.quantized
+        if not gone or not exact or any(self.specs[a].dora for a in active):
             yield
             return
         before: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -271,7 +273,12 @@ class LoraStack:
     def merged_trunk(self, name: str | None) -> Vlm:
         """A new VLM whose weights hold `name` and its ancestors (None: the bare base), merged in float32 and cast once.
 
-        This stack is untouched."""
+        This stack is untouched. Errors: ValueError over 4-bit weights, which would round what is merged.
+        """
+        if self.vlm.quantized:
+            raise ValueError(
+                f"{self.vlm.name} is in {self.vlm.quantized}: load it as it is stored to merge adapters into it"
+            )
         dtype = self.vlm.model.dtype
         twin = deepcopy(self.model).float()
         merged = twin

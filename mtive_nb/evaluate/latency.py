@@ -1,0 +1,28 @@
+"""Times of two or more ways to do the same, run in turn: on a shared machine only their ratios mean something."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+
+def times_in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int) -> pd.DataFrame:
+    """Seconds, a column a way and a row a round; each way runs once before, unmeasured. Every second round runs backwards."""
+    for way in ways.values():
+        way()
+    rows = []
+    for k in range(rounds):
+        row = {}
+        for name in list(ways) if k % 2 == 0 else reversed(list(ways)):
+            started = time.perf_counter()
+            ways[name]()
+            row[name] = time.perf_counter() - started
+        rows.append(row)
+    return pd.DataFrame(rows)[list(ways)]
+
+
+def ratios_to(times: pd.DataFrame, first: str) -> pd.DataFrame:
+    """Each way's time over that of `first`, round by round: system, value (median), low and high (the extremes)."""
+    ratios = times.div(times[first], axis=0)
+    rows = {"value": ratios.median(), "low": ratios.min(), "high": ratios.max()}
+    return pd.DataFrame(rows).rename_axis("system").reset_index()
