@@ -1,6 +1,7 @@
 """The pocket base: how it is built and trained, and what ships."""
 
 import copy
+import os
 
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ from mtive_nb.model.pocket import (
     parameter_count,
 )
 from mtive_nb.model.pretrain import DenseHeads, SceneCollator, SceneDataset, base_arguments, train_base
-from mtive_nb.model.together import train_base_together
+from mtive_nb.model.together import AverageGradients, train_base_together
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,19 @@ def test_two_processes_take_the_mean_of_their_gradients(parts, tmp_path):
     assert torch.allclose(trained(Doubled(0), 2), alone, atol=1e-6)
     assert not torch.allclose(trained(Doubled(8), 2), alone, atol=1e-6)
     del model.dense
+
+
+def test_a_training_ends_with_the_process_that_started_it(parts, tmp_path, monkeypatch):
+    average = AverageGradients(0, 1, tmp_path / "meet")
+    average.on_train_begin(None, None, None)
+    parts[0].lm_head.weight.grad = torch.ones_like(parts[0].lm_head.weight)
+    average.on_pre_optimizer_step(None, None, None, parts[0])
+    assert (parts[0].lm_head.weight.grad == 1).all()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    with pytest.raises(SystemExit, match="started this training is gone"):
+        average.on_pre_optimizer_step(None, None, None, parts[0])
+    average.on_train_end(None, None, None)
+    parts[0].lm_head.weight.grad = None
 
 
 def test_the_answer_loss_equals_the_models_own(parts, tmp_path):
