@@ -1,0 +1,100 @@
+"""Print read from photos by an OCR engine, to stand in the prompt beside the photo (VIT-Pro, section 3.1).
+
+The embedded engine is RapidOCR: PaddleOCR's models under onnxruntime, carried in its wheel. Any other, such as the
+paper's AWS Textract, is an object with a `name` and a `read`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from mtive_nb.data.dates import parse_date, strip_prefix
+from mtive_nb.data.photos import load_image
+from mtive_nb.data.records import UNANSWERABLE
+from mtive_nb.run import progress
+from mtive_nb.run.folder import write_atomic
+
+
+@dataclass(frozen=True)
+class Line:
+    """A printed line: its text, the engine's confidence from 0 to 1, and its XYXY box in pixels of the photo."""
+
+    text: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+class OcrEngine(Protocol):
+    """Anything that reads an image's lines, from top to bottom."""
+
+    name: str
+
+    def read(self, image: Image.Image) -> list[Line]: ...
+
+
+class RapidOcr:
+    """The embedded engine. Errors: ImportError that names the extra, where it is not installed."""
+
+    name = "rapidocr"
+
+    def __init__(self, *, threads: int = -1) -> None:
+        """`threads` of onnxruntime, -1 for its own choice."""
+        try:
+            from rapidocr import RapidOCR
+        except ImportError:
+            raise ImportError("OCR: found no rapidocr; install it by pip install 'mtive-nb[ocr]'") from None
+        settings = {"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": threads}
+        self._engine = RapidOCR(params=settings)
+
+    def read(self, image: Image.Image) -> list[Line]:
+        """The lines of one photo, an empty list where nothing is printed."""
+        found = self._engine(np.asarray(image.convert("RGB"))[..., ::-1])  # it takes BGR
+        if found.boxes is None:
+            return []
+        corners = [np.concatenate([box.min(0), box.max(0)]).tolist() for box in found.boxes]
+        return [Line(t, float(s), tuple(c)) for t, s, c in zip(found.txts, found.scores, corners, strict=True)]
+
+
+def read_photos(engine: OcrEngine, paths: Iterable[str | Path], *, cache: Path) -> dict[str, list[Line]]:
+    """The lines of every photo, {path as given: lines}. What was read once lies under `cache`, by the photo's hash."""
+    found = {}
+    for path in progress(list(dict.fromkeys(map(str, paths))), what=f"OCR by {engine.name}"):
+        kept = Path(cache) / engine.name / f"{hashlib.sha256(Path(path).read_bytes()).hexdigest()}.json"
+        if kept.is_file():
+            found[path] = [Line(**row | {"box": tuple(row["box"])}) for row in json.loads(kept.read_text())]
+        else:
+            found[path] = engine.read(load_image(path))
+            write_atomic(kept, json.dumps([asdict(line) for line in found[path]], ensure_ascii=False))
+    return found
+
+
+def with_print(
+    records: Sequence[dict], lines: Mapping[str, Sequence[Line]], *, root: Path, most_characters: int = 120
+) -> list[dict]:
+    """The records with what is printed on each of their photos put before the question, cut at `most_characters`.
+
+    `lines` are by the photo's path, `root` / the record's. Records of several turns get it before the first.
+    """
+    changed = []
+    for record in records:
+        texts = [" | ".join(line.text for line in lines[str(Path(root) / image)]) for image in record["images"]]
+        said = "; ".join(f"image {k}: {text}" for k, text in enumerate(texts, 1)) if len(texts) > 1 else "".join(texts)
+        first, *others = record["messages"]
+        parts = [dict(part) for part in first["content"]]
+        asked = next(part for part in parts if part["type"] == "text")
+        asked["text"] = f"Printed: {said[:most_characters] or 'nothing'}. {asked['text']}"
+        changed.append(record | {"messages": [{**first, "content": parts}, *others]})
+    return changed
+
+
+def expiry_of_print(lines: Sequence[Line]) -> str:
+    """The expiry date by rule, without a model: the latest date of all lines as printed; UNANSWERABLE without one."""
+    dates = [(parse_date(line.text), line.text) for line in lines]
+    dates = [(day, text) for day, text in dates if day]
+    return strip_prefix(max(dates)[1]) if dates else UNANSWERABLE

@@ -1,0 +1,82 @@
+"""Print beside photos: the real engine on drawn print, its cache, and what goes into the prompt."""
+
+import numpy as np
+import pytest
+from conftest import make_record
+from PIL import Image
+
+from mtive_nb.data.ocr import Line, RapidOcr, expiry_of_print, read_photos, with_print
+from mtive_nb.data.scenes import draw_string
+
+BOX = (0.0, 0.0, 1.0, 1.0)
+
+
+class Counting:
+    """An engine that tells how often it was asked."""
+
+    name = "counting"
+
+    def __init__(self):
+        self.asked = 0
+
+    def read(self, image):
+        self.asked += 1
+        return [Line(f"{image.width} px", 1.0, BOX)]
+
+
+def test_the_embedded_engine_reads_print_and_nothing_where_there_is_none():
+    engine = RapidOcr(threads=1)
+    canvas = Image.new("RGB", (560, 240), "white")
+    for text, y in (("EXP 12/2026", 35), ("LOT 4711", 85)):
+        draw_string(
+            canvas,
+            text,
+            (140, y),
+            height_px=18,
+            ink=(0, 0, 0),
+            rng=np.random.default_rng(0),
+            font=0,
+            angle=0.0,
+            style="ink",
+        )
+    lines = engine.read(canvas)
+    assert [line.text.replace(" ", "") for line in lines] == ["EXP12/2026", "LOT4711"]
+    first, second = lines
+    assert first.box[1] < 70 < first.box[3] < second.box[3] and 0.5 < first.score <= 1
+    assert expiry_of_print(lines).replace(" ", "") == "12/2026"
+    assert engine.read(Image.new("RGB", (120, 120), "white")) == []
+
+
+def test_a_photo_is_read_once(photo_folder, tmp_path):
+    engine, paths = Counting(), [photo_folder / f"{k}.png" for k in (0, 1, 0)]
+    first = read_photos(engine, paths, cache=tmp_path)
+    assert engine.asked == 2 and first[str(paths[1])] == [Line("84 px", 1.0, BOX)]
+    assert read_photos(engine, paths, cache=tmp_path) == first and engine.asked == 2
+
+
+def test_print_stands_before_the_question(photo_folder):
+    lines = {
+        str(photo_folder / "0.png"): [Line("EXP 1", 1.0, BOX), Line("LOT", 1.0, BOX)],
+        str(photo_folder / "1.png"): [],
+    }
+    one, two, none = make_record(0), make_record(0, images=2), make_record(1)
+    found = with_print([one, two, none], lines, root=photo_folder)
+    asked = [r["messages"][0]["content"][-1]["text"] for r in found]
+    assert asked[0] == "Printed: EXP 1 | LOT. Is it red?"
+    assert asked[1] == "Printed: image 1: EXP 1 | LOT; image 2: . Is it red?"
+    assert asked[2] == "Printed: nothing. Is it red?"
+    assert one["messages"][0]["content"][-1]["text"] == "Is it red?" and found[0]["answer"] == "yes"
+    short = with_print([one], lines, root=photo_folder, most_characters=3)
+    assert short[0]["messages"][0]["content"][-1]["text"] == "Printed: EXP. Is it red?"
+
+
+@pytest.mark.parametrize(
+    ("texts", "expiry"),
+    [
+        (["MFG 01/02/2024", "BEST BY FEB/21/26"], "FEB/21/26"),
+        (["L 173", "RS 300.00"], "Unanswerable"),
+        ([], "Unanswerable"),
+    ],
+)
+def test_the_latest_date_is_the_expiry(texts, expiry):
+    assert expiry_of_print([Line(text, 1.0, BOX) for text in texts]) == expiry
