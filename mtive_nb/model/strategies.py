@@ -92,7 +92,7 @@ def _arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: int) 
         "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": rate,
         "lr_scheduler_type": "cosine", "warmup_steps": max(1, steps // 20), "max_grad_norm": 1.0, "weight_decay": 0.0,
         "logging_steps": max(1, min(20, steps // 10)), "save_steps": 200, "save_total_limit": 1, "seed": seed,
-        "remove_unused_columns": False, "report_to": [], "disable_tqdm": True, "gradient_checkpointing": False,
+        "remove_unused_columns": False, "report_to": [], "disable_tqdm": True, "gradient_checkpointing": None, "activation_checkpointing": False,
         "use_cpu": not torch.cuda.is_available(), "bf16": False, "log_level": "error",
     }  # fmt: skip
 

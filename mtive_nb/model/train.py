@@ -145,7 +145,7 @@ def train_adapter(
         learning_rate=rate, lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, max_grad_norm=1.0,
         logging_steps=max(1, min(20, steps // 10)), save_steps=save_steps, save_total_limit=1, seed=seed, data_seed=seed,
         dataloader_num_workers=workers, remove_unused_columns=False, report_to=[], disable_tqdm=True,
-        bf16=on_gpu and stack.vlm.model.dtype == torch.bfloat16, gradient_checkpointing=checkpointing, use_cpu=not on_gpu,
+        bf16=on_gpu and stack.vlm.model.dtype == torch.bfloat16, activation_checkpointing=checkpointing, use_cpu=not on_gpu,
         average_tokens_across_devices=on_gpu, log_level="error",
     )  # fmt: skip
     watch = Watch(name)
