@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 
@@ -62,10 +63,26 @@ def test_preferences_move_the_expert_and_leave_the_trunk(strategy, stack, pairs,
 
 
 def test_the_reference_is_the_stack_without_the_expert(stack, pairs, photo_folder, tmp_path):
-    """At the first step policy and reference agree, so that DPO's loss is ln 2 whatever the trunk is."""
-    given = {"root": photo_folder, "checkpoints": tmp_path, "steps": 1, "batch": 4}
-    log = train_by_preference(stack, "DD", SPEC, pairs, parent="IT", **given)
-    assert log["loss"].iloc[0] == pytest.approx(0.6931, abs=1e-3)
+    """At the first step policy and reference agree: DPO's loss is ln 2, and MPO's has the trunk's own likelihood in it."""
+    given = {"root": photo_folder, "steps": 1, "batch": 4}
+    dpo = train_by_preference(stack, "DPO", SPEC, pairs, parent="IT", checkpoints=tmp_path / "dpo", **given)
+    assert dpo["loss"].iloc[0] == pytest.approx(0.6931, abs=1e-3)
+    given["strategy"] = "MPO"
+    live = train_by_preference(stack, "MPO", SPEC, pairs, parent="IT", checkpoints=tmp_path / "live", **given)
+    merged, bare = LoraStack(stack.merged_trunk("IT")), LoraStack(stack.merged_trunk(None))
+    same = train_by_preference(merged, "MPO", SPEC, pairs, parent=None, checkpoints=tmp_path / "merged", **given)
+    other = train_by_preference(bare, "MPO", SPEC, pairs, parent=None, checkpoints=tmp_path / "bare", **given)
+    assert live["loss"].iloc[0] == pytest.approx(same["loss"].iloc[0], abs=1e-3)
+    assert abs(live["loss"].iloc[0] - other["loss"].iloc[0]) > 0.02
+
+
+def test_a_training_that_has_ended_is_taken_up_with_its_log(stack, pairs, photo_folder, tmp_path):
+    given = {"root": photo_folder, "checkpoints": tmp_path, "steps": 2, "batch": 4, "parent": "IT"}
+    log = train_by_preference(stack, "DD", SPEC, pairs, **given)
+    weights = {n: w.clone() for n, w in stack.adapter_weights("DD").items()}
+    stack.unload("DD")
+    pd.testing.assert_frame_equal(train_by_preference(stack, "DD", SPEC, pairs, **given), log)
+    assert all(torch.equal(weights[n], w) for n, w in stack.adapter_weights("DD").items())
 
 
 def test_an_expert_by_preference_is_saved_and_loaded_like_any_other(stack, pairs, tiny_folder, photo_folder, tmp_path):
@@ -107,5 +124,7 @@ def test_what_cannot_be_trained_is_said(stack, pairs, photo_folder, tmp_path):
         train_by_preference(stack, "DD", SPEC, pairs, strategy="PPO", **given)
     with pytest.raises(ValueError, match="no pair of answers"):
         train_by_preference(stack, "DD", SPEC, [], **given)
-    with pytest.raises(ValueError, match="no record"):
-        train_by_reward(stack, "DD", SPEC, [], lambda *_: 0.0, **given)
+    with pytest.raises(ValueError, match="found 3 records, a batch asks 4"):
+        train_by_reward(stack, "DD", SPEC, pairs[:3], lambda *_: 0.0, **given)
+    with pytest.raises(ValueError, match="batch: found 6, expected a multiple of answers_each, 4"):
+        train_by_reward(stack, "DD", SPEC, pairs, lambda *_: 0.0, batch=6, **given)

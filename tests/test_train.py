@@ -57,12 +57,17 @@ def test_a_training_killed_and_resumed_equals_an_uninterrupted_one(
 ):
     given = {"root": photo_folder, "steps": 8, "batch": 4, "rate": 1e-2, "save_steps": 4}
     whole = fresh(tiny_folder)
-    train_adapter(whole, "PT", records, checkpoints=tmp_path / "whole", **given)
+    log = train_adapter(whole, "PT", records, checkpoints=tmp_path / "whole", **given)
 
     with interrupted(7):  # after the checkpoint of step 4
         train_adapter(fresh(tiny_folder), "PT", records, checkpoints=tmp_path / "cut", **given)
     resumed = fresh(tiny_folder)
-    train_adapter(resumed, "PT", records, checkpoints=tmp_path / "cut", **given)
+    again = train_adapter(resumed, "PT", records, checkpoints=tmp_path / "cut", **given)
+    columns = ["step", "loss", "rate"]
+    pd.testing.assert_frame_equal(again[columns], log[columns], atol=1e-5)
+    assert again["seconds"].is_monotonic_increasing
+    ended = train_adapter(fresh(tiny_folder), "PT", records, checkpoints=tmp_path / "cut", **given)
+    pd.testing.assert_frame_equal(ended, again)  # nothing is left to train: the log is there all the same
     for name, weight in weights(whole).items():
         assert torch.allclose(weight, weights(resumed)[name], atol=1e-6), name
 

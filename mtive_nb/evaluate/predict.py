@@ -36,15 +36,18 @@ def _answer_in_batches(
 
 @torch.inference_mode()
 def generate_answers(model: LoraStack | Vlm, records: list[dict], *, root: Path, batch: int = 64, max_new_tokens: int = 64,
-                     side_px: int | None = None, what: str = "answers") -> list[str]:  # fmt: skip
-    """One answer a record by greedy decoding with whatever adapters are active; `root` is where image paths start."""
+                     side_px: int | None = None, what: str = "answers", fold: bool = True) -> list[str]:  # fmt: skip
+    """One answer a record by greedy decoding with whatever adapters are active; `root` is where image paths start.
+
+    `fold` adds a stack's adapters into the base's weights while it answers: the same answers, sooner.
+    """
     stacked = isinstance(model, LoraStack)
     vlm, network = (model.vlm, model.model) if stacked else (model, model.model)
     network.eval()
     forms = [(r["task"], r["variant"], len(r["images"])) for r in records]
     order = sorted(range(len(records)), key=forms.__getitem__)
     given = {"root": root, "batch": batch, "max_new_tokens": max_new_tokens, "side_px": side_px, "what": what}
-    with model.folded() if stacked else nullcontext():
+    with model.folded() if stacked and fold else nullcontext():
         return _answer_in_batches(vlm, records, order, lambda *_: nullcontext(network), **given)
 
 

@@ -103,12 +103,14 @@ class StageTrainer(TrainableCheckpoints):
 
 
 class Watch(TrainerCallback):
-    """Prints progress and keeps rows of step, loss, rate, seconds and, where there is one, reward."""
+    """Prints progress, and notes the seconds of training in the trainer's own log, which its checkpoints keep."""
 
     def __init__(self, what: str) -> None:
-        self.what, self.rows, self.started = what, [], time.monotonic()
+        self.what = what
 
     def on_train_begin(self, args, state, control, **_) -> None:  # noqa: ANN001
+        before = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
+        self.started = time.monotonic() - before
         steps = range(state.global_step, state.max_steps)
         self.ticks = iter(progress(steps, what=self.what))
         next(self.ticks, None)
@@ -116,11 +118,15 @@ class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **_) -> None:  # noqa: ANN001
         next(self.ticks, None)
 
-    def on_log(self, args, state, control, logs: dict | None = None, **_) -> None:  # noqa: ANN001
-        if logs and "loss" in logs:
-            seconds = time.monotonic() - self.started
-            row = {"step": state.global_step, "loss": logs["loss"], "rate": logs["learning_rate"], "seconds": seconds}
-            self.rows.append(row | ({"reward": logs["reward"]} if "reward" in logs else {}))
+    def on_log(self, args, state, control, **_) -> None:  # noqa: ANN001
+        state.log_history[-1]["seconds"] = time.monotonic() - self.started
+
+
+def training_log(trainer: Trainer) -> pd.DataFrame:
+    """What a trainer logged, before it was cut short, too: step, loss, rate, seconds and, where there is one, reward."""
+    log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
+    log = log.rename(columns={"learning_rate": "rate"})
+    return log[[c for c in ("step", "loss", "rate", "seconds", "reward") if c in log]]
 
 
 def train_adapter(
@@ -148,11 +154,10 @@ def train_adapter(
         bf16=on_gpu and stack.vlm.model.dtype == torch.bfloat16, activation_checkpointing=checkpointing, use_cpu=not on_gpu,
         average_tokens_across_devices=on_gpu, log_level="error",
     )  # fmt: skip
-    watch = Watch(name)
     data = RecordDataset(records, root=root, side_px=side_px)
     collator = Collator(stack.vlm.processor)
     trainer = StageTrainer(
-        stack.model, arguments, train_dataset=data, data_collator=collator, callbacks=[watch], beta=beta,
+        stack.model, arguments, train_dataset=data, data_collator=collator, callbacks=[Watch(name)], beta=beta,
         mixture=stack if isinstance(stack, LoraMixture) else None,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
@@ -163,4 +168,4 @@ def train_adapter(
     stack.assert_trainable(name)
     stack.activate(name)
     stack.model.eval()
-    return pd.DataFrame(watch.rows)
+    return training_log(trainer)

@@ -105,7 +105,7 @@ class Engine:
         self._waiting: queue.Queue[Request | object] = queue.Queue(max_waiting)
         self._collate = Collator(pool.stack.vlm.processor, answers=False)
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self._closed = False
+        self._closed, self._door = False, threading.Lock()  # no request gets in behind the end
 
     def __enter__(self) -> "Engine":
         self.pool.stack.model.eval()
@@ -113,21 +113,25 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed = True
-        self._waiting.put(END)
+        with self._door:
+            self._closed = True
+            self._waiting.put(END)
         self._thread.join()
 
     def submit(self, record: dict, expert: str | None, *, max_new_tokens: int = 64, limit_s: float = 60.0) -> Request:
         """Queue a question for an expert (None: the trunk alone). Errors: Overloaded, or KeyError for no such expert."""
-        if self._closed:
-            raise RuntimeError("the engine is closed")
         version = self.pool.hold(expert)
         request = Request(record, version, max_new_tokens, time.monotonic() + limit_s)
         try:
-            self._waiting.put_nowait(request)
-        except queue.Full:
+            with self._door:
+                if self._closed:
+                    raise RuntimeError("the engine is closed")
+                self._waiting.put_nowait(request)
+        except (queue.Full, RuntimeError) as error:
             self.pool.release(version)
-            raise Overloaded(f"{self._waiting.maxsize} requests wait already") from None
+            if isinstance(error, queue.Full):
+                raise Overloaded(f"{self._waiting.maxsize} requests wait already") from None
+            raise
         return request
 
     def _work(self) -> None:

@@ -50,7 +50,7 @@ class ExpertPool:
     """Experts over one trunk of a stack. All methods may be called from any thread.
 
     Two locks, taken in this order: `_model` while the stack answers or changes, so that a change waits for the batch in
-    progress; `_books` while versions are counted, so that a new request waits for nothing.
+    progress; `_books` while versions are counted or loaded, so that a new request waits for a load at most.
 
     Errors: KeyError for an expert or version that is not there; LineageError (from the stack) for a folder that does not
     belong on the trunk; RuntimeError for an adapter that changes nothing; MemoryError where the budget cannot hold it.
@@ -129,9 +129,13 @@ class ExpertPool:
 
     def release(self, version: Version | None) -> None:
         """A request is done with its version."""
-        if version is not None:
+        if version is None:
+            return
+        with self._books:
+            version.held -= 1
+            free = version.retired and not version.held
+        if free:
             with self._model, self._books:
-                version.held -= 1
                 self._drop_if_free(version)
 
     @contextmanager
@@ -184,6 +188,7 @@ class ExpertPool:
                 self._unload(version)
                 needed -= version.size
         if needed > self.budget:
+            self._unload(newcomer)
             raise MemoryError(
                 f"experts: found {needed / MIB:.2f} MiB needed at once, the budget is {self.budget / MIB:.2f}"
             )
