@@ -1,10 +1,10 @@
 """Kinds of general scenes: several shapes, printed lines, a page of characters, a labelled shape; and dense labels."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mtive_nb.data.scene_shapes import CONTAINERS, SHAPES, random_shape
-from mtive_nb.data.scene_wear import harmless_mark
+from mtive_nb.data.scene_wear import harmless_mark, in_the_way
 from mtive_nb.data.scenes import (
     CELL_PX,
     CHARACTERS,
@@ -24,18 +24,18 @@ from mtive_nb.data.scenes import (
     finish,
     random_box,
     random_string,
-    turn,
+    view,
     wear_thing,
 )
 
 LABELLED = ("square", "circle", "pillar", "hexagon", *CONTAINERS)  # shapes with room for print
-BADGES = 0.35, 0.0, 0.65  # shares of plain shapes, containers, symbols
+BADGES = 0.2, 0.0, 0.35, 0.45  # shares of plain shapes, containers, symbols, signs
 
 
 def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
     """Labels of every merged patch (gh, gw): characters in reading order (gh, gw, SLOTS), shape, colour, state at its
-    centre (a worn thing is whole where its state changed nothing); 0 means nothing, so a class index is shifted by one. `glyph` (gh, gw, 4, GLYPHS) holds the characters of
-    its four patches, row by row, from left to right."""
+    centre (a worn thing is whole where its state changed nothing); 0 means nothing, so a class index is shifted by one.
+    `glyph` (gh, gw, 4, GLYPHS) holds the characters of its four patches, row by row, from left to right."""
     h, w = scene.image.shape[0] // CELL_PX, scene.image.shape[1] // CELL_PX
     characters = _by_cell(scene, (h, w), CELL_PX, SLOTS)
     glyphs = _by_cell(scene, (2 * h, 2 * w), CELL_PX // 2, GLYPHS)
@@ -130,24 +130,26 @@ def objects_scene(rng: np.random.Generator, photos: list | None = None) -> Scene
 
 
 def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
-    """One to three printed lines on a plain or busy ground."""
+    """One to four printed lines on a plain or busy ground."""
     size, canvas = _canvas(rng, photos if rng.random() < 0.3 else None)
     ground = _mean_colour(canvas)
     if rng.random() < 0.4:
         ground = tuple(int(v) for v in rng.integers(0, 256, 3))
         plate = Image.new("RGB", (int(canvas.width * 0.96), int(canvas.height * 0.94)), ground)
         canvas.paste(plate, (int(canvas.width * 0.02), int(canvas.height * 0.03)))
-    n, scene = int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])), Scene(np.empty(0))
-    band, font, ink = size[1] / n, int(rng.integers(6)), contrasting(ground, rng)
-    angle = float(rng.normal(0, 3.5))
+    n, scene = int(rng.choice([1, 2, 3, 4], p=[0.35, 0.3, 0.2, 0.15])), Scene(np.empty(0))
+    band, narrow = size[1] / n, float(rng.uniform(0.55, 1.05))
+    alike = {"ink": contrasting(ground, rng), "font": int(rng.integers(6)), "angle": float(rng.normal(0, 3.5))}
     for line in range(n):
-        text = random_string(rng, int(rng.integers(2, 12)))
-        widest = size[0] * 0.92 / (len(text) * 0.80)
-        height = float(np.clip(rng.uniform(0.6, 1.0) * min(widest, band * 0.62), 8, 34))
-        room = max(0.0, size[0] * 0.46 - len(text) * height * 0.42)
+        text = random_string(rng, int(rng.integers(2, 13)))
+        wide = len(text) * 0.8 * narrow  # of a line whose capitals are one pixel high
+        height = float(np.clip(rng.uniform(0.6, 1.0) * min(size[0] * 0.92 / wide, band * 0.62), 8, 34))
+        room = max(0.0, size[0] * 0.46 - wide * height * 0.53)
         at = size[0] / 2 + rng.uniform(-room, room), band * (line + 0.5) + rng.uniform(-0.1, 0.1) * band
-        scene.characters += draw_string(canvas, text, at, height_px=height, ink=ink, rng=rng, font=font, angle=angle)
+        scene.characters += draw_string(canvas, text, at, height_px=height, narrow=narrow, rng=rng, **alike)
         scene.strings.append(text)
+    if rng.random() < 0.4:
+        canvas = view(canvas, scene, rng, angle=6)
     scene.image = finish(canvas, size, rng)
     return scene
 
@@ -156,45 +158,76 @@ def page_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
     """A page full of characters, for the dense labels: eight times as many letters to learn from as a normal scene."""
     size, canvas = _canvas(rng, photos if rng.random() < 0.2 else None)
     ground = _mean_colour(canvas)
-    height, angle, scene = float(rng.uniform(10, 30)), float(rng.normal(0, 3.5)), Scene(np.empty(0))
-    rows = max(1, int(size[1] * 0.95 / (height * 1.45)))
+    height, angle, scene = float(rng.uniform(10, 28)), float(rng.normal(0, 3.5)), Scene(np.empty(0))
+    rows, narrow = max(1, int(size[1] * 0.95 / (height * 1.45))), float(rng.uniform(0.55, 1.05))
     for row in range(rows):
-        n = max(1, int(size[0] * 0.95 / (height * 0.84)))
+        n = max(1, int(size[0] * 0.95 / (height * 0.84 * narrow)))
         text = "".join(rng.choice(list(CHARACTERS + "  "), n)).strip() or "A"
         at = size[0] / 2 + rng.uniform(-4, 4), size[1] * (row + 0.5) / rows
         scene.characters += draw_string(
-            canvas, text, at, height_px=height, ink=contrasting(ground, rng), rng=rng, angle=angle
+            canvas, text, at, height_px=height, ink=contrasting(ground, rng), rng=rng, angle=angle, narrow=narrow
         )
     scene.image = finish(canvas, size, rng)
     return scene
 
 
-def labelled_scene(rng: np.random.Generator, photos: list | None = None, **given: str) -> Scene:
-    """One large thing with a string printed on it and a small shape as a badge, perhaps worn, marked or at an angle: the
-    stuff of `two images`, too. `given` fixes what would be drawn by lot: shape, colour, state, text, badge ..."""
+def labelled_scene(rng: np.random.Generator, photos: list | None = None, *, calm: bool = False, **given: str) -> Scene:
+    """One large thing with a string printed on it and a small shape as a badge: the stuff of `two images`, too.
+
+    It may be worn, marked, half hidden and seen from aside; a `calm` one stands straight before a light ground. `given`
+    fixes what would be drawn by lot: shape, colour, state, text, badge ..."""
     size, canvas = _canvas(rng, photos)
+    if calm:
+        canvas.paste(tuple(int(c) for c in rng.integers(225, 256, 3)), (0, 0, *canvas.size))
     text, badge_shape = given.pop("text", None) or random_string(rng, 6), given.pop("badge", None)
     badge_colour = given.pop("badge_colour", None)
     main = _random_thing(rng, size, rng.uniform(72, 100), **({"shape": LABELLED[rng.integers(len(LABELLED))]} | given))
     main, mask = draw_thing(canvas, main, rng)
     scene, (cx, cy) = Scene(np.empty(0)), main.centre
     width, h = main.box[2] - main.box[0], main.box[3] - main.box[1]
-    high = cy - h * rng.uniform(0.1, 0.2)
     room = width * (0.62 if main.shape in ("circle", "hexagon") else 0.88)
-    height = float(np.clip(room / (max(len(text), 3) * 0.82), 8, 20))
-    ink = contrasting(COLOURS[main.colour], rng)
-    scene.characters += draw_string(canvas, text, (cx, high), height_px=height, ink=ink, rng=rng)
-    colours = [c for c in COLOURS if c != main.colour]
-    side, colour = h * rng.uniform(0.2, 0.4), badge_colour or colours[rng.integers(len(colours))]
-    low = cy + h * 0.24
+    narrow = float(rng.uniform(0.55, 1.0))
+    height = float(np.clip(room / (max(len(text), 3) * 0.82 * narrow), 8, 22))
+    at = cx, cy - h * rng.uniform(0.1, 0.22)
+    ground = _plate(canvas, main, (at[0] - room / 2, at[1] - height * 0.8, at[0] + room / 2, at[1] + height * 0.8), rng)
+    ink = contrasting(ground, rng)
+    scene.characters += draw_string(canvas, text, at, height_px=height, ink=ink, rng=rng, narrow=narrow)
+    side, low = h * rng.uniform(0.22, 0.42), cy + h * rng.uniform(0.2, 0.26)
     box = (cx - side / 2, low - side / 2, cx + side / 2, low + side / 2)
+    around = tuple(c + d * side * 0.2 for c, d in zip(box, (-1, -1, 1, 1), strict=True))
+    ground = _plate(canvas, main, around, rng, carries=badge_colour)
+    colours = [c for c in COLOURS if c != main.colour and not _alike(COLOURS[c], ground)]
+    colour = badge_colour or colours[rng.integers(len(colours))]
     badge = Thing(badge_shape or random_shape(rng, BADGES), colour, "plain", "whole", box)
     draw_thing(canvas, badge, rng)
-    if rng.random() < 0.4:
-        harmless_mark(canvas, tuple(c * SCALE for c in main.box), mask, rng)
-    scene.things = [wear_thing(canvas, main, mask, rng), badge]
-    scene.strings = [text]
-    if rng.random() < 0.5:
-        canvas = turn(canvas, scene, float(rng.uniform(-18, 18)))
+    scene.things, scene.strings = [wear_thing(canvas, main, mask, rng), badge], [text]
+    if not calm:
+        if rng.random() < 0.4:
+            harmless_mark(canvas, tuple(c * SCALE for c in main.box), mask, rng)
+        if rng.random() < 0.3:
+            in_the_way(canvas, [(x * SCALE, y * SCALE) for x, y, _ in scene.characters], rng)
+        if rng.random() < 0.6:
+            canvas = view(canvas, scene, rng)
     scene.image = finish(canvas, size, rng)
     return scene
+
+
+def _plate(
+    canvas: Image.Image, thing: Thing, box: tuple[float, ...], rng: np.random.Generator, *, carries: str | None = None
+) -> tuple[int, ...]:
+    """At times a light or dark plate in `box` (pixels of the finished image), if the colour that it `carries` shows on
+    it; returns the ground that print will have."""
+    dark = rng.random() < 0.3
+    fill = tuple(int(c) for c in (rng.integers(0, 60, 3) if dark else rng.integers(215, 256, 3)))
+    if rng.random() < 0.5 or (carries and _alike(COLOURS[carries], fill)):
+        return COLOURS[thing.colour]
+    draw, at = ImageDraw.Draw(canvas), tuple(c * SCALE for c in box)
+    if rng.random() < 0.5:
+        draw.rounded_rectangle(at, radius=float(rng.uniform(0, 10)), fill=fill)
+    else:
+        draw.ellipse(at, fill=fill)
+    return fill
+
+
+def _alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return np.abs(np.subtract(one, other)).max() <= 60

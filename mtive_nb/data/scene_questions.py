@@ -1,7 +1,7 @@
 """Questions and answers on general scenes: what notebook 00 teaches the pocket base, and how it is examined.
 
-A sample holds up to two images (none where the turns are about text alone), one to four turns (question, answer, skill) and the dense labels of each image.
-Later turns never repeat a fact of an earlier one. Skills: SKILLS.
+A sample holds up to two images (none where the turns are about text alone), one to four turns (question, answer, skill)
+and the dense labels of each image. Later turns never repeat a fact of an earlier one. Skills: SKILLS.
 """
 
 import json
@@ -13,7 +13,7 @@ from PIL import Image
 
 from mtive_nb.data.plain_text import plain_turns
 from mtive_nb.data.scene_kinds import LABELLED, dense_labels, labelled_scene, objects_scene, page_scene, text_scene
-from mtive_nb.data.scene_shapes import CONTAINERS, PLAIN, SHAPES, SYMBOLS, random_shape
+from mtive_nb.data.scene_shapes import CONTAINERS, PLAIN, SIGNS, SYMBOLS, random_shape
 from mtive_nb.data.scenes import (
     COLOURS,
     PATTERNS,
@@ -37,6 +37,8 @@ SHARES = {
     "plain": 0.11,
 }  # what a sample shows; "plain" ones hold no image
 DENSE_SHARES = {"page": 0.2, "objects": 0.2, "text": 0.1, "labelled": 0.5}  # views have no dense labels
+NAMED = CONTAINERS, PLAIN, tuple(SYMBOLS)
+WITH_NAMES = 0.4, 0.25, 0.35, 0.0  # shares of plain shapes, containers, symbols, signs
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 
 
@@ -53,7 +55,7 @@ def page_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, s
     """A page is for the dense labels; as a conversation it holds one easy question, yes and no equally likely."""
     if rng.random() < 0.5:
         return [("Is anything printed? Answer yes or no.", "yes", "yes/no")]
-    return [(f"Is there a {random_shape(rng)}? Answer yes or no.", "no", "yes/no")]
+    return [(f"Is there a {random_shape(rng, WITH_NAMES)}? Answer yes or no.", "no", "yes/no")]
 
 
 def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str:
@@ -70,7 +72,7 @@ def _yes_no(rng: np.random.Generator, true: str, others: list[str] | tuple[str, 
 def one_thing_turns(thing: Thing, name: str, rng: np.random.Generator) -> list[tuple[str, str, str]]:
     """Questions on one shape, called `name` where the scene holds several."""
     colour, c_answer = _yes_no(rng, thing.colour, list(COLOURS))
-    shape, s_answer = _yes_no(rng, thing.shape, _like(thing.shape, rng))
+    shape, s_answer = _yes_no(rng, thing.name, _like(thing.shape, rng))
     state, t_answer = _yes_no(rng, thing.state, STATES)
     turns = [
         (f"Which colour is {name}?", thing.colour, "colour"),
@@ -82,7 +84,7 @@ def one_thing_turns(thing: Thing, name: str, rng: np.random.Generator) -> list[t
     ]
     if name == "it":
         turns += [
-            ("Which shape is it?", thing.shape, "shape"),
+            ("Which shape is it?", thing.name, "shape"),
             (f"Is it a {shape}? Answer yes or no.", s_answer, "yes/no"),
         ]
     if thing.text:
@@ -92,12 +94,12 @@ def one_thing_turns(thing: Thing, name: str, rng: np.random.Generator) -> list[t
 
 def _like(shape: str, rng: np.random.Generator) -> tuple[str, ...]:
     """Other shapes to ask for: mostly of the same kind."""
-    kind = next(kind for kind in (PLAIN, CONTAINERS, tuple(SYMBOLS)) if shape in kind)
-    return kind if rng.random() < 0.7 else SHAPES
+    kind = next((kind for kind in NAMED if shape in kind), tuple(SYMBOLS))
+    return kind if rng.random() < 0.7 else (*sum(NAMED, ()), "sign")
 
 
 def _describe(things: list[Thing]) -> str:
-    return " and ".join(f"a {t.colour} {t.shape}" for t in things)
+    return " and ".join(f"a {t.colour} {t.name}" for t in things)
 
 
 def objects_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
@@ -105,7 +107,7 @@ def objects_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str
     things = scene.things
     if len(things) == 1:
         t = things[0]
-        row = {"shape": t.shape, "colour": t.colour, "pattern": t.pattern, "state": t.state}
+        row = {"shape": t.name, "colour": t.colour, "pattern": t.pattern, "state": t.state}
         keys = [k for k in row if rng.random() < 0.7] or ["shape"]
         ask = "Answer in JSON with the keys " + ", ".join(keys) + "."
         where = (
@@ -116,11 +118,11 @@ def objects_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str
             (ask, json.dumps({k: row[k] for k in keys}), "json"),
             ("Is it on the left or on the right?", where[0], "position"),
             ("Is it at the top or at the bottom?", where[1], "position"),
-            ("Describe the image.", f"a {t.colour} {t.shape}, {t.pattern}, {t.state}", "describe"),
+            ("Describe the image.", f"a {t.colour} {t.name}, {t.pattern}, {t.state}", "describe"),
         ]
-    shapes, colours = [t.shape for t in things], [t.colour for t in things]
+    shapes, colours = [t.name for t in things], [t.colour for t in things]
     shape, colour = (
-        random_shape(rng) if rng.random() < 0.4 else _pick(rng, shapes),
+        random_shape(rng, WITH_NAMES) if rng.random() < 0.4 else _pick(rng, shapes),
         _pick(rng, list(COLOURS) if rng.random() < 0.4 else colours),
     )
     turns = [
@@ -132,20 +134,20 @@ def objects_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str
     a, b = (things[i] for i in rng.permutation(len(things))[:2])
     left, top = sorted(things, key=lambda t: t.centre[0]), sorted(things, key=lambda t: t.centre[1])
     turns += [
-        ("Which shape is furthest left?", left[0].shape, "position"),
+        ("Which shape is furthest left?", left[0].name, "position"),
         ("Which colour is the shape at the very top?", top[0].colour, "position"),
     ]
     if len(things) <= 3:
         turns.append(("Describe the image from left to right.", _describe(left), "describe"))
-    if shapes.count(a.shape) == 1:
-        turns += one_thing_turns(a, f"the {a.shape}", rng)[:5] + (
-            [(f"What is printed on the {a.shape}?", a.text, "read")] if a.text else []
+    if shapes.count(a.name) == 1:
+        turns += one_thing_turns(a, f"the {a.name}", rng)[:5] + (
+            [(f"What is printed on the {a.name}?", a.text, "read")] if a.text else []
         )
-        if shapes.count(b.shape) == 1 and abs(a.centre[0] - b.centre[0]) > 15:
+        if shapes.count(b.name) == 1 and abs(a.centre[0] - b.centre[0]) > 15:
             side, answer = _yes_no(rng, "left" if a.centre[0] < b.centre[0] else "right", ("left", "right"))
-            turns.append((f"Is the {a.shape} {side} of the {b.shape}? Answer yes or no.", answer, "position"))
+            turns.append((f"Is the {a.name} {side} of the {b.name}? Answer yes or no.", answer, "position"))
     if colours.count(b.colour) == 1:
-        turns.append((f"Which shape is {b.colour}?", b.shape, "shape"))
+        turns.append((f"Which shape is {b.colour}?", b.name, "shape"))
     return turns
 
 
@@ -156,7 +158,7 @@ def text_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, s
     if len(lines) == 1:
         return [_pick(rng, [("What is printed?", lines[0], "read"), all_lines])]
     k = int(rng.integers(len(lines)))
-    which = ("first", "second", "third")[k]
+    which = ("first", "second", "third", "fourth")[k]
     spelled = json.dumps({f"line{i + 1}": line for i, line in enumerate(lines)})
     options = [all_lines, (f"Read the {which} line.", lines[k], "read"), ("Give every line in JSON.", spelled, "json")]
     return [options[int(rng.integers(3))]] + (
@@ -167,20 +169,20 @@ def text_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, s
 def labelled_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
     """Questions on a large shape, its text and its badge."""
     main, badge, text = scene.things[0], scene.things[1], scene.strings[0]
-    row = {"text": text, "shape": main.shape, "colour": main.colour, "badge": badge.shape, "state": main.state}
+    row = {"text": text, "shape": main.shape, "colour": main.colour, "badge": badge.name, "state": main.state}
     keys = [k for k in row if rng.random() < 0.6] or ["text"]
     return one_thing_turns(main, "the large shape", rng) + [
         ("What is printed?", text, "read"), ("What is printed?", text, "read"),
-        ("Which shape is the badge?", badge.shape, "shape"),
+        ("Which shape is the badge?", badge.name, "shape"),
         ("Which colour is the badge?", badge.colour, "colour"),
         ("Answer in JSON with the keys " + ", ".join(keys) + ".", json.dumps({k: row[k] for k in keys}), "json"),
-        ("Describe the image.", f"a {main.colour} {main.shape} with the text {text} and a {badge.colour} {badge.shape}", "describe"),
+        ("Describe the image.", f"a {main.colour} {main.shape} with the text {text} and a {badge.colour} {badge.name}", "describe"),
     ]  # fmt: skip
 
 
 def pair_sample(rng: np.random.Generator, photos: list | None) -> tuple[list[Scene], list[tuple[str, str, str]]]:
     """Two images of one labelled shape: the same thing seen twice, worn or not, or one that differs in exactly one respect."""
-    first = labelled_scene(rng, photos)
+    first = labelled_scene(rng, photos, calm=rng.random() < 0.5)
     a, badge = first.things
     fields = {
         "shape": a.shape,
@@ -189,15 +191,9 @@ def pair_sample(rng: np.random.Generator, photos: list | None) -> tuple[list[Sce
         "text": first.strings[0],
         "badge": badge.shape,
     }
-    options = {
-        "shape": LABELLED,
-        "colour": list(COLOURS),
-        "badge": PLAIN + tuple(SYMBOLS),
-        "pattern": PATTERNS,
-    }
-    differs = (
-        _pick(rng, ["shape", "colour", "text", "badge", "badge", "colour", "text"]) if rng.random() < 0.5 else None
-    )
+    badges = PLAIN + tuple(SYMBOLS) + SIGNS
+    options = {"shape": LABELLED, "colour": list(COLOURS), "badge": badges, "pattern": PATTERNS}
+    differs = _pick(rng, ["shape", "colour", "text", "text", "badge", "badge", "badge"]) if rng.random() < 0.5 else None
     other = dict(fields)
     if differs == "text":
         other["text"] = random_string(rng, 6)

@@ -1,4 +1,7 @@
-"""Outlines of general things, as masks: plain shapes, household containers of random proportions, printed symbols."""
+"""Outlines of general things, as masks: plain shapes, household containers of random proportions, printed symbols.
+
+Symbols have names; signs have none, and are told apart by the dense labels and by pairs of images alone.
+"""
 
 import math
 from functools import lru_cache
@@ -8,9 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-PLAIN = (
-    *("circle", "square", "triangle", "star", "hexagon", "cross", "ring", "diamond", "bar", "pillar", "drop", "heart"),
-)
+PLAIN = tuple("circle square triangle star hexagon cross ring diamond bar pillar drop heart".split())
 CONTAINERS = ("bottle", "jar", "can", "tube", "carton", "bag")
 SYMBOLS = {
     "sun": "☀", "cloud": "☁", "umbrella": "☂", "snowman": "☃", "phone": "☎", "clover": "☘", "skull": "☠",
@@ -19,7 +20,12 @@ SYMBOLS = {
     "hammer": "⚒", "anchor": "⚓", "swords": "⚔", "scales": "⚖", "flask": "⚗", "gear": "⚙", "atom": "⚛", "lily": "⚜",
     "scissors": "✂", "plane": "✈", "letter": "✉", "pencil": "✏", "tick": "✔", "snow": "❄", "flower": "✿", "arrow": "➔",
 }  # fmt: skip
-SHAPES = PLAIN + CONTAINERS + tuple(SYMBOLS)
+SIGNS = tuple(
+    "⌂⌘⌨⌬⏏▣▤▥▦▩▰◈◉◍◎◐◒◕◙◢◧◩◬◮☄☆☍☑☒☔☕☖☚☝☢☣☤☥☦☩☪☫☬☭☻☼☽♀♂♃♄♅♆♈♉♊♋♌♍♎♏♐♑♒♓♗♝♟♡♢♧♤♩♬♭♯♾♿"
+    "⚀⚂⚃⚅⚇⚉⚐⚕⚘⚠⚡⚢⚭⚱⚲⛁✁✆✇✌✍✑✗✙✜✠✡✢✤✥✦✪✯✱✴✷✸✺✻✽❀❁❂❃❅❉❖❡❣❦❧➊➋➌➎➑➥➲➳⟳⟰⬓⬕⬖⬟"
+)
+KINDS = PLAIN, CONTAINERS, tuple(SYMBOLS), SIGNS
+SHAPES = PLAIN + CONTAINERS + tuple(SYMBOLS) + SIGNS
 ASPECT = {"bar": (1.5, 0.6), "pillar": (0.6, 1.5)} | {  # width and height, of a side of 1
     "bottle": (0.72, 1.35), "jar": (1.0, 1.12), "can": (0.8, 1.2), "tube": (0.74, 1.35), "carton": (0.85, 1.25),
     "bag": (0.85, 1.25),
@@ -29,10 +35,9 @@ Points = list[tuple[float, float]]
 Box = tuple[float, float, float, float]
 
 
-def random_shape(rng: np.random.Generator, shares: tuple[float, float, float] = (0.4, 0.25, 0.35)) -> str:
-    """A plain shape, a container or a symbol, by their `shares`."""
-    kinds = PLAIN, CONTAINERS, tuple(SYMBOLS)
-    kind = kinds[int(rng.choice(3, p=shares))]
+def random_shape(rng: np.random.Generator, shares: tuple[float, ...] = (0.35, 0.25, 0.25, 0.15)) -> str:
+    """A plain shape, a container, a symbol or a sign, by their `shares`."""
+    kind = KINDS[int(rng.choice(len(KINDS), p=shares))]
     return kind[int(rng.integers(len(kind)))]
 
 
@@ -48,8 +53,10 @@ def shape_mask(shape: str, box: Box, size: tuple[int, int], rng: np.random.Gener
             draw.ellipse((x0 + w, y0 + h, x1 - w, y1 - h), fill=0)
     elif shape in ("square", "bar", "pillar"):
         draw.rounded_rectangle(box, radius=(box[2] - box[0]) * 0.06, fill=255)
-    elif shape in SYMBOLS:
-        glyph = _symbol(SYMBOLS[shape]).resize((round(box[2] - box[0]), round(box[3] - box[1])), Image.BILINEAR)
+    elif shape in SYMBOLS or shape in SIGNS:
+        glyph = _symbol(SYMBOLS.get(shape, shape)).resize(
+            (round(box[2] - box[0]), round(box[3] - box[1])), Image.BILINEAR
+        )
         mask.paste(glyph, (round(box[0]), round(box[1])))
     elif shape in CONTAINERS:
         body, lids = _container(shape, rng)
@@ -62,7 +69,7 @@ def shape_mask(shape: str, box: Box, size: tuple[int, int], rng: np.random.Gener
     return mask, part
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _symbol(char: str) -> Image.Image:
     """A symbol of the font that matplotlib ships, as a mask cut to its ink."""
     face = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 120)
@@ -89,7 +96,8 @@ def _container(kind: str, rng: np.random.Generator) -> tuple[Points, list[Points
         neck, top, turn = u(0.2, 0.45), u(0.16, 0.34), u(0.06, 0.2)
         t = np.linspace(0, 1, 8)
         shoulder = [(top + turn * (1 - math.cos(s * 1.57)), neck + (1 - neck) * math.sin(s * 1.57)) for s in t]
-        cap = (0.0, neck + u(-0.02, 0.2)), (top * u(0.55, 1.0), neck + u(-0.02, 0.2))
+        wide = neck + u(-0.02, 0.2)
+        cap = (0.0, wide), (top * u(0.55, 1.0), wide)
         return _turned([(0.03, neck), *shoulder, (0.96, u(0.85, 1)), (1.0, 0.86)]), [_turned(list(cap))]
     if kind == "jar":
         lid, high, belly = u(0.72, 0.98), u(0.13, 0.25), u(0.8, 1.0)

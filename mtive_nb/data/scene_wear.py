@@ -150,3 +150,18 @@ def harmless_mark(canvas: Image.Image, box: Box, mask: Image.Image, rng: np.rand
         ink = (255, 255, 255)
     layer.paste(ink, (0, 0, *canvas.size))
     canvas.paste(layer, (0, 0), Image.composite(cover, Image.new("L", canvas.size), mask))
+
+
+def in_the_way(canvas: Image.Image, characters: list[tuple[float, float]], rng: np.random.Generator) -> None:
+    """Something that reaches into the image from an edge, where that hides no centre of the `characters` (pixels of canvas)."""
+    w, h = canvas.size
+    cover = Image.new("L", canvas.size)
+    draw, wide = ImageDraw.Draw(cover), int(rng.integers(16, 60))
+    side, along = int(rng.integers(4)), rng.uniform(0.1, 0.9)
+    root = [(0, h * along), (w, h * along), (w * along, 0), (w * along, h)][side]
+    tip = tuple(r + (m - r) * rng.uniform(0.2, 0.7) for r, m in zip(root, (w * 0.5, h * 0.5), strict=True))
+    draw.line((*root, *tip), fill=255, width=wide)
+    if rng.random() < 0.6:  # a rounded end
+        draw.ellipse((tip[0] - wide / 2, tip[1] - wide / 2, tip[0] + wide / 2, tip[1] + wide / 2), fill=255)
+    if not any(cover.getpixel((int(x), int(y))) for x, y in characters if 0 <= x < w and 0 <= y < h):
+        canvas.paste(tuple(int(c) for c in rng.integers(40, 250, 3)), (0, 0), cover)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from mtive_nb.data.scene_shapes import ASPECT, shape_mask
+from mtive_nb.data.scene_shapes import ASPECT, SIGNS, shape_mask
 from mtive_nb.data.scene_wear import WORN, wear
 
 COLOURS = {
@@ -41,6 +41,11 @@ class Thing:
     box: tuple[float, float, float, float]
     text: str = ""  # printed on it
     worn: tuple[float, float, float, float] | None = None
+
+    @property
+    def name(self) -> str:
+        """What the thing is called: its shape, or "sign" for a sign, which has no name of its own."""
+        return "sign" if self.shape in SIGNS else self.shape
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -82,7 +87,7 @@ def tint(colour: str, rng: np.random.Generator, spread: int = 16) -> tuple[int, 
 
 
 def background(size: tuple[int, int], rng: np.random.Generator, photos: list[np.ndarray] | None = None) -> Image.Image:
-    """Plain, gradient, noise or, where `photos` are given, a crop of one of them."""
+    """Plain, gradient, noise, blocks or, where `photos` are given, a crop of one of them."""
     kind = rng.random()
     if photos and kind < 0.3:
         photo = Image.fromarray(photos[rng.integers(len(photos))])
@@ -90,8 +95,9 @@ def background(size: tuple[int, int], rng: np.random.Generator, photos: list[np.
         x, y = rng.integers(photo.width - side + 1), rng.integers(photo.height - side + 1)
         return photo.crop((x, y, x + side, y + side)).resize(size, Image.BILINEAR)
     first = rng.integers(40, 256, 3) if rng.random() < 0.5 else np.full(3, rng.integers(30, 256))
+    plain = Image.new("RGB", size, tuple(int(c) for c in first))
     if kind < 0.6:
-        return Image.new("RGB", size, tuple(int(c) for c in first))
+        return plain if kind < 0.45 else _blocks(plain, rng)
     second = np.clip(first + rng.integers(-70, 71, 3), 0, 255)
     ramp = np.linspace(0, 1, 16) if rng.random() < 0.5 else rng.random(16)
     grid = ramp[:, None] if rng.random() < 0.5 else ramp[None, :]
@@ -99,6 +105,23 @@ def background(size: tuple[int, int], rng: np.random.Generator, photos: list[np.
         grid = rng.random((12, 16))
     mix = first + (second - first) * np.broadcast_to(grid[..., None], (*np.broadcast_shapes(grid.shape, (1, 1)), 3))
     return Image.fromarray(mix.astype(np.uint8)).resize(size, Image.BICUBIC)
+
+
+def _blocks(ground: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Rectangles, ellipses and lines in any colour upon `ground`: shelves, tiles and furniture from afar."""
+    draw, (w, h) = ImageDraw.Draw(ground), ground.size
+    for _ in range(int(rng.integers(3, 12))):
+        x, y = rng.integers(-w // 4, w), rng.integers(-h // 4, h)
+        box = (x, y, x + rng.integers(8, w), y + rng.integers(8, h))
+        fill = tuple(int(c) for c in rng.integers(20, 250, 3))
+        form = rng.random()
+        if form < 0.5:
+            draw.rectangle(box, fill=fill)
+        elif form < 0.7:
+            draw.ellipse(box, fill=fill)
+        else:
+            draw.line(box, fill=fill, width=int(rng.integers(1, 5)))
+    return ground.filter(ImageFilter.BoxBlur(rng.uniform(0.5, 4)))
 
 
 def _paint_state(layer: Image.Image, thing: Thing, mask: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -176,23 +199,36 @@ def wear_thing(canvas: Image.Image, thing: Thing, mask: Image.Image, rng: np.ran
     return replace(thing, worn=tuple(c / SCALE for c in changed)) if changed else thing
 
 
-def turn(canvas: Image.Image, scene: Scene, angle: float) -> Image.Image:
-    """The canvas turned by `angle` degrees about its middle; the places of the scene's things and characters follow."""
-    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    cx, cy = canvas.width / 2 / SCALE, canvas.height / 2 / SCALE
+def view(canvas: Image.Image, scene: Scene, rng: np.random.Generator, angle: float = 18.0) -> Image.Image:
+    """The canvas turned by up to `angle` degrees and seen from aside; its scene's things and characters follow."""
+    size = np.array(canvas.size) / SCALE
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
+    c, s = math.cos(turned := math.radians(rng.uniform(-angle, angle))), math.sin(turned)
+    moved = (corners - size / 2) @ np.array([(c, -s), (s, c)]) + size / 2 + rng.uniform(-0.06, 0.06, (4, 2)) * size
+    forth, back = _homography(corners, moved), _homography(moved * SCALE, corners * SCALE)
 
-    def moved(x: float, y: float) -> tuple[float, float]:
-        return cx + (x - cx) * c + (y - cy) * s, cy - (x - cx) * s + (y - cy) * c
+    def at(x: float, y: float) -> tuple[float, float]:
+        u, v, w = forth @ (x, y, 1)
+        return float(u / w), float(v / w)
 
     def shifted(box: tuple[float, ...]) -> tuple[float, ...]:
-        x, y = moved((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        x, y = at((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
         w, h = (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
         return x - w, y - h, x + w, y + h
 
-    scene.characters = [(*moved(x, y), k) for x, y, k in scene.characters]
+    scene.characters = [(*at(x, y), k) for x, y, k in scene.characters]
     scene.things = [replace(t, box=shifted(t.box), worn=t.worn and shifted(t.worn)) for t in scene.things]
     ground = tuple(int(v) for v in np.asarray(canvas)[:: canvas.height - 1].reshape(-1, 3).mean(0))
-    return canvas.rotate(angle, Image.BILINEAR, fillcolor=ground)
+    coefficients = tuple(back.reshape(-1)[:8])
+    return canvas.transform(canvas.size, Image.PERSPECTIVE, coefficients, Image.BILINEAR, fillcolor=ground)
+
+
+def _homography(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The 3 x 3 matrix that takes four points (4, 2) onto four others."""
+    rows = []
+    for (x, y), (u, v) in zip(source, target, strict=True):
+        rows += [(x, y, 1, 0, 0, 0, -u * x, -u * y), (0, 0, 0, x, y, 1, -v * x, -v * y)]
+    return np.append(np.linalg.solve(np.array(rows), target.reshape(-1)), 1.0).reshape(3, 3)
 
 
 def _dot_matrix(text: str, cap_px: float) -> Image.Image:
@@ -207,10 +243,12 @@ def _dot_matrix(text: str, cap_px: float) -> Image.Image:
 
 
 def draw_string(canvas: Image.Image, text: str, at: tuple[float, float], *, height_px: float, ink: tuple[int, ...],
-                rng: np.random.Generator, font: int | None = None, angle: float | None = None, style: str = "") -> list[tuple[float, float, int]]:  # fmt: skip
+                rng: np.random.Generator, font: int | None = None, angle: float | None = None, style: str = "",
+                narrow: float = 1.0) -> list[tuple[float, float, int]]:  # fmt: skip
     """Print `text` centred on `at` (pixels of the finished image); returns every character's centre and index.
 
-    `style` is "ink", "dots" or "emboss" (a lit and a shaded edge in place of ink); drawn by lot where it is empty."""
+    `style` is "ink", "dots" or "emboss" (a lit and a shaded edge in place of ink); drawn by lot where it is empty.
+    `narrow` is a factor on the letters' width, 1 as the font has it."""
     font = int(rng.integers(len(_font_files()))) if font is None else font
     style = style or str(rng.choice(("ink", "dots", "emboss"), p=(0.76, 0.12, 0.12)))
     angle = float(rng.normal(0, 4)) if angle is None else angle
@@ -222,6 +260,7 @@ def draw_string(canvas: Image.Image, text: str, at: tuple[float, float], *, heig
         layer = Image.new("L", (int(face.getlength(text)) + 8, int(face.size * 1.2) + 4))
         ImageDraw.Draw(layer).text((4, 0), text, font=face, fill=255)
         advances = [4 + face.getlength(text[:i]) + face.getlength(char) / 2 for i, char in enumerate(text)]
+    layer = layer.resize((max(1, round(layer.width * narrow)), layer.height), Image.BILINEAR)
     turned = layer.rotate(angle, expand=True, resample=Image.BILINEAR)
     corner = int(at[0] * SCALE - turned.width / 2), int(at[1] * SCALE - turned.height / 2)
     for shift, colour in (
@@ -232,7 +271,7 @@ def draw_string(canvas: Image.Image, text: str, at: tuple[float, float], *, heig
     spots = []
     for char, x in zip(text, advances, strict=True):
         if char != " ":
-            dx = x - layer.width / 2
+            dx = x * narrow - layer.width / 2
             spots.append((at[0] + dx * c / SCALE, at[1] - dx * s / SCALE, CHARACTERS.index(char)))
     return spots
 
@@ -280,7 +319,7 @@ def finish(canvas: Image.Image, size: tuple[int, int], rng: np.random.Generator)
     image = canvas.resize(size, Image.BOX)
     if rng.random() < 0.15:
         image = image.resize((int(size[0] * 0.7), int(size[1] * 0.7)), Image.BILINEAR).resize(size, Image.BILINEAR)
-    pixels = np.asarray(image, np.float32) * rng.uniform(0.55 if rng.random() < 0.3 else 0.8, 1.1)
+    pixels = np.asarray(image, np.float32) * rng.uniform(0.35 if rng.random() < 0.3 else 0.8, 1.1)
     if rng.random() < 0.5:
         far = rng.uniform(-0.35, 0.35, 2)
         pixels *= (

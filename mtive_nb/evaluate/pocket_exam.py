@@ -64,7 +64,7 @@ def card(scores: pd.DataFrame, *, parameters: dict[str, int], facts: dict[str, o
     lines = [
         "---", "license: apache-2.0", "pipeline_tag: image-text-to-text", "---", "# Pocket base", "",
         "Qwen2.5-VL's architecture and processor at pocket size, trained from random weights by notebook 00 of mtive-nb on",
-        "general scenes: shapes, containers and symbols in outline, wear, colours, counts, positions, print, pairs of images.",
+        "general scenes: shapes, containers, symbols and signs in outline, wear, colours, counts, positions, print, pairs of images.",
         "It knows nothing of a shop; that is what the three stages teach. It is a stand-in for a large model on machines without a GPU, and no more.", "",
         "| parameters | |", "| --- | --- |", *(f"| {k} | {v:,} |" for k, v in parameters.items()), "",
         "| training | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in facts.items()), "",
