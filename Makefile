@@ -19,8 +19,9 @@ reproduce-all: $(STAMP)
 	$(PYTHON) -m mtive_nb run $(PROFILE) --jobs $(JOBS)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
 
+# A process a core; a file's tests stay together, since they share what was slow to make.
 test: $(STAMP)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses logical --dist loadfile
 
 lab: $(STAMP)
 	$(PYTHON) -m jupyter lab --notebook-dir .
