@@ -124,7 +124,9 @@ class Watch(TrainerCallback):
 
 def training_log(trainer: Trainer) -> pd.DataFrame:
     """What a trainer logged, before it was cut short, too: step, loss, rate, seconds and, where there is one, reward."""
-    log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    # A training taken up at its end makes one step more, at a rate of 0.
+    log = pd.DataFrame([row for row in rows if row["step"] <= trainer.args.max_steps])
     log = log.rename(columns={"learning_rate": "rate"})
     return log[[c for c in ("step", "loss", "rate", "seconds", "reward") if c in log]]
 
