@@ -25,7 +25,7 @@ SIGNS = tuple(
     "⚀⚂⚃⚅⚇⚉⚐⚕⚘⚠⚡⚢⚭⚱⚲⛁✁✆✇✌✍✑✗✙✜✠✡✢✤✥✦✪✯✱✴✷✸✺✻✽❀❁❂❃❅❉❖❡❣❦❧➊➋➌➎➑➥➲➳⟳⟰⬓⬕⬖⬟"
 )
 KINDS = PLAIN, CONTAINERS, tuple(SYMBOLS), SIGNS
-SHAPES = PLAIN + CONTAINERS + tuple(SYMBOLS) + SIGNS
+SHAPES = sum(KINDS, ())
 ASPECT = {"bar": (1.5, 0.6), "pillar": (0.6, 1.5)} | {  # width and height, of a side of 1
     "bottle": (0.72, 1.35), "jar": (1.0, 1.12), "can": (0.8, 1.2), "tube": (0.74, 1.35), "carton": (0.85, 1.25),
     "bag": (0.85, 1.25),

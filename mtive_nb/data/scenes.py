@@ -95,8 +95,8 @@ def background(size: tuple[int, int], rng: np.random.Generator, photos: list[np.
         x, y = rng.integers(photo.width - side + 1), rng.integers(photo.height - side + 1)
         return photo.crop((x, y, x + side, y + side)).resize(size, Image.BILINEAR)
     first = rng.integers(40, 256, 3) if rng.random() < 0.5 else np.full(3, rng.integers(30, 256))
-    plain = Image.new("RGB", size, tuple(int(c) for c in first))
     if kind < 0.6:
+        plain = Image.new("RGB", size, tuple(int(c) for c in first))
         return plain if kind < 0.45 else _blocks(plain, rng)
     second = np.clip(first + rng.integers(-70, 71, 3), 0, 255)
     ramp = np.linspace(0, 1, 16) if rng.random() < 0.5 else rng.random(16)

@@ -8,15 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import torch
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer
+from transformers import Trainer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
 from mtive_nb.data.records import assistant_turn
 from mtive_nb.model.batches import RecordDataset
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import Watch, training_log
+from mtive_nb.model.train import Watch, adapter_arguments, go_on, training_log
 
 # MPO mixes a preference loss, a quality loss and the likelihood of the chosen answer, at the weights of Wang et al. 2024;
 # TRL's terms differ from theirs in that BCO has no running shift of its rewards and the likelihood is a mean over tokens.
@@ -24,16 +23,18 @@ LOSSES = {
     "DPO": {"loss_type": ["sigmoid"]},
     "MPO": {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
 }
+# Its own switches set back: checkpointing is asked for by the new name, dropout is the spec's, weights stay as they are.
+UNLIKE_TRL = {"gradient_checkpointing": None, "disable_dropout": False, "bf16": False}
 Reward = Callable[[dict, str], float]  # of a record and an answer, best from 0 to 1
 
 
 def train_by_preference(
     stack: LoraStack, name: str, spec: AdapterSpec, pairs: list[dict], *, parent: str | None, strategy: str = "DPO",
-    root: Path, steps: int, beta: float = 0.1, side_px: int | None = None, **given: object,
+    root: Path, checkpoints: Path, beta: float = 0.1, side_px: int | None = None, **given: object,
 ) -> pd.DataFrame:  # fmt: skip
     """Train expert `name` over `parent` on pairs, records with `chosen` and `rejected` answers; returns the log.
 
-    `beta` weighs the distance to the reference, the stack without the expert; `given` goes to `_arguments`. Errors:
+    `beta` weighs the distance to the reference, the stack without the expert; `given` goes to adapter_arguments. Errors:
     ValueError for a strategy that is not in LOSSES, or where there is no pair.
     """
     if strategy not in LOSSES:
@@ -41,20 +42,21 @@ def train_by_preference(
     if not pairs:
         raise ValueError(f"adapter {name!r}: found no pair of answers to train on")
     rows = _prompts(pairs, root, side_px, lambda row: {f: [assistant_turn(row[f])] for f in ("chosen", "rejected")})
-    arguments = DPOConfig(**_arguments(name, steps=steps, **given), **LOSSES[strategy], beta=beta, max_length=None)
+    how = adapter_arguments(checkpoints / name, **given) | UNLIKE_TRL
+    arguments = DPOConfig(**how, **LOSSES[strategy], beta=beta, max_length=None)
     return _train(stack, name, spec, parent, DPOTrainer, args=arguments, train_dataset=rows)
 
 
 def train_by_reward(
     stack: LoraStack, name: str, spec: AdapterSpec, records: list[dict], reward: Reward, *, parent: str | None,
-    root: Path, steps: int, batch: int = 16, answers_each: int = 4, max_new_tokens: int = 48, beta: float = 0.0,
+    root: Path, checkpoints: Path, batch: int = 16, answers_each: int = 4, max_new_tokens: int = 48, beta: float = 0.0,
     temperature: float = 1.0, side_px: int | None = None, **given: object,
 ) -> pd.DataFrame:  # fmt: skip
     """Train expert `name` by GRPO: of `answers_each` answers drawn to a question, those above their mean reward gain.
 
     The loss is TRL's default, a mean over all tokens of a batch (DAPO's) in place of one over each answer. `batch`
     counts answers; `beta` weighs the distance to the stack without the expert, which at 0 is not computed; `given` goes
-    to `_arguments`. Returns the log, with the mean reward since the row before. Errors: ValueError where `batch` is not
+    to adapter_arguments. Returns the log, with the mean reward since the row before. Errors: ValueError where `batch` is not
     a multiple of `answers_each`, or there are fewer records than a batch asks.
     """
     if batch % answers_each:
@@ -67,7 +69,8 @@ def train_by_reward(
         return [reward(records[k], said[0]["content"].strip()) for k, said in zip(number, completions, strict=True)]
 
     drawn = {"num_generations": answers_each, "max_completion_length": max_new_tokens, "temperature": temperature}
-    arguments = GRPOConfig(**_arguments(name, steps=steps, batch=batch, **given), **drawn, beta=beta)
+    how = adapter_arguments(checkpoints / name, batch=batch, **given) | UNLIKE_TRL
+    arguments = GRPOConfig(**how, **drawn, beta=beta)
     return _train(stack, name, spec, parent, GRPOTrainer, args=arguments, train_dataset=rows, reward_funcs=rewards)
 
 
@@ -85,20 +88,6 @@ def _prompts(records: list[dict], root: Path, side_px: int | None, more: Callabl
     return Dataset.from_dict({"number": list(range(len(records)))}).with_transform(rows)
 
 
-def _arguments(name: str, *, checkpoints: Path, steps: int, batch: int = 8, accumulate: int = 1, rate: float = 1e-3,
-               checkpointing: bool = False, save_steps: int = 200, seed: int = 0) -> dict:  # fmt: skip
-    """What all strategies share; as in train_adapter."""
-    return {
-        "output_dir": str(Path(checkpoints) / name), "max_steps": steps, "learning_rate": rate,
-        "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulate,
-        "lr_scheduler_type": "cosine", "warmup_steps": max(1, steps // 20), "max_grad_norm": 1.0, "weight_decay": 0.0,
-        "logging_steps": max(1, min(20, steps // 10)), "save_steps": save_steps, "save_total_limit": 1, "seed": seed,
-        "remove_unused_columns": False, "report_to": [], "disable_tqdm": True, "gradient_checkpointing": None,
-        "activation_checkpointing": checkpointing, "disable_dropout": False,
-        "use_cpu": not torch.cuda.is_available(), "bf16": False, "log_level": "error",
-    }  # fmt: skip
-
-
 def _train(stack: LoraStack, name: str, spec: AdapterSpec, parent: str | None, kind: type[Trainer], *, args: object,
            **given: object) -> pd.DataFrame:  # fmt: skip
     """Run one of TRL's trainers over the merged trunk, and put the LoRA that it trained onto the stack as `name`."""
@@ -106,9 +95,7 @@ def _train(stack: LoraStack, name: str, spec: AdapterSpec, parent: str | None, k
     vlm = stack.merged_trunk(parent)
     how = {"processing_class": vlm.processor, "peft_config": stack.lora_config(spec), "callbacks": [Watch(name)]}
     trainer = kind(vlm.model, args=args, **how, **given)
-    trainer.remove_callback(PrinterCallback)
-    resume = any(Path(args.output_dir).glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=resume or None)
+    go_on(trainer)
     trained = {n.replace(".default.", f".{name}."): p.data for n, p in trainer.model.named_parameters() if "lora_" in n}
     mine = stack.adapter_weights(name)
     if mine.keys() != trained.keys():

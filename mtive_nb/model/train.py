@@ -122,6 +122,26 @@ class Watch(TrainerCallback):
         state.log_history[-1]["seconds"] = time.monotonic() - self.started
 
 
+def adapter_arguments(folder: Path, *, steps: int, batch: int = 8, accumulate: int = 1, rate: float = 1e-3,
+                      checkpointing: bool = False, save_steps: int = 200, seed: int = 0) -> dict:  # fmt: skip
+    """What every training of an adapter shares, as arguments of TrainingArguments: 5% warm-up, a cosine to 0."""
+    return {
+        "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": rate,
+        "gradient_accumulation_steps": accumulate, "lr_scheduler_type": "cosine", "warmup_steps": max(1, steps // 20),
+        "weight_decay": 0.0, "max_grad_norm": 1.0, "logging_steps": max(1, min(20, steps // 10)), "seed": seed,
+        "save_steps": save_steps, "save_total_limit": 1, "activation_checkpointing": checkpointing, "report_to": [],
+        "remove_unused_columns": False, "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
+        "log_level": "error",
+    }  # fmt: skip
+
+
+def go_on(trainer: Trainer) -> None:
+    """Train, from the last checkpoint on where there is one, without the Trainer's own printing."""
+    trainer.remove_callback(PrinterCallback)
+    resume = any(Path(trainer.args.output_dir).glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=resume or None)
+
+
 def training_log(trainer: Trainer) -> pd.DataFrame:
     """What a trainer logged, before it was cut short, too: step, loss, rate, seconds and, where there is one, reward."""
     rows = [row for row in trainer.state.log_history if "loss" in row]
@@ -149,12 +169,12 @@ def train_adapter(
     folder = Path(checkpoints) / name
     on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
-        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate,
-        learning_rate=rate, lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, max_grad_norm=1.0,
-        logging_steps=max(1, min(20, steps // 10)), save_steps=save_steps, save_total_limit=1, seed=seed, data_seed=seed,
-        dataloader_num_workers=workers, remove_unused_columns=False, report_to=[], disable_tqdm=True,
-        bf16=on_gpu and stack.vlm.model.dtype == torch.bfloat16, activation_checkpointing=checkpointing, use_cpu=not on_gpu,
-        average_tokens_across_devices=on_gpu, log_level="error",
+        **adapter_arguments(
+            folder, steps=steps, batch=batch, accumulate=accumulate, rate=rate, checkpointing=checkpointing,
+            save_steps=save_steps, seed=seed,
+        ),
+        data_seed=seed, dataloader_num_workers=workers, average_tokens_across_devices=on_gpu,
+        bf16=on_gpu and stack.vlm.model.dtype == torch.bfloat16,
     )  # fmt: skip
     data = RecordDataset(records, root=root, side_px=side_px)
     collator = Collator(stack.vlm.processor)
@@ -162,11 +182,9 @@ def train_adapter(
         stack.model, arguments, train_dataset=data, data_collator=collator, callbacks=[Watch(name)], beta=beta,
         mixture=stack if isinstance(stack, LoraMixture) else None,
     )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    resume = any(folder.glob("checkpoint-*"))
     stack.assert_trainable(name)
     with stack.folded(keep=name):
-        trainer.train(resume_from_checkpoint=resume or None)
+        go_on(trainer)
     stack.assert_trainable(name)
     stack.activate(name)
     stack.model.eval()

@@ -120,18 +120,13 @@ class Engine:
 
     def submit(self, record: dict, expert: str | None, *, max_new_tokens: int = 64, limit_s: float = 60.0) -> Request:
         """Queue a question for an expert (None: the trunk alone). Errors: Overloaded, or KeyError for no such expert."""
-        version = self.pool.hold(expert)
-        request = Request(record, version, max_new_tokens, time.monotonic() + limit_s)
-        try:
-            with self._door:
-                if self._closed:
-                    raise RuntimeError("the engine is closed")
-                self._waiting.put_nowait(request)
-        except (queue.Full, RuntimeError) as error:
-            self.pool.release(version)
-            if isinstance(error, queue.Full):
-                raise Overloaded(f"{self._waiting.maxsize} requests wait already") from None
-            raise
+        with self._door:
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            if self._waiting.full():  # who puts holds the door, so that room stays room
+                raise Overloaded(f"{self._waiting.maxsize} requests wait already")
+            request = Request(record, self.pool.hold(expert), max_new_tokens, time.monotonic() + limit_s)
+            self._waiting.put_nowait(request)
         return request
 
     def _work(self) -> None:
