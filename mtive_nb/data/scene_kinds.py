@@ -142,6 +142,9 @@ def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
     alike = {"ink": contrasting(ground, rng), "font": int(rng.integers(6)), "angle": float(rng.normal(0, 3.5))}
     for line in range(n):
         text = random_string(rng, int(rng.integers(2, 13)))
+        if rng.random() < 0.35:  # a few letters say what follows
+            letters = "".join(rng.choice(list(CHARACTERS[:26]), int(rng.integers(1, 5))))
+            text = f"{letters}{(' ', ':', ': ')[rng.integers(3)]}{text[:10]}"
         wide = len(text) * 0.8 * narrow  # of a line whose capitals are one pixel high
         height = float(np.clip(rng.uniform(0.6, 1.0) * min(size[0] * 0.92 / wide, band * 0.62), 8, 34))
         room = max(0.0, size[0] * 0.46 - wide * height * 0.53)

@@ -5,6 +5,7 @@ and the dense labels of each image. Later turns never repeat a fact of an earlie
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from mtive_nb.data.plain_text import plain_turns
 from mtive_nb.data.scene_kinds import LABELLED, dense_labels, labelled_scene, objects_scene, page_scene, text_scene
 from mtive_nb.data.scene_shapes import CONTAINERS, PLAIN, SIGNS, SYMBOLS, random_shape
+from mtive_nb.data.scene_wordings import reword
 from mtive_nb.data.scenes import (
     COLOURS,
     PATTERNS,
@@ -28,17 +30,19 @@ from mtive_nb.data.scenes import (
 
 SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy")
 SHARES = {
-    "objects": 0.1,
-    "text": 0.22,
-    "labelled": 0.28,
-    "pair": 0.22,
+    "objects": 0.07,
+    "text": 0.19,
+    "labelled": 0.24,
+    "pair": 0.33,
     "views": 0.03,
-    "page": 0.04,
+    "page": 0.03,
     "plain": 0.11,
 }  # what a sample shows; "plain" ones hold no image
 DENSE_SHARES = {"page": 0.2, "objects": 0.2, "text": 0.1, "labelled": 0.5}  # views have no dense labels
 NAMED = CONTAINERS, PLAIN, tuple(SYMBOLS)
 WITH_NAMES = 0.4, 0.25, 0.35, 0.0  # shares of plain shapes, containers, symbols, signs
+FLAWS = {"notched": "notch", "scribbled": "scribble", "dimpled": "dent", "cracked": "crack", "torn": "tear",
+         "stained": "stain", "scratched": "scratch", "crushed": "crease", "dripping": "drip"}  # fmt: skip
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 
 
@@ -80,6 +84,7 @@ def one_thing_turns(thing: Thing, name: str, rng: np.random.Generator) -> list[t
         (f"Is {name} {state}? Answer yes or no.", t_answer, "yes/no"),
         (f"Is {name} whole? Answer yes or no.", "yes" if thing.state == "whole" else "no", "state"),
         (f"In which state is {name}?", thing.state, "state"),
+        (f"Which flaw does {name} have?", FLAWS.get(thing.state, "none"), "state"),
         (f"Is {name} plain, striped or dotted?", thing.pattern, "describe"),
     ]
     if name == "it":
@@ -155,15 +160,29 @@ def text_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, s
     """Questions on printed lines."""
     lines = scene.strings
     all_lines = ("Read all lines.", " | ".join(lines), "read")
+    other = random_string(rng, 8)
+    asked, answer = _yes_no(rng, _pick(rng, lines).split(" ")[0], [other, f"{other}0"])
+    is_there = (f"Is {asked} printed? Answer yes or no.", answer, "yes/no")
     if len(lines) == 1:
-        return [_pick(rng, [("What is printed?", lines[0], "read"), all_lines])]
+        turns = [_pick(rng, [("What is printed?", lines[0], "read"), all_lines])]
+        return turns + _behind(lines, rng) + [is_there]
     k = int(rng.integers(len(lines)))
     which = ("first", "second", "third", "fourth")[k]
     spelled = json.dumps({f"line{i + 1}": line for i, line in enumerate(lines)})
     options = [all_lines, (f"Read the {which} line.", lines[k], "read"), ("Give every line in JSON.", spelled, "json")]
-    return [options[int(rng.integers(3))]] + (
-        [("How many lines are there?", NUMBERS[len(lines)], "count")] if rng.random() < 0.1 else []
-    )
+    count = [("How many lines are there?", NUMBERS[len(lines)], "count")] if rng.random() < 0.1 else []
+    return [options[int(rng.integers(3))], *_behind(lines, rng), is_there, *count]
+
+
+def _behind(lines: list[str], rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """What follows the letters that begin one line and no other."""
+    parts = [re.match(r"([A-Z]+)[: ]+(.+)", line) for line in lines]
+    found = [part.groups() for part in parts if part]
+    alone = [(key, rest) for key, rest in found if sum(line.startswith(key) for line in lines) == 1]
+    if not alone:
+        return []
+    key, rest = alone[int(rng.integers(len(alone)))]
+    return [(f"What is printed behind {key}?", rest, "read")]
 
 
 def labelled_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
@@ -173,6 +192,7 @@ def labelled_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, st
     keys = [k for k in row if rng.random() < 0.6] or ["text"]
     return one_thing_turns(main, "the large shape", rng) + [
         ("What is printed?", text, "read"), ("What is printed?", text, "read"),
+        ("Which shape is the large shape?", main.shape, "shape"),
         ("Which shape is the badge?", badge.name, "shape"),
         ("Which colour is the badge?", badge.colour, "colour"),
         ("Answer in JSON with the keys " + ", ".join(keys) + ".", json.dumps({k: row[k] for k in keys}), "json"),
@@ -181,7 +201,8 @@ def labelled_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, st
 
 
 def pair_sample(rng: np.random.Generator, photos: list | None) -> tuple[list[Scene], list[tuple[str, str, str]]]:
-    """Two images of one labelled shape: the same thing seen twice, worn or not, or one that differs in exactly one respect."""
+    """Two images of one labelled shape: the same thing seen twice, worn or not, or one that differs in one respect or in
+    several."""
     first = labelled_scene(rng, photos, calm=rng.random() < 0.5)
     a, badge = first.things
     fields = {
@@ -193,29 +214,38 @@ def pair_sample(rng: np.random.Generator, photos: list | None) -> tuple[list[Sce
     }
     badges = PLAIN + tuple(SYMBOLS) + SIGNS
     options = {"shape": LABELLED, "colour": list(COLOURS), "badge": badges, "pattern": PATTERNS}
-    differs = _pick(rng, ["shape", "colour", "text", "text", "badge", "badge", "badge"]) if rng.random() < 0.5 else None
-    other = dict(fields)
-    if differs == "text":
-        other["text"] = random_string(rng, 6)
-    elif differs:
-        other[differs] = _pick(rng, [o for o in options[differs] if o != fields[differs]])
+    differs, other = _differing(rng) if rng.random() < 0.5 else [], dict(fields)
+    for respect in differs:
+        others = options.get(respect) or [random_string(rng, 6)]
+        other[respect] = _pick(rng, [o for o in others if o != fields[respect]] or ["NONE"])
     extra = {"badge_colour": badge.colour} if badge.colour != other["colour"] else {}
     second = labelled_scene(rng, photos, **other, **extra)
-    same = "yes" if differs is None else "no"
+    same = "no" if differs else "yes"
     respect = _pick(rng, ["shape", "colour", "text", "badge"])
     turns = [
+        ("Do both images show the same thing? Answer yes or no.", same, "two images"),
         ("Do both images show the same thing? Answer yes or no.", same, "two images"),
         (
             f"Is the {respect} the same in both images? Answer yes or no.",
             "yes" if other[respect] == fields[respect] else "no",
             "two images",
         ),
-        ("What differs between the images?", differs or "nothing", "two images"),
+        ("What differs between the images?", " and ".join(differs) or "nothing", "two images"),
+        ("Which colour is the large shape in each image?", f"{a.colour} and {other['colour']}", "two images"),
+        ("What is printed in each image?", f"{fields['text']} and {other['text']}", "read"),
         ("Which colour is the large shape in the second image?", other["colour"], "two images"),
         ("What is printed in the first image?", fields["text"], "read"),
         ("What is printed in the second image?", other["text"], "read"),
     ]
     return [first, second], turns
+
+
+def _differing(rng: np.random.Generator) -> list[str]:
+    """In which respects two things differ: one alone, or several, which is easier to see."""
+    if rng.random() < 0.45:
+        return [_pick(rng, ["shape", "colour", "text", "text", "badge", "badge", "badge"])]
+    several = rng.permutation(["shape", "colour", "text", "badge"])[: int(rng.integers(2, 5))]
+    return [respect for respect in ("shape", "colour", "text", "badge") if respect in several]
 
 
 def view_sample(rng: np.random.Generator, photos: list[np.ndarray]) -> tuple[list[Scene], list[tuple[str, str, str]]]:
@@ -261,6 +291,8 @@ def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = 
         scenes = [draw(rng, photos)]
         turns = ask(scenes[0], rng)
     chosen = [turns[i] for i in rng.permutation(len(turns))[: int(rng.integers(2, 5))]]
+    if scenes:
+        chosen = [(*reword(question, answer, rng), skill) for question, answer, skill in chosen]
     return Sample([s.image for s in scenes], chosen, [dense_labels(s) for s in scenes])
 
 
