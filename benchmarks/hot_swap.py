@@ -1,18 +1,19 @@
 """Are experts served, added, updated and removed under load without a failed or a wrongly answered request?
 
-    python benchmarks/hot_swap.py [--requests 10000] [--every 0.1] [--clients 16]
+    python benchmarks/hot_swap.py [--requests 10000] [--every 0.1] [--clients 16] [--vllm 0]
 
 The pocket base with four experts of random weights (speed does not depend on them; random ones differ clearly). Clients
 ask in a closed loop; what each version answers by itself is known beforehand, so that every answer is checked. In turn:
-without swaps, with a swap every `every` seconds, and, the plain way, one request at a time with the stack's own
-`activate`. Prints latencies, failures, wrong answers and the ratio of throughputs.
+one request at a time with the stack's own `activate` (the plain way), the engine without swaps, the engine with a swap
+every `every` seconds. `--vllm 1000` asks real vLLM as many requests too (`make serve-env`), without and with swaps.
+Prints latencies, failures, wrong answers and the ratio of throughputs.
 """
 
 import argparse
 import json
 import tempfile
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,10 @@ from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.serve.engine import Engine
+from mtive_nb.serve.export import export_trunk
+from mtive_nb.serve.load import Load, Swaps, closed_loop
 from mtive_nb.serve.pool import ExpertPool
+from mtive_nb.serve.vllm import VllmServer
 
 EXPERTS, TOKENS, PHOTOS = ("AE", "DD", "PM", "EX"), 4, 24
 SPEC = AdapterSpec(16, 16.0, ("vision.attention", "connector", "language"))
@@ -55,49 +59,82 @@ def make_records(home: Path) -> list[dict]:
     return records
 
 
-def load(engine: Engine, records: list[dict], truth: dict, *, requests: int, clients: int) -> dict:
-    """Requests in a closed loop; returns latencies and counts."""
-    seconds, wrong, failed, lock, left = [], 0, 0, threading.Lock(), iter(range(requests))
-
-    def client() -> None:
-        nonlocal wrong, failed
-        for k in left:
-            row, expert = k % PHOTOS, EXPERTS[k % len(EXPERTS)]
-            try:
-                request = engine.submit(records[row], expert, max_new_tokens=TOKENS)
-                text = request.text()
-                right = text == truth[expert, 2 - request.version.number % 2][row]
-            except Exception as error:  # noqa: BLE001 - counted and shown, whatever it is
-                print(f"failed: {error!r}", flush=True)
-                right, text = True, None
-            with lock:
-                failed += text is None
-                wrong += not right
-                if text is not None:
-                    seconds.append(request.seconds)
-
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    took = time.perf_counter() - started
-    return {"seconds": seconds, "wrong": wrong, "failed": failed, "rate": requests / took}
+def expert_of(k: int) -> str:
+    return EXPERTS[k % len(EXPERTS)]
 
 
-def swap_until(stop: threading.Event, pool: ExpertPool, home: Path, every: float, count: list[int]) -> None:
-    """Update the experts in turn, from one training to the other, and add and remove a fifth in between."""
-    k = 0
-    while not stop.wait(every):
-        expert, number = EXPERTS[k % len(EXPERTS)], pool.experts[EXPERTS[k % len(EXPERTS)]].versions
-        pool.update(expert, home / f"v{1 + max(number) % 2}", expert)  # version 1 is v1, 2 is v2, 3 is v1 ...
-        if k % 2 == 0:
-            pool.add("guest", home / "v1", "DD")
-        else:
-            pool.remove("guest")
-        count[0] += 2
-        k += 1
+def through_engine(
+    home: Path, stack: LoraStack, records: list[dict], truth: dict, given: argparse.Namespace
+) -> dict[str, Load | int]:
+    """The engine's loads, without swaps and with them."""
+    pool = ExpertPool(stack, trunk=None)
+    for expert in EXPERTS:
+        pool.add(expert, home / "v1")
+
+    def swap(k: int) -> None:
+        """An update of one expert, from one training to the other, and the coming or going of a guest."""
+        number = max(pool.experts[expert_of(k)].versions)
+        pool.update(expert_of(k), home / f"v{1 + number % 2}", expert_of(k))  # version 1 is v1, 2 is v2, 3 is v1 ...
+        pool.add("guest", home / "v1", "DD") if k % 2 == 0 else pool.remove("guest")
+
+    with Engine(pool, root=home, side_px=140, max_batch=16) as engine:
+
+        def ask(k: int) -> bool:
+            request = engine.submit(records[k % PHOTOS], expert_of(k), max_new_tokens=TOKENS)
+            return request.text() == truth[expert_of(k), 2 - request.version.number % 2][k % PHOTOS]
+
+        return both_ways(ask, swap, requests=given.requests, given=given)
+
+
+def through_vllm(
+    home: Path, stack: LoraStack, records: list[dict], truth: dict, given: argparse.Namespace
+) -> dict[str, Load | int]:
+    """The same through real vLLM on this machine's processor."""
+    experts = {expert: home / "v1" / expert for expert in EXPERTS}
+    options = ("--enforce-eager", "--max-num-seqs", "16")
+    server = VllmServer(
+        export_trunk(stack, home / "trunk", None), experts, log=home / "log", dtype="float32", options=options
+    )
+
+    def ask(k: int) -> bool:
+        reply = server.ask(records[k % PHOTOS], expert_of(k), root=home, side_px=140, max_new_tokens=TOKENS)
+        return reply.text == truth[expert_of(k), 2 - int(reply.version.split("@")[1]) % 2][k % PHOTOS]
+
+    def swap(k: int) -> None:
+        number = server.versions[expert_of(k)]
+        server.serve(expert_of(k), home / f"v{1 + number % 2}" / expert_of(k))
+        server.serve("guest", home / "v1" / "DD") if k % 2 == 0 else server.remove("guest")
+
+    with server:
+        return both_ways(ask, swap, requests=given.vllm, given=given)
+
+
+def both_ways(ask: Callable, swap: Callable, *, requests: int, given: argparse.Namespace) -> dict[str, Load | int]:
+    """A load without swaps, then one with a swap every so often."""
+    still = closed_loop(ask, requests=max(20, requests // 5), clients=given.clients)
+    with Swaps(swap, every_s=given.every) as swaps:
+        swapping = closed_loop(ask, requests=requests, clients=given.clients)
+    for error in {*still.errors, *swapping.errors}:
+        print(f"failed: {error}", flush=True)
+    return {"still": still, "swapping": swapping, "swaps": 2 * swaps.done}
+
+
+def rows_of(way: str, loads: dict[str, Load | int], one_by_one: float) -> list[tuple[str, float, str, str]]:
+    still, swapping = loads["still"], loads["swapping"]
+    rows = [
+        (f"{way}_requests", len(swapping.seconds), "requests answered while swapping", "none"),
+        (f"{way}_swaps", loads["swaps"], "adds, updates, removals", "none"),
+        (f"{way}_failed", still.failed + swapping.failed, "requests", "lower"),
+        (f"{way}_wrong_expert", still.wrong + swapping.wrong, "requests", "lower"),
+        (f"{way}_throughput_ratio", still.rate / one_by_one, "times one at a time", "higher"),
+    ]
+    for share in (50, 99):
+        with_swaps, without = swapping.percentile_s(share), still.percentile_s(share)
+        rows.append(
+            (f"{way}_p{share}_ratio", with_swaps / without, "latency while swapping over latency without", "lower")
+        )
+        rows.append((f"{way}_p{share}_s", with_swaps, "s, while swapping", "lower"))
+    return rows
 
 
 def main() -> None:
@@ -105,43 +142,27 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--every", type=float, default=0.1)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--vllm", type=int, default=0, help="requests to vLLM; 0 leaves it out")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         home, stack = Path(name), LoraStack(load_vlm("pocket", max_px=140))
         save_experts(stack, home)
         records, truth = make_records(home), {}
+        options = {"root": home, "max_new_tokens": TOKENS, "side_px": 140}
         for training in (1, 2):
             for expert in EXPERTS:
                 stack.load(home / f"v{training}", expert)
-                truth[expert, training] = generate_answers(
-                    stack, records, root=home, max_new_tokens=TOKENS, side_px=140
-                )
-                if training == 1 and expert == EXPERTS[0]:
+                truth[expert, training] = generate_answers(stack, records, **options)
+                if (expert, training) == (EXPERTS[0], 1):
                     started = time.perf_counter()
                     for record in records:
                         stack.activate(expert)
-                        generate_answers(stack, [record], root=home, max_new_tokens=TOKENS, side_px=140)
+                        generate_answers(stack, [record], **options)
                     one_by_one = len(records) / (time.perf_counter() - started)
                 stack.unload(expert)
-        pool = ExpertPool(stack, trunk=None)
-        for expert in EXPERTS:
-            pool.add(expert, home / "v1")
-        swaps, stop = [0], threading.Event()
-        with Engine(pool, root=home, side_px=140, max_batch=16) as engine:
-            still = load(engine, records, truth, requests=given.requests // 5, clients=given.clients)
-            swapper = threading.Thread(target=swap_until, args=(stop, pool, home, given.every, swaps))
-            swapper.start()
-            swapped = load(engine, records, truth, requests=given.requests, clients=given.clients)
-            stop.set()
-            swapper.join()
-    rows = [("requests", given.requests, "requests while swapping", "none"), ("swaps", swaps[0], "adds, updates, removals", "none"),
-            ("failed", still["failed"] + swapped["failed"], "requests", "lower"),
-            ("wrong_expert", still["wrong"] + swapped["wrong"], "requests", "lower"),
-            ("throughput_ratio", still["rate"] / one_by_one, "times one at a time", "higher")]  # fmt: skip
-    for share in (50, 99):
-        a, b = (float(np.percentile(x["seconds"], share)) for x in (still, swapped))
-        rows.append((f"p{share}_ratio", b / a, "latency while swapping over latency without", "lower"))
-        rows.append((f"p{share}_s", b, "s, while swapping", "lower"))
+        rows = rows_of("engine", through_engine(home, stack, records, truth, given), one_by_one)
+        if given.vllm:
+            rows += rows_of("vllm", through_vllm(home, stack, records, truth, given), one_by_one)
     for metric, value, unit, better in rows:
         print(json.dumps({"metric": metric, "value": round(value, 4), "unit": unit, "better": better}))
 

@@ -1,6 +1,6 @@
 """Does stage 1 through the package train faster than a plain Trainer + PEFT script, to the same loss?
 
-    python benchmarks/training.py [--steps 60] [--batch 16] [--rounds 3]
+    python benchmarks/training.py [--steps 60] [--batch 16] [--accumulate 4] [--rounds 3]
 
 Same model, same records, same number of steps and records a step. The two run in turn, `rounds` times; the figures are
 medians over rounds. The plain way is what the documentation of transformers and PEFT shows: photos opened in the
@@ -63,8 +63,10 @@ def plain(records: list[dict], *, root: Path, steps: int, batch: int, folder: Pa
     return model, time.perf_counter() - started
 
 
-def package(records: list[dict], *, root: Path, steps: int, batch: int, folder: Path) -> tuple[torch.nn.Module, float]:
-    """The same through the package."""
+def package(
+    records: list[dict], *, root: Path, steps: int, batch: int, folder: Path, accumulate: int
+) -> tuple[torch.nn.Module, float]:
+    """The same through the package, a step's records in `accumulate` batches."""
     stack = LoraStack(load_vlm("pocket", max_px=MAX_PX))
     stack.add("PT", SPEC)
     started = time.perf_counter()
@@ -75,7 +77,8 @@ def package(records: list[dict], *, root: Path, steps: int, batch: int, folder: 
         root=root,
         checkpoints=folder,
         steps=steps,
-        batch=batch,
+        batch=batch // accumulate,
+        accumulate=accumulate,
         rate=RATE,
         side_px=MAX_PX,
         save_steps=10**6,
@@ -96,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--accumulate", type=int, default=4, help="batches of a step, through the package")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -108,9 +112,9 @@ def main() -> None:
             seconds, loss = {}, {}
             for way in (plain, package) if k % 2 == 0 else (package, plain):
                 set_seed(k)
-                model, seconds[way] = way(
-                    train, root=root, steps=given.steps, batch=given.batch, folder=Path(name) / f"{way.__name__}{k}"
-                )
+                own = {"accumulate": given.accumulate} if way is package else {}
+                folder = Path(name) / f"{way.__name__}{k}"
+                model, seconds[way] = way(train, root=root, steps=given.steps, batch=given.batch, folder=folder, **own)
                 loss[way] = held_out_loss(model, test, root=root)
             ratios.append(seconds[plain] / seconds[package])
             losses.append(loss[package] - loss[plain])

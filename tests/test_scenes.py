@@ -8,11 +8,13 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image
 
+from mtive_nb.data import emdiv_questions as ask
 from mtive_nb.data.mart_vocab import BRANDS, CATEGORIES
 from mtive_nb.data.scene_kinds import dense_labels
 from mtive_nb.data.scene_questions import NUMBERS, SHARES, SKILLS, load_unlabelled, make_sample
 from mtive_nb.data.scene_shapes import CONTAINERS, PLAIN, SHAPES, SIGNS, SYMBOLS, shape_mask
 from mtive_nb.data.scene_wear import WORN, in_the_way
+from mtive_nb.data.scene_wordings import WORDINGS, YES_NO, reword
 from mtive_nb.data.scenes import (
     CELL_PX,
     CHARACTERS,
@@ -51,6 +53,39 @@ def test_every_skill_is_asked_and_no_fact_of_a_shop():
     shop = set(CATEGORIES) | {b.lower() for b in BRANDS if len(b) > 3}
     for word in {"product", "expiry", "brand", "package", "packaging"} | shop - {"water"}:
         assert not re.search(rf"\b{word}\b", text), word
+
+
+def test_no_question_is_one_of_a_shop():
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z ]", "", text.lower().removesuffix(YES_NO.lower()))
+
+    groups = (ask.AE_AUG, ask.EX_AUG)
+    shop = {ask.AE_GEN, ask.DD_GEN, ask.DD_BIN, ask.PM_GEN, ask.PM_BIN, ask.EX_GEN, *ask.EX_BIN.values()}
+    shop |= {*ask.DD_AUG_YES_NO, *ask.DD_AUG_KIND, *ask.PM_AUG_PAIR}
+    shop |= {q for group in groups for questions in group.values() for q in questions}
+    asked = {plain(q) for s in samples(600) for q, _, _ in s.turns}
+    own = {"colour", "which colour does it have"}  # a colour has no other words
+    assert asked & {plain(q) for q in shop} <= own | {"what is this"}
+
+
+@pytest.mark.parametrize("form", WORDINGS)
+def test_another_wording_keeps_the_truth_or_turns_it(form):
+    colour = "red" if "{colour}" in form else "{}"
+    question = form.replace("{colour}", colour).replace("{}", "the large shape") + YES_NO
+    found = {reword(question, "yes", np.random.default_rng(k)) for k in range(120)}
+    assert len({q.removesuffix(YES_NO) for q, _ in found}) > 3
+    assert any(q.endswith(YES_NO) for q, _ in found) and any(not q.endswith(YES_NO) for q, _ in found)
+    contrary = any(other.startswith("not: ") for other in WORDINGS[form])
+    assert {answer for _, answer in found} == ({"yes", "no"} if contrary else {"yes"})
+    for asked, answer in found:
+        assert "{" not in asked
+        turned = re.search(r"damage|broken|wrong|flaw|suffer|harmed|differ|another", asked)
+        assert (answer == "no") == bool(contrary and turned), asked
+
+
+def test_what_stands_behind_a_few_letters_is_asked_for():
+    behind = [(q, a) for s in samples(300, shares={"text": 1.0}) for q, a, _ in s.turns if "printed behind" in q]
+    assert len(behind) > 5 and all(answer and not answer.startswith((" ", ":")) for _, answer in behind)
 
 
 def test_yes_and_no_are_about_equally_likely():

@@ -7,7 +7,7 @@ from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import train_adapter
+from mtive_nb.model.train import SortedSteps, train_adapter
 
 SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))
 
@@ -30,6 +30,19 @@ def test_labels_are_the_answer_and_its_end_mark(tiny, records, photo_folder):
         kept = ids[labels != IGNORE]
         assert tiny.processor.tokenizer.decode(kept) == record["answer"] + "<|im_end|>"
         assert torch.equal(kept, labels[labels != IGNORE])
+
+
+def test_steps_hold_random_records_sorted_by_length():
+    lengths = [7, 3, 9, 1, 8, 2, 6, 4, 5, 0]
+    sampler = SortedSteps(lengths, size=4, seed=0)
+    first = list(sampler)
+    assert sorted(first) == list(range(10)) and len(sampler) == 10
+    steps = [first[i : i + 4] for i in (0, 4, 8)]
+    assert all([lengths[k] for k in step] == sorted(lengths[k] for k in step) for step in steps)
+    assert [lengths[k] for k in steps[0]] != [0, 1, 2, 3], "whole steps are not of one length"
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first
 
 
 def test_images_beyond_one_stay_with_their_rows(tiny, records, photo_folder):

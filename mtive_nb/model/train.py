@@ -26,15 +26,15 @@ from mtive_nb.run import progress
 CHECKPOINT = "trainable.safetensors"
 
 
-class LikeLengthSampler(Sampler[int]):
-    """Batches of records of like length, in shuffled order: little padding, and steps that meet every form of record.
+class SortedSteps(Sampler[int]):
+    """Records in random order, each optimizer step's sorted by length: its batches need little padding.
 
-    `pool` batches are sorted by length at a time. The order depends on seed and epoch alone, so that a resumed epoch
-    sees the same batches.
+    A step of `size` records sees what it would without sorting; sorting across steps was faster and learned less
+    (LOG.md). The order depends on seed and epoch alone, so that a resumed epoch sees the same batches.
     """
 
-    def __init__(self, lengths: list[int], *, batch: int, seed: int, pool: int = 16) -> None:
-        self.lengths, self.batch, self.seed, self.pool, self.epoch = np.array(lengths), batch, seed, pool, 0
+    def __init__(self, lengths: list[int], *, size: int, seed: int) -> None:
+        self.lengths, self.size, self.seed, self.epoch = np.array(lengths), size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -43,18 +43,10 @@ class LikeLengthSampler(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order, size, batches = rng.permutation(len(self)), self.pool * self.batch, []
-        for start in range(0, len(self), size):
-            some = order[start : start + size]
-            some = some[np.argsort(self.lengths[some], kind="stable")]
-            batches += [some[i : i + self.batch] for i in range(0, len(some), self.batch)]
-        whole = [b for b in batches if len(b) == self.batch]  # a short batch goes last, or it would shift all others
-        rest = [b for b in batches if len(b) < self.batch]
-        for k in rng.permutation(len(whole)):
-            yield from whole[k].tolist()
-        for b in rest:
-            yield from b.tolist()
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self))
+        for start in range(0, len(self), self.size):
+            step = order[start : start + self.size]
+            yield from step[np.argsort(self.lengths[step], kind="stable")].tolist()
 
 
 class TrainableCheckpoints(Trainer):
@@ -78,7 +70,7 @@ class TrainableCheckpoints(Trainer):
 
 
 class StageTrainer(TrainableCheckpoints):
-    """Trainer with MTIVE's loss and length grouping, and a mixture's load-balance loss where there is one."""
+    """Trainer with MTIVE's loss, steps sorted by length, and a mixture's load-balance loss where there is one."""
 
     def __init__(self, *args: object, beta: float = 0.0, mixture: LoraMixture | None = None, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -99,7 +91,8 @@ class StageTrainer(TrainableCheckpoints):
 
     def _get_train_sampler(self, train_dataset: RecordDataset | None = None) -> Sampler:
         data = train_dataset or self.train_dataset
-        return LikeLengthSampler(data.lengths(), batch=self.args.train_batch_size, seed=self.args.seed)
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return SortedSteps(data.lengths(), size=step, seed=self.args.seed)
 
 
 class Watch(TrainerCallback):

@@ -1,0 +1,66 @@
+"""A stack as folders that stock vLLM serves: a trunk merged once and experts beside it, or one branch as one adapter.
+
+vLLM puts one LoRA on a request, so what stands below an expert has to be in the weights, or in the expert itself.
+"""
+
+import shutil
+from pathlib import Path
+
+from peft import PeftModel
+
+from mtive_nb.model.stack import LoraStack
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
+
+
+def export_trunk(stack: LoraStack, folder: Path, name: str | None) -> Path:
+    """Write base + `name` with its ancestors (None: the bare base), merged, with the processor; returns the folder."""
+    merged = stack.merged_trunk(name)
+    merged.model.save_pretrained(folder)
+    merged.processor.save_pretrained(folder)
+    return Path(folder)
+
+
+def export_expert(stack: LoraStack, saved: Path, folder: Path, name: str, *, trunk: str | None) -> Path:
+    """Copy the saved adapter `saved` / name to `folder` / name, if it belongs right above `trunk`; returns where.
+
+    Errors: LineageError for another base, changed weights or absent parents; ValueError for another parent or for DoRA.
+    """
+    row, parent = stack.check_line("adapters", Path(saved) / name / "adapter_model.safetensors")
+    if parent != trunk:
+        raise ValueError(f"{Path(saved) / name} stands on {parent!r}, the exported trunk is {trunk!r}")
+    if row["spec"]["dora"]:
+        raise ValueError(f"{Path(saved) / name} is a DoRA adapter, which vLLM cannot serve: flatten or merge it")
+    return Path(shutil.copytree(Path(saved) / name, Path(folder) / name, dirs_exist_ok=True))
+
+
+def export_flat(stack: LoraStack, folder: Path, name: str) -> Path:
+    """Write the branch of `name` as one adapter over the bare base, `folder` / name; its rank is the sum of ranks.
+
+    B = [s_PT B_PT, s_IT B_IT, s_E B_E] and A likewise stacked: the same function without any merging.
+    Errors: ValueError for a branch with DoRA, whose parts cannot be concatenated.
+    """
+    branch = stack.branch(name)
+    if any(stack.specs[a].dora for a in branch):
+        raise ValueError(f"branch {branch} holds a DoRA adapter, which cannot be concatenated")
+    active, flat = stack.active, name  # the folder is called after the adapter
+    model: PeftModel = stack.peft
+    model.add_weighted_adapter(list(branch), [1.0] * len(branch), adapter_name="flat", combination_type="cat")
+    try:
+        scratch = Path(folder) / ".flat"
+        model.save_pretrained(scratch, selected_adapters=["flat"], save_embedding_layers=False)
+        shutil.rmtree(Path(folder) / flat, ignore_errors=True)
+        shutil.move(scratch / "flat", Path(folder) / flat)
+        shutil.rmtree(scratch)
+    finally:
+        model.delete_adapter("flat")
+        stack.activate(active[-1] if active else None)
+    return Path(folder) / flat
+
+
+def rank_room(ranks: list[int]) -> int:
+    """The smallest of vLLM's ranks that holds all of `ranks`. Errors: ValueError where none does."""
+    room = [r for r in RANKS if r >= max(ranks)]
+    if not room:
+        raise ValueError(f"ranks: found {max(ranks)}, vLLM serves {RANKS[-1]} at most")
+    return room[0]

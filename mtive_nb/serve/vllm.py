@@ -1,0 +1,218 @@
+"""Real vLLM as a server of the experts: started, waited for, asked, and its experts swapped while it runs.
+
+Versions have names of their own ("DD@2"): an answer under one name never comes from two contents. A swap is believed
+when an answer shows it, not when the API says so.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import openai
+
+from mtive_nb.model.batches import cached_image
+from mtive_nb.serve.export import rank_room
+from mtive_nb.serve.parity import Reply
+
+BASE = "trunk"  # what requests without an expert are addressed to
+TAIL = 2000  # characters of the server's log in an error
+
+
+def serve_python() -> str | None:
+    """The Python of an environment with vLLM: MTIVE_SERVE_PYTHON, `.venv-serve` (make serve-env), or None."""
+    beside = Path(__file__).parents[2] / ".venv-serve"
+    whole = (beside / ".installed").is_file()  # the Makefile's stamp, written last
+    return os.environ.get("MTIVE_SERVE_PYTHON") or (str(beside / "bin" / "python") if whole else None)
+
+
+class VllmServer:
+    """vLLM's OpenAI-compatible server over an exported trunk. Use as a context: inside, it is healthy.
+
+    `experts` are those in service from the start, {name: folder}; each is served as its version 1, "DD@1", and requests
+    to "DD" go to the newest version. `options` go to the command line as they are. May be used from several threads.
+    Errors: FileNotFoundError where no environment has vLLM; RuntimeError, with the end of its log, where it does not start.
+    """
+
+    def __init__(self, trunk: Path, experts: Mapping[str, Path] | None = None, *, python: str | None = None, log: Path,
+                 max_loras: int = 8, max_rank: int | None = None, max_len_tok: int = 512, dtype: str = "auto",
+                 limit_s: float = 300.0, options: tuple[str, ...] = ()) -> None:  # fmt: skip
+        self.trunk, self.log, self.limit_s = Path(trunk), Path(log), limit_s
+        self.served = {f"{name}@1": Path(folder) for name, folder in (experts or {}).items()}  # by versioned name
+        self.newest = dict.fromkeys(experts or {}, 1)  # the version that requests get
+        self.versions = dict(self.newest)  # the last one given
+        self._held, self._books = Counter(), threading.Condition()
+        self.python = python or serve_python()
+        if self.python is None:
+            raise FileNotFoundError("no environment with vLLM: run `make serve-env`, or set MTIVE_SERVE_PYTHON")
+        ranks = [json.loads((Path(f) / "adapter_config.json").read_text())["r"] for f in self.served.values()]
+        self.max_rank = max_rank or rank_room(ranks or [16])
+        self.max_loras, self.max_len_tok, self.dtype, self.options = max_loras, max_len_tok, dtype, options
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        self.process: subprocess.Popen | None = None
+
+    def command(self) -> list[str]:
+        """The exact command that serves, as a user would type it."""
+        modules = [f"{name}={folder.resolve()}" for name, folder in self.served.items()]
+        return [
+            self.python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.trunk.resolve()),
+            "--served-model-name", BASE, "--host", "127.0.0.1", "--port", str(self.port), "--dtype", self.dtype,
+            "--max-model-len", str(self.max_len_tok), "--enable-lora", "--enable-tower-connector-lora",
+            "--max-loras", str(self.max_loras), "--max-lora-rank", str(self.max_rank), *self.options,
+            *(["--lora-modules", *modules] if modules else []),
+        ]  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """What the server needs beside its command: experts may be loaded while it runs; no hub is asked."""
+        own = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        return os.environ | own | {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
+
+    def __enter__(self) -> "VllmServer":
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                self.command(), env=self.environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            self._wait_until_healthy()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _wait_until_healthy(self) -> None:
+        until = time.monotonic() + self.limit_s
+        while time.monotonic() < until:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"vLLM ended with {self.process.returncode}; the end of {self.log}:\n{self._tail()}")
+            try:
+                if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+        raise RuntimeError(f"vLLM is not healthy after {self.limit_s:.0f} s; the end of {self.log}:\n{self._tail()}")
+
+    def _tail(self) -> str:
+        return self.log.read_text(errors="replace")[-TAIL:]
+
+    def __exit__(self, *_: object) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.client.close()
+
+    def serve(self, expert: str, folder: Path) -> str:
+        """Put an expert, or its next version, into service without interrupting anything; returns the versioned name.
+
+        Requests to the expert get the new version from now on. The one before goes when the last request that started
+        with it has ended. One thread at a time may call it for one expert.
+        """
+        number = self.versions.get(expert, 0) + 1
+        self.versions[expert] = number  # never given again, even if what follows fails
+        name, old = f"{expert}@{number}", self.current(expert)
+        self._post("load_lora_adapter", {"lora_name": name, "lora_path": str(Path(folder).resolve())})
+        with self._books:
+            self.served[name], self.newest[expert] = Path(folder), number
+        if old:
+            self._unload(old)
+        return name
+
+    def remove(self, expert: str) -> None:
+        """Take an expert out of service; requests that started with it still end well."""
+        name = self.current(expert)
+        if name is None:
+            raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.newest)}")
+        with self._books:
+            del self.newest[expert]
+        self._unload(name)
+
+    def current(self, expert: str) -> str | None:
+        """The versioned name that requests to `expert` go to; None where it is not in service."""
+        return f"{expert}@{self.newest[expert]}" if expert in self.newest else None
+
+    def _unload(self, name: str) -> None:
+        with self._books:
+            self._books.wait_for(lambda: not self._held[name])
+            del self.served[name]
+        self._post("unload_lora_adapter", {"lora_name": name})
+
+    def _post(self, what: str, body: dict) -> None:
+        reply = httpx.post(f"{self.url}/v1/{what}", json=body, timeout=120)
+        if reply.status_code != 200:
+            raise RuntimeError(f"vLLM, {what} {body}: HTTP {reply.status_code}: {reply.text[:300]}")
+
+    def ask(self, record: dict, expert: str | None = None, *, root: Path = Path(), side_px: int | None = None,
+            max_new_tokens: int = 64) -> Reply:  # fmt: skip
+        """The greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
+
+        Errors: KeyError for an expert that is not in service, openai.APIError.
+        """
+        turns = chat_with_photos(record, root=root, side_px=side_px)
+        with self._books:
+            if expert is not None and expert not in self.newest:
+                raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.newest)}")
+            name = self.current(expert) if expert else BASE
+            self._held[name] += 1
+        try:
+            said = self.client.chat.completions.create(
+                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True
+            ).choices[0]
+        finally:
+            with self._books:
+                self._held[name] -= 1
+                self._books.notify_all()
+        logprobs = tuple(token.logprob for token in said.logprobs.content)
+        return Reply(said.message.content.strip(), logprobs, name)
+
+
+def chat_with_photos(record: dict, *, root: Path, side_px: int | None) -> list[dict]:
+    """A record's turns up to its answer in OpenAI's format; photos as the model's own pipeline would see them, PNG."""
+    photos, turns = iter(record["images"]), []
+    for turn in record["messages"][:-1]:
+        parts = turn["content"] if isinstance(turn["content"], list) else [{"type": "text", "text": turn["content"]}]
+        shown = [_photo(Path(root) / next(photos), side_px) if p["type"] == "image" else p for p in parts]
+        turns.append({"role": turn["role"], "content": shown})
+    return turns
+
+
+def _photo(path: Path, side_px: int | None) -> dict:
+    packed = BytesIO()
+    cached_image(str(path), side_px).save(packed, format="PNG")
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64encode(packed.getvalue()).decode()}"}}
+
+
+def main() -> None:
+    """Serve what notebook 14 exported until Ctrl-C: python -m mtive_nb.serve.vllm outputs/pocket/14_serving."""
+    folder = Path(sys.argv[1])
+    experts = {f.name: f for f in sorted((folder / "experts").iterdir())}
+    with VllmServer(folder / "trunk", experts, log=folder / "vllm.log") as server:
+        print(
+            f"{' '.join(server.command())}\n{server.url}/v1 serves {[BASE, *server.served]}; Ctrl-C ends it",
+            flush=True,
+        )
+        try:
+            server.process.wait()
+        except KeyboardInterrupt:
+            print("ending")
+
+
+if __name__ == "__main__":
+    main()

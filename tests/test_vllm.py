@@ -1,0 +1,225 @@
+"""Export for vLLM, and real vLLM where an environment has it: parity with the live stack, hot swap, refusals."""
+
+import sys
+import time
+
+import httpx
+import openai
+import pytest
+import torch
+
+from mtive_nb.model.lineage import LineageError
+from mtive_nb.model.load import load_vlm
+from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
+from mtive_nb.serve.export import export_expert, export_flat, export_trunk, rank_room
+from mtive_nb.serve.load import Swaps, closed_loop
+from mtive_nb.serve.parity import Reply, compare, live_replies
+from mtive_nb.serve.vllm import VllmServer, chat_with_photos, serve_python
+
+SPECS = {
+    "AE": AdapterSpec(8, 8, ("language", "connector")),
+    "DD": AdapterSpec(16, 16, ("vision.attention", "connector", "language.attention")),
+}
+TOKENS = 6
+TOLERANCE = 2e-3  # nats, between two implementations in float32
+
+real = pytest.mark.skipif(serve_python() is None, reason="vLLM: no environment has it; `make serve-env` makes one")
+
+
+@pytest.fixture(scope="module")
+def home(tiny_folder, tmp_path_factory):
+    """A stack with experts in two trainings, v1 and v2, and what vLLM is to serve of them."""
+    home = tmp_path_factory.mktemp("served")
+    stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32"))
+    stack.add("IT", AdapterSpec(8, 16, ("vision.attention", "connector", "language.attention")))
+    torch.manual_seed(1)
+    for weight in (w for n, w in stack.adapter_weights("IT").items() if "lora_B" in n):
+        weight.normal_(0, 0.2)
+    stack.save(home / "stack", "IT")
+    for training in (1, 2):
+        for name, spec in SPECS.items():
+            stack.add(name, spec, parent="IT")
+            for weight in (w for n, w in stack.adapter_weights(name).items() if "lora_B" in n):
+                weight.normal_(0, 0.3)
+            stack.save(home / f"v{training}", name)
+            stack.unload(name)
+    export_trunk(stack, home / "trunk", "IT")
+    for training in (1, 2):
+        for name in SPECS:
+            export_expert(stack, home / f"v{training}", home / f"served{training}", name, trunk="IT")
+    return home
+
+
+@pytest.fixture(scope="module")
+def stacks(home, tiny_folder):
+    """{training: the live stack with its experts}."""
+    base = str(tiny_folder)
+    return {
+        k: load_stack(load_vlm(base, dtype="float32"), (home / "stack", "IT"), *((home / f"v{k}", n) for n in SPECS))
+        for k in (1, 2)
+    }
+
+
+def replies(stack, name, records, root) -> list[Reply]:
+    stack.activate(name)
+    return live_replies(stack, records, root=root, max_new_tokens=TOKENS)
+
+
+def test_exported_trunk_with_an_expert_is_the_live_stack(home, stacks, some_records, photo_folder):
+    served = LoraStack(load_vlm(str(home / "trunk"), dtype="float32"))
+    from peft import PeftModel
+
+    for name in SPECS:
+        served.peft = PeftModel.from_pretrained(
+            load_vlm(str(home / "trunk"), dtype="float32").model, home / "served1" / name
+        )
+        said = live_replies(served, some_records, root=photo_folder, max_new_tokens=TOKENS)
+        found = compare(replies(stacks[1], name, some_records, photo_folder), said)
+        assert found.n == 12 and found.same == 1.0 and found.largest_nats < 1e-4
+
+
+def test_flattened_branch_over_the_bare_base_is_the_live_stack(
+    stacks, tiny_folder, tmp_path, some_records, photo_folder
+):
+    from peft import PeftModel
+
+    stack = stacks[1]
+    live = replies(stack, "DD", some_records, photo_folder)
+    flat = export_flat(stack, tmp_path, "DD")
+    assert stack.active == ("IT", "DD") and not [n for n, _ in stack.model.named_parameters() if ".flat." in n]
+    served = LoraStack(load_vlm(str(tiny_folder), dtype="float32"))
+    served.peft = PeftModel.from_pretrained(served.vlm.model, flat)
+    assert served.peft.peft_config["default"].r == 24
+    found = compare(live, live_replies(served, some_records, root=photo_folder, max_new_tokens=TOKENS))
+    assert found.same == 1.0 and found.largest_nats < 1e-4
+
+
+def test_an_expert_of_another_trunk_or_with_changed_weights_is_not_exported(home, stacks, tmp_path):
+    with pytest.raises(ValueError, match="stands on 'IT', the exported trunk is None"):
+        export_expert(stacks[1], home / "v1", tmp_path, "DD", trunk=None)
+    weights = home / "v2" / "DD" / "adapter_model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + b"?")
+    try:
+        with pytest.raises(LineageError, match="changed"):
+            export_expert(stacks[1], home / "v2", tmp_path, "DD", trunk="IT")
+    finally:
+        weights.write_bytes(kept)
+    assert not list(tmp_path.iterdir())
+
+
+def test_parity_counts_departures_and_the_largest_difference():
+    one = [Reply("yes", (-0.1, -0.2)), Reply("no", (-0.5,))]
+    other = [Reply("yes", (-0.1, -0.25, -3.0)), Reply("yes", (-0.9,))]
+    found = compare(one, other)
+    assert (found.n, found.same) == (2, 0.5) and found.largest_nats == pytest.approx(0.05)
+
+
+def test_room_for_ranks_is_one_of_vllms():
+    assert [rank_room([r]) for r in (1, 4, 16, 24, 65)] == [1, 8, 16, 32, 128]
+    with pytest.raises(ValueError, match="512 at most"):
+        rank_room([16, 600])
+
+
+def test_a_load_counts_what_fails_and_what_is_wrong():
+    def ask(k: int) -> bool:
+        if k == 3:
+            raise OSError("gone")
+        return k != 5
+
+    load = closed_loop(ask, requests=20, clients=4)
+    assert (load.failed, load.wrong, len(load.seconds)) == (1, 1, 19)
+    assert load.errors == ["OSError('gone')"] and load.rate > 0 and load.percentile_s(50) >= 0
+
+
+def test_an_error_of_a_swap_is_not_lost():
+    with pytest.raises(ValueError, match="no such"):
+        with Swaps(lambda k: (_ for _ in ()).throw(ValueError("no such")), every_s=0.01):
+            closed_loop(lambda k: time.sleep(0.01) is None, requests=8, clients=1)
+
+
+def test_photos_travel_as_the_pipeline_sees_them(some_records, photo_folder):
+    turns = chat_with_photos(some_records[1], root=photo_folder, side_px=None)
+    kinds = [part["type"] for part in turns[0]["content"]]
+    assert kinds.count("image_url") == len(some_records[1]["images"]) and kinds[-1] == "text"
+    assert turns[0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+def test_a_server_that_does_not_start_says_why(home, tmp_path):
+    (tmp_path / "vllm").mkdir()  # a `vllm` that is none, for this Python to find
+    server = VllmServer(home / "trunk", python=sys.executable, log=tmp_path / "log", limit_s=60)
+    with pytest.raises(RuntimeError, match="vLLM ended with 1; the end of .*log"):
+        with server:
+            pass
+    assert server.process.poll() is not None
+
+
+@pytest.fixture(scope="module")
+def server(home, tmp_path_factory):
+    experts = {name: home / "served1" / name for name in SPECS}
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    options = ("--enforce-eager", "--max-num-seqs", "8")
+    with VllmServer(home / "trunk", experts, log=log, dtype="float32", options=options) as server:
+        yield server
+
+
+def asked(server, expert, records, root) -> list[Reply]:
+    return [server.ask(r, expert, root=root, max_new_tokens=TOKENS) for r in records]
+
+
+@real
+@pytest.mark.parametrize("name", [None, *SPECS])
+def test_vllm_answers_as_the_live_stack(server, stacks, some_records, photo_folder, name):
+    live = replies(stacks[1], name or "IT", some_records, photo_folder)
+    found = compare(live, asked(server, name, some_records, photo_folder))
+    assert found.same == 1.0 and found.largest_nats < TOLERANCE
+
+
+@real
+def test_a_new_version_answers_in_place_of_the_old_one(server, stacks, home, some_records, photo_folder):
+    before = asked(server, "DD", some_records, photo_folder)
+    assert {reply.version for reply in before} == {"DD@1"}
+    assert server.serve("DD", home / "served2" / "DD") == "DD@2"
+    new = asked(server, "DD", some_records, photo_folder)
+    live = compare(replies(stacks[2], "DD", some_records, photo_folder), new)
+    assert live.same == 1.0 and live.largest_nats < TOLERANCE and {reply.version for reply in new} == {"DD@2"}
+    assert compare(before, new).same < 1.0  # the swap is seen in the answers
+    with pytest.raises(openai.NotFoundError):
+        server.client.chat.completions.create(model="DD@1", messages=[{"role": "user", "content": "x"}])
+    assert server.serve("guest", home / "served1" / "DD") == "guest@1"
+    guest = asked(server, "guest", some_records, photo_folder)
+    assert compare(before, guest).same == 1.0
+    server.remove("guest")
+    with pytest.raises(KeyError, match="no expert 'guest'"):
+        server.ask(some_records[0], "guest", root=photo_folder)
+    assert server.serve("guest", home / "served2" / "DD") == "guest@2"  # a name is never given twice
+
+
+@real
+def test_swaps_under_load_fail_no_request(server, home, some_records, photo_folder):
+    truth = {}
+    for training in (2, 1):
+        server.serve("AE", home / f"served{training}" / "AE")
+        truth[training] = [r.text for r in asked(server, "AE", some_records, photo_folder)]
+    first = server.versions["AE"]  # of training 1; the next is of training 2, and so on
+
+    def ask(k: int) -> bool:
+        row = k % len(some_records)
+        reply = server.ask(some_records[row], "AE", root=photo_folder, max_new_tokens=TOKENS)
+        training = 1 + (int(reply.version.split("@")[1]) - first) % 2
+        return reply.text == truth[training][row]
+
+    with Swaps(lambda k: server.serve("AE", home / f"served{2 - k % 2}" / "AE"), every_s=0.05) as swaps:
+        load = closed_loop(ask, requests=80, clients=4)
+    assert (load.failed, load.wrong, len(load.seconds)) == (0, 0, 80), load.errors[:3]
+    assert swaps.done > 1 and truth[1] != truth[2]
+
+
+@real
+def test_a_folder_that_is_no_expert_is_refused_and_nothing_else_changes(server, tmp_path, some_records, photo_folder):
+    before = asked(server, "AE", some_records[:3], photo_folder)
+    with pytest.raises(RuntimeError, match="load_lora_adapter"):
+        server.serve("XX", tmp_path)
+    assert "XX" not in server.newest and "XX@1" not in server.served
+    assert asked(server, "AE", some_records[:3], photo_folder) == before
+    assert httpx.get(f"{server.url}/health").status_code == 200
