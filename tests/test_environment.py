@@ -65,7 +65,7 @@ def test_make_installs_under_the_constraints() -> None:
     install = next(line for line in makefile.splitlines() if "pip install" in line)
     assert "-c constraints.txt" in install
     assert "-e '.[" in install
-    for verb in ("reproduce", "reproduce-all", "test", "lab", "report", "clean"):
+    for verb in ("reproduce", "reproduce-all", "test", "lab", "report", "serve", "test-serve", "clean"):
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
 
 

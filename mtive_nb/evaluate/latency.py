@@ -6,14 +6,21 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 
-def times_in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int) -> pd.DataFrame:
-    """Seconds, a column a way and a row a round; each way runs once before, unmeasured. Every second round runs backwards."""
-    for way in ways.values():
+def times_in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int,
+                  before: Mapping[str, Callable[[], object]] | None = None) -> pd.DataFrame:  # fmt: skip
+    """Seconds, a column a way and a row a round; each way runs once before, unmeasured. Every second round runs backwards.
+
+    `before` gets a way ready each time, unmeasured.
+    """
+    ready = {name: (before or {}).get(name, lambda: None) for name in ways}
+    for name, way in ways.items():
+        ready[name]()
         way()
     rows = []
     for k in range(rounds):
         row = {}
         for name in list(ways) if k % 2 == 0 else reversed(list(ways)):
+            ready[name]()
             started = time.perf_counter()
             ways[name]()
             row[name] = time.perf_counter() - started

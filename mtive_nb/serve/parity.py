@@ -46,7 +46,8 @@ def live_replies(stack: LoraStack, records: list[dict], *, root: Path, side_px: 
         said = made.sequences[0, inputs["input_ids"].shape[1] :]
         spread = torch.stack(made.logits)[:, 0].float().log_softmax(-1)  # (tokens, V)
         logprobs = spread.gather(1, said[:, None])[:, 0].tolist()
-        replies.append(Reply(stack.vlm.processor.decode(said, skip_special_tokens=True).strip(), tuple(logprobs)))
+        text = stack.vlm.processor.decode(said, skip_special_tokens=True)
+        replies.append(Reply(text.rstrip("\ufffd").strip(), tuple(logprobs)))  # a server sends no half character
     return replies
 
 
