@@ -92,9 +92,7 @@ def through_vllm(
     """The same through real vLLM on this machine's processor."""
     experts = {expert: home / "v1" / expert for expert in EXPERTS}
     options = ("--enforce-eager", "--max-num-seqs", "16")
-    server = VllmServer(
-        export_trunk(stack, home / "trunk", None), experts, log=home / "log", dtype="float32", options=options
-    )
+    server = VllmServer(export_trunk(stack, home / "trunk", None), experts, log=home / "log", options=options)
 
     def ask(k: int) -> bool:
         reply = server.ask(records[k % PHOTOS], expert_of(k), root=home, side_px=140, max_new_tokens=TOKENS)

@@ -8,13 +8,14 @@ import openai
 import pytest
 import torch
 
+from mtive_nb.evaluate.llm_judge import JUDGED, LlmJudge
 from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
 from mtive_nb.serve.export import export_expert, export_flat, export_trunk, rank_room
 from mtive_nb.serve.load import Swaps, closed_loop
 from mtive_nb.serve.parity import Reply, compare, live_replies
-from mtive_nb.serve.vllm import VllmServer, chat_with_photos, serve_python
+from mtive_nb.serve.vllm import BASE, VllmServer, chat_with_photos, serve_python
 
 SPECS = {
     "AE": AdapterSpec(8, 8, ("language", "connector")),
@@ -158,8 +159,9 @@ def test_a_server_that_does_not_start_says_why(home, tmp_path):
 def server(home, tmp_path_factory):
     experts = {name: home / "served1" / name for name in SPECS}
     log = tmp_path_factory.mktemp("vllm") / "log"
-    options = ("--enforce-eager", "--max-num-seqs", "8")
-    with VllmServer(home / "trunk", experts, log=log, dtype="float32", options=options) as server:
+    terse = '{"backend": "xgrammar", "disable_any_whitespace": true}'  # random weights would write blanks for ever
+    options = ("--enforce-eager", "--max-num-seqs", "8", "--structured-outputs-config", terse)
+    with VllmServer(home / "trunk", experts, log=log, max_len_tok=2048, options=options) as server:
         yield server
 
 
@@ -213,6 +215,30 @@ def test_swaps_under_load_fail_no_request(server, home, some_records, photo_fold
         load = closed_loop(ask, requests=80, clients=4)
     assert (load.failed, load.wrong, len(load.seconds)) == (0, 0, 80), load.errors[:3]
     assert swaps.done > 1 and truth[1] != truth[2]
+
+
+@real
+def test_the_llm_judge_speaks_with_vllm(server, tmp_path, some_records, photo_folder):
+    """The protocol of a real server; what random weights judge means nothing."""
+    text = {"type": "string", "minLength": 1, "maxLength": 8, "pattern": "^[a-z]+$"}
+    mark, label = {"type": "integer", "minimum": 1, "maximum": 9}, {"enum": ["accurate", "analysis", "inaccurate"]}
+    fields = {"text": text, "justification": text, "label": label, "confidence": mark}
+    segment = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    parts = {"jus": text, "rel": mark, "acc": mark, "segments": {"type": "array", "items": segment, "minItems": 1, "maxItems": 2}}  # fmt: skip
+    schema = {"type": "object", "properties": parts, "required": list(parts), "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "judgement", "schema": schema}}
+    given = {"model": BASE, "cache": tmp_path / "cache", "retries": 0}
+    judge = LlmJudge(
+        f"{server.url}/v1", request={"temperature": 0, "max_tokens": 400, "response_format": form}, **given
+    )
+    record = some_records[1] | {"images": [str(photo_folder / name) for name in some_records[1]["images"]]}
+    found = judge.judge(record, "yes, it is red")
+    assert found.status == JUDGED and 0 <= found.accuracy <= 100 and found.claims in (1, 2)
+    assert judge.endpoint.requests == 2 and judge.judge(record, "yes, it is red") == found
+    assert judge.endpoint.requests == 2  # a rerun reads the cache
+    freely = LlmJudge(f"{server.url}/v1", request={"temperature": 0, "max_tokens": 8}, **given)
+    assert "reply is not the JSON asked for" in freely.judge(record, "no").status
+    assert sum(freely.failures.values()) == 2
 
 
 @real

@@ -6,12 +6,12 @@ when an answer shows it, not when the API says so.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping
 from io import BytesIO
@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import openai
 
+from mtive_nb.data.endpoint import photo_part
 from mtive_nb.model.batches import cached_image
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
@@ -39,12 +40,12 @@ class VllmServer:
     """vLLM's OpenAI-compatible server over an exported trunk. Use as a context: inside, it is healthy.
 
     `experts` are those in service from the start, {name: folder}; each is served as its version 1, "DD@1", and requests
-    to "DD" go to the newest version. `options` go to the command line as they are. May be used from several threads.
+    to "DD" go to the newest version. `dtype` is the trunk's own unless told. `options` go to the command line as they are. May be used from several threads.
     Errors: FileNotFoundError where no environment has vLLM; RuntimeError, with the end of its log, where it does not start.
     """
 
     def __init__(self, trunk: Path, experts: Mapping[str, Path] | None = None, *, python: str | None = None, log: Path,
-                 max_loras: int = 8, max_rank: int | None = None, max_len_tok: int = 512, dtype: str = "auto",
+                 max_loras: int = 8, max_rank: int | None = None, max_len_tok: int = 512, dtype: str | None = None,
                  limit_s: float = 300.0, options: tuple[str, ...] = ()) -> None:  # fmt: skip
         self.trunk, self.log, self.limit_s = Path(trunk), Path(log), limit_s
         self.served = {f"{name}@1": Path(folder) for name, folder in (experts or {}).items()}  # by versioned name
@@ -56,7 +57,8 @@ class VllmServer:
             raise FileNotFoundError("no environment with vLLM: run `make serve-env`, or set MTIVE_SERVE_PYTHON")
         ranks = [json.loads((Path(f) / "adapter_config.json").read_text())["r"] for f in self.served.values()]
         self.max_rank = max_rank or rank_room(ranks or [16])
-        self.max_loras, self.max_len_tok, self.dtype, self.options = max_loras, max_len_tok, dtype, options
+        self.dtype = dtype or json.loads((self.trunk / "config.json").read_text())["dtype"]
+        self.max_loras, self.max_len_tok, self.options = max_loras, max_len_tok, options
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -84,7 +86,7 @@ class VllmServer:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                self.command(), env=self.environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                self.command(), env=self.environment(), stdout=log, stderr=subprocess.STDOUT
             )
         try:
             self._wait_until_healthy()
@@ -196,13 +198,14 @@ def chat_with_photos(record: dict, *, root: Path, side_px: int | None) -> list[d
 def _photo(path: Path, side_px: int | None) -> dict:
     packed = BytesIO()
     cached_image(str(path), side_px).save(packed, format="PNG")
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64encode(packed.getvalue()).decode()}"}}
+    return photo_part(packed.getvalue(), "photo.png")
 
 
 def main() -> None:
     """Serve what notebook 14 exported until Ctrl-C: python -m mtive_nb.serve.vllm outputs/pocket/14_serving."""
     folder = Path(sys.argv[1])
     experts = {f.name: f for f in sorted((folder / "experts").iterdir())}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # by way of the context's end
     with VllmServer(folder / "trunk", experts, log=folder / "vllm.log") as server:
         print(
             f"{' '.join(server.command())}\n{server.url}/v1 serves {[BASE, *server.served]}; Ctrl-C ends it",
