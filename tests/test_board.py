@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
 from mtive_nb.evaluate.board import FAILS, HOLDS, OPEN, SYSTEMS, board, decide, load_claims, verdict
 
@@ -69,3 +70,26 @@ def test_the_claims_of_the_papers_are_carried_whole():
     }
     named = {str(c["test"][side]) for c in claims if c["paper"] == "mtive" for side in ("left", "right")}
     assert set(SYSTEMS) <= named
+
+
+def test_f1_of_yes_no_questions_is_compared_item_by_item():
+    rng, rows = np.random.default_rng(0), []
+    for task in ("DD", "PM"):
+        for k in range(160):
+            label = ("yes", "no")[k % 2]
+            right = label if rng.random() < 0.9 else {"yes": "no", "no": "yes"}[label]
+            for system, answer in (("zero-shot", "no"), ("MTIVE_MTL", right)):
+                rows.append((0, f"{task}{k}", f"P{k % 40}", task, system, label, answer))
+    binary = pd.DataFrame(rows, columns=["seed", "id", "product_id", "task", "system", "label", "answer"])
+    asked = claim(right="base_zs", metric="f1_weighted", tasks=["DD", "PM"], over_tasks="each")
+    found = decide(asked, judged({"AE": 1.0}), binary=binary)
+    of = {
+        (t, s): f1_score(part["label"], part["answer"], average="weighted", zero_division=0)
+        for (t, s), part in binary.groupby(["task", "system"])
+    }
+    gain = np.mean([of[t, "MTIVE_MTL"] - of[t, "zero-shot"] for t in ("DD", "PM")])
+    assert found["verdict"] == HOLDS and found["gain"] == pytest.approx(gain) and found["n"] == 320
+    assert found["low"] < gain < found["high"]
+    assert decide(asked, judged({"AE": 1.0})) is None
+    turned = binary.assign(system=binary["system"].map({"zero-shot": "MTIVE_MTL", "MTIVE_MTL": "zero-shot"}))
+    assert decide(asked, judged({"AE": 1.0}), binary=turned)["verdict"] == FAILS

@@ -6,7 +6,7 @@ fails if its upper end is below 0, and is open else; `less` is mirrored; `about_
 within the tolerance and fails if it lies wholly outside. `each` needs every task; `mean` is about the mean over tasks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from mtive_nb.evaluate.intervals import mean_of_sums, resampled_sums
+from mtive_nb.evaluate.intervals import mean_of_sums, resampled_sums, weighted_f1_of_sums
+from mtive_nb.evaluate.metrics import classify
+from mtive_nb.evaluate.scores import confusion_features
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 # Names of claims.yaml -> rows of our tables.
@@ -52,24 +54,32 @@ def verdict(low: float, high: float, *, relation: str, tolerance: float | None =
     return HOLDS if low > 0 else FAILS if high < 0 else OPEN
 
 
-def decide(claim: Mapping, judged: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> dict | None:
-    """One claim on answers judged item by item; None where its systems, metric or tasks are not among them.
+def decide(
+    claim: Mapping, judged: pd.DataFrame, *, binary: pd.DataFrame | None = None, resamples: int = 2000, seed: int = 0
+) -> dict | None:
+    """One claim on answers; None where its systems, metric or tasks are not among them.
 
-    judged: rows of seed, id, product_id, task, system, accuracy, hallucination (points, 0 to 100).
-    Result: verdict, gain, low, high (points, left less right, mean over tasks), by_task, n, seeds.
+    judged: rows of seed, id, product_id, task, system, accuracy, hallucination (points, 0 to 100). binary, for claims
+    on the F1 of yes/no questions: rows of seed, id, product_id, task, system, label, answer.
+    Result: verdict, gain, low, high (left less right, mean over tasks: points, or F1 in [0, 1]), by_task, n, seeds.
     """
     test = claim["test"]
     pair = [SYSTEMS.get(str(test[side])) for side in ("left", "right")]
-    column, known = METRICS.get(test["metric"]), set(judged["system"])
-    if column is None or not set(pair) <= known or not test["tasks"] or not set(test["tasks"]) <= set(judged["task"]):
+    column, table = (METRICS.get(test["metric"]), judged) if test["metric"] != "f1_weighted" else ("answer", binary)
+    if column is None or table is None or not set(pair) <= set(table["system"]):
         return None
-    wide = judged.pivot_table(index=["task", "product_id", "seed", "id"], columns="system", values=column)
-    apart, draws = (wide[pair[0]] - wide[pair[1]]).dropna(), {}
+    if not test["tasks"] or not set(test["tasks"]) <= set(table["task"]):
+        return None
+    items = ["task", "product_id", "seed", "id"] + (["label"] if column == "answer" else [])
+    wide = table.pivot_table(index=items, columns="system", values=column, aggfunc="first")[pair].dropna()
+    values, draws = {}, {}
     for task in test["tasks"]:
-        part = apart.loc[task]
-        features = np.stack([part, np.ones(len(part))], axis=1)
+        part = wide.loc[task]
+        difference = _f1_difference if column == "answer" else _mean_difference
+        features, statistic = difference(part, *pair)
         products = list(part.index.get_level_values("product_id"))
-        draws[task] = mean_of_sums(resampled_sums(features, resamples=resamples, seed=seed, groups=products))
+        values[task] = float(statistic(features.sum(axis=0, keepdims=True))[0])
+        draws[task] = statistic(resampled_sums(features, resamples=resamples, seed=seed, groups=products))
     ends = {task: np.quantile(d, (0.025, 0.975)) for task, d in draws.items()}
     rule = {"relation": test["relation"], "tolerance": test.get("tolerance")}
     by_task = {task: verdict(*end, **rule) for task, end in ends.items()}
@@ -78,10 +88,10 @@ def decide(claim: Mapping, judged: pd.DataFrame, *, resamples: int = 2000, seed:
         found = verdict(low, high, **rule)
     else:
         found = FAILS if FAILS in by_task.values() else HOLDS if set(by_task.values()) == {HOLDS} else OPEN
-    here = apart[apart.index.get_level_values("task").isin(test["tasks"])]
+    here = wide[wide.index.get_level_values("task").isin(test["tasks"])]
     return {
         "verdict": found,
-        "gain": float(np.mean([apart.loc[t].mean() for t in test["tasks"]])),
+        "gain": float(np.mean(list(values.values()))),
         "low": float(low),
         "high": float(high),
         "by_task": ", ".join(f"{t} {v}" for t, v in by_task.items()),
@@ -90,14 +100,29 @@ def decide(claim: Mapping, judged: pd.DataFrame, *, resamples: int = 2000, seed:
     }
 
 
-def board(claims: Sequence[Mapping], judged: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Every claim with its verdict, a row each; what cannot be decided here says why.
+def _mean_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
+    """Features (n, 2) of each item, and the statistic of their sums: the mean of left less right."""
+    apart = (part[left] - part[right]).astype(float)
+    return np.stack([apart, np.ones(len(apart))], axis=1), mean_of_sums
+
+
+def _f1_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
+    """Features (n, d) of each item, and the statistic of their sums: weighted F1 of left less that of right."""
+    labels = list(part.index.get_level_values("label"))
+    one, other = (confusion_features(classify(list(part[system]), labels)) for system in (left, right))
+    cut = one.shape[1]
+    return np.hstack([one, other]), lambda sums: weighted_f1_of_sums(sums[:, :cut]) - weighted_f1_of_sums(sums[:, cut:])
+
+
+def board(claims: Sequence[Mapping], judged: pd.DataFrame, *, binary: pd.DataFrame | None = None,
+          resamples: int = 2000, seed: int = 0) -> pd.DataFrame:  # fmt: skip
+    """Every claim with its verdict, a row each; what cannot be decided here says why. `judged`, `binary`: as in decide.
 
     Columns: claim, statement, priority, verdict, gain, low, high, by_task, n, seeds, published (its margin in print).
     """
     rows = []
     for claim in claims:
-        found = decide(claim, judged, resamples=resamples, seed=seed)
+        found = decide(claim, judged, binary=binary, resamples=resamples, seed=seed)
         if found is None:
             no = claim["testable_small_scale"] == "no"
             found = {"verdict": f"not testable here: {claim['testable_why']}" if no else "not measured in this run"}
