@@ -220,7 +220,7 @@ def test_swaps_under_load_fail_no_request(server, home, some_records, photo_fold
 @real
 def test_the_llm_judge_speaks_with_vllm(server, tmp_path, some_records, photo_folder):
     """The protocol of a real server; what random weights judge means nothing."""
-    text = {"type": "string", "minLength": 1, "maxLength": 8, "pattern": "^[a-z]+$"}
+    text = {"type": "string", "pattern": "^[a-z]{1,8}$"}
     mark, label = {"type": "integer", "minimum": 1, "maximum": 9}, {"enum": ["accurate", "analysis", "inaccurate"]}
     fields = {"text": text, "justification": text, "label": label, "confidence": mark}
     segment = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
