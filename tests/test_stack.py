@@ -188,3 +188,25 @@ def test_folding_restores_the_weights_when_training_is_cut_short(stack, batch):
     with pytest.raises(KeyboardInterrupt), stack.folded(keep="AE"):
         raise KeyboardInterrupt
     assert torch.equal(logits(stack.model, batch), live) and stack.active == ("PT", "IT", "AE")
+
+
+def test_while_the_trunk_is_held_by_the_base_experts_answer_as_live_and_others_are_refused(stack, batch):
+    live = {}
+    for name in ("IT", "AE", "DD"):
+        stack.activate(name)
+        live[name] = logits(stack.model, batch)
+    before = {n: p.detach().clone() for n, p in stack.model.named_parameters() if "lora_" not in n}
+    with stack.serving("IT"):
+        for name in ("AE", "IT", "DD"):
+            stack.activate(name)
+            assert torch.allclose(logits(stack.model, batch), live[name], atol=1e-4), name
+        with stack.folded():
+            assert torch.allclose(logits(stack.model, batch), live["DD"], atol=1e-4)
+        for name in (None, "PT"):
+            with pytest.raises(RuntimeError, match="hold"):
+                stack.activate(name)
+        with pytest.raises(RuntimeError, match="merge when nothing is served"):
+            stack.merged_trunk("DD")
+    assert stack.active == ("PT", "IT") and stack.held == ()
+    assert torch.equal(logits(stack.model, batch), live["IT"])
+    assert all(torch.equal(p, before[n]) for n, p in stack.model.named_parameters() if n in before)

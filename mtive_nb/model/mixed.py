@@ -84,7 +84,8 @@ def mixed_experts(
 
         return layer.register_forward_hook(add) if here else None
 
-    stack.activate(trunk)
+    if before != (stack.branch(trunk) if trunk else ()):
+        stack.activate(trunk)
     hooks = []
     try:
         with stack.folded():
@@ -95,7 +96,8 @@ def mixed_experts(
     finally:
         for hook in hooks:
             hook.remove()
-        stack.activate(before[-1] if before else None)
+        if stack.active != before:
+            stack.activate(before[-1] if before else None)
 
 
 def loss_of_experts(

@@ -39,6 +39,7 @@ class LoraStack:
         self.parents: dict[str, str | None] = {}
         self.hashes: dict[str, str] = {}  # of adapters that were saved or loaded
         self.active: tuple[str, ...] = ()
+        self.held: tuple[str, ...] = ()  # adapters that the base's weights hold for now
 
     @property
     def model(self) -> torch.nn.Module:
@@ -82,9 +83,18 @@ class LoraStack:
         """Switch on one adapter with its ancestors (None: the bare base) and nothing else; train at most `name`."""
         if name is not None and name not in self.specs:
             raise KeyError(f"no adapter {name!r} on the stack; it holds {sorted(self.specs)}")
-        self.active = self.branch(name) if name else ()
+        branch = self.branch(name) if name else ()
+        if missing := set(self.held) - set(branch):
+            raise RuntimeError(
+                f"adapter {name!r}: the base's weights hold {sorted(missing)} for now, it stands on others"
+            )
+        self.active = branch
         if self.peft is not None:
-            self._switch(self.active, trainable=name if trainable else None)
+            self._switch(self._live(), trainable=name if trainable else None)
+
+    def _live(self) -> tuple[str, ...]:
+        """The active adapters that the base's weights do not hold."""
+        return tuple(a for a in self.active if a not in self.held)
 
     def _switch(self, adapters: tuple[str, ...], *, trainable: str | None) -> None:
         """Put exactly these adapters in force in PEFT and make `trainable` alone trainable."""
@@ -146,18 +156,18 @@ class LoraStack:
             )
 
     @contextmanager
-    def folded(self, *, keep: str | None = None) -> Iterator[None]:
+    def folded(self, *, keep: str | None = None) -> Iterator[bool]:
         """Inside, the active adapters are added into the base's weights, all but `keep`, which stays a live adapter.
 
         The same function at the cost of fewer products: for training an expert over finished stages, and for answering.
         Only in float32, where folding loses nothing; otherwise, and over 4-bit weights, this does nothing. The weights
-        are put back exactly.
+        are put back exactly. Yields whether anything was folded.
         """
         active, trainable = self.active, keep is not None and any(p.requires_grad for p in self.model.parameters())
-        gone = [a for a in active if a != keep]
+        gone = [a for a in self._live() if a != keep]
         exact = self.vlm.model.dtype == torch.float32 and not self.vlm.quantized
         if not gone or not exact or any(self.specs[a].dora for a in active):
-            yield
+            yield False
             return
         before: list[tuple[torch.Tensor, torch.Tensor]] = []
         try:
@@ -168,11 +178,26 @@ class LoraStack:
                     before.append((weight, weight.detach().clone()))
                     weight.data += sum(layer.get_delta_weight(a).detach() for a in here)
             self._switch((keep,) if keep else (), trainable=keep if trainable else None)
-            yield
+            yield True
         finally:
             for weight, old in before:
                 weight.data.copy_(old)
-            self._switch(active, trainable=keep if trainable else None)
+            self._switch(self._live(), trainable=keep if trainable else None)
+
+    @contextmanager
+    def serving(self, trunk: str | None) -> Iterator[None]:
+        """Inside, the base's weights hold `trunk` with its ancestors, and only what stands on it can be activated.
+
+        For as long as experts are served: a request then pays for its expert alone. As `folded`, in float32 only.
+        """
+        self.activate(trunk)
+        try:
+            with self.folded() as done:
+                self.held = self.active if done else ()
+                yield
+        finally:
+            self.held = ()
+            self.activate(trunk)
 
     @torch.inference_mode()
     def largest_formula_error(self, *, rows: int = 8) -> float:
@@ -275,6 +300,8 @@ class LoraStack:
 
         This stack is untouched. Errors: ValueError over 4-bit weights, which would round what is merged.
         """
+        if self.held:
+            raise RuntimeError(f"the base's weights hold {self.held} for now: merge when nothing is served")
         if self.vlm.quantized:
             raise ValueError(
                 f"{self.vlm.name} is in {self.vlm.quantized}: load it as it is stored to merge adapters into it"

@@ -109,6 +109,8 @@ class Engine:
 
     def __enter__(self) -> "Engine":
         self.pool.stack.model.eval()
+        self._serving = self.pool.serving()
+        self._serving.__enter__()
         self._thread.start()
         return self
 
@@ -117,6 +119,7 @@ class Engine:
             self._closed = True
             self._waiting.put(END)
         self._thread.join()
+        self._serving.__exit__(None, None, None)
 
     def submit(self, record: dict, expert: str | None, *, max_new_tokens: int = 64, limit_s: float = 60.0) -> Request:
         """Queue a question for an expert (None: the trunk alone). Errors: Overloaded, or KeyError for no such expert."""

@@ -9,11 +9,13 @@ used first, and comes back from its folder when it is asked for.
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mtive_nb.model.stack import LoraStack
+import torch
+
+from mtive_nb.model.stack import WEIGHTS, LoraStack
 
 MIB = 2**20
 
@@ -139,6 +141,14 @@ class ExpertPool:
                 self._drop_if_free(version)
 
     @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Inside, the base's weights hold the trunk, so that a request pays for its expert alone (LoraStack.serving)."""
+        with ExitStack() as ends:
+            with self._model:
+                ends.enter_context(self.stack.serving(self.trunk))
+            yield
+
+    @contextmanager
     def in_memory(self, versions: Sequence[Version | None]) -> Iterator[list[str | None]]:
         """Inside, all these versions are on the stack and nothing changes; yields their names there."""
         with self._model:
@@ -166,13 +176,14 @@ class ExpertPool:
         version.used = self._clock
         if version.resident:
             return
-        self.stack.load(version.folder, version.name, alias=version.alias)
-        version.resident = True
-        if (found := self.stack.parents[version.alias]) != self.trunk:
-            self._unload(version)
+        _row, found = self.stack.check_line("adapters", version.folder / version.name / WEIGHTS)
+        if found != self.trunk:
             raise KeyError(
                 f"{version.folder / version.name} stands on {found!r}, the trunk in service is {self.trunk!r}"
             )
+        with torch.inference_mode(False):  # a request that brings it from disk is answered without gradients
+            self.stack.load(version.folder, version.name, alias=version.alias)
+        version.resident = True
         self.stack.activate(self.trunk)
         version.size = sum(w.numel() * w.element_size() for w in self.stack.adapter_weights(version.alias).values())
         self._make_room(version, keep=keep)
