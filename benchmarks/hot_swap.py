@@ -109,6 +109,7 @@ def through_vllm(
 
 def both_ways(ask: Callable, swap: Callable, *, requests: int, given: argparse.Namespace) -> dict[str, Load | int]:
     """A load without swaps, then one with a swap every so often."""
+    closed_loop(ask, requests=4 * given.clients, clients=given.clients)  # warm: a server's first requests are slow
     still = closed_loop(ask, requests=max(20, requests // 5), clients=given.clients)
     with Swaps(swap, every_s=given.every) as swaps:
         swapping = closed_loop(ask, requests=requests, clients=given.clients)
