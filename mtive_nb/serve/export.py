@@ -6,9 +6,7 @@ vLLM puts one LoRA on a request, so what stands below an expert has to be in the
 import shutil
 from pathlib import Path
 
-from peft import PeftModel
-
-from mtive_nb.model.stack import LoraStack
+from mtive_nb.model.stack import WEIGHTS, LoraStack
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 
@@ -26,11 +24,11 @@ def export_expert(stack: LoraStack, saved: Path, folder: Path, name: str, *, tru
 
     Errors: LineageError for another base, changed weights or absent parents; ValueError for another parent or for DoRA.
     """
-    row, parent = stack.check_line("adapters", Path(saved) / name / "adapter_model.safetensors")
+    row, parent = stack.check_line("adapters", Path(saved) / name / WEIGHTS)
     if parent != trunk:
         raise ValueError(f"{Path(saved) / name} stands on {parent!r}, the exported trunk is {trunk!r}")
     if row["spec"]["dora"]:
-        raise ValueError(f"{Path(saved) / name} is a DoRA adapter, which vLLM cannot serve: flatten or merge it")
+        raise ValueError(f"{Path(saved) / name} is a DoRA adapter, which vLLM cannot serve: merge it")
     return Path(shutil.copytree(Path(saved) / name, Path(folder) / name, dirs_exist_ok=True))
 
 
@@ -43,19 +41,18 @@ def export_flat(stack: LoraStack, folder: Path, name: str) -> Path:
     branch = stack.branch(name)
     if any(stack.specs[a].dora for a in branch):
         raise ValueError(f"branch {branch} holds a DoRA adapter, which cannot be concatenated")
-    active, flat = stack.active, name  # the folder is called after the adapter
-    model: PeftModel = stack.peft
+    active, model = stack.active, stack.peft
     model.add_weighted_adapter(list(branch), [1.0] * len(branch), adapter_name="flat", combination_type="cat")
     try:
         scratch = Path(folder) / ".flat"
         model.save_pretrained(scratch, selected_adapters=["flat"], save_embedding_layers=False)
-        shutil.rmtree(Path(folder) / flat, ignore_errors=True)
-        shutil.move(scratch / "flat", Path(folder) / flat)
+        shutil.rmtree(Path(folder) / name, ignore_errors=True)
+        shutil.move(scratch / "flat", Path(folder) / name)
         shutil.rmtree(scratch)
     finally:
         model.delete_adapter("flat")
         stack.activate(active[-1] if active else None)
-    return Path(folder) / flat
+    return Path(folder) / name
 
 
 def rank_room(ranks: list[int]) -> int:

@@ -33,7 +33,7 @@ def closed_loop(ask: Callable[[int], bool], *, requests: int, clients: int) -> L
     load, lock, left = Load(), threading.Lock(), iter(range(requests))
 
     def client() -> None:
-        while (k := _next(left, lock)) is not None:
+        for k in left:
             started, right, error = time.perf_counter(), True, ""
             try:
                 right = ask(k)
@@ -53,11 +53,6 @@ def closed_loop(ask: Callable[[int], bool], *, requests: int, clients: int) -> L
         thread.join()
     load.took_s = time.perf_counter() - started
     return load
-
-
-def _next(left: object, lock: threading.Lock) -> int | None:
-    with lock:
-        return next(left, None)
 
 
 class Swaps:

@@ -146,7 +146,11 @@ class ExpertPool:
         with ExitStack() as ends:
             with self._model:
                 ends.enter_context(self.stack.serving(self.trunk))
-            yield
+            try:
+                yield
+            finally:
+                with self._model:  # the weights are put back between two changes of the pool, not beside one
+                    ends.close()
 
     @contextmanager
     def in_memory(self, versions: Sequence[Version | None]) -> Iterator[list[str | None]]:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -195,6 +196,7 @@ def chat_with_photos(record: dict, *, root: Path, side_px: int | None) -> list[d
     return turns
 
 
+@lru_cache(maxsize=1024)
 def _photo(path: Path, side_px: int | None) -> dict:
     packed = BytesIO()
     cached_image(str(path), side_px).save(packed, format="PNG")
