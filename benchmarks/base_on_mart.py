@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mtive_nb.data.catalogue import load_catalogue
 from mtive_nb.data.mart import render_mart
+from mtive_nb.data.records import assistant_turn, user_turn
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.load import Vlm, load_vlm
 
@@ -24,8 +25,7 @@ def answers(vlm: Vlm, question: str, photos: list[tuple[str, ...]], *, root: Pat
     """One answer an item, each of one or two photos."""
     records = []
     for k, images in enumerate(photos):
-        content = [{"type": "image"}] * len(images) + [{"type": "text", "text": question}]
-        turns = [{"role": "user", "content": content}, {"role": "assistant", "content": ""}]
+        turns = [user_turn(question, images=len(images)), assistant_turn("")]
         records.append({"id": str(k), "task": "own", "variant": "gen", "messages": turns, "images": list(images)})
     return generate_answers(vlm, records, root=root, max_new_tokens=48, side_px=MAX_PX)
 

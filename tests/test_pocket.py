@@ -9,8 +9,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mtive_nb.data.scene_questions import make_sample
+from mtive_nb.data.scene_questions import Sample, make_sample
 from mtive_nb.evaluate.pocket_exam import card, character_accuracy, exam_records, exam_scores
+from mtive_nb.model.compare import Comparisons, encode_pool
 from mtive_nb.model.muon import Muon, orthogonalise, split_parameters
 from mtive_nb.model.pocket import (
     POCKET_BASE,
@@ -20,7 +21,15 @@ from mtive_nb.model.pocket import (
     build_tokenizer,
     parameter_count,
 )
-from mtive_nb.model.pretrain import DenseHeads, SceneCollator, SceneDataset, base_arguments, train_base
+from mtive_nb.model.pretrain import (
+    BaseTrainer,
+    DenseHeads,
+    SceneCollator,
+    SceneDataset,
+    base_arguments,
+    encode,
+    train_base,
+)
 from mtive_nb.model.together import AverageGradients, train_base_together
 
 
@@ -138,8 +147,6 @@ def test_a_training_ends_with_the_process_that_started_it(parts, tmp_path, monke
 
 def test_the_answer_loss_equals_the_models_own(parts, tmp_path):
     """The trainer writes out the forward pass to share the vision tower; it must not change the loss."""
-    from mtive_nb.model.pretrain import BaseTrainer
-
     model, processor = parts
     model.dense = DenseHeads(64, 64)
     plain = [make_sample(k, seed=5, words=["bolan", "kiv"], shares={"plain": 1.0}) for k in range(2)]
@@ -151,6 +158,43 @@ def test_the_answer_loss_equals_the_models_own(parts, tmp_path):
             trainer.compute_loss(model, dict(batch))
             own = model(**{k: v for k, v in batch.items() if k != "dense"}).loss.item()
         assert trainer.last["answer_loss"] == pytest.approx(own, abs=1e-5)
+    del model.dense
+
+
+def test_an_encoded_image_is_what_the_tower_gives(parts, tmp_path):
+    model, processor = parts
+    model.dense = DenseHeads(64, 64)
+    samples = [make_sample(k, seed=5, shares=shares) for shares in ({"pair": 1.0}, {"text": 1.0}) for k in range(3)]
+    stored = [Sample(encode(model, processor, s.images), s.turns, []) for s in samples]
+    trainer = BaseTrainer(model, base_arguments(tmp_path, steps=1, batch=1, rate=1e-3, seed=0), phase="compare")
+    model.eval()
+    losses = []
+    for given in (samples, stored):
+        with torch.inference_mode():
+            trainer.compute_loss(model, SceneCollator(processor)(given))
+        losses.append(trainer.last["answer_loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # features are kept in float16
+    del model.dense
+
+
+def test_pairs_are_learned_one_respect_after_another_and_leave_the_tower_alone(parts, tmp_path):
+    model, processor = parts
+    pool = encode_pool(model, processor, groups=12, kept=6, seed=3, words=["bolan", "kiv"])
+    pairs = Comparisons(pool, n=400, seed=0)
+    assert len(pool.looks) == 48 and len(pool.kept) == 6
+    asked = [" ".join(q for q, _, _ in pairs[k].turns) for k in range(0, 400, 2)]
+    assert all("colour" in q for q in asked[:30]) and not any("print" in q for q in asked[:60])
+    assert any("both images show the same thing" in q for q in asked[90:]) and not any(
+        "thing?" in q for q in asked[:90]
+    )
+    verdicts = [a for k in range(180) for _, a, skill in pairs[k].turns if skill == "compare"]
+    assert 0.35 < verdicts.count("yes") / len(verdicts) < 0.65
+    assert any(len(pairs[k].images) < 2 for k in range(300, 400))
+    tower, language = model.model.visual.merger.mlp[0], model.model.language_model.layers[0].mlp.up_proj
+    before = tower.weight.clone(), language.weight.clone()
+    arguments = base_arguments(tmp_path / "compare", steps=2, batch=4, rate=1e-3, seed=0)
+    train_base(model, pairs, phase="compare", arguments=arguments, processor=processor)
+    assert torch.equal(before[0], tower.weight) and not torch.equal(before[1], language.weight)
     del model.dense
 
 

@@ -11,10 +11,11 @@ from PIL import Image
 from mtive_nb.data import emdiv_questions as ask
 from mtive_nb.data.mart_vocab import BRANDS, CATEGORIES
 from mtive_nb.data.scene_kinds import dense_labels
+from mtive_nb.data.scene_pairs import FORMS, NAMED, RESPECTS, fields, respect_turn, scene_group, thing_turn
 from mtive_nb.data.scene_questions import NUMBERS, SHARES, SKILLS, load_unlabelled, make_sample
 from mtive_nb.data.scene_shapes import CONTAINERS, PLAIN, SHAPES, SIGNS, SYMBOLS, shape_mask
 from mtive_nb.data.scene_wear import WORN, in_the_way
-from mtive_nb.data.scene_wordings import WORDINGS, YES_NO, reword
+from mtive_nb.data.scene_wordings import SAY_WHY, WORDINGS, YES_NO, reword
 from mtive_nb.data.scenes import (
     CELL_PX,
     CHARACTERS,
@@ -81,6 +82,45 @@ def test_another_wording_keeps_the_truth_or_turns_it(form):
         assert "{" not in asked
         turned = re.search(r"damage|broken|wrong|flaw|suffer|harmed|differ|another", asked)
         assert (answer == "no") == bool(contrary and turned), asked
+
+
+def test_questions_on_a_pair_tell_what_its_things_show():
+    rng, seen = np.random.default_rng(0), set()
+    a = {"shape": "box", "colour": "red", "text": "AB 1", "badge": "star", "pattern": "plain"}
+    for b in (a, a | {"colour": "blue"}, a | {"text": "C", "badge": "ring"}):
+        differs = [respect for respect in RESPECTS if a[respect] != b[respect]]
+        for form in FORMS:
+            for respect in NAMED:
+                question, answer, skill = respect_turn(a, b, respect, rng, {form: 1.0})
+                verdict = "no" if respect in differs else "yes"
+                expected = {"verdict": verdict, "half": f"{a[respect]}: {verdict}",
+                            "both": f"{a[respect]} and {b[respect]}: {verdict}"}  # fmt: skip
+                assert answer in (expected.get(form), f"{a[respect]} and {b[respect]}", a[respect], b[respect])
+                assert (skill == "compare") == (form == "verdict")
+                seen.add(question)
+        for _ in range(30):
+            question, answer, _ = thing_turn(a, b, rng)
+            if "same thing" in question:
+                assert re.findall("yes|no", answer)[-1 if "through" in question else 0] == ("no" if differs else "yes")
+            else:
+                assert answer == (" and ".join(differs) or "nothing")
+    assert len(seen) >= 3 * len(FORMS)  # one question a form at least
+
+
+@pytest.mark.parametrize(
+    "answer", ["yes", "red and red: yes", "yes, both show a red box", "shape yes, colour yes: yes"]
+)
+def test_the_contrary_turns_the_verdict_alone(answer):
+    question = "Do both images show the same thing?" + SAY_WHY
+    found = {reword(question, answer, np.random.default_rng(k))[1] for k in range(60)}
+    turned = re.sub("yes$|^yes", "no", answer, count=1)
+    assert found == {answer, turned}
+
+
+def test_the_scenes_of_a_group_show_one_thing_twice_and_two_others():
+    for seed in range(8):
+        first, again, *others = [fields(scene) for scene in scene_group(np.random.default_rng(seed), None)]
+        assert first == again and all(other != first and other["pattern"] == first["pattern"] for other in others)
 
 
 def test_what_stands_behind_a_few_letters_is_asked_for():

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from mtive_nb.data.plain_text import plain_turns
-from mtive_nb.data.scene_kinds import LABELLED, dense_labels, labelled_scene, objects_scene, page_scene, text_scene
-from mtive_nb.data.scene_shapes import CONTAINERS, PLAIN, SIGNS, SYMBOLS, random_shape
+from mtive_nb.data.scene_kinds import dense_labels, labelled_scene, objects_scene, page_scene, text_scene
+from mtive_nb.data.scene_pairs import by_lot, fields, pair_scenes, pair_turns
+from mtive_nb.data.scene_shapes import CONTAINERS, PLAIN, SYMBOLS, random_shape
 from mtive_nb.data.scene_wordings import reword
 from mtive_nb.data.scenes import (
     COLOURS,
-    PATTERNS,
     SCALE,
     SIZES_PX,
     STATES,
@@ -28,7 +28,7 @@ from mtive_nb.data.scenes import (
     random_string,
 )
 
-SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "two images", "json", "describe", "copy")
+SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "compare", "two images", "json", "describe", "copy")  # fmt: skip
 SHARES = {
     "objects": 0.07,
     "text": 0.19,
@@ -200,54 +200,6 @@ def labelled_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, st
     ]  # fmt: skip
 
 
-def pair_sample(rng: np.random.Generator, photos: list | None) -> tuple[list[Scene], list[tuple[str, str, str]]]:
-    """Two images of one labelled shape: the same thing seen twice, worn or not, or one that differs in one respect or in
-    several."""
-    first = labelled_scene(rng, photos, calm=rng.random() < 0.5)
-    a, badge = first.things
-    fields = {
-        "shape": a.shape,
-        "colour": a.colour,
-        "pattern": a.pattern,
-        "text": first.strings[0],
-        "badge": badge.shape,
-    }
-    badges = PLAIN + tuple(SYMBOLS) + SIGNS
-    options = {"shape": LABELLED, "colour": list(COLOURS), "badge": badges, "pattern": PATTERNS}
-    differs, other = _differing(rng) if rng.random() < 0.5 else [], dict(fields)
-    for respect in differs:
-        others = options.get(respect) or [random_string(rng, 6)]
-        other[respect] = _pick(rng, [o for o in others if o != fields[respect]] or ["NONE"])
-    extra = {"badge_colour": badge.colour} if badge.colour != other["colour"] else {}
-    second = labelled_scene(rng, photos, **other, **extra)
-    same = "no" if differs else "yes"
-    respect = _pick(rng, ["shape", "colour", "text", "badge"])
-    turns = [
-        ("Do both images show the same thing? Answer yes or no.", same, "two images"),
-        ("Do both images show the same thing? Answer yes or no.", same, "two images"),
-        (
-            f"Is the {respect} the same in both images? Answer yes or no.",
-            "yes" if other[respect] == fields[respect] else "no",
-            "two images",
-        ),
-        ("What differs between the images?", " and ".join(differs) or "nothing", "two images"),
-        ("Which colour is the large shape in each image?", f"{a.colour} and {other['colour']}", "two images"),
-        ("What is printed in each image?", f"{fields['text']} and {other['text']}", "read"),
-        ("Which colour is the large shape in the second image?", other["colour"], "two images"),
-        ("What is printed in the first image?", fields["text"], "read"),
-        ("What is printed in the second image?", other["text"], "read"),
-    ]
-    return [first, second], turns
-
-
-def _differing(rng: np.random.Generator) -> list[str]:
-    """In which respects two things differ: one alone, or several, which is easier to see."""
-    if rng.random() < 0.45:
-        return [_pick(rng, ["shape", "colour", "text", "text", "badge", "badge", "badge"])]
-    several = rng.permutation(["shape", "colour", "text", "badge"])[: int(rng.integers(2, 5))]
-    return [respect for respect in ("shape", "colour", "text", "badge") if respect in several]
-
-
 def view_sample(rng: np.random.Generator, photos: list[np.ndarray]) -> tuple[list[Scene], list[tuple[str, str, str]]]:
     """Two crops of one photo, or of two photos: unlabelled photos teach the vision tower what stays the same."""
     i, j = rng.integers(len(photos), size=2)
@@ -275,10 +227,12 @@ def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = 
         shares.pop("views", None)
     if not words:
         shares.pop("plain", None)
-    weights = np.array(list(shares.values()))
-    kind = str(rng.choice(list(shares), p=weights / weights.sum()))
-    if kind in ("pair", "views"):
-        scenes, turns = pair_sample(rng, photos) if kind == "pair" else view_sample(rng, photos or [])
+    kind = by_lot(shares, rng)
+    if kind == "views":
+        scenes, turns = view_sample(rng, photos or [])
+    elif kind == "pair":
+        scenes = pair_scenes(rng, photos)
+        turns = pair_turns(*(fields(scene) for scene in scenes), rng)
     elif kind == "plain":
         scenes, turns = [], plain_turns(rng, words or [])
     else:

@@ -13,7 +13,8 @@ from mtive_nb.data.scenes import COLOURS
 
 REWORDED = 0.65  # share of the questions that do not keep their plain form
 BARE = 0.5  # share of the yes/no questions that do not say how to answer
-YES_NO = " Answer yes or no."
+YES_NO, SAY_WHY, GO_THROUGH = " Answer yes or no.", " Say why.", " Go through shape, colour, text and badge."
+NAME_BOTH, NAME_FIRST = " Name both, then say yes or no.", " Name the first, then say yes or no."
 
 # Plain form -> its other wordings. `{}` is what they share, `{colour}` one of COLOURS; "not:" asks for the contrary.
 WORDINGS: dict[str, tuple[str, ...]] = {
@@ -99,6 +100,16 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Name the difference, or nothing.",
         "difference?",
     ),
+    "Which colour is the large shape in each image?": (
+        "Which colour is the thing in each image?",
+        "Name both colours.",
+        "What colour is it in image 1 and in image 2?",
+    ),
+    "Which shape is the large shape in each image?": (
+        "What kind of thing is in each image?",
+        "Name what each image shows.",
+    ),
+    "What is printed in each image?": ("What do the images say?", "Read both images.", "Which text is in each image?"),
     "Describe the image.": ("Describe what you see.", "Say what the image shows.", "Describe it in a few words."),
 }  # fmt: skip
 CALLED = {
@@ -117,18 +128,24 @@ def _pattern(form: str) -> re.Pattern:
 _PATTERNS = [(_pattern(form), others) for form, others in WORDINGS.items()]
 
 
+def _contrary(answer: str) -> str:
+    """The answer to the contrary question: its verdict stands alone, first or last."""
+    return re.sub(r"^(yes|no)\b|\b(yes|no)$", lambda found: "no" if found[0] == "yes" else "yes", answer, count=1)
+
+
 def reword(question: str, answer: str, rng: np.random.Generator) -> tuple[str, str]:
     """A question in its plain form and its answer -> the same in another wording, or as it was."""
-    asked = question.removesuffix(YES_NO)
-    bare = rng.random() < BARE
+    how = next((end for end in (YES_NO, SAY_WHY, GO_THROUGH, NAME_BOTH, NAME_FIRST) if question.endswith(end)), "")
+    asked = question.removesuffix(how)
+    bare = how == YES_NO and rng.random() < BARE
     if rng.random() < REWORDED:
         found = next(((m, others) for pattern, others in _PATTERNS if (m := pattern.match(asked))), None)
         if found:
             other = found[1][int(rng.integers(len(found[1])))]
             if other.startswith("not: "):
-                other, answer = other.removeprefix("not: "), {"yes": "no", "no": "yes"}[answer]
+                other, answer = other.removeprefix("not: "), _contrary(answer)
             asked = other.format(*found[0].groups())
         for plain, others in CALLED.items():
             if rng.random() < 0.7:
                 asked = re.sub(rf"\b{plain}\b", others[int(rng.integers(len(others)))], asked)
-    return (asked if bare or not question.endswith(YES_NO) else asked + YES_NO), answer
+    return (asked if bare else asked + how), answer

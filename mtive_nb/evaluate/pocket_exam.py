@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from mtive_nb.data.records import assistant_turn, user_turn
 from mtive_nb.data.scene_questions import SKILLS, make_sample
 from mtive_nb.evaluate.intervals import bootstrap_interval
 
@@ -22,8 +23,7 @@ def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndar
         for name, image in zip(names, sample.images, strict=True):
             Image.fromarray(image).save(folder / name)
         question, answer, skill = sample.turns[0]
-        content = [{"type": "image"}] * len(names) + [{"type": "text", "text": question}]
-        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+        messages = [user_turn(question, images=len(names)), assistant_turn(answer)]
         records.append(
             {"id": f"exam{k}", "task": skill, "variant": "gen", "messages": messages, "images": names, "answer": answer}
         )

@@ -1,12 +1,16 @@
-"""Training of the pocket base from random weights, in two phases of one Trainer (notebook 00).
+"""Training of the pocket base from random weights, in three phases of one Trainer (notebook 00).
 
 Phase `dense` teaches the vision tower alone, by labels of every merged patch (which characters, shape, colour, state
 lie there); phase `language` teaches the whole model to answer, and keeps the dense labels as a second loss. Without
-the first phase the model does not learn to read in any time a CPU has (LOG.md).
+the first phase the model does not learn to read in any time a CPU has (LOG.md). Phase `compare` (model/compare.py)
+teaches the language model alone, on images that are encoded once.
 
 Shapes: B samples, I images of a batch, P patches, M = P / 4 merged patches of the whole batch, D language width.
 """
 
+import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +26,12 @@ from transformers import (
 )
 from transformers.vision_utils import get_vision_window_index
 
+from mtive_nb.data.records import assistant_turn, user_turn
 from mtive_nb.data.scene_questions import Sample, make_sample
 from mtive_nb.data.scene_shapes import SHAPES
 from mtive_nb.data.scenes import CHARACTERS, COLOURS, GLYPHS, SLOTS, STATES
 from mtive_nb.model.muon import Muon, split_parameters
+from mtive_nb.model.pocket import MERGE
 from mtive_nb.model.train import TrainableCheckpoints
 
 CLASSES = {
@@ -37,6 +43,7 @@ CLASSES = {
 }
 OF_ONE_FEATURE = {"character": SLOTS, "glyph": GLYPHS}  # labels that one feature row carries, 1 unless told
 IGNORE = -100
+PHASES = ("dense", "language", "compare")
 
 
 class SceneDataset(Dataset):
@@ -51,6 +58,24 @@ class SceneDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         return make_sample(index, seed=self.seed, **self.given)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image as the language model gets it: features (m, D) in float16 of its m merged patches; grid (t, h, w)."""
+
+    features: np.ndarray
+    grid: tuple[int, int, int]
+
+
+def encode(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: list[np.ndarray]) -> list[Encoded]:  # fmt: skip
+    """HWC uint8 images through vision tower and connector, in one batch."""
+    given = processor.image_processor(images=images, return_tensors="pt").to(model.device)
+    grids = [tuple(grid) for grid in given["image_grid_thw"].tolist()]
+    with torch.inference_mode():
+        out = model.model.visual(given["pixel_values"].to(model.dtype), grid_thw=given["image_grid_thw"])
+    rows = out.pooler_output.half().cpu().split([math.prod(grid) // MERGE**2 for grid in grids])
+    return [Encoded(features.numpy().copy(), grid) for features, grid in zip(rows, grids, strict=True)]
 
 
 class DenseHeads(nn.Module):
@@ -83,9 +108,7 @@ def conversation(sample: Sample) -> list[dict]:
     """The sample's turns as chat messages; the images stand before the first question."""
     messages = []
     for k, (question, answer, _) in enumerate(sample.turns):
-        images = [{"type": "image"}] * (len(sample.images) if k == 0 else 0)
-        messages.append({"role": "user", "content": [*images, {"type": "text", "text": question}]})
-        messages.append({"role": "assistant", "content": answer})
+        messages += [user_turn(question, images=0 if k else len(sample.images)), assistant_turn(answer)]
     return messages
 
 
@@ -129,9 +152,21 @@ class SceneCollator:
                 t += 1
         return labels
 
+    def encoded(self, text: list[str], images: list[Encoded]) -> dict:
+        """What the processor makes of text and images, for images that are features already."""
+        pad, lengths = self.processor.image_token, iter([len(image.features) for image in images])
+        text = [re.sub(re.escape(pad), lambda _: pad * next(lengths), t) for t in text]
+        batch = dict(self.processor.tokenizer(text, return_tensors="pt", padding=True))
+        batch["mm_token_type_ids"] = (batch["input_ids"] == self.processor.image_token_id).int()
+        batch["image_grid_thw"] = torch.tensor([image.grid for image in images])
+        batch["features"] = torch.from_numpy(np.concatenate([image.features for image in images])).float()
+        return batch | {"labels": self.answers(batch["input_ids"])}
+
     def __call__(self, samples: list[Sample]) -> dict:
         text = [self.processor.apply_chat_template(conversation(s)) for s in samples]
         images = [image for s in samples for image in s.images] or None
+        if images and isinstance(images[0], Encoded):
+            return self.encoded(text, images)
         batch = dict(self.processor(text=text, images=images, return_tensors="pt", padding=True))
         batch["labels"] = self.answers(batch["input_ids"])
         if images:
@@ -141,22 +176,24 @@ class SceneCollator:
 
 
 class BaseTrainer(TrainableCheckpoints):
-    """Trainer of both phases; `model.dense` holds the heads and is taken off before the model is saved for good."""
+    """Trainer of all phases; `model.dense` holds the heads and is taken off before the model is saved for good."""
 
     def __init__(self, *args: object, phase: str, dense_weight: float = 1.0, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        if phase not in ("dense", "language"):
-            raise ValueError(f"phase: found {phase!r}, expected 'dense' or 'language'")
+        if phase not in PHASES:
+            raise ValueError(f"phase: found {phase!r}, expected one of {', '.join(PHASES)}")
         self.phase, self.dense_weight = phase, dense_weight
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: object):  # noqa: ANN201
         ids, grid_thw = inputs["input_ids"], inputs.get("image_grid_thw")
         embeds, loss = model.get_input_embeddings()(ids), torch.zeros((), device=ids.device)
-        if grid_thw is not None:
+        features = inputs.get("features")  # (M, D), where the images are encoded already
+        if grid_thw is not None and features is None:
             visual = model.model.visual(inputs["pixel_values"].type(model.dtype), grid_thw=grid_thw)
             features = visual.pooler_output  # (M, D)
             patches = _patches_in_order(model.model.visual, visual.last_hidden_state, grid_thw)
             loss = model.dense.loss(features, patches, inputs["dense"])
+        if features is not None:
             where = (ids == model.config.image_token_id).unsqueeze(-1)
             embeds = embeds.masked_scatter(where.expand_as(embeds), features)
         if self.phase == "dense":
@@ -187,7 +224,7 @@ def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: i
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.02,
         lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 2}, warmup_steps=min(warmup, steps // 4),
         adam_beta2=0.98, max_grad_norm=1.0, logging_steps=max(1, min(25, steps // 2)), save_steps=save_steps, save_total_limit=1, seed=seed, data_seed=seed,
-        dataloader_num_workers=1, dataloader_prefetch_factor=4, remove_unused_columns=False, report_to=[], disable_tqdm=True,
+        train_sampling_strategy="sequential", dataloader_num_workers=1, dataloader_prefetch_factor=4, remove_unused_columns=False, report_to=[], disable_tqdm=True,
         label_names=["labels"], use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
 
@@ -200,6 +237,9 @@ def prepare_base(model: Qwen2_5_VLForConditionalGeneration, *, phase: str) -> No
     if phase == "dense":
         model.model.language_model.requires_grad_(False)
         model.lm_head.requires_grad_(False)
+    if phase == "compare":
+        model.model.visual.requires_grad_(False)
+        model.dense.requires_grad_(False)
 
 
 def train_base(
