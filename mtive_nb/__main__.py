@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="how many at a time (they share the cores)")
     run.add_argument("--dry-run", action="store_true", help="only show what would run, and why")
     run.add_argument("--force", action="store_true", help="run the named notebooks even if nothing changed")
+    run.add_argument("--only", action="store_true", help="the named notebooks alone, on earlier results as they are")
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="copy the results into outputs/reference/ as well")
@@ -39,7 +40,8 @@ def main(words: list[str] | None = None) -> int:
         if asked.command == "run":
             from mtive_nb.run.execute import main as run
 
-            return run(asked.profile, numbers=asked.numbers, jobs=asked.jobs, dry_run=asked.dry_run, force=asked.force)
+            how = {"jobs": asked.jobs, "dry_run": asked.dry_run, "force": asked.force, "only": asked.only}
+            return run(asked.profile, numbers=asked.numbers, **how)
         if asked.command == "preflight":
             from mtive_nb.model.preflight import main as preflight
 

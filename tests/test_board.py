@@ -5,7 +5,19 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from mtive_nb.evaluate.board import FAILS, HOLDS, OPEN, SYSTEMS, board, decide, load_claims, verdict
+from mtive_nb.evaluate.board import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    SYSTEMS,
+    board,
+    decide,
+    judged_answers,
+    load_claims,
+    measured,
+    verdict,
+)
+from mtive_nb.evaluate.intervals import Interval
 
 
 @pytest.mark.parametrize(
@@ -20,9 +32,41 @@ def test_the_rule(low, high, relation, tolerance, expected):
     assert verdict(low, high, relation=relation, tolerance=tolerance) == expected
 
 
-def test_a_relation_that_is_no_difference_is_refused():
-    with pytest.raises(ValueError, match="at_most_factor"):
-        verdict(0, 1, relation="at_most_factor")
+@pytest.mark.parametrize(("low", "high", "expected"), [(0.9, 1.0, HOLDS), (1.0, 1.1, OPEN), (1.1, 1.2, FAILS)])
+def test_a_factor_stays_below_its_bound_or_not(low, high, expected):
+    assert verdict(low, high, relation="at_most_factor", bound=1.03) == expected
+
+
+def test_an_unknown_relation_is_refused():
+    with pytest.raises(ValueError, match="'near', expected greater, less"):
+        verdict(0, 1, relation="near")
+
+
+def test_what_a_chapter_measured_is_decided_by_the_claims_own_rule():
+    row = measured("mtive-stack-latency-close-to-base-mtl", {"request": Interval(1.1, 1.05, 1.2, 30)})
+    assert (row["verdict"], row["gain"], row["n"], row["priority"]) == (FAILS, 1.1, 30, 1)
+    exact = measured("mtive-hot-swap-no-interruption", {"engine": 0.0, "vLLM": 0.0}, n=800)
+    assert exact["verdict"] == HOLDS and exact["by_task"] == "engine holds, vLLM holds"
+    broken = measured("mtive-hot-swap-no-interruption", {"engine": 0.0, "vLLM": 2.0}, n=800)
+    assert broken["verdict"] == FAILS and broken["gain"] == 2.0
+    assert measured("mtive-stack-equals-merged-shared", {"AE": 2e-5})["verdict"] == HOLDS
+    with pytest.raises(KeyError, match="mtive-nothing"):
+        measured("mtive-nothing", {"AE": 1.0})
+
+
+def test_a_tolerance_is_read_with_its_unit():
+    data = judged({"AE": 0.2, "DD": -0.2}, noise=0.5)
+    near = claim(relation="about_equal", over_tasks="each", tolerance={"value": 1.0, "unit": "points"})
+    assert decide(near, data)["verdict"] == HOLDS
+    assert decide(near, judged({"AE": 4.0, "DD": -4.0}, noise=0.5))["verdict"] == FAILS
+
+
+def test_the_judges_marks_stand_a_row_an_answer_and_system():
+    record = {"id": "r", "product_id": "P", "task": "DD", "variant": "gen", "answer": "yes, a dent", "label": "yes",
+              "facts": {"asked": {"damaged": "yes", "damage": "dent"}, "known": {"damaged": "yes", "damage": "dent"}}}  # fmt: skip
+    marks = judged_answers([record], {"A": ["yes, a dent"], "B": ["no"]}, {"damage": ["dent"]}, seed=3)
+    assert marks["system"].tolist() == ["A", "B"] and set(marks["seed"]) == {3}
+    assert marks["accuracy"].iloc[0] > marks["accuracy"].iloc[1]
 
 
 def judged(gains: dict[str, float], *, n=80, seeds=1, noise=0.0) -> pd.DataFrame:

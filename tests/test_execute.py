@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from mtive_nb.run.execute import run_notebooks
-from mtive_nb.run.graph import Project
+from mtive_nb.run.graph import GraphError, Project
 from mtive_nb.run.job import clear_partial, restore_old, swap_in
 from mtive_nb.run.lock import LockedError, profile_lock
 from mtive_nb.run.params import ParameterError
@@ -83,6 +83,20 @@ def test_runs_skips_and_names_what_changed(project: Project) -> None:
     _, said = run(project, dry_run=True)
     assert "its parameters changed" in said
     assert "upstream 01 runs first" in said
+
+
+def test_only_the_named_one_runs_on_results_as_they_are(project: Project) -> None:
+    make(project, "01_data", WRITE + "(out / 'a').touch()")
+    make(project, "02_use", "if False:\n    run.upstream('01')")
+    with pytest.raises(GraphError, match=r"02_use reads 01: found no results.*--only"):
+        run(project, "02", only=True)
+    assert run(project)[0].ran == ["01_data", "02_use"]
+    make(project, "01_data", WRITE + "(out / 'b').touch()")
+    make(project, "02_use", "if False:\n    run.upstream('01')\n2")
+    assert run(project, "02", only=True)[0].ran == ["02_use"]
+    assert (profile_dir(project) / "01_data" / "a").exists()
+    record = json.loads((profile_dir(project) / "02_use" / "run.json").read_text())
+    assert record["command"] == "python -m mtive_nb run pocket 02 --only"
 
 
 def test_a_typo_stops_before_anything_starts(project: Project) -> None:

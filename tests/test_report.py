@@ -12,7 +12,7 @@ from mtive_nb.run.folder import write_atomic
 from mtive_nb.run.graph import GraphError, Project
 from mtive_nb.run.published import load_published, load_tables
 from mtive_nb.run.reference import copy_reference
-from mtive_nb.run.report import column_groups, number, read_metrics, write_report
+from mtive_nb.run.report import claims_board, column_groups, number, read_metrics, run_folders, write_report
 
 PNG = bytes.fromhex("89504e470d0a1a0a")
 
@@ -83,6 +83,25 @@ def test_page(project: Project) -> None:
     assert 'href="07_evaluation/07_evaluation.ipynb"' in page
     assert "and 76 rows more" in page
     assert "04_stage1" not in page
+
+
+def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project) -> None:
+    head = "claim,statement,priority,verdict,gain,low,high,by_task,n,seeds,published\n"
+    board = head + 'a,"A, it is",1,holds,1.5,0.5,2.5,AE holds,80,1,1.3\nb,B does,1,not measured in this run,,,,,,,\n'
+    board += "c,C never,2,not testable here: why,,,,,,,\n"
+    for name, text in (
+        ("20_report", board),
+        ("13_latency", head + "a,A,1,open,9,9,9,,7,1,\nb,B does,1,open,1.1,1,1.2,,30,1,1.03\n"),
+    ):
+        write_atomic(project.outputs / "pocket" / name / "tables" / "claims.csv", text)
+    found = claims_board(run_folders(project.outputs / "pocket"))
+    assert [(c["claim"], c["verdict"], c["notebook"]) for c in found] == [
+        ("a", "holds", "20_report"),
+        ("b", "open", "13_latency"),
+        ("c", "not testable here: why", "20_report"),
+    ]
+    page = write_report(project, "pocket").read_text()
+    assert "A, it is" in page and "Not decided here (1)" in page and "1.03" in page
 
 
 def test_page_stands_alone(project: Project) -> None:

@@ -3,7 +3,11 @@
 A claim compares two systems (`claims.yaml`; its head explains the fields). Rule of decision, on the 95% interval of
 left less right, paired by seed and test item, products drawn together: `greater` holds if its lower end is above 0,
 fails if its upper end is below 0, and is open else; `less` is mirrored; `about_equal` holds if the whole interval lies
-within the tolerance and fails if it lies wholly outside. `each` needs every task; `mean` is about the mean over tasks.
+within the tolerance and fails if it lies wholly outside; `at_most_factor` holds if left over right stays below the
+bound. `each` needs every task; `mean` is about the mean over tasks.
+
+Claims on answers are decided by `board`, in chapter 20 and in those that have other systems; what a chapter measured in
+another way (latency, equality, interruptions) by `measured`. The report joins their tables of claims.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +18,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from mtive_nb.evaluate.intervals import mean_of_sums, resampled_sums, weighted_f1_of_sums
+from mtive_nb.evaluate.continual import replay_name
+from mtive_nb.evaluate.intervals import Interval, mean_of_sums, resampled_sums, weighted_f1_of_sums
+from mtive_nb.evaluate.judge import judge_all
 from mtive_nb.evaluate.metrics import classify
 from mtive_nb.evaluate.scores import confusion_features
 
@@ -29,8 +35,9 @@ SYSTEMS = {
     "mtive_it": "MTIVE_IT",
     "mtive_sl": "MTIVE_SL",
     "mtive_mtl": "MTIVE_MTL",
+    **{f"base_sl_rep{100 * share:.0f}": replay_name(share) for share in (0.0, 0.01, 1.0)},
 }
-METRICS = {"judge_accuracy": "accuracy", "hallucination_rate": "hallucination"}
+METRICS = {"judge_accuracy": "accuracy", "accuracy": "accuracy", "hallucination_rate": "hallucination"}
 
 
 @cache
@@ -39,19 +46,55 @@ def load_claims() -> tuple[dict, ...]:
     return tuple(yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text()))
 
 
-def verdict(low: float, high: float, *, relation: str, tolerance: float | None = None) -> str:
-    """Holds, does not hold or open, for the interval of left less right.
+def verdict(
+    low: float, high: float, *, relation: str, tolerance: float | None = None, bound: float | None = None
+) -> str:
+    """Holds, does not hold or open, for the interval of left less right (`at_most_factor`: left over right).
 
-    Errors: ValueError for a relation that is not decided on a difference.
+    Errors: ValueError for a relation that is none of the four.
     """
     if relation == "about_equal":
         inside, outside = -tolerance <= low and high <= tolerance, high < -tolerance or low > tolerance
         return HOLDS if inside else FAILS if outside else OPEN
+    if relation == "at_most_factor":
+        return HOLDS if high <= bound else FAILS if low > bound else OPEN
     if relation not in ("greater", "less"):
-        raise ValueError(f"relation: found {relation!r}, expected 'greater', 'less' or 'about_equal'")
+        raise ValueError(f"relation: found {relation!r}, expected greater, less, about_equal or at_most_factor")
     if relation == "less":
         low, high = -high, -low
     return HOLDS if low > 0 else FAILS if high < 0 else OPEN
+
+
+def _rule(claim: Mapping) -> dict:
+    """What `verdict` needs to know of a claim."""
+    test = claim["test"]
+    limits = {name: (test.get(name) or {}).get("value") for name in ("tolerance", "bound")}
+    return {"relation": test["relation"]} | limits
+
+
+def _of_each(by_task: Mapping[str, str]) -> str:
+    """The verdict on a claim that must hold for every task."""
+    return FAILS if FAILS in by_task.values() else HOLDS if set(by_task.values()) == {HOLDS} else OPEN
+
+
+def judged_answers(records: Sequence[dict], answers: Mapping[str, Sequence[str]], vocabulary: dict, *, seed: int) -> pd.DataFrame:  # fmt: skip
+    """The judge's marks of several systems on the same records, as `board` takes them."""
+    return pd.concat(judge_all(records, said, vocabulary).assign(system=s, seed=seed) for s, said in answers.items())
+
+
+def measured(claim_id: str, values: Mapping[str, Interval | float], *, n: int | None = None) -> dict:
+    """A row of the board for a claim that a chapter measured itself.
+
+    values: left less right (`at_most_factor`: left over right) by task, or by whatever the claim must hold for each of;
+    a number without an interval is exact. n: what exact numbers rest on. Errors: KeyError for an unknown claim.
+    """
+    claim = {c["id"]: c for c in load_claims()}[claim_id]
+    found = {task: v if isinstance(v, Interval) else Interval(v, v, v, n or 1) for task, v in values.items()}
+    by_task = {task: verdict(v.low, v.high, **_rule(claim)) for task, v in found.items()}
+    worst = max(found.values(), key=lambda v: abs(v.value))
+    row = {"verdict": _of_each(by_task), "gain": worst.value, "low": worst.low, "high": worst.high}
+    by = ", ".join(f"{task} {v}" for task, v in by_task.items())
+    return _row(claim, row | {"by_task": by, "n": sum(v.n for v in found.values()), "seeds": 1})
 
 
 def decide(
@@ -81,13 +124,13 @@ def decide(
         values[task] = float(statistic(features.sum(axis=0, keepdims=True))[0])
         draws[task] = statistic(resampled_sums(features, resamples=resamples, seed=seed, groups=products))
     ends = {task: np.quantile(d, (0.025, 0.975)) for task, d in draws.items()}
-    rule = {"relation": test["relation"], "tolerance": test.get("tolerance")}
+    rule = _rule(claim)
     by_task = {task: verdict(*end, **rule) for task, end in ends.items()}
     low, high = np.quantile(np.mean(list(draws.values()), axis=0), (0.025, 0.975))
     if test["over_tasks"] == "mean":
         found = verdict(low, high, **rule)
     else:
-        found = FAILS if FAILS in by_task.values() else HOLDS if set(by_task.values()) == {HOLDS} else OPEN
+        found = _of_each(by_task)
     here = wide[wide.index.get_level_values("task").isin(test["tasks"])]
     return {
         "verdict": found,
@@ -126,10 +169,11 @@ def board(claims: Sequence[Mapping], judged: pd.DataFrame, *, binary: pd.DataFra
         if found is None:
             no = claim["testable_small_scale"] == "no"
             found = {"verdict": f"not testable here: {claim['testable_why']}" if no else "not measured in this run"}
-        margin = (claim["test"].get("margin_published") or {}).get("value")
-        rows.append(
-            {"claim": claim["id"], "statement": " ".join(claim["statement"].split()), "priority": claim["priority"]}
-            | found
-            | {"published": margin}
-        )
+        rows.append(_row(claim, found))
     return pd.DataFrame(rows)
+
+
+def _row(claim: Mapping, found: Mapping) -> dict:
+    """A claim and what was found, as a row of the board."""
+    about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split()), "priority": claim["priority"]}
+    return about | dict(found) | {"published": (claim["test"].get("margin_published") or {}).get("value")}

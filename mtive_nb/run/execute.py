@@ -45,10 +45,11 @@ def run_notebooks(
     jobs: int = 1,
     dry_run: bool = False,
     force: bool = False,
+    only: bool = False,
     project: Project | None = None,
     tell: Callable[[str], None] = say,
 ) -> Outcome:
-    """Run the named notebooks, and those they rest on, where something changed since their last good run.
+    """Run the named notebooks, and those they rest on (not with `only`), where something changed since the last good run.
 
     `jobs`: how many at a time; they share the cores. `dry_run` only shows the plan. A failure does not stop notebooks
     that do not rest on the failed one. Errors: ParameterError, GraphError, LockedError, before any kernel starts.
@@ -58,16 +59,16 @@ def run_notebooks(
     project = project or find_project()
     numbers = list(numbers)
     if dry_run:
-        steps, _ = make_plan(project, profile, numbers=numbers, force=force)
+        steps, _ = make_plan(project, profile, numbers=numbers, force=force, only=only)
         tell(describe(steps))
         return Outcome(skipped=[step.notebook.name for step in steps])
     with signals_as_exceptions(), profile_lock(project.outputs / profile) as lock_fd:
         for path in sorted(project.notebooks.glob("[0-9][0-9]_*.ipynb")):
             restore_old(project.outputs / profile, path.stem)
-        steps, inputs = make_plan(project, profile, numbers=numbers, force=force)
+        steps, inputs = make_plan(project, profile, numbers=numbers, force=force, only=only)
         tell(describe(steps))
         _tell_of_upstream(steps, numbers, tell=tell)
-        command = " ".join(["python -m mtive_nb run", profile, *numbers])
+        command = " ".join(["python -m mtive_nb run", profile, *numbers, *(["--only"] if only else [])])
         runner = _Runner(inputs, steps, jobs=jobs, command=command, lock_fd=lock_fd, tell=tell)
         return runner.run()
 
@@ -209,10 +210,10 @@ class _Runner:
         self.tell(f"[{name}] {cell}, {duration(job.elapsed_s)}{left}{inner}")
 
 
-def main(profile: str, *, numbers: list[str], jobs: int, dry_run: bool, force: bool) -> int:
-    """The command line's `run`: exit code 0 when everything asked for is up to date now."""
+def main(profile: str, **asked: object) -> int:
+    """The command line's `run`, `asked` as in run_notebooks: exit code 0 when everything asked for is up to date now."""
     try:
-        outcome = run_notebooks(profile, numbers=numbers, jobs=jobs, dry_run=dry_run, force=force)
+        outcome = run_notebooks(profile, **asked)
     except KeyboardInterrupt:
         print("ended by Ctrl-C; start again to go on from the last finished notebook", file=sys.stderr)
         return 130

@@ -122,10 +122,10 @@ def read_graph(folder: Path) -> dict[str, Notebook]:
     return graph
 
 
-def selected(graph: dict[str, Notebook], numbers: Iterable[str]) -> list[Notebook]:
+def selected(graph: dict[str, Notebook], numbers: Iterable[str], *, only: bool = False) -> list[Notebook]:
     """The named notebooks and all they rest on, in order; every notebook (but ON_REQUEST) when none is named.
 
-    A notebook is named by number or by stem. Errors: GraphError for a name that is none.
+    `only`: the named ones without what they rest on. A notebook is named by number or by stem. Errors: GraphError for a name that is none.
     """
     by_name = {name: n.number for n in graph.values() for name in (n.number, n.name, n.path.name)}
     wanted = [n for n in graph if n not in ON_REQUEST]
@@ -141,5 +141,5 @@ def selected(graph: dict[str, Notebook], numbers: Iterable[str]) -> list[Noteboo
         number = wanted.pop()
         if number not in closure:
             closure.add(number)
-            wanted.extend(graph[number].upstream)
+            wanted.extend(() if only else graph[number].upstream)
     return [graph[number] for number in sorted(closure)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtive_nb.run.graph import Notebook, Project, read_graph, selected
+from mtive_nb.run.graph import GraphError, Notebook, Project, read_graph, selected
 from mtive_nb.run.params import check_profile, effective_parameters, header_minutes
 from mtive_nb.run.progress import duration
 from mtive_nb.run.stale import data_fingerprint, fingerprint, package_fingerprint, read_run, reasons
@@ -52,15 +52,16 @@ class Inputs:
 
 
 def make_plan(
-    project: Project, profile: str, *, numbers: Iterable[str] = (), force: bool = False
+    project: Project, profile: str, *, numbers: Iterable[str] = (), force: bool = False, only: bool = False
 ) -> tuple[list[Step], Inputs]:
     """The steps for the named notebooks and all they rest on; every parameter file is checked on the way.
 
-    `force` runs the named ones even if nothing changed. Errors: ParameterError, GraphError.
+    `force` runs the named ones even if nothing changed; `only` leaves out what they rest on, stale or not: its results
+    are taken as they lie there. Errors: ParameterError, GraphError.
     """
     numbers = list(numbers)
     graph = read_graph(project.notebooks)
-    notebooks = selected(graph, numbers)
+    notebooks = selected(graph, numbers, only=only)
     check_profile(project.params, profile=profile, stems=[n.name for n in graph.values()])
     names = {number: notebook.name for number, notebook in graph.items()}
     inputs = Inputs(project, profile, package_fingerprint(), data_fingerprint(), names)
@@ -70,6 +71,8 @@ def make_plan(
     running: set[str] = set()
     for notebook in notebooks:
         now = inputs.fingerprint(notebook, parameters[notebook.number])
+        if only:
+            _check_upstream(notebook, now, planned=[n.number for n in notebooks])
         folder = inputs.profile_dir / notebook.name
         why = reasons(folder, now=now, running=running)
         if force and not why and {notebook.number, notebook.name} & set(numbers):
@@ -79,6 +82,16 @@ def make_plan(
         estimate_s = _estimate(folder, project.params, profile=profile, notebook=notebook)
         steps.append(Step(notebook, parameters[notebook.number], tuple(why), estimate_s))
     return steps, inputs
+
+
+def _check_upstream(notebook: Notebook, now: dict[str, Any], *, planned: list[str]) -> None:
+    """Errors: GraphError where a notebook reads results that are not there and will not be made."""
+    missing = [n for n, results in now["upstream"].items() if not results and n not in planned]
+    if missing:
+        raise GraphError(
+            f"{notebook.name} reads {', '.join(missing)}: found no results; expected those of an earlier run with "
+            "--only (without it they are made first)"
+        )
 
 
 def _estimate(folder: Path, params: Path, *, profile: str, notebook: Notebook) -> float | None:

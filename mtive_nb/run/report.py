@@ -133,6 +133,18 @@ def table_files(folder: Path) -> list[dict[str, Any]]:
     return tables
 
 
+def claims_board(folders: list[Path]) -> list[dict[str, str]]:
+    """Chapter 20's claims in its order, each as it or, where it could not, the first other chapter decided it."""
+    found: dict[str, dict[str, str]] = {}
+    for folder in sorted(folders, key=lambda f: not f.name.startswith("20_")):
+        path = folder / "tables" / "claims.csv"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        for row in csv.DictReader(text.splitlines(keepends=True)):
+            if not found.get(row["claim"], {}).get("n"):
+                found[row["claim"]] = {k: _short(v) for k, v in row.items()} | {"notebook": folder.name}
+    return list(found.values())
+
+
 def _short(text: str) -> str:
     """A CSV cell for reading: no float's tail, no page-long text."""
     try:
@@ -211,6 +223,7 @@ def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, A
             if not found and paper == "mtive" and table != "text"
         ],
         "stand_ins": stand_ins,
+        "claims": claims_board(folders),
         "parts": parts,
         "count": len(metrics),
     }
