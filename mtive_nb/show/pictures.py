@@ -57,7 +57,7 @@ def _thumbnail(path: Path, side_px: int) -> str:
 
 
 def answer_table(rows: pd.DataFrame, *, root: Path, side_px: int = 110) -> HTML:
-    """Rows of (images, question, truth, then one column a system) as an HTML table; right answers are green."""
+    """Rows of (images, question, truth, then one column a system) as an HTML table; right answers are green, where there is a truth."""
     columns = [c for c in rows.columns if c != "images"]
     head = "".join(f"<th>{html.escape(str(c))}</th>" for c in ["photo", *columns])
     body = []
@@ -66,7 +66,8 @@ def answer_table(rows: pd.DataFrame, *, root: Path, side_px: int = 110) -> HTML:
         cells = []
         for column in columns:
             right = (
-                column not in ("task", "question", "truth")
+                "truth" in row
+                and column not in ("task", "question", "truth")
                 and str(row[column]).strip().lower() == str(row["truth"]).strip().lower()
             )
             style = ' style="color:#1f7a5c;font-weight:600"' if right else ""

@@ -1,0 +1,245 @@
+"""The demo of the experts: choose photos, ask, and read several answers side by side as they come.
+
+A way is one that can be asked: a function of a record (data/records.py) that gives the answer's text piece by piece,
+with a `cancel` where it can be ended before (serve/engine.py's Request has both). A server that answers whole gives one
+piece. Clicks return at once; answers arrive from threads of their own, pool changes likewise.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import ipywidgets as widgets
+import pandas as pd
+from IPython.display import HTML
+
+from mtive_nb.data.photos import PhotoError, photo_fault
+from mtive_nb.data.records import assistant_turn, question_of, user_turn
+from mtive_nb.serve.pool import ExpertPool
+from mtive_nb.show.pictures import answer_table
+
+Way = Callable[[dict], Iterable[str]]
+PHOTOS = 2  # at most: matching compares two
+
+
+def record_of(question: str, images: Sequence[str]) -> dict:
+    """A question on photos as the record that a way is asked with. Errors: ValueError for what cannot be asked."""
+    if not question.strip():
+        raise ValueError("question: found none, expected what to ask about the photos")
+    if not 1 <= len(images) <= PHOTOS:
+        raise ValueError(f"photos: found {len(images)}, expected 1 or {PHOTOS}")
+    return {"id": "demo", "product_id": "demo", "task": "own", "variant": "gen", "images": list(images), "answer": "",
+            "messages": [user_turn(question.strip(), images=len(images)), assistant_turn("")]}  # fmt: skip
+
+
+class Answer:
+    """What one way said to one question so far; `state` is "", how it ended, or the error in words."""
+
+    def __init__(self, name: str, way: Way, record: dict, *, tell: Callable[[], None]) -> None:
+        self.name, self.text, self.state, self.seconds = name, "", "", 0.0
+        self._way, self._record, self._tell, self._stop = way, record, tell, threading.Event()
+        self._asked: object = None
+        self.thread = threading.Thread(target=self._work, name=f"demo {name}", daemon=True)
+
+    @property
+    def who(self) -> str:
+        """The version that answers, where the way tells."""
+        return getattr(self._asked, "expert", None) or self.name
+
+    def cancel(self) -> None:
+        """End it: at the next piece at the latest."""
+        self._stop.set()
+        if hasattr(self._asked, "cancel"):
+            self._asked.cancel()
+
+    def _work(self) -> None:
+        started = time.monotonic()
+        try:
+            self._asked = self._way(self._record)
+            for piece in self._asked:
+                self.text, self.seconds = self.text + piece, time.monotonic() - started
+                if self._stop.is_set():
+                    self.cancel()  # it came while the way was being asked
+                    break
+                self._tell()
+            self.state = "cancelled" if self._stop.is_set() else getattr(self._asked, "outcome", None) or "done"
+        except Exception as error:  # whatever it is, the person at the page must see it
+            self.state = f"{type(error).__name__}: {error}"
+        self.seconds = time.monotonic() - started
+        self._tell()
+
+
+class ExpertDemo(widgets.VBox):
+    """Photos, a question, and who is asked; below, the answers and the pool of experts.
+
+    `ways` gives who can be asked now, by name: experts come and go. `samples` are records to begin with, their photos
+    below `root`; uploads are kept in `uploads`. With a `pool`, experts are added, updated and removed from the page.
+    """
+
+    def __init__(self, ways: Callable[[], Mapping[str, Way]], samples: Sequence[dict], *, root: Path, uploads: Path,
+                 pool: ExpertPool | None = None, side_px: int = 240) -> None:  # fmt: skip
+        super().__init__(layout=widgets.Layout(max_width="900px"))
+        self._ways, self._samples, self._root, self._uploads = ways, list(samples), Path(root), Path(uploads)
+        self._pool, self._side_px, self._lock = pool, side_px, threading.RLock()
+        self.images: list[str] = []
+        self.answers: list[Answer] = []
+        self._build()
+        self._connect()
+        self._handle(self._show_all)
+
+    def _build(self) -> None:
+        wide = widgets.Layout(width="100%")
+        options = [(f"{r['task']}: {question_of(r)}", k) for k, r in enumerate(self._samples)]
+        self.sample = widgets.Dropdown(options=options, description="Sample", layout=wide)
+        self.upload = widgets.FileUpload(accept="image/*", multiple=True, description="Upload photos")
+        self.path = widgets.Text(placeholder="or a photo's path, and Enter", continuous_update=False, layout=wide)
+        self.photos, self.error, self.said = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.question = widgets.Text(description="Question", continuous_update=False, layout=wide)
+        self.who = widgets.SelectMultiple(description="Ask", rows=7)
+        self.ask = widgets.Button(description="Ask", button_style="success")
+        self.cancel = widgets.Button(description="Cancel", disabled=True)
+        self.children = [
+            self.sample, widgets.HBox([self.upload, self.path]), self.photos, self.question, self.who,
+            widgets.HBox([self.ask, self.cancel]), self.error, self.said,
+        ]  # fmt: skip
+        if self._pool is not None:
+            self._build_pool()
+
+    def _build_pool(self) -> None:
+        self.state, self.expert = widgets.HTML(), widgets.Text(placeholder="name of the expert")
+        self.folder = widgets.Text(placeholder="its folder: .../stack", layout=widgets.Layout(width="100%"))
+        self.changes = {what: widgets.Button(description=what) for what in ("Add", "Update", "Remove")}
+        buttons = widgets.HBox([self.expert, self.folder, *self.changes.values()])
+        self.children = [*self.children, widgets.HTML("<b>Experts in service</b>"), self.state, buttons]
+
+    def _connect(self) -> None:
+        self.sample.observe(lambda _: self._handle(self._show_sample), "value")
+        self.upload.observe(lambda _: self._handle(self._take_uploads), "value")
+        self.path.observe(lambda _: self._handle(self._take_path), "value")
+        self.ask.on_click(lambda _: self._handle(self._ask))
+        self.cancel.on_click(lambda _: self._handle(self._cancel))
+        for what, button in getattr(self, "changes", {}).items():
+            button.on_click(lambda _, what=what: self._in_background(lambda: self._change(what)))
+
+    def _handle(self, action: Callable[[], None]) -> None:
+        """Run one handler alone; what goes wrong stands in the page, elsewhere nobody would see it."""
+        with self._lock:
+            self._try(action)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        self.error.value = ""
+        try:
+            action()
+        except Exception as error:
+            text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            self.error.value = f'<b style="color:#e45756">{html.escape(text)}</b>'
+
+    def _in_background(self, action: Callable[[], None]) -> None:
+        """For what takes long: answers go on meanwhile."""
+        threading.Thread(target=self._try, args=(action,), name="demo pool", daemon=True).start()
+
+    def _show_all(self) -> None:
+        self._show_who()
+        self._show_pool()
+        self._show_sample()
+
+    def _show_sample(self) -> None:
+        if self.sample.value is not None:
+            record = self._samples[self.sample.value]
+            self.question.value = question_of(record)
+            self._show_photos([str(self._root / image) for image in record["images"]])
+
+    def _take_uploads(self) -> None:
+        """Keep what the browser sent; a file that is no photo is named and nothing changes."""
+        self._uploads.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for sent in self.upload.value:
+            path = self._uploads / Path(sent["name"]).name
+            path.write_bytes(bytes(sent["content"]))
+            paths.append(str(path))
+        if paths:
+            self._show_photos(paths)
+
+    def _take_path(self) -> None:
+        if self.path.value.strip():
+            self._show_photos([str(Path(self.path.value.strip()).expanduser().resolve())])
+
+    def _show_photos(self, images: list[str]) -> None:
+        for image in images:
+            if fault := photo_fault(image):
+                raise PhotoError(f"{Path(image).name}: {fault}")
+        rows = pd.DataFrame([{"images": images, "file": ", ".join(Path(i).name for i in images)}])
+        self.photos.value = answer_table(rows, root=Path(), side_px=self._side_px).data
+        self.images = images
+
+    def _show_who(self) -> None:
+        """Offer those who can be asked now; who was chosen stays chosen."""
+        now, chosen = list(self._ways()), self.who.value
+        self.who.options = now
+        self.who.value = [name for name in chosen if name in now] or now
+
+    def _ask(self) -> None:
+        if not self.who.value:
+            raise ValueError("Ask: found nobody chosen, expected one or more")
+        record, ways = record_of(self.question.value, self.images), self._ways()
+        self.ask.disabled, self.cancel.disabled = True, False
+        self.answers = [Answer(name, ways[name], record, tell=self._show_answers) for name in self.who.value]
+        for answer in self.answers:
+            answer.thread.start()
+
+    def _cancel(self) -> None:
+        for answer in self.answers:
+            answer.cancel()
+
+    def _show_answers(self) -> None:
+        """The answers as they stand; called by their threads."""
+        with self._lock:
+            rows = "".join(
+                f"<tr><th>{html.escape(a.who)}</th><td>{html.escape(a.text) or '…'}</td><td>{a.seconds:.1f} s</td>"
+                f"<td>{html.escape(a.state) or 'answers'}</td></tr>"
+                for a in self.answers
+            )
+            self.said.value = f"{_STYLE}<table class='demo'>{rows}</table>"
+            if all(a.state for a in self.answers):
+                self.ask.disabled, self.cancel.disabled = False, True
+
+    def _change(self, what: str) -> None:
+        """Add, update or remove the expert that the fields name."""
+        name, folder = self.expert.value.strip(), self.folder.value.strip()
+        if not name or (what != "Remove" and not Path(folder).is_dir()):
+            raise ValueError(
+                f"{what}: found name {name!r} and folder {folder!r}, expected an expert's name and its folder"
+            )
+        if what == "Remove":
+            self._pool.remove(name)
+        else:
+            {"Add": self._pool.add, "Update": self._pool.update}[what](name, Path(folder))
+        with self._lock:
+            self._show_who()
+            self._show_pool()
+
+    def _show_pool(self) -> None:
+        if self._pool is not None:
+            table = pd.DataFrame(self._pool.state()).to_html(index=False, border=0, classes="demo")
+            self.state.value = _STYLE + table
+
+    def wait(self) -> None:
+        """Until every answer has ended: for notebooks that ask without a person."""
+        for answer in self.answers:
+            answer.thread.join()
+
+    def still(self) -> HTML:
+        """The page as it stands, for one that has no kernel."""
+        pool = "" if self._pool is None else f"<p><b>Experts in service</b></p>{self.state.value}"
+        asked = html.escape(self.question.value)
+        return HTML(f"{self.photos.value}<p>{asked}</p>{self.error.value}{self.said.value}{pool}")
+
+
+_STYLE = (
+    "<style>.demo td,.demo th{text-align:left;vertical-align:top;font-size:13px;padding:4px 10px}"
+    ".demo th{white-space:nowrap}</style>"
+)

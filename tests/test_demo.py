@@ -1,0 +1,150 @@
+"""The demo of the experts: what a person at the page sees, with ways whose answers are known."""
+
+import threading
+import time
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from mtive_nb.data.records import question_of
+from mtive_nb.show.demo import ExpertDemo, record_of
+
+
+class Slow:
+    """An answer in pieces that comes when it is let, and can be cancelled."""
+
+    def __init__(self):
+        self.go, self.cancelled, self.outcome, self.expert = threading.Event(), False, None, "DD@2"
+
+    def __iter__(self):
+        yield "first "
+        self.go.wait(10)
+        if not self.cancelled:
+            yield "second"
+
+    def cancel(self):
+        self.cancelled = True
+        self.go.set()
+
+
+class Pool:
+    """Takes experts in and out as serve/pool.py does, without weights."""
+
+    def __init__(self):
+        self.experts = {"DD": 1}
+
+    def add(self, name, folder):
+        if name in self.experts:
+            raise KeyError(f"expert {name!r} is in service already; update it")
+        self.experts[name] = 1
+
+    def update(self, name, folder):
+        self.experts[name] += 1
+
+    def remove(self, name):
+        del self.experts[name]
+
+    def state(self):
+        return [{"expert": name, "version": n} for name, n in self.experts.items()]
+
+
+@pytest.fixture
+def page(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    (tmp_path / "text.png").write_text("no photo")
+    samples = [record_of("Is it red?", ["a.png"]), record_of("Are they alike?", ["a.png", "a.png"])]
+    slow, pool = Slow(), Pool()
+
+    def broken(record):
+        raise RuntimeError("no <weights>")
+
+    ways = {"trunk": lambda record: [question_of(record), "!"], "DD": lambda record: slow, "broken": broken}
+    made = ExpertDemo(lambda: ways | {n: ways["DD"] for n in pool.experts}, samples, root=tmp_path,
+                      uploads=tmp_path / "uploads", pool=pool)  # fmt: skip
+    return SimpleNamespace(demo=made, slow=slow, pool=pool, folder=tmp_path)
+
+
+def until(true, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert true()
+
+
+def test_answers_come_side_by_side_piece_by_piece_and_an_error_in_words(page):
+    demo = page.demo
+    demo.ask.click()
+    until(lambda: "first" in demo.said.value and "Is it red?!" in demo.said.value)
+    assert demo.ask.disabled and not demo.cancel.disabled and "DD@2" in demo.said.value and "answers" in demo.said.value
+    assert "RuntimeError: no &lt;weights&gt;" in demo.said.value
+    page.slow.go.set()
+    demo.wait()
+    assert "first second" in demo.said.value and not demo.ask.disabled and demo.cancel.disabled
+    assert "first second" in demo.still().data
+
+
+def test_cancel_ends_what_still_answers_and_keeps_what_was_said(page):
+    page.demo.ask.click()
+    until(lambda: "first" in page.demo.said.value)
+    page.demo.cancel.click()
+    page.demo.wait()
+    assert page.slow.cancelled and "cancelled" in page.demo.said.value and "second" not in page.demo.said.value
+
+
+def test_photos_come_from_samples_uploads_and_paths(page):
+    demo = page.demo
+    assert demo.question.value == "Is it red?" and demo.photos.value.count("<img") == 1
+    demo.sample.value = 1
+    assert demo.photos.value.count("<img") == 2 and len(demo.images) == 2
+    demo.path.value = str(page.folder / "a.png")
+    assert demo.images == [str(page.folder / "a.png")]
+    content = (page.folder / "a.png").read_bytes()
+    demo.upload.value = (
+        {
+            "name": "../../mine.png",
+            "type": "image/png",
+            "size": 1,
+            "content": content,
+            "last_modified": datetime.now(UTC),
+        },
+    )
+    assert demo.images == [str(page.folder / "uploads" / "mine.png")]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("text.png", "text.png: not an image"), ("gone.png", "gone.png: no such file")]
+)
+def test_what_is_no_photo_is_named_and_the_last_one_stays(page, name, message):
+    before = page.demo.images
+    page.demo.path.value = str(page.folder / name)
+    assert message in page.demo.error.value and page.demo.images == before
+
+
+def test_nobody_asked_and_nothing_asked_is_said(page):
+    page.demo.who.value = ()
+    page.demo.ask.click()
+    assert "nobody chosen" in page.demo.error.value and not page.demo.ask.disabled
+    page.demo.who.value, page.demo.question.value = ("trunk",), "  "
+    page.demo.ask.click()
+    assert "question: found none" in page.demo.error.value and not page.demo.answers
+
+
+def test_experts_come_and_go_while_others_answer(page):
+    demo = page.demo
+    demo.ask.click()
+    until(lambda: "first" in demo.said.value)
+    demo.expert.value, demo.folder.value = "EX", str(page.folder)
+    demo.changes["Add"].click()
+    until(lambda: "EX" in demo.who.options)
+    assert "EX" in demo.state.value and "answers" in demo.said.value
+    demo.changes["Add"].click()
+    until(lambda: "in service already" in demo.error.value)
+    demo.changes["Remove"].click()
+    until(lambda: "EX" not in demo.who.options)
+    demo.folder.value = str(page.folder / "nowhere")
+    demo.changes["Update"].click()
+    until(lambda: "nowhere" in demo.error.value)
+    demo.cancel.click()
+    demo.wait()
