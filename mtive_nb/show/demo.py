@@ -95,7 +95,9 @@ class ExpertDemo(widgets.VBox):
         wide = widgets.Layout(width="100%")
         options = [(f"{r['task']}: {question_of(r)}", k) for k, r in enumerate(self._samples)]
         self.sample = widgets.Dropdown(options=options, description="Sample", layout=wide)
-        self.upload = widgets.FileUpload(accept="image/*", multiple=True, description="Upload photos")
+        self.upload = widgets.FileUpload(
+            accept="image/*", multiple=True, description="Upload photos", layout=widgets.Layout(min_width="150px")
+        )
         self.path = widgets.Text(placeholder="or a photo's path, and Enter", continuous_update=False, layout=wide)
         self.photos, self.error, self.said = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.question = widgets.Text(description="Question", continuous_update=False, layout=wide)
