@@ -44,7 +44,7 @@ def test_an_unknown_relation_is_refused():
 
 def test_what_a_chapter_measured_is_decided_by_the_claims_own_rule():
     row = measured("mtive-stack-latency-close-to-base-mtl", {"request": Interval(1.1, 1.05, 1.2, 30)})
-    assert (row["verdict"], row["gain"], row["n"], row["priority"]) == (FAILS, 1.1, 30, 1)
+    assert (row["verdict"], row["gain"], row["n"], row["unit"]) == (FAILS, 1.1, 30, "x")
     exact = measured("mtive-hot-swap-no-interruption", {"engine": 0.0, "vLLM": 0.0}, n=800)
     assert exact["verdict"] == HOLDS and exact["by_task"] == "engine holds, vLLM holds"
     broken = measured("mtive-hot-swap-no-interruption", {"engine": 0.0, "vLLM": 2.0}, n=800)

@@ -161,7 +161,7 @@ def board(claims: Sequence[Mapping], judged: pd.DataFrame, *, binary: pd.DataFra
           resamples: int = 2000, seed: int = 0) -> pd.DataFrame:  # fmt: skip
     """Every claim with its verdict, a row each; what cannot be decided here says why. `judged`, `binary`: as in decide.
 
-    Columns: claim, statement, priority, verdict, gain, low, high, by_task, n, seeds, published (its margin in print).
+    Columns: claim, statement, priority, verdict, gain, low, high, by_task, n, seeds, published (its margin in print), unit.
     """
     rows = []
     for claim in claims:
@@ -176,4 +176,6 @@ def board(claims: Sequence[Mapping], judged: pd.DataFrame, *, binary: pd.DataFra
 def _row(claim: Mapping, found: Mapping) -> dict:
     """A claim and what was found, as a row of the board."""
     about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split()), "priority": claim["priority"]}
-    return about | dict(found) | {"published": (claim["test"].get("margin_published") or {}).get("value")}
+    printed = claim["test"].get("margin_published") or {}
+    limit = claim["test"].get("tolerance") or claim["test"].get("bound") or {}
+    return about | dict(found) | {"published": printed.get("value"), "unit": printed.get("unit") or limit.get("unit")}
