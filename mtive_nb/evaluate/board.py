@@ -86,7 +86,7 @@ def measured(claim_id: str, values: Mapping[str, Interval | float], *, n: int | 
     """A row of the board for a claim that a chapter measured itself.
 
     values: left less right (`at_most_factor`: left over right) by task, or by whatever the claim must hold for each of;
-    a number without an interval is exact. n: what exact numbers rest on. Errors: KeyError for an unknown claim.
+    a number without an interval is exact. n: what each exact number rests on. Errors: KeyError for an unknown claim.
     """
     claim = {c["id"]: c for c in load_claims()}[claim_id]
     found = {task: v if isinstance(v, Interval) else Interval(v, v, v, n or 1) for task, v in values.items()}
