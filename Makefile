@@ -1,4 +1,4 @@
-# make reproduce | reproduce-all | test | lab | report | serve-env | serve | test-serve | clean      (PROFILE=pocket unless told: smoke, pocket, grocery, paper)
+# make reproduce | reproduce-all | seeds | test | lab | report | serve-env | serve | test-serve | clean      (PROFILE=pocket unless told: smoke, pocket, pocket1, pocket2, grocery, paper)
 PROFILE ?= pocket
 JOBS ?= 1
 # The MTIVE path, in the order in which data flows.
@@ -9,7 +9,7 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: reproduce reproduce-all test lab report serve-env serve test-serve clean
+.PHONY: reproduce reproduce-all seeds test lab report serve-env serve test-serve clean
 
 reproduce: $(STAMP)
 	$(PYTHON) -m mtive_nb run $(PROFILE) $(MTIVE_PATH) --jobs $(JOBS)
@@ -18,6 +18,12 @@ reproduce: $(STAMP)
 reproduce-all: $(STAMP)
 	$(PYTHON) -m mtive_nb run $(PROFILE) --jobs $(JOBS)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
+
+# The path with two more seeds, then what holds over all three.
+seeds: $(STAMP)
+	for profile in pocket pocket1 pocket2; do $(PYTHON) -m mtive_nb run $$profile $(MTIVE_PATH) --jobs $(JOBS) || exit 1; done
+	$(PYTHON) -m mtive_nb run pocket 21 --only --force
+	$(PYTHON) -m mtive_nb report pocket
 
 # A process a core; a file's tests stay together, since they share what was slow to make.
 test: $(STAMP)

@@ -12,7 +12,7 @@ from mtive_nb.evaluate.board import (
     SYSTEMS,
     board,
     decide,
-    judged_answers,
+    judged_run,
     load_claims,
     measured,
     verdict,
@@ -61,15 +61,48 @@ def test_a_tolerance_is_read_with_its_unit():
     assert decide(near, judged({"AE": 4.0, "DD": -4.0}, noise=0.5))["verdict"] == FAILS
 
 
-def test_the_judges_marks_stand_a_row_an_answer_and_system():
-    record = {"id": "r", "product_id": "P", "task": "DD", "variant": "gen", "answer": "yes, a dent", "label": "yes",
-              "facts": {"asked": {"damaged": "yes", "damage": "dent"}, "known": {"damaged": "yes", "damage": "dent"}}}  # fmt: skip
-    marks = judged_answers([record], {"A": ["yes, a dent"], "B": ["no"]}, {"damage": ["dent"]}, seed=3)
-    assert marks["system"].tolist() == ["A", "B"] and set(marks["seed"]) == {3}
-    assert marks["accuracy"].iloc[0] > marks["accuracy"].iloc[1]
+def test_a_run_is_read_into_marks_labels_and_abstentions():
+    facts = {"asked": {"expiry": "04.08.2027", "production": "Unanswerable"}, "known": {"expiry": "04.08.2027"}}
+    common = {"product_id": "P", "answer": "", "label": "yes", "facts": facts}
+    records = [
+        common | {"id": "a", "task": "EX", "variant": "gen"},
+        common | {"id": "b", "task": "DD", "variant": "bin"},
+    ]
+    made_up = '{"expiry": "04.08.2027", "production": "01.08.2027"}'
+    honest = '{"expiry": "04.08.2027", "production": "Unanswerable"}'
+    said = {"zero-shot": [made_up, "no"], "MTIVE_MTL": [honest, "yes"], "of no claim": ["", ""]}
+    frames = judged_run(records, said, {"damage": ["dent"]}, seed=3)
+    assert all(
+        set(frame["system"]) == {"zero-shot", "MTIVE_MTL"} and set(frame["seed"]) == {3} for frame in frames.values()
+    )
+    marks = frames["judged"].set_index("system")["accuracy"]
+    assert marks["MTIVE_MTL"] > marks["zero-shot"]
+    assert frames["yes_no"].set_index("system")["answer"].to_dict() == {"zero-shot": "no", "MTIVE_MTL": "yes"}
+    abstained = frames["abstained"].set_index(["system", "id"])[["label", "answer"]]
+    assert abstained.loc[("MTIVE_MTL", "a production")].tolist() == [True, True]
+    assert abstained.loc[("zero-shot", "a production")].tolist() == [True, False]
+    assert abstained.loc[("MTIVE_MTL", "a expiry")].tolist() == [False, False]
 
 
-def judged(gains: dict[str, float], *, n=80, seeds=1, noise=0.0) -> pd.DataFrame:
+def test_abstention_is_decided_by_f1_where_something_is_not_there():
+    rng, rows = np.random.default_rng(0), []
+    for task, share in (("EX", 0.4), ("PM", 0.0)):
+        for k in range(120):
+            none = rng.random() < share
+            for system, right in (("zero-shot", 0.5), ("MTIVE_MTL", 0.95)):
+                rows.append(
+                    (0, f"{task}{k}", f"P{k % 30}", task, system, none, none if rng.random() < right else not none)
+                )
+    table = pd.DataFrame(rows, columns=["seed", "id", "product_id", "task", "system", "label", "answer"])
+    asked = claim(right="base_zs", metric="abstention_f1_on_unanswerable", tasks=["PM", "EX"], over_tasks="each")
+    found = decide(asked, {"abstained": table})
+    of = {s: f1_score(t["label"], t["answer"]) for s, t in table[table["task"] == "EX"].groupby("system")}
+    assert found["gain"] == pytest.approx(of["MTIVE_MTL"] - of["zero-shot"]) and found["verdict"] == HOLDS
+    assert found["by_task"] == "EX holds, PM not asked" and found["n"] == 120
+    assert decide(asked, {"abstained": table[table["task"] == "PM"]}) is None
+
+
+def judged(gains: dict[str, float], *, n=80, seeds=1, noise=0.0) -> dict[str, pd.DataFrame]:
     rng, rows = np.random.default_rng(0), []
     for seed in range(seeds):
         for task, gain in gains.items():
@@ -78,7 +111,7 @@ def judged(gains: dict[str, float], *, n=80, seeds=1, noise=0.0) -> pd.DataFrame
                 for system, value in (("Base_MTL", base), ("MTIVE_MTL", base + gain + noise * rng.normal())):
                     rows.append((seed, f"{task}{k}", f"P{k % 20}", task, system, value, 100 - value))
     names = ["seed", "id", "product_id", "task", "system", "accuracy", "hallucination"]
-    return pd.DataFrame(rows, columns=names)
+    return {"judged": pd.DataFrame(rows, columns=names)}
 
 
 def claim(**changes) -> dict:
@@ -126,7 +159,7 @@ def test_f1_of_yes_no_questions_is_compared_item_by_item():
                 rows.append((0, f"{task}{k}", f"P{k % 40}", task, system, label, answer))
     binary = pd.DataFrame(rows, columns=["seed", "id", "product_id", "task", "system", "label", "answer"])
     asked = claim(right="base_zs", metric="f1_weighted", tasks=["DD", "PM"], over_tasks="each")
-    found = decide(asked, judged({"AE": 1.0}), binary=binary)
+    found = decide(asked, {"yes_no": binary})
     of = {
         (t, s): f1_score(part["label"], part["answer"], average="weighted", zero_division=0)
         for (t, s), part in binary.groupby(["task", "system"])
@@ -134,6 +167,6 @@ def test_f1_of_yes_no_questions_is_compared_item_by_item():
     gain = np.mean([of[t, "MTIVE_MTL"] - of[t, "zero-shot"] for t in ("DD", "PM")])
     assert found["verdict"] == HOLDS and found["gain"] == pytest.approx(gain) and found["n"] == 320
     assert found["low"] < gain < found["high"]
-    assert decide(asked, judged({"AE": 1.0})) is None
+    assert decide(asked, judged({"AE": 1.0})) is None and decide(asked, {"yes_no": binary[:0]}) is None
     turned = binary.assign(system=binary["system"].map({"zero-shot": "MTIVE_MTL", "MTIVE_MTL": "zero-shot"}))
-    assert decide(asked, judged({"AE": 1.0}), binary=turned)["verdict"] == FAILS
+    assert decide(asked, {"yes_no": turned})["verdict"] == FAILS

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, load_catalogue
-from mtive_nb.data.dialogues import GENERATIVE, TEMPLATES, build_dialogues, cut_sentences
+from mtive_nb.data.dialogues import GENERATIVE, TEMPLATES, build_dialogues, cut_sentences, with_noisy_text
 from mtive_nb.data.mart import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
 from mtive_nb.data.splits import split_products
@@ -120,3 +120,20 @@ def test_a_shop_without_customers_texts_fills_the_templates_it_can(shop):
 def test_descriptions_end_with_a_whole_sentence_where_one_fits():
     assert cut_sentences("One two. Three four five. Six", 5) == "One two. Three four five."
     assert cut_sentences("One two three four", 3) == "One two three"
+
+
+def test_noise_is_another_products_text_in_a_known_amount(records):
+    texts = [k for k, r in enumerate(records) if r["variant"] != "bin"]
+    noisy = with_noisy_text(records, share=0.3, seed=0)
+    changed = [k for k in texts if noisy[k] is not records[k]]
+    assert len(changed) == pytest.approx(0.3 * len(texts), abs=3)
+    of_answer = {}
+    for k in texts:
+        of_answer.setdefault(records[k]["answer"], set()).add(records[k]["product_id"])
+    for k in changed:
+        assert noisy[k]["messages"][-1]["content"] == noisy[k]["answer"]
+        assert of_answer[noisy[k]["answer"]] - {noisy[k]["product_id"]}
+        assert noisy[k]["messages"][:-1] == records[k]["messages"][:-1] and noisy[k]["images"] == records[k]["images"]
+    assert with_noisy_text(records, share=0.0, seed=0) == records
+    with pytest.raises(ValueError, match="found 1.5"):
+        with_noisy_text(records, share=1.5, seed=0)

@@ -1,8 +1,10 @@
 """Adapters trained by several processes are those that one process would have trained."""
 
+import pytest
 import torch
 
-from mtive_nb.model.experts import Job, train_adapters
+from mtive_nb.evaluate.predict import answers_of_systems
+from mtive_nb.model.experts import Job, train_adapter_together, train_adapters
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 
@@ -33,3 +35,38 @@ def test_processes_give_what_one_process_gives(tiny_folder, records, photo_folde
         assert all(torch.allclose(w, found[2][name][n], atol=1e-5) for n, w in weights.items())
         assert any(w.abs().max() > 0 for n, w in weights.items() if "lora_B" in n)
     assert not torch.allclose(*(next(iter(found[1][n].values())) for n in ("AE", "DD")))
+
+
+def test_a_step_in_shares_is_the_step_of_one_process(tiny_folder, records, photo_folder, tmp_path):
+    found, logs = {}, {}
+    for processes in (1, 2):
+        torch.manual_seed(0)
+        stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
+        stack.add("PT", SPEC)
+        given = {"root": photo_folder, "checkpoints": tmp_path / str(processes), "steps": 4, "batch": 1, "rate": 1e-2}
+        logs[processes] = train_adapter_together(
+            stack, "PT", records[:4], processes=processes, accumulate=2, beta=0.1, **given
+        )
+        found[processes] = {n: w.clone() for n, w in stack.adapter_weights("PT").items()}
+        assert stack.active == ("PT",) and not any(p.requires_grad for p in stack.model.parameters())
+    assert all(torch.allclose(w, found[2][n], atol=1e-5) for n, w in found[1].items())
+    assert any(w.abs().max() > 0 for n, w in found[1].items() if "lora_B" in n)
+    assert logs[1]["loss"].tolist() == pytest.approx(logs[2]["loss"].tolist(), abs=1e-3)
+    with pytest.raises(ValueError, match="found 3 batches a step; expected a multiple of 2"):
+        train_adapter_together(stack, "PT", records, processes=2, accumulate=3, **given)
+
+
+def test_processes_answer_as_one_does(tiny_folder, records, photo_folder, tmp_path):
+    stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
+    stack.add("PT", SPEC)
+    for weight in stack.adapter_weights("PT").values():
+        torch.nn.init.normal_(weight, 0, 0.1)
+    tasks = {r["task"] for r in records}
+    systems = {"zero-shot": dict.fromkeys(tasks), "MTIVE_PT": dict.fromkeys(tasks, "PT")}
+    given = {"root": photo_folder, "batch": 2, "max_new_tokens": 4}
+    found = []
+    for processes in (1, 2):
+        (cache := tmp_path / str(processes)).mkdir()
+        found.append(answers_of_systems(stack, systems, records, cache=cache, processes=processes, **given))
+        assert len(list(cache.iterdir())) == 2 * len(tasks)
+    assert found[0] == found[1] and found[0]["zero-shot"] != found[0]["MTIVE_PT"]

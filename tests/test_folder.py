@@ -73,6 +73,10 @@ def test_runner_environment_decides_the_folder(home: Path, monkeypatch: pytest.M
     run = start_run("04_stage1", profile="pocket", seed=0)
     assert run.dir == home / "elsewhere"
     assert run.upstream("01") == home / "siblings" / "01_data"
+    (home / "pocket1" / "01_data").mkdir(parents=True)
+    assert run.upstream("01", profile="pocket1") == home / "pocket1" / "01_data"
+    with pytest.raises(FileNotFoundError, match="python -m mtive_nb run pocket2 01"):
+        run.upstream("01", profile="pocket2")
 
 
 def test_seeds(home: Path, torch_seeds: list[int]) -> None:
@@ -95,11 +99,24 @@ def test_metrics(home: Path) -> None:
     run = start_run("07_evaluation", profile="pocket", seed=2)
     run.metric(1, **T1, low=0.5, high=2)
     run.metric(3, **T1)
-    run.metric(4, **T1, seed=9)
+    run.metric(4, **T1, seed=9, seeds=3)
     first, second = lines(run)
     assert (first["value"], first["low"], first["seed"]) == (3.0, None, 2)
-    assert (second["value"], second["seed"]) == (4.0, 9)
-    assert list(first) == ["paper", "table", "row", "column", "value", "unit", "better", "n", "low", "high", "seed"]
+    assert (second["value"], second["seed"], first["seeds"], second["seeds"]) == (4.0, 9, 1, 3)
+    assert list(first) == [
+        "paper",
+        "table",
+        "row",
+        "column",
+        "value",
+        "unit",
+        "better",
+        "n",
+        "low",
+        "high",
+        "seed",
+        "seeds",
+    ]
     again = start_run("07_evaluation", profile="pocket", seed=2)
     assert lines(again) == []
 

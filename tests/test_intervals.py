@@ -99,3 +99,21 @@ def test_same_seed_same_interval():
     values = np.random.default_rng(5).random(50)
     assert bootstrap_interval(values, seed=6) == bootstrap_interval(values, seed=6)
     assert bootstrap_interval(values, seed=6) != bootstrap_interval(values, seed=7)
+
+
+def test_runs_are_drawn_first_where_groups_name_them():
+    rng = np.random.default_rng(5)
+    seeds, products = np.repeat(range(3), 200), np.tile(range(200), 3)
+    values = np.repeat([0.0, 5.0, 10.0], 200) + rng.normal(size=600)  # runs differ far more than products
+    apart = bootstrap_interval(values, groups=list(zip(seeds.tolist(), products.tolist(), strict=True)), seed=0)
+    pooled = bootstrap_interval(values, groups=[f"{s} {p}" for s, p in zip(seeds, products, strict=True)], seed=0)
+    assert apart.value == pooled.value == pytest.approx(values.mean())
+    # All three draws fall on one run in a ninth of the resamples, a 27th at either end: the 95% interval reaches them.
+    assert apart.low < 0.5 and apart.high > 9.5 and pooled.high - pooled.low < 1.0
+
+
+def test_one_run_is_drawn_as_if_it_were_not_named():
+    rng = np.random.default_rng(6)
+    values, products = rng.normal(size=90), (np.arange(90) % 30).tolist()
+    named = bootstrap_interval(values, groups=[("only", p) for p in products], seed=2)
+    assert named == bootstrap_interval(values, groups=products, seed=2)

@@ -1,6 +1,7 @@
 """Every notebook runs from end to end with the smoke parameters, through papermill as a user's batch does."""
 
 import ast
+import csv
 import json
 import re
 import subprocess
@@ -84,6 +85,20 @@ def test_every_parameter_is_read(path):
 def test_the_reads_line_names_what_the_code_reads(path):
     cells = nbformat.read(path, as_version=4).cells
     code = "\n".join(c.source for c in cells if c.cell_type == "code")
-    edges = set(re.findall(r'run\.upstream\("(\d\d)"\)', code))
+    edges = set(re.findall(r'run\.upstream\("(\d\d)"', code))
     reads = re.search(r"\*\*Reads\*\*(.*?)\*\*Writes\*\*", cells[0].source, re.S).group(1)
     assert edges == set(re.findall(r"\b(\d\d)\b", reads))
+
+
+def test_a_further_row_of_the_same_model_says_what_the_base_says(smoke):
+    with (smoke / "07_evaluation" / "tables" / "answers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows and all(row["the base again"] == row["zero-shot"] for row in rows)
+
+
+def test_several_seeds_are_joined_as_one_run_alone_where_there_is_one(smoke):
+    values = {}
+    for name in ("07_evaluation", "21_seeds"):
+        rows = [json.loads(line) for line in (smoke / name / "metrics.jsonl").read_text().splitlines()]
+        values[name] = {(r["row"], r["column"]): (r["value"], r["low"], r["high"]) for r in rows if r["table"] == "T1"}
+    assert values["21_seeds"] and values["21_seeds"] == values["07_evaluation"]

@@ -58,6 +58,18 @@ def test_file_over_defaults(tmp_path: Path) -> None:
     assert (values["SEED"], values["RANKS"], values["ANSWER"]) == (3, [16], "yes")
 
 
+def test_what_every_chapter_takes_stands_under_its_own_file(tmp_path: Path) -> None:
+    path = make(tmp_path, yaml="RANKS: [2]")
+    every = tmp_path / "params" / "pocket" / "every.yaml"
+    every.write_text("SEED: 3\nRANKS: [1]\n")
+    check_profile(tmp_path / "params", profile="pocket", stems=["04_stage1"])
+    found = effective_parameters(path, params=tmp_path / "params", profile="pocket")
+    assert found["SEED"] == 3 and found["RANKS"] == [2] and found["SHUFFLE"] is True
+    every.write_text("SEEDS: 3\n")
+    with pytest.raises(ParameterError, match="every.yaml: SEEDS is no parameter of 04_stage1.ipynb; did you mean SEED"):
+        effective_parameters(path, params=tmp_path / "params", profile="pocket")
+
+
 def test_profile_is_injected_and_may_not_be_written(tmp_path: Path) -> None:
     path = make(tmp_path)
     (tmp_path / "params" / "smoke").mkdir()

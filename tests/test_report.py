@@ -100,8 +100,12 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
         ("b", "open", "13_latency"),
         ("c", "not testable here: why", "20_report"),
     ]
+    over_seeds = head + "a,A,1,open,1.1,-0.5,2.5,AE open,240,3,1.3\n"
+    write_atomic(project.outputs / "pocket" / "21_seeds" / "tables" / "claims.csv", over_seeds)
+    joined = claims_board(run_folders(project.outputs / "pocket"))
+    assert [(c["claim"], c["verdict"], c["seeds"]) for c in joined][:2] == [("a", "open", "3"), ("b", "open", "1")]
     page = write_report(project, "pocket").read_text()
-    assert "A, it is" in page and "Not decided here (1)" in page and "1.03" in page
+    assert "n 240 · 3 seeds" in page and "Not decided here (1)" in page and "1.03" in page
 
 
 def test_page_stands_alone(project: Project) -> None:

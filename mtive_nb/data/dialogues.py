@@ -194,6 +194,24 @@ def build_dialogues(
     return records
 
 
+def with_noisy_text(records: list[dict], *, share: float, seed: int) -> list[dict]:
+    """The dialogues with a `share` of their texts, the last answer, replaced by that of another product: known noise.
+
+    Yes/no dialogues stay as they are. Errors: ValueError for a share outside of [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: found {share}, expected a number from 0 to 1")
+    rng, noisy = np.random.default_rng([seed, 13]), list(records)
+    texts = [k for k, record in enumerate(records) if record["variant"] != "bin"]
+    for k in rng.permutation(texts)[: round(share * len(texts))]:
+        own = records[k]
+        others = [j for j in rng.permutation(texts)[:20] if records[j]["product_id"] != own["product_id"]]
+        if others:
+            answer = records[others[0]]["answer"]
+            noisy[k] = own | {"answer": answer, "messages": [*own["messages"][:-1], assistant_turn(answer)]}
+    return noisy
+
+
 def cut_words(text: str, limit: int) -> str:
     """The first `limit` words, as one line."""
     return " ".join(text.split()[:limit])

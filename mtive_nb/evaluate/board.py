@@ -1,7 +1,7 @@
 """The claims board: does a claim of the paper hold here? Decided by rule from measurements, never by hand.
 
 A claim compares two systems (`claims.yaml`; its head explains the fields). Rule of decision, on the 95% interval of
-left less right, paired by seed and test item, products drawn together: `greater` holds if its lower end is above 0,
+left less right, paired by seed and test item, seeds drawn first and then the products of each: `greater` holds if its lower end is above 0,
 fails if its upper end is below 0, and is open else; `less` is mirrored; `about_equal` holds if the whole interval lies
 within the tolerance and fails if it lies wholly outside; `at_most_factor` holds if left over right stays below the
 bound. `each` needs every task; `mean` is about the mean over tasks.
@@ -21,7 +21,7 @@ import yaml
 from mtive_nb.evaluate.continual import replay_name
 from mtive_nb.evaluate.intervals import Interval, mean_of_sums, resampled_sums, weighted_f1_of_sums
 from mtive_nb.evaluate.judge import judge_all
-from mtive_nb.evaluate.metrics import classify
+from mtive_nb.evaluate.metrics import abstentions, classify, facts_of
 from mtive_nb.evaluate.scores import confusion_features
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
@@ -37,7 +37,14 @@ SYSTEMS = {
     "mtive_mtl": "MTIVE_MTL",
     **{f"base_sl_rep{100 * share:.0f}": replay_name(share) for share in (0.0, 0.01, 1.0)},
 }
-METRICS = {"judge_accuracy": "accuracy", "accuracy": "accuracy", "hallucination_rate": "hallucination"}
+# Metrics of claims.yaml -> the frame that holds them (see `judged_run`) and its column.
+METRICS = {
+    "judge_accuracy": ("judged", "accuracy"),
+    "accuracy": ("judged", "accuracy"),
+    "hallucination_rate": ("judged", "hallucination"),
+    "f1_weighted": ("yes_no", "answer"),
+    "abstention_f1_on_unanswerable": ("abstained", "answer"),
+}
 
 
 @cache
@@ -77,9 +84,30 @@ def _of_each(by_task: Mapping[str, str]) -> str:
     return FAILS if FAILS in by_task.values() else HOLDS if set(by_task.values()) == {HOLDS} else OPEN
 
 
-def judged_answers(records: Sequence[dict], answers: Mapping[str, Sequence[str]], vocabulary: dict, *, seed: int) -> pd.DataFrame:  # fmt: skip
-    """The judge's marks of several systems on the same records, as `board` takes them."""
-    return pd.concat(judge_all(records, said, vocabulary).assign(system=s, seed=seed) for s, said in answers.items())
+def judged_run(
+    records: Sequence[dict], answers: Mapping[str, Sequence[str]], vocabulary: dict, *, seed: int
+) -> dict[str, pd.DataFrame]:
+    """What `board` takes of a run's answers, one a record of every system: frames by name.
+
+    judged: the judge's marks of open-ended answers. yes_no: answers to yes/no questions and their labels. abstained:
+    for each fact that was asked for, whether there is none (label) and whether the system said so (answer).
+    """
+    judged, yes_no, abstained = [], [], []
+    for system in (s for s in SYSTEMS.values() if s in answers):
+        said = list(zip(records, answers[system], strict=True))
+        polar = [(record, answer) for record, answer in said if record["variant"] == "bin"]
+        yes_no += [_about(r, system, seed) | {"label": r["label"], "answer": a} for r, a in polar]
+        asked, open_ended = zip(*((r, a) for r, a in said if r["variant"] != "bin"), strict=True)
+        judged.append(judge_all(asked, open_ended, vocabulary).assign(system=system, seed=seed))
+        for record, answer in zip(asked, open_ended, strict=True):
+            for attribute, (there_is_none, said_so) in abstentions(answer, (facts_of(record) or ({},))[0]).items():
+                about = _about(record, system, seed) | {"id": f"{record['id']} {attribute}"}
+                abstained.append(about | {"label": there_is_none, "answer": said_so})
+    return {"judged": pd.concat(judged), "yes_no": pd.DataFrame(yes_no), "abstained": pd.DataFrame(abstained)}
+
+
+def _about(record: Mapping, system: str, seed: int) -> dict:
+    return {key: record[key] for key in ("id", "product_id", "task")} | {"system": system, "seed": seed}
 
 
 def measured(claim_id: str, values: Mapping[str, Interval | float], *, n: int | None = None) -> dict:
@@ -97,30 +125,28 @@ def measured(claim_id: str, values: Mapping[str, Interval | float], *, n: int | 
     return _row(claim, row | {"by_task": by, "n": sum(v.n for v in found.values()), "seeds": 1})
 
 
-def decide(
-    claim: Mapping, judged: pd.DataFrame, *, binary: pd.DataFrame | None = None, resamples: int = 2000, seed: int = 0
-) -> dict | None:
-    """One claim on answers; None where its systems, metric or tasks are not among them.
+def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int = 2000, seed: int = 0) -> dict | None:
+    """One claim on answers; None where its systems, metric or tasks are not among them. frames: as of `judged_run`.
 
-    judged: rows of seed, id, product_id, task, system, accuracy, hallucination (points, 0 to 100). binary, for claims
-    on the F1 of yes/no questions: rows of seed, id, product_id, task, system, label, answer.
     Result: verdict, gain, low, high (left less right, mean over tasks: points, or F1 in [0, 1]), by_task, n, seeds.
+    Of abstention only those tasks count in which something is asked for that is not there.
     """
     test = claim["test"]
     pair = [SYSTEMS.get(str(test[side])) for side in ("left", "right")]
-    column, table = (METRICS.get(test["metric"]), judged) if test["metric"] != "f1_weighted" else ("answer", binary)
-    if column is None or table is None or not set(pair) <= set(table["system"]):
+    name, column = METRICS.get(test["metric"], ("", ""))
+    table = frames.get(name)
+    if table is None or table.empty or not set(pair) <= set(table["system"]):
         return None
-    if not test["tasks"] or not set(test["tasks"]) <= set(table["task"]):
+    tasks = [t for t in test["tasks"] if name != "abstained" or table.loc[table["task"] == t, "label"].any()]
+    if not tasks or not set(tasks) <= set(table["task"]):
         return None
     items = ["task", "product_id", "seed", "id"] + (["label"] if column == "answer" else [])
     wide = table.pivot_table(index=items, columns="system", values=column, aggfunc="first")[pair].dropna()
     values, draws = {}, {}
-    for task in test["tasks"]:
+    for task in tasks:
         part = wide.loc[task]
-        difference = _f1_difference if column == "answer" else _mean_difference
-        features, statistic = difference(part, *pair)
-        products = list(part.index.get_level_values("product_id"))
+        features, statistic = _DIFFERENCES[name](part, *pair)
+        products = list(zip(*map(part.index.get_level_values, ("seed", "product_id")), strict=True))
         values[task] = float(statistic(features.sum(axis=0, keepdims=True))[0])
         draws[task] = statistic(resampled_sums(features, resamples=resamples, seed=seed, groups=products))
     ends = {task: np.quantile(d, (0.025, 0.975)) for task, d in draws.items()}
@@ -131,7 +157,8 @@ def decide(
         found = verdict(low, high, **rule)
     else:
         found = _of_each(by_task)
-    here = wide[wide.index.get_level_values("task").isin(test["tasks"])]
+    here = wide[wide.index.get_level_values("task").isin(tasks)]
+    by_task |= dict.fromkeys(set(test["tasks"]) - set(tasks), "not asked")
     return {
         "verdict": found,
         "gain": float(np.mean(list(values.values()))),
@@ -157,15 +184,31 @@ def _f1_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarra
     return np.hstack([one, other]), lambda sums: weighted_f1_of_sums(sums[:, :cut]) - weighted_f1_of_sums(sums[:, cut:])
 
 
-def board(claims: Sequence[Mapping], judged: pd.DataFrame, *, binary: pd.DataFrame | None = None,
-          resamples: int = 2000, seed: int = 0) -> pd.DataFrame:  # fmt: skip
-    """Every claim with its verdict, a row each; what cannot be decided here says why. `judged`, `binary`: as in decide.
+def _abstention_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
+    """Features (n, 6): right, false and missed abstentions of both, and the statistic of their sums: F1 of left less right."""
+    truth = part.index.get_level_values("label").to_numpy(dtype=bool)
+    said = [part[system].to_numpy(dtype=bool) for system in (left, right)]
+    features = [hits for s in said for hits in (s & truth, s & ~truth, ~s & truth)]
+
+    def f1(sums: np.ndarray) -> np.ndarray:
+        return 2 * sums[:, 0] / np.maximum(2 * sums[:, 0] + sums[:, 1] + sums[:, 2], 1)
+
+    return np.stack(features, axis=1).astype(float), lambda sums: f1(sums[:, :3]) - f1(sums[:, 3:])
+
+
+_DIFFERENCES = {"judged": _mean_difference, "yes_no": _f1_difference, "abstained": _abstention_difference}
+
+
+def board(
+    claims: Sequence[Mapping], frames: Mapping[str, pd.DataFrame], *, resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Every claim with its verdict, a row each; what cannot be decided here says why. frames: as of `judged_run`.
 
     Columns: claim, statement, priority, verdict, gain, low, high, by_task, n, seeds, published (its margin in print), unit.
     """
     rows = []
     for claim in claims:
-        found = decide(claim, judged, binary=binary, resamples=resamples, seed=seed)
+        found = decide(claim, frames, resamples=resamples, seed=seed)
         if found is None:
             no = claim["testable_small_scale"] == "no"
             found = {"verdict": f"not testable here: {claim['testable_why']}" if no else "not measured in this run"}

@@ -1,8 +1,10 @@
 """Intervals for means and other statistics: percentile bootstrap over products, paired differences, Wilson.
 
 Items of one product are not independent (the same shampoo is asked about five times), so that products, not items,
-are drawn with replacement. A statistic that depends on the items only through sums (a mean, F1 from the confusion
-counts) costs one matrix product for all resamples: sums = weights @ sums of each product.
+are drawn with replacement. A number that rests on several runs has groups (run, product): runs are drawn first, then the
+products of each; with few runs that still understates how much trainings differ. A statistic that depends on the items
+only through sums (a mean, F1 from the confusion counts) costs one matrix product for all resamples: sums = weights @
+sums of each group.
 Shapes: n items, G groups (products), R resamples, d features.
 """
 
@@ -48,11 +50,9 @@ def bootstrap_interval(
         return bootstrap_sums(
             features, mean_of_sums, level=level, resamples=resamples, seed=seed, groups=groups, n=len(values)
         )
-    codes = _codes(groups, len(values))
-    members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(members), size=(resamples, len(members)))
-    found = np.array([statistic(values[np.concatenate([members[g] for g in row])]) for row in drawn], dtype=float)
+    codes, run_of_group = _codes(groups, len(values))
+    often = _weights(run_of_group, resamples, seed)[:, codes].astype(int)  # (R, G) -> (R, n)
+    found = np.array([statistic(np.repeat(values, times, axis=0)) for times in often], dtype=float)
     return _interval(float(statistic(values)), found, level=level, n=len(values))
 
 
@@ -77,10 +77,10 @@ def resampled_sums(
     features: np.ndarray, *, resamples: int = 2000, seed: int = 0, groups: Sequence[object] | None = None
 ) -> np.ndarray:
     """Sums of the features (n, d) over draws of whole groups, (R, d)."""
-    codes = _codes(groups, len(features))
-    sums = np.zeros((codes.max() + 1, features.shape[1]))
+    codes, run_of_group = _codes(groups, len(features))
+    sums = np.zeros((len(run_of_group), features.shape[1]))
     np.add.at(sums, codes, features)  # (n, d) -> (G, d)
-    return _weights(len(sums), resamples, seed) @ sums  # (R, G) @ (G, d) -> (R, d)
+    return _weights(run_of_group, resamples, seed) @ sums  # (R, G) @ (G, d) -> (R, d)
 
 
 def paired_difference(
@@ -137,20 +137,34 @@ def _checked(values: Sequence[float] | np.ndarray, groups: Sequence[object] | No
     return array
 
 
-def _codes(groups: Sequence[object] | None, n: int) -> np.ndarray:
+def _codes(groups: Sequence[object] | None, n: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The group of each item (n,), and the run of each group (G): the first of a pair, else one run for all."""
     if groups is None:
-        return np.arange(n)
+        return np.arange(n), (0,) * n
     seen: dict[object, int] = {}
-    return np.array([seen.setdefault(group, len(seen)) for group in groups])
+    codes = np.array([seen.setdefault(group, len(seen)) for group in groups])
+    runs: dict[object, int] = {}
+    return codes, tuple(runs.setdefault(g[0] if isinstance(g, tuple) else None, len(runs)) for g in seen)
 
 
 @lru_cache(maxsize=4)  # the tables ask for the same draw for each metric and each system
-def _weights(groups: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each group is drawn in each resample, (R, G)."""
+def _weights(run_of_group: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
+    """How often each group is drawn in each resample, (R, G): runs with replacement, then the groups of each."""
     rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(np.equal(run_of_group, run)) for run in range(max(run_of_group) + 1)]
+    weights = np.zeros((resamples, len(run_of_group)))
+    for _ in members:
+        drawn = rng.integers(len(members), size=resamples)  # (R,)
+        for run, own in enumerate(members):
+            rows = np.flatnonzero(drawn == run)
+            weights[np.ix_(rows, own)] += _counts(rng, len(rows), len(own))
+    return weights
+
+
+def _counts(rng: np.random.Generator, resamples: int, groups: int) -> np.ndarray:
+    """How often each of so many groups comes in as many draws with replacement, (R, G)."""
     drawn = rng.integers(groups, size=(resamples, groups)) + groups * np.arange(resamples)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=resamples * groups)
-    return counts.reshape(resamples, groups).astype(float)
+    return np.bincount(drawn.ravel(), minlength=resamples * groups).reshape(resamples, groups)
 
 
 def _interval(value: float, found: np.ndarray, *, level: float, n: int) -> Interval:

@@ -209,6 +209,18 @@ def date_match(
     return float(printed), float(printed or parse_date(stated) in accepted_dates(name, asked=asked, known=known or {}))
 
 
+def abstentions(answer: str, asked: Mapping[str, Any]) -> dict[str, tuple[bool, bool]]:
+    """For each fact that is asked for: whether there is none to be seen, and whether the answer says so."""
+    pairs = parse_pairs(answer)
+    return {
+        name: (
+            any(map(is_abstention, map(str, accepted_values(value)))),
+            is_abstention(pairs.get(name, "") if pairs else answer),
+        )
+        for name, value in asked.items()
+    }
+
+
 def asked_date(asked: Mapping[str, Any]) -> tuple[str, list[str]]:
     """The date that a record is scored by and its right texts: the expiry, where several are asked."""
     name = "expiry" if "expiry" in asked else next(iter(asked))

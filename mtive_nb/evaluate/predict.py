@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.experts import copies_of
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.mixed import mixed_experts
 from mtive_nb.model.stack import LoraStack
@@ -76,27 +77,47 @@ def next_token_logits(stack: LoraStack, records: list[dict], *, root: Path, side
     return stack.model(**{k: v.to(stack.vlm.device) for k, v in inputs.items()}, logits_to_keep=1).logits[:, -1]
 
 
+@torch.inference_mode()
+def chosen_yes_no(stack: LoraStack, records: list[dict], *, root: Path, batch: int = 64, side_px: int | None = None) -> list[str]:  # fmt: skip
+    """Yes or no to each record, whichever begins more likely: also of a model that would say something else."""
+    encode = stack.vlm.processor.tokenizer.encode
+    words = {word: encode(word, add_special_tokens=False)[0] for word in ("yes", "no")}
+    said = []
+    for start in progress(range(0, len(records), batch), what="yes or no"):
+        logits = next_token_logits(stack, records[start : start + batch], root=root, side_px=side_px)
+        said += ["yes" if row[words["yes"]] > row[words["no"]] else "no" for row in logits]
+    return said
+
+
+def _answer_task(stack: LoraStack, adapter: str | None, records: list[dict], kept: Path, options: dict) -> list[str]:
+    stack.activate(adapter)
+    said = generate_answers(stack, records, what=kept.stem.replace("_", " "), **options)
+    write_atomic(kept, json.dumps(said))
+    return said
+
+
 def answers_of_systems(stack: LoraStack, systems: dict[str, dict[str, str | None]], records: list[dict], *, root: Path,
-                       cache: Path, **options: int | None) -> dict[str, list[str]]:  # fmt: skip
+                       cache: Path, processes: int = 1, **options: int | None) -> dict[str, list[str]]:  # fmt: skip
     """Answers of every system, {system: one a record}; a system names the adapter of each task (None: the bare base).
 
     A system's answers to a task are kept under `cache`, so that a run that was cut short goes on where it stopped.
-    `options` go to generate_answers.
+    `processes` of their own share the work: for a small model on a CPU. `options` go to generate_answers.
     """
-    answers: dict[str, list[str]] = {}
-    for system, adapters in systems.items():
-        answers[system] = [""] * len(records)
-        for task, adapter in adapters.items():
-            rows = [i for i, r in enumerate(records) if r["task"] == task]
-            kept = Path(cache) / f"{system}_{task}.json"
-            if kept.is_file():
-                said = json.loads(kept.read_text())
-            else:
-                stack.activate(adapter)
-                said = generate_answers(
-                    stack, [records[i] for i in rows], root=root, what=f"{system} {task}", **options
-                )
-                write_atomic(kept, json.dumps(said))
-            for i, text in zip(rows, said, strict=True):
-                answers[system][i] = text
+    options = {"root": root, **options}
+    parts = [(system, task, adapter) for system, adapters in systems.items() for task, adapter in adapters.items()]
+    kept = {part: Path(cache) / f"{part[0]}_{part[1]}.json" for part in parts}
+    asked = {task: [r for r in records if r["task"] == task] for _, task, _ in parts}
+    missing = [(part[2], asked[part[1]], path, options) for part, path in kept.items() if not path.is_file()]
+    if processes > 1:
+        with copies_of(stack, processes) as submit:
+            for done in [submit(_answer_task, *given) for given in missing]:
+                done.result()
+    else:
+        for given in missing:
+            _answer_task(stack, *given)
+    answers = {system: [""] * len(records) for system in systems}
+    for (system, task, _), path in kept.items():
+        rows = [i for i, r in enumerate(records) if r["task"] == task]
+        for i, text in zip(rows, json.loads(path.read_text()), strict=True):
+            answers[system][i] = text
     return answers

@@ -1,7 +1,8 @@
 """The tables of notebook 07: T1 (judge), T2 (F1-weighted) and exact matches, each with a bootstrap interval.
 
 Columns are spelled as in published.csv. T1's numbers are differences to a row that the paper does not print; ours are
-levels in [0, 100]. T2 is a fraction, as printed; shares of our own are fractions too. Intervals draw products.
+levels in [0, 100]. T2 is a fraction, as printed; shares of our own are fractions too. Intervals draw products; records
+of several runs carry a `run` each, and runs are drawn first.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def score_table(
     return pd.DataFrame(rows, columns=list(SCORE_FIELDS))
 
 
-def log_metrics(run: Run, scores: pd.DataFrame, *, seed: int | None = None) -> None:
-    """Record every score in the run, under the paper's table (T1, T2) or `own`."""
+def log_metrics(run: Run, scores: pd.DataFrame, *, seed: int | None = None, seeds: int = 1) -> None:
+    """Record every score in the run, under the paper's table (T1, T2) or `own`; `seeds`: the runs it rests on."""
     for row in scores.to_dict("records"):
         run.metric(
             row["value"],
@@ -96,6 +97,7 @@ def log_metrics(run: Run, scores: pd.DataFrame, *, seed: int | None = None) -> N
             low=row["low"],
             high=row["high"],
             seed=seed,
+            seeds=seeds,
         )
 
 
@@ -126,7 +128,7 @@ def attribute_scores(
         hits: dict[str, list[tuple[float, str]]] = {}
         for i, record in kept:
             for attribute, hit in attribute_matches(answers[i], facts_of(record)[0]).items():
-                hits.setdefault(attribute, []).append((hit, record["product_id"]))
+                hits.setdefault(attribute, []).append((hit, _owner(record)))
         for attribute, pairs in hits.items():
             values, products = zip(*pairs, strict=True)
             interval = bootstrap_interval(values, groups=products, seed=seed)
@@ -152,6 +154,7 @@ def paired_gains(
     """
     records = list(records)
     judged = {name: judge_all(records, answers_by_system[name], vocabulary, judge=judge) for name in (system, *over)}
+    owners = list(map(_owner, records))
     rows = []
     for task in dict.fromkeys(judged[system]["task"]):
         here = (judged[system]["task"] == task) & judged[system]["variant"].isin(["gen", "aug"])
@@ -159,7 +162,7 @@ def paired_gains(
             continue
         for other in over:
             a, b = (judged[name].loc[here, "accuracy"].to_numpy() for name in (system, other))
-            gain = paired_difference(a, b, groups=judged[system].loc[here, "product_id"].to_numpy(), seed=seed)
+            gain = paired_difference(a, b, groups=[o for o, kept in zip(owners, here, strict=True) if kept], seed=seed)
             rows.append(
                 {"task": task, "over": other, "gain": gain.value, "low": gain.low, "high": gain.high, "n": gain.n}
             )
@@ -179,12 +182,17 @@ def wide_table(scores: pd.DataFrame, *, paper: str, table: str) -> pd.DataFrame:
     return shown.reindex(index=list(dict.fromkeys(part["system"])), columns=list(order)).fillna("")
 
 
+def _owner(record: Mapping[str, Any]) -> tuple[Any, str]:
+    """What is drawn together: a product, of its run where records of several runs are pooled."""
+    return record.get("run"), record["product_id"]
+
+
 def _judged(task: str, items: list[Item], judge: Judge, options: dict[str, int]) -> list[dict[str, Any]]:
     items = [(r, a) for r, a in items if r["variant"] in ("gen", "aug") and facts_of(r)]
     if task not in GENERATIVE_TASKS or not items:
         return []
     judged = [judge.judge(record, answer) for record, answer in items]
-    groups = [record["product_id"] for record, _ in items]
+    groups = [_owner(record) for record, _ in items]
     rows = []
     for short, field, better in _T1:
         interval = bootstrap_interval([getattr(one, field) for one in judged], groups=groups, **options)
@@ -203,7 +211,7 @@ def _classified(task: str, items: list[Item], options: dict[str, int]) -> list[d
 def _class_rows(task: str, items: list[Item], options: dict[str, int], *, form: str) -> list[dict[str, Any]]:
     if not items:
         return []
-    groups = [record["product_id"] for record, _ in items]
+    groups = [_owner(record) for record, _ in items]
     read = classify([answer for _, answer in items], [str(record["label"]) for record, _ in items])
     accuracy = bootstrap_interval(read.hits, groups=groups, **options)
     f1 = bootstrap_sums(confusion_features(read), weighted_f1_of_sums, groups=groups, **options)
@@ -231,7 +239,7 @@ def _exact(task: str, items: list[Item], options: dict[str, int]) -> list[dict[s
         items = [(r, a) for r, a in items if set(DATE_ATTRIBUTES) & set((facts_of(r) or ({}, {}))[0])]
     if task not in ("AE", "EX") or not items:
         return []
-    products = [record["product_id"] for record, _ in items]
+    products = [_owner(record) for record, _ in items]
     facts = [facts_of(record) or ({}, {}) for record, _ in items]
     if task == "AE":
         matches = [attribute_matches(answer, asked) for (_, answer), (asked, _) in zip(items, facts, strict=True)]

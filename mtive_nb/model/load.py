@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
@@ -72,7 +73,8 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     """Load "pocket", a local folder or a hub id.
 
     `dtype` "auto" means bfloat16 where the device computes in it and float32 on a CPU (which emulates it);
-    `min_px` and `max_px` bound an image's area: pixels a side of the square of that area. `quantize` "nf4" keeps linear
+    `min_px` and `max_px` bound an image's area: pixels a side of the square of that area (Idefics3: `max_px` is the
+    longest side before it splits; Gemma3 has one size of its own). `quantize` "nf4" keeps linear
     layers in 4 bits (bitsandbytes), all but the head; the whole checkpoint is read once more to know whose weights they are.
     """
     source = str(POCKET_BASE) if name == "pocket" else os.path.expanduser(name)
@@ -86,21 +88,14 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
         raise ValueError(f"dtype: found {dtype!r}, expected 'auto', 'bfloat16', 'float16' or 'float32'")
     if quantize not in ("", "nf4"):
         raise ValueError(f"quantize: found {quantize!r}, expected '' or 'nf4'")
+    family = AutoConfig.from_pretrained(source).model_type
+    if family not in FAMILIES:
+        raise ValueError(f"{name}: model type {family!r} has no component map; known: {sorted(FAMILIES)}")
     processor = AutoProcessor.from_pretrained(source)
-    size = dict(processor.image_processor.size)
-    # two pixels of room: at the exact square, rounding errors of the resize would floor a side to 28 px less
-    size |= {"longest_edge": (max_px + 2) ** 2} if max_px else {}
-    size |= {"shortest_edge": min_px**2} if min_px else {}
-    processor.image_processor.size = (
-        type(processor.image_processor.size)(**size) if max_px or min_px else processor.image_processor.size
-    )
+    _bound_images(processor, family=family, min_px=min_px, max_px=max_px)
     processor.tokenizer.padding_side = "left"
     how = {"dtype": kind, "attn_implementation": attention} | (_four_bits(kind, device) if quantize else {})
     model = AutoModelForImageTextToText.from_pretrained(source, **how)
-    if model.config.model_type not in FAMILIES:
-        raise ValueError(
-            f"{name}: model type {model.config.model_type!r} has no component map; known: {sorted(FAMILIES)}"
-        )
     if not quantize:
         return Vlm(model.to(device).eval().requires_grad_(False), processor, name)
     for layer in model.modules():
@@ -108,6 +103,19 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
             layer.support_avx512bf16_for_cpu = False
     base = fingerprint(AutoModelForImageTextToText.from_pretrained(source, dtype=kind))
     return Vlm(model.eval().requires_grad_(False), processor, name, quantize, base)
+
+
+def _bound_images(processor: ProcessorMixin, *, family: str, min_px: int | None, max_px: int | None) -> None:
+    """Tell the image processor its bounds in the words of its family."""
+    bounds = {}
+    if family == "qwen2_5_vl":
+        # two pixels of room: at the exact square, rounding errors of the resize would floor a side to 28 px less
+        bounds |= {"longest_edge": (max_px + 2) ** 2} if max_px else {}
+        bounds |= {"shortest_edge": min_px**2} if min_px else {}
+    elif family == "idefics3" and max_px:
+        bounds = {"longest_edge": max_px}
+    size = processor.image_processor.size
+    processor.image_processor.size = type(size)(**{**dict(size), **bounds}) if bounds else size
 
 
 def _four_bits(compute: torch.dtype, device: str) -> dict:

@@ -5,6 +5,7 @@ the columns that hold answers become logits (benchmarks/training.py measures it)
 the base while an expert trains.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -105,7 +106,8 @@ class Watch(TrainerCallback):
         before = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
         self.started = time.monotonic() - before
         steps = range(state.global_step, state.max_steps)
-        self.ticks = iter(progress(steps, what=self.what))
+        shown = state.is_world_process_zero  # of several processes one tells
+        self.ticks = iter(progress(steps, what=self.what) if shown else ())
         next(self.ticks, None)
 
     def on_step_end(self, args, state, control, **_) -> None:  # noqa: ANN001
@@ -161,12 +163,13 @@ def train_adapter(
     stack.activate(name, trainable=True)
     folder = Path(checkpoints) / name
     on_gpu = torch.cuda.is_available()
+    shared = on_gpu or "WORLD_SIZE" in os.environ
     arguments = TrainingArguments(
         **adapter_arguments(
             folder, steps=steps, batch=batch, accumulate=accumulate, rate=rate, checkpointing=checkpointing,
             save_steps=save_steps, seed=seed,
         ),
-        data_seed=seed, dataloader_num_workers=workers, average_tokens_across_devices=on_gpu,
+        data_seed=seed, dataloader_num_workers=workers, average_tokens_across_devices=shared,
         bf16=on_gpu and stack.vlm.model.dtype == torch.bfloat16,
     )  # fmt: skip
     data = RecordDataset(records, root=root, side_px=side_px)

@@ -43,16 +43,18 @@ class Run:
         self._metrics: list[dict[str, Any]] = []
         self._started = time.monotonic()
 
-    def upstream(self, number: str) -> Path:
-        """The run folder of an earlier notebook in the same profile, `run.upstream("01")`.
+    def upstream(self, number: str, *, profile: str | None = None) -> Path:
+        """The run folder of an earlier notebook, `run.upstream("01")`, in this profile or in another one.
 
         This call, with a literal, is also the edge in the graph of notebooks. Errors: FileNotFoundError.
         """
-        found = sorted(p for p in self._siblings.glob(f"{number}_*") if p.is_dir() and p.suffix == "")
+        profile = profile or self.profile
+        siblings = self._siblings if profile == self.profile else self._siblings.parent / profile
+        found = sorted(p for p in siblings.glob(f"{number}_*") if p.is_dir() and p.suffix == "")
         if not found:
             raise FileNotFoundError(
-                f"{self.name} reads the results of notebook {number}, but outputs/{self.profile}/{number}_* does not "
-                f"exist; make it with: python -m mtive_nb run {self.profile} {number}"
+                f"{self.name} reads the results of notebook {number}, but outputs/{profile}/{number}_* does not "
+                f"exist; make it with: python -m mtive_nb run {profile} {number}"
             )
         return found[0]
 
@@ -77,10 +79,12 @@ class Run:
         low: float | None = None,
         high: float | None = None,
         seed: int | None = None,
+        seeds: int = 1,
     ) -> None:
         """Record one number under the key that the paper prints it by (`own` for what no paper prints).
 
-        `low`, `high`: the interval. `n`: the items that it rests on. The same key and seed again replaces the number.
+        `low`, `high`: the interval. `n`: the items that it rests on. `seeds`: the runs, where they are more than this
+        one. The same key and seed again replaces the number.
         Errors: ValueError for a key that the paper does not print, a number that is none, an interval beside it.
         """
         check_keys(paper=paper, table=table, column=column)
@@ -96,6 +100,7 @@ class Run:
         line = {"paper": paper, "table": table, "row": row, "column": column, "value": float(value), "unit": unit}
         line |= {"better": better, "n": int(n), "low": _number(low), "high": _number(high)}
         line["seed"] = self._record["seed"] if seed is None else int(seed)
+        line["seeds"] = int(seeds)
         same = ("paper", "table", "row", "column", "seed")
         self._metrics = [m for m in self._metrics if any(m[k] != line[k] for k in same)] + [line]
         self._write_metrics()

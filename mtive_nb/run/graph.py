@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-# 00 trains the shipped base model: it runs when it is named, never with "all".
-ON_REQUEST = ("00",)
+# 00 trains the shipped base model, 21 reads other profiles: they run when they are named, never with "all".
+ON_REQUEST = ("00", "21")
 
 
 class GraphError(ValueError):

@@ -16,6 +16,8 @@ import yaml
 
 # The runner sets it, from the profile's name: a parameter file may not.
 INJECTED = "PROFILE"
+# What all chapters of a profile take, such as a seed; a chapter's own file goes over it.
+EVERY = "every"
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -171,7 +173,7 @@ def close_to(name: str, known: list[str]) -> str:
 
 
 def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[str, Any]:
-    """What a notebook runs with in a profile: its own defaults, the profile's file over them, and PROFILE.
+    """What a notebook runs with in a profile: its defaults, over them `every.yaml`, its own file, and PROFILE.
 
     `params` is the folder of profiles. A notebook without a file in the profile runs with its defaults.
     Errors: ParameterError for an unknown profile, an unknown name, a wrong type, a broken file or cell.
@@ -179,8 +181,9 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
     folder = profile_folder(params, profile=profile)
     declared = read_parameters(notebook)
     values = {name: parameter.default for name, parameter in declared.items()}
-    path = folder / f"{notebook.stem}.yaml"
-    if path.exists():
+    for path in (folder / f"{stem}.yaml" for stem in (EVERY, notebook.stem)):
+        if not path.exists():
+            continue
         shown = f"{params.name}/{profile}/{path.name}"
         for name, value in load_yaml(path).items():
             if name == INJECTED:
@@ -213,7 +216,7 @@ def profile_folder(params: Path, *, profile: str) -> Path:
 def check_profile(params: Path, *, profile: str, stems: list[str]) -> None:
     """Refuse a parameter file that belongs to no notebook: it would be ignored without a word."""
     for path in sorted(profile_folder(params, profile=profile).glob("*.yaml")):
-        if path.stem not in stems:
+        if path.stem not in (EVERY, *stems):
             raise ParameterError(
                 f"{params.name}/{profile}/{path.name}: there is no notebook {path.stem}.ipynb"
                 f"{close_to(path.stem, stems)}"

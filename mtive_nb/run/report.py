@@ -54,7 +54,8 @@ def cell_of(metric: dict[str, Any]) -> dict[str, str]:
         interval = f"{number(low, unit)} to {number(high, unit)}"
     if metric["better"] == "none":
         interval = ""  # a count, a setting
-    basis = f"n {metric['n']:,} · seed {metric['seed']}"
+    seeds = metric.get("seeds", 1)
+    basis = f"n {metric['n']:,} · " + (f"{seeds} seeds" if seeds > 1 else f"seed {metric['seed']}")
     return {"value": value, "interval": interval, "basis": basis, "notebook": metric["notebook"]}
 
 
@@ -134,9 +135,9 @@ def table_files(folder: Path) -> list[dict[str, Any]]:
 
 
 def claims_board(folders: list[Path]) -> list[dict[str, str]]:
-    """Chapter 20's claims in its order, each as it or, where it could not, the first other chapter decided it."""
+    """Each claim as the first chapter decided it that could: that over several seeds, the report's, then any other."""
     found: dict[str, dict[str, str]] = {}
-    for folder in sorted(folders, key=lambda f: not f.name.startswith("20_")):
+    for folder in sorted(folders, key=lambda f: -int(f.name[:2]) if f.name[:2] in ("20", "21") else 0):
         path = folder / "tables" / "claims.csv"
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for row in csv.DictReader(text.splitlines(keepends=True)):

@@ -30,10 +30,11 @@ def lines(
 
 
 def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str = "", better: str = "higher",
-                        chance: dict[str, float] | None = None) -> Figure:  # fmt: skip
+                        chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
     """Grouped bars of `value` with `low` and `high`, a group a column, a bar a system (long frame: system, column, ...).
 
-    `chance` draws a dashed line a group: what always giving the commonest answer reaches.
+    `chance` draws a dashed line a group: what always giving the commonest answer reaches. `dots` (system, column,
+    value) are drawn over the bars: the single runs that a bar joins.
     """
     systems = list(dict.fromkeys(frame["system"]))
     figure = new_figure(max(8.0, 1.1 + 0.26 * len(systems) * len(columns)), 3.6)
@@ -52,6 +53,9 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str =
             label=system,
             error_kw={"lw": 0.9, "capsize": 1.5},
         )
+        own = dots[(dots["system"] == system) & dots["column"].isin(columns)] if dots is not None else rows[:0]
+        where = [at[columns.index(column)] for column in own.get("column", ())]
+        axes.scatter(where, own["value"], s=7, color="black", zorder=3, linewidths=0)
     for column, value in (chance or {}).items():
         axes.hlines(
             value,

@@ -1,0 +1,91 @@
+"""Is a model as sure as it is right? Expected calibration error over the tokens of answers (Guo et al. 2017).
+
+Shapes: n records, N answer tokens, V vocabulary, K bins of confidence, R resamples.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mtive_nb.evaluate.intervals import Interval, bootstrap_sums
+from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.losses import IGNORE
+from mtive_nb.model.stack import LoraStack
+from mtive_nb.run import progress
+
+BINS = 15
+
+
+@torch.inference_mode()
+def token_confidences(
+    stack: LoraStack, records: Sequence[dict], *, root: Path, batch: int = 32, side_px: int | None = None
+) -> pd.DataFrame:
+    """A row for each token of the records' own answers, each read behind the true ones before it.
+
+    Columns: id, product_id, confidence (probability of the likeliest token), right (whether that is the true one),
+    nats (the true token's loss).
+    """
+    stack.model.eval()
+    data, collate = RecordDataset(list(records), root=root, side_px=side_px), Collator(stack.vlm.processor)
+    rows = []
+    for start in progress(range(0, len(records), batch), what="confidence"):
+        some = records[start : start + batch]
+        inputs = {k: v.to(stack.vlm.device) for k, v in collate([data[start + i] for i in range(len(some))]).items()}
+        targets = inputs.pop("labels")[:, 1:]
+        kept = targets != IGNORE
+        log_p = stack.model(**inputs, use_cache=False).logits[:, :-1][kept].float().log_softmax(-1)  # (N, V)
+        best, likeliest = log_p.max(-1)
+        found = {"confidence": best.exp(), "right": (likeliest == targets[kept]).float()}
+        found["nats"] = -log_p.gather(1, targets[kept][:, None])[:, 0]
+        of = kept.nonzero()[:, 0].tolist()
+        about = {key: [some[i][key] for i in of] for key in ("id", "product_id")}
+        rows.append(pd.DataFrame(about | {k: v.cpu().numpy() for k, v in found.items()}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def calibration(tokens: pd.DataFrame, *, seed: int, resamples: int = 2000) -> dict[str, Interval]:
+    """Expected calibration error, and confidence less accuracy (above 0: overconfident), both in [-1, 1]."""
+    sums, products = _sums(tokens)
+    how = {"groups": products, "seed": seed, "resamples": resamples, "n": len(tokens)}
+    return {"ECE": bootstrap_sums(sums, _error, **how), "overconfidence": bootstrap_sums(sums, _excess, **how)}
+
+
+def calibration_gain(left: pd.DataFrame, right: pd.DataFrame, *, seed: int, resamples: int = 2000) -> Interval:
+    """Expected calibration error of `left` less that of `right`, on the same tokens; products are drawn together.
+
+    Errors: ValueError where the two do not speak of the same tokens.
+    """
+    if list(left["id"]) != list(right["id"]):
+        raise ValueError(
+            f"calibration_gain: found {len(left)} and {len(right)} tokens; expected the same tokens of both"
+        )
+    (one, products), (other, _) = _sums(left), _sums(right)
+    cut = one.shape[1]
+    return bootstrap_sums(
+        np.hstack([one, other]), lambda s: _error(s[:, :cut]) - _error(s[:, cut:]), groups=products, seed=seed,
+        resamples=resamples, n=len(left),
+    )  # fmt: skip
+
+
+def _sums(tokens: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """A record a row, (n, 2 K + 1): its tokens' confidence by bin, their hits by bin, their number; and its product."""
+    codes, ids = pd.factorize(tokens["id"])
+    bins = np.minimum((tokens["confidence"] * BINS).astype(int), BINS - 1)
+    sums = np.zeros((len(ids), 2 * BINS + 1))
+    np.add.at(sums, (codes, bins), tokens["confidence"])
+    np.add.at(sums, (codes, BINS + bins), tokens["right"])
+    np.add.at(sums, (codes, 2 * BINS), 1)
+    return sums, list(tokens.groupby("id", sort=False)["product_id"].first())
+
+
+def _error(sums: np.ndarray) -> np.ndarray:
+    """(R, 2 K + 1) -> (R,)."""
+    return np.abs(sums[:, :BINS] - sums[:, BINS : 2 * BINS]).sum(axis=1) / sums[:, -1]
+
+
+def _excess(sums: np.ndarray) -> np.ndarray:
+    """(R, 2 K + 1) -> (R,)."""
+    return (sums[:, :BINS] - sums[:, BINS : 2 * BINS]).sum(axis=1) / sums[:, -1]
