@@ -1,6 +1,8 @@
-# make reproduce | reproduce-all | seeds | test | lab | report | serve-env | serve | test-serve | clean      (PROFILE=pocket unless told: smoke, pocket, pocket1, pocket2, grocery, paper)
+# make reproduce | reproduce-all | seeds | test | lab | demo | report | serve-env | serve | test-serve | clean      (PROFILE=pocket unless told: smoke, pocket, pocket1, pocket2, grocery, paper)
 PROFILE ?= pocket
 JOBS ?= 1
+# What is installed beside the core; `scale` (Ray) is for clusters and its tests.
+EXTRAS ?= lab,quant,ocr,dev
 # The MTIVE path, in the order in which data flows.
 MTIVE_PATH ?= 01 02 04 05 06 07 20
 
@@ -9,7 +11,7 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: reproduce reproduce-all seeds test lab report serve-env serve test-serve clean
+.PHONY: reproduce reproduce-all seeds test lab demo report serve-env serve test-serve clean
 
 reproduce: $(STAMP)
 	$(PYTHON) -m mtive_nb run $(PROFILE) $(MTIVE_PATH) --jobs $(JOBS)
@@ -31,6 +33,14 @@ test: $(STAMP)
 
 lab: $(STAMP)
 	$(PYTHON) -m jupyter lab --notebook-dir .
+
+# Notebook 18 as a web page of its own, until Ctrl-C: for those who ask and need no JupyterLab.
+LIVE := outputs/$(PROFILE)/18_demo.live
+demo: $(STAMP)
+	mkdir -p $(LIVE)
+	$(PYTHON) -m papermill notebooks/18_demo.ipynb $(LIVE)/demo.ipynb --prepare-only --no-progress-bar \
+		$(if $(wildcard params/$(PROFILE)/18_demo.yaml),-f params/$(PROFILE)/18_demo.yaml) -p PROFILE $(PROFILE) -p LIVE True
+	MTIVE_RUN_DIR=$(CURDIR)/$(LIVE) $(PYTHON) -m voila $(LIVE)/demo.ipynb
 
 report: $(STAMP)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
@@ -64,6 +74,6 @@ $(STAMP): pyproject.toml constraints.txt .ci/torchvision_ops.py
 	@test -n "$(BASE_PYTHON)" || { echo "no python3.11 found: install Python 3.11, or set BASE_PYTHON" >&2; exit 1; }
 	@$(BASE_PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {v} found, 3.11 needed: set BASE_PYTHON")'
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,quant,ocr,dev]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	$(PYTHON) .ci/torchvision_ops.py
 	touch $(STAMP)

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from mtive_nb.evaluate.predict import answers_of_systems
-from mtive_nb.model.experts import Job, train_adapter_together, train_adapters
+from mtive_nb.model.experts import Job, train_adapters
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
+from mtive_nb.model.together import train_adapter_together
+from mtive_nb.model.train import train_adapter
 
 SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))
 
@@ -42,8 +44,11 @@ def test_a_step_in_shares_is_the_step_of_one_process(tiny_folder, records, photo
     for processes in (1, 2):
         torch.manual_seed(0)
         stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
-        stack.add("PT", SPEC)
         given = {"root": photo_folder, "checkpoints": tmp_path / str(processes), "steps": 4, "batch": 1, "rate": 1e-2}
+        stack.add("before", SPEC)
+        train_adapter(stack, "before", records[:2], **given)
+        torch.manual_seed(1)
+        stack.add("PT", SPEC)
         logs[processes] = train_adapter_together(
             stack, "PT", records[:4], processes=processes, accumulate=2, beta=0.1, **given
         )

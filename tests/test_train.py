@@ -43,6 +43,8 @@ def test_steps_hold_random_records_sorted_by_length():
     assert list(sampler) == first
     sampler.set_epoch(1)
     assert list(sampler) != first
+    dealt = list(SortedSteps(lengths, size=4, seed=0, shares=2))
+    assert dealt[:4] == [first[k] for k in (0, 2, 1, 3)], "two processes of two records: neither has both long ones"
 
 
 def test_images_beyond_one_stay_with_their_rows(tiny, records, photo_folder):

@@ -9,7 +9,7 @@ Shapes: B samples, R answer tokens (rows), I images, T tokens, V image tokens, L
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from transformers.masking_utils import sdpa_mask
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import Vlm, fingerprint
 from mtive_nb.model.losses import IGNORE
-from mtive_nb.run import progress
+from mtive_nb.model.workers import by_processes
 from mtive_nb.run.folder import write_atomic
 
 KERNEL = "mtive_grounding"
@@ -193,10 +193,25 @@ def _answer_tokens(vlm: Vlm, record: dict) -> tuple[list[str], list[tuple[int, i
     return [answer[a:b] for a, b in spans], spans
 
 
+def _score_shard(vlm: Vlm, records: list[dict], path: Path, batch: int, options: dict) -> None:
+    order = np.argsort(
+        RecordDataset(records, root=options["root"]).lengths(), kind="stable"
+    )  # little padding in a batch
+    rows: list[dict] = [{}] * len(records)
+    for k in range(0, len(records), batch):
+        chosen = order[k : k + batch]
+        read = read_answers(vlm, [records[i] for i in chosen], **options)
+        for i, found in zip(chosen, read, strict=True):
+            rows[i] = _row(records[i]["id"], found)
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def score_records(vlm: Vlm, records: Sequence[dict], folder: Path, *, root: Path, shard: int = 256, batch: int = 16,
-                  side_px: int | None = None, query: str = "own") -> pd.DataFrame:  # fmt: skip
+                  side_px: int | None = None, query: str = "own", processes: int = 1,
+                  each: Callable = by_processes) -> pd.DataFrame:  # fmt: skip
     """Score every record, shard by shard, and go on where an earlier run was cut short.
 
+    `processes` share the shards; `each`: by_processes here, or by_ray of serve/cluster.py on many machines.
     Returns a row a record: id, score (equation 2), mass (share of attention on the images), image_tokens, tokens and
     by_layer (mass of each layer). Raises ValueError where `folder` holds scores of other records or another model.
     """
@@ -209,21 +224,15 @@ def score_records(vlm: Vlm, records: Sequence[dict], folder: Path, *, root: Path
         other = ", ".join(f"{k} {found.get(k)!r}" for k in made_of if found.get(k) != made_of[k])
         raise ValueError(f"{folder}: found scores of {other}; expected those of this run, or an empty folder")
     write_atomic(about, json.dumps(made_of))
-    parts = []
-    for start in progress(range(0, len(records), shard), what="grounding"):
-        path = folder / f"scores_{start:09d}.jsonl"
-        if not path.is_file():
-            some = list(records[start : start + shard])
-            order = np.argsort(RecordDataset(some, root=root).lengths(), kind="stable")  # little padding in a batch
-            rows: list[dict] = [{}] * len(some)
-            for k in range(0, len(some), batch):
-                chosen = order[k : k + batch]
-                read = read_answers(vlm, [some[i] for i in chosen], root=root, side_px=side_px, query=query)
-                for i, found in zip(chosen, read, strict=True):
-                    rows[i] = _row(some[i]["id"], found)
-            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
-        parts.append(pd.read_json(path, lines=True, dtype={"id": str}))
-    return pd.concat(parts, ignore_index=True)
+    paths = {start: folder / f"scores_{start:09d}.jsonl" for start in range(0, len(records), shard)}
+    options = {"root": root, "side_px": side_px, "query": query}
+    missing = [
+        (list(records[start : start + shard]), path, batch, options)
+        for start, path in paths.items()
+        if not path.is_file()
+    ]
+    each(vlm, _score_shard, missing, workers=processes, what="grounding")
+    return pd.concat([pd.read_json(p, lines=True, dtype={"id": str}) for p in paths.values()], ignore_index=True)
 
 
 def _row(name: str, found: AnswerAttention) -> dict:

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from mtive_nb.model.batches import Collator, RecordDataset
-from mtive_nb.model.experts import copies_of
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.mixed import mixed_experts
 from mtive_nb.model.stack import LoraStack
+from mtive_nb.model.workers import by_processes
 from mtive_nb.run import progress
 from mtive_nb.run.folder import write_atomic
 
@@ -97,24 +97,20 @@ def _answer_task(stack: LoraStack, adapter: str | None, records: list[dict], kep
 
 
 def answers_of_systems(stack: LoraStack, systems: dict[str, dict[str, str | None]], records: list[dict], *, root: Path,
-                       cache: Path, processes: int = 1, **options: int | None) -> dict[str, list[str]]:  # fmt: skip
+                       cache: Path, processes: int = 1, each: Callable = by_processes,
+                       **options: int | None) -> dict[str, list[str]]:  # fmt: skip
     """Answers of every system, {system: one a record}; a system names the adapter of each task (None: the bare base).
 
     A system's answers to a task are kept under `cache`, so that a run that was cut short goes on where it stopped.
-    `processes` of their own share the work: for a small model on a CPU. `options` go to generate_answers.
+    `processes` of their own share the work: for a small model on a CPU; `each`: by_processes here, or by_ray of
+    serve/cluster.py on many machines. `options` go to generate_answers.
     """
     options = {"root": root, **options}
     parts = [(system, task, adapter) for system, adapters in systems.items() for task, adapter in adapters.items()]
     kept = {part: Path(cache) / f"{part[0]}_{part[1]}.json" for part in parts}
     asked = {task: [r for r in records if r["task"] == task] for _, task, _ in parts}
     missing = [(part[2], asked[part[1]], path, options) for part, path in kept.items() if not path.is_file()]
-    if processes > 1:
-        with copies_of(stack, processes) as submit:
-            for done in [submit(_answer_task, *given) for given in missing]:
-                done.result()
-    else:
-        for given in missing:
-            _answer_task(stack, *given)
+    each(stack, _answer_task, missing, workers=processes)
     answers = {system: [""] * len(records) for system in systems}
     for (system, task, _), path in kept.items():
         rows = [i for i, r in enumerate(records) if r["task"] == task]

@@ -31,11 +31,12 @@ class SortedSteps(Sampler[int]):
     """Records in random order, each optimizer step's sorted by length: its batches need little padding.
 
     A step of `size` records sees what it would without sorting; sorting across steps was faster and learned less
-    (LOG.md). The order depends on seed and epoch alone, so that a resumed epoch sees the same batches.
+    (LOG.md). The order depends on seed and epoch alone, so that a resumed epoch sees the same batches. Where `shares`
+    processes divide the step, it is dealt out like cards: nobody waits for the one with all the long records.
     """
 
-    def __init__(self, lengths: list[int], *, size: int, seed: int) -> None:
-        self.lengths, self.size, self.seed, self.epoch = np.array(lengths), size, seed, 0
+    def __init__(self, lengths: list[int], *, size: int, seed: int, shares: int = 1) -> None:
+        self.lengths, self.size, self.seed, self.shares, self.epoch = np.array(lengths), size, seed, shares, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -47,7 +48,9 @@ class SortedSteps(Sampler[int]):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self))
         for start in range(0, len(self), self.size):
             step = order[start : start + self.size]
-            yield from step[np.argsort(self.lengths[step], kind="stable")].tolist()
+            step = step[np.argsort(self.lengths[step], kind="stable")]
+            for first in range(self.shares):
+                yield from step[first :: self.shares].tolist()
 
 
 class TrainableCheckpoints(Trainer):
@@ -92,8 +95,9 @@ class StageTrainer(TrainableCheckpoints):
 
     def _get_train_sampler(self, train_dataset: RecordDataset | None = None) -> Sampler:
         data = train_dataset or self.train_dataset
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return SortedSteps(data.lengths(), size=step, seed=self.args.seed)
+        shares = self.args.world_size
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * shares
+        return SortedSteps(data.lengths(), size=step, seed=self.args.seed, shares=shares)
 
 
 class Watch(TrainerCallback):
@@ -179,6 +183,8 @@ def train_adapter(
         mixture=stack if isinstance(stack, LoraMixture) else None,
     )  # fmt: skip
     stack.assert_trainable(name)
+    # Accelerate's mark of an earlier training: with it the model would not be wrapped, and processes learn apart.
+    vars(stack.model).pop("_is_accelerate_prepared", None)
     with stack.folded(keep=name):
         go_on(trainer)
     stack.assert_trainable(name)

@@ -1,0 +1,113 @@
+"""Beyond one machine, by Ray: what processes do here, workers of a cluster do there, with the same results.
+
+`by_ray` takes the place of `by_processes` (answers, scores, an expert each: Ray Data over the items);
+`train_adapter_by_ray` that of `train_adapter_together` (a stage's steps in shares: Ray Train around the same Trainer).
+The notebooks' parameter ENGINE chooses, "local" or "ray".
+Photos, checkpoints and caches must lie where every worker sees them. A worker that dies costs what it was at: Ray gives
+that to another, and what was written before stays. Needs the extra `scale`.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from mtive_nb.model.load import Vlm
+from mtive_nb.model.stack import LoraStack
+from mtive_nb.model.together import train_adapter_together
+from mtive_nb.model.train import train_adapter
+from mtive_nb.model.workers import by_processes
+
+
+def workers_of(engine: str) -> Callable:
+    """`by_processes` for "local", `by_ray` for "ray". Errors: ValueError for any other engine."""
+    return _chosen(engine, local=by_processes, ray=by_ray)
+
+
+def stage_training_of(engine: str) -> Callable:
+    """`train_adapter_together` for "local", `train_adapter_by_ray` for "ray". Errors: ValueError for any other engine."""
+    return _chosen(engine, local=train_adapter_together, ray=train_adapter_by_ray)
+
+
+def _chosen(engine: str, **ways: Callable) -> Callable:
+    if engine not in ways:
+        raise ValueError(f"ENGINE: found {engine!r}, expected {' or '.join(ways)}")
+    return ways[engine]
+
+
+def by_ray(model: LoraStack | Vlm, work: Callable, items: Sequence[tuple], *, workers: int = 2, what: str = "",
+           gpus: float = 0, tries: int = 3) -> list:  # fmt: skip
+    """[work(a copy of the model, *item) for item in items], by actors of the Ray cluster that is connected or started.
+
+    `gpus` a worker; an item whose worker died is begun again up to `tries` times; `what`: Ray shows its progress where
+    a name is given. Results come in the items' order.
+    """
+    import ray
+    from ray import cloudpickle
+
+    kept = ray.put(cloudpickle.dumps(model))
+
+    class Worker:
+        def __init__(self) -> None:
+            torch.set_num_threads(1)
+            self.model = cloudpickle.loads(ray.get(kept))
+
+        def __call__(self, row: dict) -> dict:
+            return {"k": row["k"], "found": cloudpickle.dumps(work(self.model, *cloudpickle.loads(row["item"])))}
+
+    rows = [{"k": k, "item": cloudpickle.dumps(item)} for k, item in enumerate(items)]
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = bool(what)
+    done = (
+        ray.data.from_items(rows, override_num_blocks=max(1, len(rows)))
+        .map(Worker, concurrency=workers, num_cpus=1, num_gpus=gpus, max_restarts=tries, max_task_retries=tries)
+        .take_all()
+    )
+    return [cloudpickle.loads(row["found"]) for row in sorted(done, key=lambda row: row["k"])]
+
+
+def train_adapter_by_ray(
+    stack: LoraStack, name: str, records: list[dict], *, checkpoints: Path, processes: int = 2, accumulate: int = 1,
+    gpus: bool = False, tries: int = 3, **given: object,
+) -> pd.DataFrame:  # fmt: skip
+    """As train_adapter, with a step's batches divided among the workers of a cluster: the same adapter up to rounding.
+
+    A worker that dies ends the round; the next one, of `tries`, goes on from the last checkpoint. Errors: ValueError
+    where `accumulate` batches cannot be divided.
+    """
+    import ray
+    from ray import cloudpickle, train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    if accumulate % processes:
+        raise ValueError(f"accumulate: found {accumulate} batches a step; expected a multiple of {processes} workers")
+    kept = ray.put(cloudpickle.dumps((stack, records)))
+    given |= {"checkpoints": Path(checkpoints).resolve(), "accumulate": accumulate // processes}
+    made = given["checkpoints"] / f"{name}.pt"
+
+    def share() -> None:
+        if not gpus:
+            torch.set_num_threads(1)
+        own, mine = cloudpickle.loads(ray.get(kept))
+        log = train_adapter(own, name, mine, **given)
+        if train.get_context().get_world_rank() == 0:
+            torch.save({"weights": own.adapter_weights(name), "log": log.to_dict("list")}, made)
+
+    with tempfile.TemporaryDirectory() as storage:
+        TorchTrainer(
+            share,
+            scaling_config=train.ScalingConfig(num_workers=processes, use_gpu=gpus),
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            run_config=train.RunConfig(storage_path=storage, failure_config=train.FailureConfig(max_failures=tries)),
+        ).fit()
+    found = torch.load(made, weights_only=True)
+    mine = stack.adapter_weights(name)
+    with torch.no_grad():
+        for weight_name, weight in found["weights"].items():
+            mine[weight_name].copy_(weight)
+    made.unlink()
+    stack.activate(name)
+    stack.model.eval()
+    return pd.DataFrame(found["log"])
