@@ -1,8 +1,6 @@
-# make reproduce | reproduce-all | seeds | test | lab | demo | report | serve-env | serve | test-serve | clean      (PROFILE=pocket unless told: smoke, pocket, pocket1, pocket2, grocery, paper)
+# make reproduce | reproduce-all | seeds | test | lab | demo | report | serve-env | scale-env | serve | test-serve | clean      (PROFILE=pocket unless told: smoke, pocket, pocket1, pocket2, grocery, paper)
 PROFILE ?= pocket
 JOBS ?= 1
-# What is installed beside the core; `scale` (Ray) is for clusters and its tests.
-EXTRAS ?= lab,quant,ocr,dev
 # The MTIVE path, in the order in which data flows.
 MTIVE_PATH ?= 01 02 04 05 06 07 20
 
@@ -11,7 +9,7 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: reproduce reproduce-all seeds test lab demo report serve-env serve test-serve clean
+.PHONY: reproduce reproduce-all seeds test lab demo report serve-env scale-env serve test-serve clean
 
 reproduce: $(STAMP)
 	$(PYTHON) -m mtive_nb run $(PROFILE) $(MTIVE_PATH) --jobs $(JOBS)
@@ -55,6 +53,10 @@ serve-env: .venv-serve/.installed
 	.venv-serve/bin/python .ci/torchvision_ops.py
 	touch $@
 
+# Ray, for clusters and their tests.
+scale-env: $(STAMP)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[scale]'
+
 # The experts of a profile as notebook 14 exported them, until Ctrl-C.
 serve: $(STAMP) serve-env
 	$(PYTHON) -m mtive_nb run $(PROFILE) 14
@@ -74,6 +76,6 @@ $(STAMP): pyproject.toml constraints.txt .ci/torchvision_ops.py
 	@test -n "$(BASE_PYTHON)" || { echo "no python3.11 found: install Python 3.11, or set BASE_PYTHON" >&2; exit 1; }
 	@$(BASE_PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {v} found, 3.11 needed: set BASE_PYTHON")'
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,quant,ocr,dev]'
 	$(PYTHON) .ci/torchvision_ops.py
 	touch $(STAMP)

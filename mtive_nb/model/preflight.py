@@ -180,7 +180,8 @@ def check_adapters(report: Report, books: dict[str, Book], model: nn.Module, *, 
     found: AdapterSizes = {}
     rows = []
     for number, book in books.items():
-        by_task = {name: v for name, v in book.values.items() if isinstance(v, dict)}
+        tasks = set(book.values.get("TASKS", ()))
+        by_task = {name: v for name, v in book.values.items() if isinstance(v, dict) and tasks & set(v)}
         for name, task in ((n, t) for n, v in by_task.items() for t in book.values.get("TASKS", ()) if t not in v):
             report.add("fail", f"{book.where(name)}: found no {task}; expected an entry for each of TASKS")
         for name, (rank, placement, where) in book.adapters().items():
