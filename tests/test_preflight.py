@@ -245,3 +245,13 @@ def test_missing_real_photos_are_named(project, monkeypatch, tmp_path):
     monkeypatch.setenv("MTIVE_DATA", str(tmp_path))
     wrong = failures(project, "grocery")
     assert len(wrong) == 2 and all("git clone" in text for text in wrong)
+
+
+def test_a_message_names_the_file_that_sets_a_value(project):
+    folder = project.params / "pocket"
+    book = preflight.Book(preflight.read_graph(project.notebooks)["04"], {}, folder)
+    assert book.where("SEED") == f"{book.notebook.path.name}: SEED"
+    (folder / "every.yaml").write_text("SEED: 1\n")
+    assert book.where("SEED") == "params/pocket/every.yaml: SEED"
+    (folder / f"{book.notebook.name}.yaml").write_text("SEED: 2\n")
+    assert book.where("SEED") == f"params/pocket/{book.notebook.name}.yaml: SEED"

@@ -1,10 +1,10 @@
 """The claims board: does a claim of the paper hold here? Decided by rule from measurements, never by hand.
 
 A claim compares two systems (`claims.yaml`; its head explains the fields). Rule of decision, on the 95% interval of
-left less right, paired by seed and test item, seeds drawn first and then the products of each: `greater` holds if its lower end is above 0,
-fails if its upper end is below 0, and is open else; `less` is mirrored; `about_equal` holds if the whole interval lies
-within the tolerance and fails if it lies wholly outside; `at_most_factor` holds if left over right stays below the
-bound. `each` needs every task; `mean` is about the mean over tasks.
+left less right, paired by seed and test item, seeds drawn first and then the products of each: `greater` holds if its
+lower end is above 0, fails if its upper end is below 0, and is open else; `less` is mirrored; `about_equal` holds if the
+whole interval lies within the tolerance and fails if it lies wholly outside; `at_most_factor` holds if left over right
+stays below the bound. `each` needs every task; `mean` is about the mean over tasks.
 
 Claims on answers are decided by `board`, in chapter 20 and in those that have other systems; what a chapter measured in
 another way (latency, equality, interruptions) by `measured`. The report joins their tables of claims.
@@ -185,7 +185,7 @@ def _f1_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarra
 
 
 def _abstention_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
-    """Features (n, 6): right, false and missed abstentions of both, and the statistic of their sums: F1 of left less right."""
+    """Features (n, 6), right, false and missed abstentions of both, and the statistic of their sums: F1, left less right."""
     truth = part.index.get_level_values("label").to_numpy(dtype=bool)
     said = [part[system].to_numpy(dtype=bool) for system in (left, right)]
     features = [hits for s in said for hits in (s & truth, s & ~truth, ~s & truth)]

@@ -101,6 +101,25 @@ def log_metrics(run: Run, scores: pd.DataFrame, *, seed: int | None = None, seed
         )
 
 
+def log_gains(run: Run, gains: pd.DataFrame, *, table: str, seed: int, seeds: int = 1) -> None:
+    """Record every row of `paired_gains`, under a table of our own."""
+    for row in gains.to_dict("records"):
+        run.metric(
+            row["gain"],
+            paper="own",
+            table=table,
+            row=f"over {row['over']}",
+            column=f"{row['task']}/Acc",
+            unit="points",
+            better="higher",
+            n=row["n"],
+            low=row["low"],
+            high=row["high"],
+            seed=seed,
+            seeds=seeds,
+        )
+
+
 def majority_answers(records: Iterable[Mapping[str, Any]], train: Iterable[Mapping[str, Any]]) -> list[str]:
     """What a system says that never looks: the commonest training answer to the same form asking for the same facts."""
 

@@ -55,9 +55,7 @@ def train_adapters(stack: LoraStack, jobs: Sequence[Job], *, processes: int = 1,
     trained = dict(zip([job.name for job in longest_first], found, strict=True))
     for job in jobs:
         stack.add(job.name, job.spec, parent=job.parent)
-        mine = stack.adapter_weights(job.name)
-        for name, weight in trained[job.name][1].items():
-            mine[name].copy_(torch.from_numpy(weight))
+        stack.put_weights(job.name, {n: torch.from_numpy(w) for n, w in trained[job.name][1].items()})
     stack.activate(jobs[-1].name)
     stack.model.eval()
     return {job.name: trained[job.name][0] for job in jobs}

@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 from mtive_nb.data.sources import SOURCES, data_dir
 from mtive_nb.model import sizes
 from mtive_nb.run.graph import GraphError, Notebook, Project, find_project, read_graph
-from mtive_nb.run.params import ParameterError, check_profile, effective_parameters, load_yaml
+from mtive_nb.run.params import ParameterError, check_profile, effective_parameters, files_of, load_yaml
 
 MTIVE_PATH = ("01", "02", "04", "05", "06", "07")
 STAGES = {"04": "PT", "05": "IT"}
@@ -66,9 +66,10 @@ class Book:
 
     def where(self, name: str) -> str:
         """The file that sets a parameter, and its name: what a message starts with."""
-        path = self.folder / f"{self.notebook.name}.yaml"
-        in_file = path.exists() and name in load_yaml(path)
-        return f"params/{self.folder.name}/{path.name}: {name}" if in_file else f"{self.notebook.path.name}: {name}"
+        setting = [path for path in files_of(self.folder, self.notebook.name) if name in load_yaml(path)]
+        return (
+            f"params/{self.folder.name}/{setting[-1].name}: {name}" if setting else f"{self.notebook.path.name}: {name}"
+        )
 
     def adapters(self) -> dict[str, tuple[int, list[str], str]]:
         """Rank, placement and the placement's place of each adapter in training; 06 has each on stack and bare base."""

@@ -5,7 +5,7 @@ y = W0 x + s_PT B_PT A_PT x + s_IT B_IT A_IT x + s_E B_E A_E x, s = alpha / rank
 refused. Shapes: B batch, T tokens, V vocabulary, R rank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
@@ -133,6 +133,12 @@ class LoraStack:
     def adapter_weights(self, name: str) -> dict[str, torch.Tensor]:
         """The weights of one adapter themselves, not copies, under their names in the model."""
         return {n: p.data for n, p in self.model.named_parameters() if "lora_" in n and f".{name}." in n}
+
+    @torch.no_grad()
+    def put_weights(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
+        """Copy weights that were trained elsewhere into one adapter, by their names in the model."""
+        for weight_name, weight in self.adapter_weights(name).items():
+            weight.copy_(weights[weight_name])
 
     def trainable_parameters(self, name: str) -> int:
         """Number of weights of one adapter."""

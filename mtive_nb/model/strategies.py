@@ -100,8 +100,7 @@ def _train(stack: LoraStack, name: str, spec: AdapterSpec, parent: str | None, k
     mine = stack.adapter_weights(name)
     if mine.keys() != trained.keys():
         raise RuntimeError(f"adapter {name!r}: TRL trained {len(trained)} weights, the stack holds {len(mine)} for it")
-    for key, weight in mine.items():
-        weight.copy_(trained[key])
+    stack.put_weights(name, trained)
     stack.activate(name)
     stack.model.eval()
     return training_log(trainer)

@@ -102,6 +102,13 @@ def train_base_together(
         return json.loads((Path(folder) / "log.json").read_text())
 
 
+def batches_of_each(accumulate: int, processes: int) -> int:
+    """How many of a step's `accumulate` batches each process takes. Errors: ValueError where they cannot be divided."""
+    if accumulate % processes:
+        raise ValueError(f"accumulate: found {accumulate} batches a step; expected a multiple of {processes} processes")
+    return accumulate // processes
+
+
 def _train_a_share(rank: int, processes: int, port: int, stack: LoraStack, name: str, given: dict, log: Path) -> None:
     torch.set_num_threads(share_of_the_cores(processes))
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
@@ -109,9 +116,7 @@ def _train_a_share(rank: int, processes: int, port: int, stack: LoraStack, name:
     own = copy.deepcopy(stack)  # what arrives lies in memory that all processes share
     found = train_adapter(own, name, **given)
     if rank == 0:
-        shared = stack.adapter_weights(name)
-        for weight_name, weight in own.adapter_weights(name).items():
-            shared[weight_name].copy_(weight)
+        stack.put_weights(name, own.adapter_weights(name))
         found.to_pickle(log)
 
 
@@ -124,13 +129,12 @@ def train_adapter_together(
     """
     if processes < 2:
         return train_adapter(stack, name, records, accumulate=accumulate, **given)
-    if accumulate % processes:
-        raise ValueError(f"accumulate: found {accumulate} batches a step; expected a multiple of {processes} processes")
+    share = batches_of_each(accumulate, processes)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     stack.model.share_memory()
-    given |= {"records": records, "accumulate": accumulate // processes}
+    given |= {"records": records, "accumulate": share}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.pkl"
         multiprocessing.spawn(_train_a_share, (processes, port, stack, name, given, log), nprocs=processes, daemon=True)

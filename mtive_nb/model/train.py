@@ -5,7 +5,6 @@ the columns that hold answers become logits (benchmarks/training.py measures it)
 the base while an expert trains.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -167,13 +166,12 @@ def train_adapter(
     stack.activate(name, trainable=True)
     folder = Path(checkpoints) / name
     on_gpu = torch.cuda.is_available()
-    shared = on_gpu or "WORLD_SIZE" in os.environ
     arguments = TrainingArguments(
         **adapter_arguments(
             folder, steps=steps, batch=batch, accumulate=accumulate, rate=rate, checkpointing=checkpointing,
             save_steps=save_steps, seed=seed,
         ),
-        data_seed=seed, dataloader_num_workers=workers, average_tokens_across_devices=shared,
+        data_seed=seed, dataloader_num_workers=workers,
         bf16=on_gpu and stack.vlm.model.dtype == torch.bfloat16,
     )  # fmt: skip
     data = RecordDataset(records, root=root, side_px=side_px)

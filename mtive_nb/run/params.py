@@ -181,9 +181,7 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
     folder = profile_folder(params, profile=profile)
     declared = read_parameters(notebook)
     values = {name: parameter.default for name, parameter in declared.items()}
-    for path in (folder / f"{stem}.yaml" for stem in (EVERY, notebook.stem)):
-        if not path.exists():
-            continue
+    for path in files_of(folder, notebook.stem):
         shown = f"{params.name}/{profile}/{path.name}"
         for name, value in load_yaml(path).items():
             if name == INJECTED:
@@ -200,6 +198,11 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
     if INJECTED in declared:
         values[INJECTED] = check_type(profile, declared[INJECTED].annotation)
     return values
+
+
+def files_of(folder: Path, stem: str) -> list[Path]:
+    """A profile's parameter files for a notebook that are there, later ones over earlier ones."""
+    return [path for path in (folder / f"{EVERY}.yaml", folder / f"{stem}.yaml") if path.exists()]
 
 
 def profile_folder(params: Path, *, profile: str) -> Path:

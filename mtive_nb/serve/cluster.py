@@ -16,7 +16,7 @@ import torch
 
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.stack import LoraStack
-from mtive_nb.model.together import train_adapter_together
+from mtive_nb.model.together import batches_of_each, train_adapter_together
 from mtive_nb.model.train import train_adapter
 from mtive_nb.model.workers import by_processes
 
@@ -27,7 +27,7 @@ def workers_of(engine: str) -> Callable:
 
 
 def stage_training_of(engine: str) -> Callable:
-    """`train_adapter_together` for "local", `train_adapter_by_ray` for "ray". Errors: ValueError for any other engine."""
+    """`train_adapter_together` for "local", `train_adapter_by_ray` for "ray". Errors: as of `workers_of`."""
     return _chosen(engine, local=train_adapter_together, ray=train_adapter_by_ray)
 
 
@@ -81,10 +81,8 @@ def train_adapter_by_ray(
     from ray import cloudpickle, train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    if accumulate % processes:
-        raise ValueError(f"accumulate: found {accumulate} batches a step; expected a multiple of {processes} workers")
+    given |= {"checkpoints": Path(checkpoints).resolve(), "accumulate": batches_of_each(accumulate, processes)}
     kept = ray.put(cloudpickle.dumps((stack, records)))
-    given |= {"checkpoints": Path(checkpoints).resolve(), "accumulate": accumulate // processes}
     made = given["checkpoints"] / f"{name}.pt"
 
     def share() -> None:
@@ -103,10 +101,7 @@ def train_adapter_by_ray(
             run_config=train.RunConfig(storage_path=storage, failure_config=train.FailureConfig(max_failures=tries)),
         ).fit()
     found = torch.load(made, weights_only=True)
-    mine = stack.adapter_weights(name)
-    with torch.no_grad():
-        for weight_name, weight in found["weights"].items():
-            mine[weight_name].copy_(weight)
+    stack.put_weights(name, found["weights"])
     made.unlink()
     stack.activate(name)
     stack.model.eval()

@@ -53,9 +53,9 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str =
             label=system,
             error_kw={"lw": 0.9, "capsize": 1.5},
         )
-        own = dots[(dots["system"] == system) & dots["column"].isin(columns)] if dots is not None else rows[:0]
-        where = [at[columns.index(column)] for column in own.get("column", ())]
-        axes.scatter(where, own["value"], s=7, color="black", zorder=3, linewidths=0)
+        if dots is not None:
+            own = dots[(dots["system"] == system) & dots["column"].isin(columns)]
+            axes.scatter(at[own["column"].map(columns.index)], own["value"], s=7, color="black", zorder=3, linewidths=0)
     for column, value in (chance or {}).items():
         axes.hlines(
             value,
