@@ -6,12 +6,13 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mtive_nb.data.catalogue import load_catalogue
+from mtive_nb.data.customer_photos import known_truth
+from mtive_nb.data.instruction_grammar import Grammar, Sight
 from mtive_nb.data.instruction_llm import EndpointError, LlmGenerator
-from mtive_nb.data.instructions import FORMATS, PAIR_TYPES, UNCERTAIN, build_instructions, grammar_pairs
+from mtive_nb.data.instructions import FORMATS, PAIR_TYPES, UNCERTAIN, build_instructions
 from mtive_nb.data.mart import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
 from mtive_nb.data.splits import split_products
@@ -28,13 +29,13 @@ def shop(tmp_path_factory):
     return load_catalogue(folder)
 
 
-def test_pairs_come_from_text_alone_and_are_marked_by_the_photo(shop):
+def test_without_sight_pairs_come_from_text_alone_and_are_marked_by_the_photo(shop):
     products, seen = {product.product_id: product for product in shop.products}, Counter()
     for row in shop.feedback:
         product, facts = products[row.product_id], row.facts
-        pairs = grammar_pairs(product, row, np.random.default_rng(0))
+        pairs = Grammar().pairs(product, row)
         blind = type(row)(row.feedback_id, row.product_id, row.text, row.images, None)
-        unmarked = grammar_pairs(product, blind, np.random.default_rng(0))
+        unmarked = Grammar().pairs(product, blind)
         assert [(p.question, p.answer) for p in pairs] == [(p.question, p.answer) for p in unmarked]
         assert {pair.grounded for pair in unmarked} == {None}
         unseen = {phrase["about"] for phrase in facts["phrases"] if not phrase["visible"]}
@@ -48,19 +49,49 @@ def test_pairs_come_from_text_alone_and_are_marked_by_the_photo(shop):
             elif set(pair.claims) <= {"brand", "colour", "category", "packaging", "size"}:
                 shown = facts["attributes"] | ({"packaging": facts["packaging"]} if "packaging" in facts else {})
                 assert pair.grounded == (pair.claims.items() <= shown.items())
-            elif "damage" in pair.claims and pair.grounded:
-                assert facts["damage"] == (pair.claims["damage"] if pair.claims["damaged"] == "yes" else None)
+            elif "damage" in pair.claims and pair.grounded and pair.claims.get("damaged") != "no":
+                assert facts["damage"] == pair.claims["damage"] or pair.claims["damage"] == "none"
             if pair.kind == "quantity" and pair.form == "short":
                 assert pair.grounded == (str(facts.get("count")) == pair.answer)
     share = sum(n for (_, right), n in seen.items() if not right) / seen.total()
     assert 0.1 < share < 0.6, seen  # there is something to filter out, and something to keep
 
 
-def test_records_take_the_types_in_turn_and_stay_in_their_split(shop, tmp_path):
-    records = build_instructions(shop, 210, seed=3)
-    assert build_instructions(shop, 210, seed=3) == records
+@pytest.mark.parametrize("error", [0.0, 0.3])
+def test_with_sight_pairs_say_what_the_photo_shows_but_for_the_errors(shop, error):
+    grammar, products = Grammar(sight=Sight(shop, error=error), seed=1), {p.product_id: p for p in shop.products}
+    made = [(row, pair) for row in shop.feedback for pair in grammar.pairs(products[row.product_id], row)]
+    for row, pair in made:
+        known = known_truth(row.facts)
+        assert all(name in known for name in pair.claims if not name.startswith("has_"))  # nothing from hearsay
+    single = [pair for _, pair in made if len(pair.claims) == 1 and "damaged" not in pair.claims]
+    wrong = sum(not pair.grounded for pair in single) / len(single)
+    assert wrong == pytest.approx(error, abs=0.05) and len(single) > 200
+    yes_no = Counter(pair.answer for _, pair in made if set(pair.claims) == {"damaged"})
+    assert min(yes_no["yes"], yes_no["no"]) > 0.3 * yes_no.total()
+    assert {pair.kind for _, pair in made} == set(PAIR_TYPES)
+
+
+def test_a_photo_without_facts_is_written_about_from_its_texts(shop):
+    product, row = shop.products[0], shop.feedback[0]
+    blind = type(row)(row.feedback_id, row.product_id, row.text, row.images, None)
+    assert Grammar(sight=Sight(shop, error=0.0)).pairs(product, blind) == Grammar().pairs(product, blind)
+    with pytest.raises(ValueError, match="found error=1.5, expected a share from 0 to 1"):
+        Sight(shop, error=1.5)
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_records_take_the_types_in_turn_and_stay_in_their_split(shop, tmp_path, sees):
+    def records_of():
+        sight = Sight(shop, error=0.1) if sees else None
+        return build_instructions(shop, 210, seed=3, generator=Grammar(sight=sight, seed=3))
+
+    records = records_of()
+    assert records_of() == records
     kinds = Counter(record["variant"] for record in records)
-    assert set(kinds) == set(PAIR_TYPES) and max(kinds.values()) <= 2 * 210 / len(PAIR_TYPES)
+    # Customers do not write of dates.
+    assert set(kinds) == set(PAIR_TYPES) - ({"dates"} if not sees else set())
+    assert max(kinds.values()) <= 2 * 210 / len(kinds)
     assert {record["label"] for record in records} == set(FORMATS)
     splits = split_products(product.product_id for product in shop.products)
     assert {splits[record["product_id"]] for record in records} == {"train"}
@@ -72,8 +103,6 @@ def test_records_take_the_types_in_turn_and_stay_in_their_split(shop, tmp_path):
         if record["label"] == "json":
             json.loads(record["answer"])
     assert load_records(write_records(records, tmp_path / "records.jsonl")) == records
-    with pytest.raises(ValueError, match="found generator 'gpt', expected 'grammar'"):
-        build_instructions(shop, 1, generator="gpt")
 
 
 @pytest.fixture

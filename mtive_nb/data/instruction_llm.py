@@ -55,6 +55,8 @@ class LlmGenerator:
     `cache`/rejects.jsonl; it is asked again in the next run.
     """
 
+    free = False
+
     def __init__(self, endpoint: str, *, model: str, cache: str | Path, **options: Any) -> None:
         self._endpoint = Endpoint(endpoint, model=model, **options)
         self.model, self.cache = model, Path(cache)
