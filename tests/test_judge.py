@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mtive_nb.evaluate.judge import RuleJudge, judge_all, vocabulary_of
+from mtive_nb.evaluate.judge import LetterJudge, RuleJudge, judge_all, vocabulary_of
 
 VOCABULARY = {
     "brand": ["ZEVO", "LOZ"],
@@ -154,3 +154,15 @@ def test_judge_all_keeps_the_order_and_wants_an_answer_a_record():
 def test_a_record_without_facts_is_refused(judge):
     with pytest.raises(ValueError, match="has no facts"):
         judge.judge({"id": "x", "facts": None}, "yes")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("Dark  blue", (100, 100, 0)), ("navy", (0, 100, 100)), ("Unanswerable", (0, 0, 0)), ("", (0, 0, 0))],
+)
+def test_letter_by_letter_knows_the_reference_alone(answer, expected):
+    assert scores(LetterJudge().judge({"answer": "dark blue"}, answer)) == expected
+
+
+def test_letter_by_letter_takes_an_abstention_for_right_where_it_is():
+    assert scores(LetterJudge().judge({"answer": "Unanswerable"}, "unanswerable")) == (100, 100, 0)

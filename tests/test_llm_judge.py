@@ -17,7 +17,7 @@ from mtive_nb.data.endpoint import EndpointError
 from mtive_nb.data.records import make_record
 from mtive_nb.evaluate.agreement import agreement, kappa, pearson, spearman
 from mtive_nb.evaluate.judge import RuleJudge, judge_all
-from mtive_nb.evaluate.llm_judge import JUDGED, RULE_JUDGE, LlmJudge, judge_systems, judged_for_all
+from mtive_nb.evaluate.llm_judge import JUDGED, LlmJudge, judge_systems, judged_for_all
 from mtive_nb.evaluate.scores import score_table
 
 KEY = "sk-open-sesame"
@@ -204,7 +204,7 @@ def test_both_judges_give_the_same_table(judge, items):
     rule = RuleJudge({"colour": ["blue", "red"]})
     ours, theirs = (judge_systems(items, {"s": ["blue"] * 8}, judge=one) for one in (rule, judge()))
     assert set(theirs) - set(ours) == {"justification"} and set(ours) < set(theirs)
-    assert set(ours["judge"]) == {RULE_JUDGE} and set(theirs["judge"]) == {"some-vlm"}
+    assert set(ours["judge"]) == {RuleJudge.name} and set(theirs["judge"]) == {"some-vlm"}
     scores = ["accuracy", "relevancy", "hallucination"]
     pd.testing.assert_frame_equal(ours[["id", *scores]], theirs[["id", *scores]])
 
@@ -293,9 +293,9 @@ def test_agreement_is_by_task_and_says_on_how_many_it_rests():
     rule = _table(rng.uniform(0, 100, 80), tasks=tasks)
     llm = rule.assign(accuracy=rule["accuracy"].where(rule.index < 40, rng.permutation(rule["accuracy"])))
     llm.loc[[0, 1, 50], ["accuracy", "relevancy", "hallucination"]] = np.nan
-    found = agreement({RULE_JUDGE: rule, "some-vlm": llm.sample(frac=1, random_state=0)}, seed=0, resamples=200)
+    found = agreement({RuleJudge.name: rule, "some-vlm": llm.sample(frac=1, random_state=0)}, seed=0, resamples=200)
     assert list(found["statistic"].unique()) == ["kappa", "pearson", "spearman"] and len(found) == 18
-    assert set(found["judges"]) == {f"{RULE_JUDGE} v. some-vlm"}
+    assert set(found["judges"]) == {f"{RuleJudge.name} v. some-vlm"}
     accuracy = found[found["score"] == "accuracy"].set_index(["task", "statistic"])
     assert accuracy.loc["AE", ["value", "low", "high"]].to_numpy() == pytest.approx(1)
     assert set(accuracy.loc["AE", "n"]) == {38} and set(accuracy.loc["AE", "left_out"]) == {2}

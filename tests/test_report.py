@@ -117,7 +117,21 @@ def test_page_stands_alone(project: Project) -> None:
 def test_tables_without_a_number_of_ours_are_listed(project: Project) -> None:
     page = write_report(project, "pocket").read_text()
     missing = page.split('<section id="missing">')[1].split("</section>")[0]
-    assert re.findall(r"MTIVE (T\d+)", missing) == ["T2", "T4", "T7", "T8", "T9"]
+    assert re.findall(r"MTIVE (T\d+)", missing) == [f"T{k}" for k in range(2, 13)]
+
+
+def test_a_table_of_texts_stands_under_the_printed_one(project: Project) -> None:
+    property_table = "property,system,found\nArchitectural Modularity,MTIVE_MTL,yes as found\n"
+    write_atomic(project.outputs / "pocket" / "09_continual" / "tables" / "T8.csv", property_table)
+    write_atomic(
+        project.outputs / "pocket" / "23_judges" / "tables" / "T12_prompt.csv", "in our words\nGive two marks\n"
+    )
+    page = write_report(project, "pocket").read_text()
+    for table, text in (("T8", "yes as found"), ("T12", "Give two marks")):
+        section = page.split(f'<section id="mtive-{table}">')[1].split("</section>")[0]
+        assert text in section
+    missing = page.split('<section id="missing">')[1].split("</section>")[0]
+    assert "T8" not in missing and "T12" not in missing and "T11" in missing
 
 
 def test_no_results(tmp_path: Path) -> None:

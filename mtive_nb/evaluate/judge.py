@@ -28,7 +28,7 @@ from mtive_nb.evaluate.metrics import (
     printed_date,
 )
 
-__all__ = ["Judge", "Judgement", "RuleJudge", "judge_all", "vocabulary_of"]
+__all__ = ["Judge", "Judgement", "LetterJudge", "RuleJudge", "judge_all", "vocabulary_of"]
 
 ACCURATE, ANALYSIS, INACCURATE = "accurate", "analysis", "inaccurate"
 _NO_DAMAGE = {"none", "no", "no damage", UNANSWERABLE}
@@ -56,11 +56,15 @@ class Judgement:
 class Judge(Protocol):
     """Anything that judges one answer to one record."""
 
+    name: str
+
     def judge(self, record: Mapping[str, Any], answer: str) -> Judgement: ...
 
 
 class RuleJudge:
     """Judges by rule with one vocabulary (attribute -> possible values)."""
+
+    name = "rule-based judge (stand-in)"
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._reader = ClaimReader(vocabulary)
@@ -89,6 +93,22 @@ class RuleJudge:
             inaccurate=wrong,
             segments=tuple((segment.text, label_of(segment, verdicts)) for segment in segments),
         )
+
+
+class LetterJudge:
+    """The plainest judge: an answer is right when it is the reference to the letter, case and spaces aside.
+
+    What a team has before it has a better one; it knows no synonym, no second way to say the same, no half right.
+    """
+
+    name = "letter by letter (stand-in)"
+
+    def judge(self, record: Mapping[str, Any], answer: str) -> Judgement:
+        """Judge an answer: all points or none. Silence and "cannot tell" are neither to the point nor made up."""
+        said, right = normalise_answer(answer), normalise_answer(str(record["answer"]))
+        spoke = bool(said) and (said == right or not is_abstention(said))
+        wrong = int(spoke and said != right)
+        return Judgement(100.0 * (said == right), 100.0 * spoke, 100.0 * wrong, claims=int(spoke), inaccurate=wrong)
 
 
 def truth_of(asked: Mapping[str, Any], *, known: Mapping[str, Any]) -> dict[str, set[str]]:

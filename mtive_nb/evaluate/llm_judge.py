@@ -27,11 +27,10 @@ import pandas as pd
 
 from mtive_nb.data.endpoint import BudgetError, Endpoint, photo_part
 from mtive_nb.data.records import question_of, user_turn
-from mtive_nb.evaluate.judge import ACCURATE, ANALYSIS, INACCURATE, Judgement, RuleJudge, judge_all
+from mtive_nb.evaluate.judge import ACCURATE, ANALYSIS, INACCURATE, Judge, Judgement, judge_all
 from mtive_nb.run import progress
 from mtive_nb.run.folder import write_atomic
 
-RULE_JUDGE = "rule-based judge (stand-in)"
 JUDGED = "judged"
 LOWEST, HIGHEST = 1, 10  # the scale of T12's marks and of T11's confidence
 _LABELS = (ACCURATE, ANALYSIS, INACCURATE)
@@ -174,9 +173,9 @@ class LlmJudge:
 
 
 def judge_systems(
-    records: Iterable[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, judge: LlmJudge | RuleJudge
+    records: Iterable[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, judge: Judge
 ) -> pd.DataFrame:
-    """Judge every system's answers with either judge: `judge_all`'s columns and system, judge, status.
+    """Judge every system's answers with any judge: `judge_all`'s columns and system, judge, status.
 
     What has no judgement has NaN for scores and the reason as its status; a warning counts it.
     Errors: ValueError when a system has not one answer a record.
@@ -186,8 +185,8 @@ def judge_systems(
         judge.judge_many(pair for said in answers_by_system.values() for pair in zip(records, said, strict=True))
     tables = [judge_all(records, said, judge=judge).assign(system=name) for name, said in answers_by_system.items()]
     table = pd.concat(tables, ignore_index=True)
-    if isinstance(judge, RuleJudge):
-        return table.assign(judge=RULE_JUDGE, status=JUDGED)
+    if not isinstance(judge, LlmJudge):
+        return table.assign(judge=judge.name, status=JUDGED)
     lost = table.loc[table["status"] != JUDGED, "status"]
     if len(lost):
         reasons = "; ".join(f"{n} {reason}" for reason, n in lost.value_counts().head(3).items())

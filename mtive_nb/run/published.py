@@ -26,7 +26,10 @@ class Published:
 
 @dataclass(frozen=True)
 class Table:
-    """What a printed table is about; `metrics` holds (name, direction, unit)."""
+    """What a printed table is about; `metrics` holds (name, direction, unit).
+
+    ours: "notebook/table" of the run folders, for a table of texts or properties that no number of ours can stand in.
+    """
 
     paper: str
     table: str
@@ -34,6 +37,7 @@ class Table:
     metrics: tuple[tuple[str, str, str], ...]
     relative_to: str | None
     anomalies: tuple[str, ...]
+    ours: str = ""
 
 
 @cache
@@ -51,7 +55,8 @@ def load_tables() -> dict[tuple[str, str], Table]:
         paper, table = entry["id"].split("/", 1)
         metrics = tuple((m["name"], m["direction"], m["unit"]) for m in entry["metrics"] or [])
         anomalies = tuple(entry["anomalies"] or [])
-        tables[paper, table] = Table(paper, table, entry["title"], metrics, entry["relative_to"], anomalies)
+        about = entry["title"], metrics, entry["relative_to"], anomalies, entry.get("ours", "")
+        tables[paper, table] = Table(paper, table, *about)
     return tables
 
 

@@ -60,9 +60,12 @@ def cell_of(metric: dict[str, Any]) -> dict[str, str]:
 
 
 def paper_table(
-    paper: str, table: str, *, metrics: list[dict[str, Any]], stand_ins: dict[str, list[str]]
+    paper: str, table: str, *, metrics: list[dict[str, Any]], stand_ins: dict[str, list[str]], own: dict[str, dict]
 ) -> dict[str, Any]:
-    """A printed table with ours in its cells; rows that only we have come last."""
+    """A printed table with ours in its cells; rows that only we have come last.
+
+    own: our tables by "notebook/table"; one of texts or properties stands below the printed one.
+    """
     printed = {(p.row, p.column): p for p in load_published() if (p.paper, p.table) == (paper, table)}
     ours: dict[tuple[str, str], list[dict[str, str]]] = {}
     for metric in metrics:
@@ -81,7 +84,8 @@ def paper_table(
                     {"name": row, "cells": cells, "only_ours": row not in known, "ours": any(c["ours"] for c in cells)}
                 )
         groups.append({"title": title, "heads": heads, "rows": lines})
-    notebooks = sorted({m["notebook"] for m in metrics})
+    shown = own.get(about.ours) if about else None
+    notebooks = sorted({m["notebook"] for m in metrics} | ({about.ours.split("/")[0]} if shown else set()))
     remarks = [f"{p.row}, {p.column}: {p.note}" for p in printed.values() if _is_remark(p.note)]
     return {
         "id": f"{paper}-{table}",
@@ -89,7 +93,8 @@ def paper_table(
         "relative_to": about.relative_to if about else None,
         "anomalies": about.anomalies if about else (),
         "remarks": remarks,
-        "groups": groups,
+        "groups": [group for group in groups if group["rows"]],
+        "own": shown,
         "notebooks": notebooks,
         "stand_ins": [(n, text) for n in notebooks for text in stand_ins.get(n, [])],
     }
@@ -130,7 +135,7 @@ def table_files(folder: Path) -> list[dict[str, Any]]:
         if lines:
             body = [[_short(text) for text in line] for line in lines[1 : ROWS_SHOWN + 1]]
             more = max(0, len(lines) - 1 - ROWS_SHOWN)
-            tables.append({"name": path.stem.replace("_", " "), "head": lines[0], "rows": body, "more": more})
+            tables.append({"name": path.stem, "head": lines[0], "rows": body, "more": more})
     return tables
 
 
@@ -211,17 +216,21 @@ def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, A
     parts = [notebook_part(folder, links=links) for folder in folders]
     metrics = [m for folder in folders for m in read_metrics(folder)]
     stand_ins = {part["name"]: part["stand_ins"] for part in parts}
-    printed = list(dict.fromkeys((p.paper, p.table) for p in load_published()))
-    by_table = {key: [m for m in metrics if (m["paper"], m["table"]) == key] for key in printed}
-    titles = {key: table.title for key, table in load_tables().items()}
+    own = {f"{part['name']}/{table['name']}": table for part in parts for table in part["tables"]}
+    by_table = {key: [m for m in metrics if (m["paper"], m["table"]) == key] for key in load_tables()}
+    here = {key for key, table in load_tables().items() if by_table[key] or table.ours in own}
     return {
         "profile": profile,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "tables": [paper_table(*key, metrics=found, stand_ins=stand_ins) for key, found in by_table.items() if found],
+        "tables": [
+            paper_table(*key, metrics=found, stand_ins=stand_ins, own=own)
+            for key, found in by_table.items()
+            if key in here
+        ],
         "missing": [
-            {"name": f"{PAPERS[paper]} {table}", "title": titles.get((paper, table), "")}
-            for (paper, table), found in by_table.items()
-            if not found and paper == "mtive" and table != "text"
+            {"name": f"{PAPERS[paper]} {name}", "title": table.title}
+            for (paper, name), table in load_tables().items()
+            if paper == "mtive" and name != "text" and (paper, name) not in here
         ],
         "stand_ins": stand_ins,
         "claims": claims_board(folders),
