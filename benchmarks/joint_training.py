@@ -1,0 +1,106 @@
+"""Is it faster to train several experts in one pass, each on its own rows, than one after another?
+
+    python benchmarks/joint_training.py [--experts 4] [--rows 4] [--steps 4] [--rounds 5]
+
+The pocket base with a trunk; experts in vision tower, connector and language model. A step gives every expert `rows`
+records with a photo. In turn: all experts in one batch (`mixed_experts`, the sum of their own losses), and one expert
+after another, each on the trunk folded into the base's weights, as `train_adapter` does. Both take the same steps of
+AdamW. The figure is the median over rounds of the ratio within a round; the gradients of both must agree.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mtive_nb.data.records import make_record
+from mtive_nb.evaluate.latency import times_in_turn
+from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.load import load_vlm
+from mtive_nb.model.mixed import loss_of_experts, mixed_experts
+from mtive_nb.model.stack import AdapterSpec, LoraStack
+
+SPEC, SIDE_PX = AdapterSpec(16, 16.0, ("vision.attention", "connector", "language")), 140
+
+
+def make_batch(home: Path, stack: LoraStack, rows: int) -> dict[str, torch.Tensor]:
+    """Solved questions of one length, a photo of noise each, in the processor's form."""
+    rng, records = np.random.default_rng(0), []
+    for k in range(rows):
+        small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        small.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC).save(home / f"{k}.png")
+        given = {"product_id": "p", "task": "AE", "variant": "gen", "source": "bench", "split": "train"}
+        question, answer = "Which product is shown and is it damaged?", "a blue bottle of shampoo with a crack"
+        records.append(make_record(f"r{k}", images=[home / f"{k}.png"], question=question, answer=answer, **given))
+    data = RecordDataset(records, root=home, side_px=SIDE_PX)
+    return Collator(stack.vlm.processor)([data[k] for k in range(rows)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--experts", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=4, help="records of each expert in a step")
+    parser.add_argument("--steps", type=int, default=4, help="steps between two looks at the clock")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    stack, names = LoraStack(load_vlm("pocket", max_px=SIDE_PX)), [f"E{k}" for k in range(given.experts)]
+    stack.add("IT", SPEC)
+    for name in names:
+        stack.add(name, SPEC, parent="IT")
+    with tempfile.TemporaryDirectory() as home:
+        inputs = make_batch(Path(home), stack, given.rows * given.experts)
+        one = make_batch(Path(home), stack, given.rows)
+    labels, own_labels = inputs.pop("labels"), one.pop("labels")
+    experts = [name for name in names for _ in range(given.rows)]
+    shown = {"trunk": "IT", "images": [1] * len(experts), "grid_thw": inputs["image_grid_thw"]}
+    weights = {n: [p for w, p in stack.model.named_parameters() if f".{n}." in w and "lora_" in w] for n in names}
+    learners = {n: torch.optim.AdamW(weights[n], lr=1e-4) for n in names}
+    stack.model.train()
+
+    def learn(name: str) -> None:
+        learners[name].step()
+        learners[name].zero_grad()
+
+    def together(*, steps: int = given.steps, update: bool = True) -> None:
+        with mixed_experts(stack, experts, **shown) as model:
+            for p in stack.model.parameters():
+                p.requires_grad_(False)
+            for p in (p for some in weights.values() for p in some):
+                p.requires_grad_(True)
+            for _ in range(steps):
+                sum(loss_of_experts(model(**inputs, use_cache=False).logits, labels, experts).values()).backward()
+                for name in names if update else ():
+                    learn(name)
+
+    def one_by_one(*, steps: int = given.steps, update: bool = True) -> None:
+        for name in names:
+            stack.activate(name, trainable=True)
+            with stack.folded(keep=name):
+                for _ in range(steps):
+                    logits = stack.model(**one, use_cache=False).logits
+                    loss_of_experts(logits, own_labels, [name] * given.rows)[name].backward()
+                    if update:
+                        learn(name)
+
+    def gradient(way: object) -> torch.Tensor:
+        """Of the first expert, whose rows are those of `one`."""
+        way(steps=1, update=False)
+        found = torch.cat([p.grad.flatten() for p in weights[names[0]] if p.grad is not None])
+        stack.model.zero_grad()
+        return found
+
+    apart = (gradient(together) - gradient(one_by_one)).abs().max().item()
+    times = times_in_turn({"together": together, "one by one": one_by_one}, rounds=given.rounds)
+    ratios = times["one by one"] / times["together"]
+    found = {"metric": "vs_one_by_one", "value": round(ratios.median(), 3), "unit": "times as fast", "better": "higher"}
+    print(json.dumps(found | {"rounds": ratios.round(3).tolist()}))
+    print(json.dumps({"metric": "gradient_difference", "value": apart, "unit": "largest", "better": "lower"}))
+
+
+if __name__ == "__main__":
+    main()
