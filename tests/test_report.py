@@ -12,7 +12,7 @@ from mtive_nb.run.folder import write_atomic
 from mtive_nb.run.graph import GraphError, Project
 from mtive_nb.run.published import load_published, load_tables
 from mtive_nb.run.reference import copy_reference
-from mtive_nb.run.report import claims_board, column_groups, number, read_metrics, run_folders, write_report
+from mtive_nb.run.report import claims_board, column_groups, number, read_metrics, run_folders, tally, write_report
 
 PNG = bytes.fromhex("89504e470d0a1a0a")
 
@@ -104,6 +104,8 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
     write_atomic(project.outputs / "pocket" / "21_seeds" / "tables" / "claims.csv", over_seeds)
     joined = claims_board(run_folders(project.outputs / "pocket"))
     assert [(c["claim"], c["verdict"], c["seeds"]) for c in joined][:2] == [("a", "open", "3"), ("b", "open", "1")]
+    counts = {"testable": 2, "holds": 0, "open": 2, "does not hold": 0, "not decided": 0}
+    assert {k: v for k, v in tally(joined)[2].items() if k != "priority"} == counts
     page = write_report(project, "pocket").read_text()
     assert "n 240 · 3 seeds" in page and "Not decided here (1)" in page and "1.03" in page
 

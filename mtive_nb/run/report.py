@@ -151,6 +151,18 @@ def claims_board(folders: list[Path]) -> list[dict[str, str]]:
     return list(found.values())
 
 
+def tally(claims: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """How many of the claims that can be tested here hold, are open, do not hold or were not decided, by priority."""
+    testable = [c for c in claims if not c["verdict"].startswith("not testable")]
+    groups = {"1": ("1",), "2": ("2",), "1 and 2": ("1", "2"), "3": ("3",)}
+    rows = []
+    for name, priorities in groups.items():
+        found = [c for c in testable if c["priority"] in priorities]
+        row = {v: sum(c["verdict"] == v for c in found) for v in ("holds", "open", "does not hold")}
+        rows.append({"priority": name, "testable": len(found), **row, "not decided": len(found) - sum(row.values())})
+    return rows
+
+
 def _short(text: str) -> str:
     """A CSV cell for reading: no float's tail, no page-long text."""
     try:
@@ -216,6 +228,7 @@ def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, A
     parts = [notebook_part(folder, links=links) for folder in folders]
     metrics = [m for folder in folders for m in read_metrics(folder)]
     stand_ins = {part["name"]: part["stand_ins"] for part in parts}
+    claims = claims_board(folders)
     own = {f"{part['name']}/{table['name']}": table for part in parts for table in part["tables"]}
     by_table = {key: [m for m in metrics if (m["paper"], m["table"]) == key] for key in load_tables()}
     here = {key for key, table in load_tables().items() if by_table[key] or table.ours in own}
@@ -233,7 +246,8 @@ def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, A
             if paper == "mtive" and name != "text" and (paper, name) not in here
         ],
         "stand_ins": stand_ins,
-        "claims": claims_board(folders),
+        "claims": claims,
+        "tally": tally(claims),
         "parts": parts,
         "count": len(metrics),
     }
@@ -256,6 +270,10 @@ def main(profile: str, *, reference: bool) -> int:
     """The command line's `report`: write the page, and with `reference` the committed copy."""
     project = find_project()
     print(f"report: {write_report(project, profile)}")
+    for row in tally(claims_board(run_folders(project.outputs / profile))):
+        print(
+            f"claims of priority {row['priority']}: " + ", ".join(f"{v} {k}" for k, v in row.items() if k != "priority")
+        )
     if reference:
         from mtive_nb.run.reference import copy_reference
 
