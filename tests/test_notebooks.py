@@ -28,7 +28,7 @@ def smoke(tmp_path_factory):
     numbers = [p.name[:2] for p in NOTEBOOKS]
     command = [sys.executable, "-m", "mtive_nb", "run", "smoke", *numbers]
     environment = {k: v for k, v in __import__("os").environ.items() if k != "MTIVE_DATA"} | {"MTIVE_HOME": str(home)}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=2400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return home / "outputs" / "smoke"
 
