@@ -14,13 +14,12 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from made_up import noise_records, randomise
 
-from mtive_nb.data.records import make_record
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
@@ -31,6 +30,7 @@ from mtive_nb.serve.pool import ExpertPool
 from mtive_nb.serve.vllm import VllmServer
 
 EXPERTS, TOKENS, PHOTOS = ("AE", "DD", "PM", "EX"), 4, 24
+TURNS = [(question, "x") for question in ("Which colour is it?", "What is printed?", "Is it whole? Answer yes or no.")]
 SPEC = AdapterSpec(16, 16.0, ("vision.attention", "connector", "language"))
 
 
@@ -40,23 +40,9 @@ def save_experts(stack: LoraStack, home: Path) -> None:
     for training in (1, 2):
         for name in EXPERTS:
             stack.add(name, SPEC)
-            for parameter, weight in stack.adapter_weights(name).items():
-                if "lora_B" in parameter:
-                    weight.normal_(0, 0.2)
+            randomise(stack, name, spread=0.2)
             stack.save(home / f"v{training}", name)
             stack.unload(name)
-
-
-def make_records(home: Path) -> list[dict]:
-    rng, records = np.random.default_rng(0), []
-    for k in range(PHOTOS):
-        path = home / f"{k}.png"
-        small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        small.resize((140, 140), Image.Resampling.BICUBIC).save(path)
-        question = ("Which colour is it?", "What is printed?", "Is it whole? Answer yes or no.")[k % 3]
-        given = {"product_id": f"p{k}", "task": "AE", "variant": "gen", "source": "bench", "split": "test"}
-        records.append(make_record(f"r{k}", images=[path], question=question, answer="x", **given))
-    return records
 
 
 def expert_of(k: int) -> str:
@@ -146,7 +132,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         home, stack = Path(name), LoraStack(load_vlm("pocket", max_px=140))
         save_experts(stack, home)
-        records, truth = make_records(home), {}
+        records, truth = noise_records(home, list(islice(cycle(TURNS), PHOTOS)), side_px=140), {}
         options = {"root": home, "max_new_tokens": TOKENS, "side_px": 140}
         for training in (1, 2):
             for expert in EXPERTS:

@@ -13,11 +13,9 @@ import json
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from made_up import noise_records, randomise
 
-from mtive_nb.data.records import make_record
 from mtive_nb.evaluate.latency import times_in_turn
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import load_vlm
@@ -28,15 +26,9 @@ SPEC, SIDE_PX = AdapterSpec(16, 16.0, ("vision.attention", "connector", "languag
 
 
 def make_batch(home: Path, stack: LoraStack, rows: int) -> dict[str, torch.Tensor]:
-    """Solved questions of one length, a photo of noise each, in the processor's form."""
-    rng, records = np.random.default_rng(0), []
-    for k in range(rows):
-        small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        small.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC).save(home / f"{k}.png")
-        given = {"product_id": "p", "task": "AE", "variant": "gen", "source": "bench", "split": "train"}
-        question, answer = "Which product is shown and is it damaged?", "a blue bottle of shampoo with a crack"
-        records.append(make_record(f"r{k}", images=[home / f"{k}.png"], question=question, answer=answer, **given))
-    data = RecordDataset(records, root=home, side_px=SIDE_PX)
+    """Solved questions of one length in the processor's form."""
+    turn = "Which product is shown and is it damaged?", "a blue bottle of shampoo with a crack"
+    data = RecordDataset(noise_records(home, [turn] * rows, side_px=SIDE_PX), root=home, side_px=SIDE_PX)
     return Collator(stack.vlm.processor)([data[k] for k in range(rows)])
 
 
@@ -52,6 +44,8 @@ def main() -> None:
     stack.add("IT", SPEC)
     for name in names:
         stack.add(name, SPEC, parent="IT")
+    for name in stack.specs:
+        randomise(stack, name, spread=0.05)
     with tempfile.TemporaryDirectory() as home:
         inputs = make_batch(Path(home), stack, given.rows * given.experts)
         one = make_batch(Path(home), stack, given.rows)
@@ -94,12 +88,15 @@ def main() -> None:
         stack.model.zero_grad()
         return found
 
-    apart = (gradient(together) - gradient(one_by_one)).abs().max().item()
+    ours, plain = gradient(together), gradient(one_by_one)
+    apart = ((ours - plain).abs().max() / plain.abs().max()).item()
     times = times_in_turn({"together": together, "one by one": one_by_one}, rounds=given.rounds)
     ratios = times["one by one"] / times["together"]
     found = {"metric": "vs_one_by_one", "value": round(ratios.median(), 3), "unit": "times as fast", "better": "higher"}
     print(json.dumps(found | {"rounds": ratios.round(3).tolist()}))
-    print(json.dumps({"metric": "gradient_difference", "value": apart, "unit": "largest", "better": "lower"}))
+    print(
+        json.dumps({"metric": "gradient_difference", "value": apart, "unit": "share of the largest", "better": "lower"})
+    )
 
 
 if __name__ == "__main__":

@@ -17,12 +17,10 @@ import json
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
+from made_up import noise_records, randomise
 from peft import PeftModel
-from PIL import Image
 
-from mtive_nb.data.records import make_record
 from mtive_nb.evaluate.latency import times_in_turn
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import load_vlm
@@ -40,21 +38,13 @@ def make_stack(experts: int) -> LoraStack:
     for k in range(experts):
         stack.add(f"E{k}", SPEC, parent="IT")
     for name in stack.specs:
-        for parameter, weight in stack.adapter_weights(name).items():
-            if "lora_B" in parameter:
-                weight.normal_(0, 0.05)
+        randomise(stack, name, spread=0.05)
     return stack
 
 
 def make_questions(home: Path, stack: LoraStack, batch: int) -> dict[str, torch.Tensor]:
-    """A batch of questions of one length, a photo of noise each, in the processor's form."""
-    rng, records = np.random.default_rng(0), []
-    for k in range(batch):
-        small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-        small.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC).save(home / f"{k}.png")
-        given = {"product_id": "p", "task": "AE", "variant": "gen", "source": "bench", "split": "test"}
-        question, images = "Which colour is it?", [home / f"{k}.png"]
-        records.append(make_record(f"r{k}", images=images, question=question, answer="x", **given))
+    """A batch of questions of one length in the processor's form."""
+    records = noise_records(home, [("Which colour is it?", "x")] * batch, side_px=SIDE_PX)
     data = RecordDataset(records, root=home, side_px=SIDE_PX)
     return Collator(stack.vlm.processor, answers=False)([data[k] for k in range(batch)])
 
