@@ -14,6 +14,7 @@ from mtive_nb.run.params import (
     header_minutes,
     load_yaml,
     read_parameters,
+    way_of,
 )
 
 CELL = """PROFILE: str = "pocket"
@@ -185,3 +186,9 @@ def test_header_minutes(tmp_path: Path) -> None:
     make(tmp_path, yaml="# stage 1\n# minutes: 4.5\nSEED: 1\n")
     assert header_minutes(tmp_path / "params", profile="pocket", stem="04_stage1") == 4.5
     assert header_minutes(tmp_path / "params", profile="pocket", stem="05_stage2") is None
+
+
+def test_a_value_that_names_no_way_is_refused_with_those_that_there_are():
+    assert way_of("ENGINE", "ray", local=1, ray=2) == 2
+    with pytest.raises(ValueError, match="GENERATOR: found 'gpt', expected sight or text"):
+        way_of("GENERATOR", "gpt", sight=1, text=2)

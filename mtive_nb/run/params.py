@@ -200,6 +200,13 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
     return values
 
 
+def way_of(name: str, value: str, **ways: Any) -> Any:
+    """What a parameter's value stands for, of the ways that there are. Errors: ValueError that names all three."""
+    if value not in ways:
+        raise ValueError(f"{name}: found {value!r}, expected {' or '.join(ways)}")
+    return ways[value]
+
+
 def files_of(folder: Path, stem: str) -> list[Path]:
     """A profile's parameter files for a notebook that are there, later ones over earlier ones."""
     return [path for path in (folder / f"{EVERY}.yaml", folder / f"{stem}.yaml") if path.exists()]

@@ -19,22 +19,17 @@ from mtive_nb.model.stack import LoraStack
 from mtive_nb.model.together import batches_of_each, train_adapter_together
 from mtive_nb.model.train import train_adapter
 from mtive_nb.model.workers import by_processes
+from mtive_nb.run.params import way_of
 
 
 def workers_of(engine: str) -> Callable:
     """`by_processes` for "local", `by_ray` for "ray". Errors: ValueError for any other engine."""
-    return _chosen(engine, local=by_processes, ray=by_ray)
+    return way_of("ENGINE", engine, local=by_processes, ray=by_ray)
 
 
 def stage_training_of(engine: str) -> Callable:
     """`train_adapter_together` for "local", `train_adapter_by_ray` for "ray". Errors: as of `workers_of`."""
-    return _chosen(engine, local=train_adapter_together, ray=train_adapter_by_ray)
-
-
-def _chosen(engine: str, **ways: Callable) -> Callable:
-    if engine not in ways:
-        raise ValueError(f"ENGINE: found {engine!r}, expected {' or '.join(ways)}")
-    return ways[engine]
+    return way_of("ENGINE", engine, local=train_adapter_together, ray=train_adapter_by_ray)
 
 
 def by_ray(model: LoraStack | Vlm, work: Callable, items: Sequence[tuple], *, workers: int = 2, what: str = "",
