@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from mtive_nb.evaluate.yes_no import yes_no_scores
+from mtive_nb.evaluate.yes_no import accuracy_gains, right_yes_no, yes_no_scores
 
 
 def ask(task, truth, k):
@@ -27,3 +28,13 @@ def test_other_truths_and_missing_answers_are_errors():
         yes_no_scores([ask("AE", "red", 0)], {"x": ["red"]}, seed=0)
     with pytest.raises(ValueError, match="x: found 1 answers, expected 12"):
         yes_no_scores(RECORDS, {"x": ["yes"]}, seed=0)
+
+
+def test_gains_are_paired_by_task_and_on_average():
+    right = right_yes_no(RECORDS, [r["answer"] for r in RECORDS])
+    worse = right.copy()
+    worse[:4] = 0  # half of AE, none of DD
+    found = accuracy_gains(RECORDS, worse, right, seed=0)
+    assert {task: one.value for task, one in found.items()} == {"AE": -50, "DD": 0, "mean": -25}
+    assert found["DD"].low == found["DD"].high == 0 and found["AE"].low < -50 < found["AE"].high
+    assert found["mean"].n == 12 and np.array_equal(right, np.ones(12))

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from mtive_nb.data.phrases import Phrase
 from mtive_nb.evaluate.clip import Clip, clip_scores
 from mtive_nb.evaluate.grounding import AnswerAttention, read_answers, threshold_from_shuffled, with_other_images
-from mtive_nb.evaluate.intervals import bootstrap_interval
+from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums
 from mtive_nb.model.load import Vlm
 from mtive_nb.run import progress
 
@@ -68,13 +68,58 @@ def pilot_table(test: pd.DataFrame, val: pd.DataFrame, *, seed: int) -> pd.DataF
     groups, rows = list(test["product"]), []
     for name in SCORES:
         pair = test[["visible", name]].to_numpy(float)
-        cut = threshold_from_shuffled(val.loc[val["visible"], name], val.loc[~val["visible"], name])
-        right = ((test[name] >= cut) == test["visible"]).to_numpy(float)
+        right = _right(test, val, name)
         auroc = bootstrap_interval(pair, statistic=_auroc, resamples=500, seed=seed, groups=groups)
         for column, found in (("AUROC", auroc), ("accuracy", bootstrap_interval(right, seed=seed, groups=groups))):
             rows.append({"system": name, "column": column, "value": found.value, "low": found.low, "high": found.high,
                          "n": found.n})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _right(test: pd.DataFrame, val: pd.DataFrame, name: str) -> np.ndarray:
+    """Whether a score tells each phrase of `test` rightly, (n,) of 0 and 1, by the threshold that is best on `val`."""
+    cut = threshold_from_shuffled(val.loc[val["visible"], name], val.loc[~val["visible"], name])
+    return ((test[name] >= cut) == test["visible"]).to_numpy(float)
+
+
+def pilot_claims(
+    test: pd.DataFrame,
+    val: pd.DataFrame,
+    said: tuple[Sequence[dict], Sequence[Phrase]],
+    clip_of_text: np.ndarray,
+    *,
+    seed: int,
+) -> dict[str, dict[str, Interval]]:
+    """What the pilot decides of VIT-Pro's claims (its T2 and section 3.2): by claim, left less right in points.
+
+    said: the records and phrases of `test`; clip_of_text: CLIPScore of each record's whole text, in [-1, 1].
+    """
+    records, phrases = said
+    borne_out = np.ones(len(records), bool)
+    for phrase in phrases:
+        borne_out[phrase.record] &= phrase.visible
+    products, given = list(test["product"]), {"seed": seed}
+    higher = _apart(100 * test["attention mass"].to_numpy(), test["visible"].to_numpy(), groups=products, **given)
+    flat = _apart(100 * clip_of_text, borne_out, groups=[r["product_id"] for r in records], **given)
+    better = 100 * (_right(test, val, "VisAttnScore") - _right(test, val, "CLIPScore"))
+    return {
+        "vitpro-attention-higher-when-grounded": {"phrases": higher},
+        "vitpro-clipscore-flat-when-ungrounded": {"texts": flat},
+        "vitpro-attention-finds-grounded-text-better": {
+            "phrases": bootstrap_interval(better, seed=seed, groups=products)
+        },
+    }
+
+
+def _apart(values: np.ndarray, of_left: np.ndarray, *, groups: list, seed: int) -> Interval:
+    """Mean of the values (n,) of the left less that of the others; whole groups are drawn."""
+    left = of_left.astype(float)
+    features = np.stack([values * left, left, values * (1 - left), 1 - left], axis=1)
+
+    def statistic(sums: np.ndarray) -> np.ndarray:
+        return sums[:, 0] / np.maximum(sums[:, 1], 1) - sums[:, 2] / np.maximum(sums[:, 3], 1)
+
+    return bootstrap_sums(features, statistic, seed=seed, groups=groups)
 
 
 def _auroc(pairs: np.ndarray) -> float:
