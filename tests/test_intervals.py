@@ -6,6 +6,7 @@ from mtive_nb.evaluate.intervals import (
     bootstrap_interval,
     bootstrap_sums,
     paired_difference,
+    unpaired_difference,
     weighted_f1_of_sums,
     wilson_interval,
 )
@@ -117,3 +118,13 @@ def test_one_run_is_drawn_as_if_it_were_not_named():
     values, products = rng.normal(size=90), (np.arange(90) % 30).tolist()
     named = bootstrap_interval(values, groups=[("only", p) for p in products], seed=2)
     assert named == bootstrap_interval(values, groups=products, seed=2)
+
+
+def test_unpaired_difference_of_two_sorts_of_items():
+    rng = np.random.default_rng(0)
+    left = np.arange(300) % 3 == 0  # 100 of them
+    values = rng.normal(0, 1, 300) + 2 * left
+    found = unpaired_difference(values, left, groups=np.arange(300) // 2, seed=0)
+    assert abs(found.value - (values[left].mean() - values[~left].mean())) < 1e-12 and found.n == 300
+    width = 2 * 1.96 * (1 / 100 + 1 / 200) ** 0.5
+    assert found.low < 2 < found.high and 0.8 * width < found.high - found.low < 1.2 * width

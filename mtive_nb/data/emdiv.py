@@ -50,6 +50,7 @@ def build_emdiv(
     counts: Mapping[str, int] | None = None,
     aug_per_photo: int = 2,
     hard_share: float = 1.0,
+    makers: Mapping[str, Callable[..., tasks.Made]] = MAKERS,
 ) -> Emdiv:
     """Build the records; the same arguments give the same records.
 
@@ -57,6 +58,7 @@ def build_emdiv(
     counts: the most records of a "TASK/variant/split", "TASK/variant" or "TASK" (for each of its variants and splits),
     the most specific one counts; without `counts` there is no limit, with it what is not named is not built.
     hard_share: share of PM's negatives that are TF-IDF hard; the others are random.
+    makers: what asks each task's questions; other benches of the same tasks have their own.
     """
     _check(counts, hard_share=hard_share, aug_per_photo=aug_per_photo)
     photos = photos_by_split(catalogue, splits)
@@ -64,16 +66,17 @@ def build_emdiv(
     coverage: Counter[tuple[str, str, str, str]] = Counter()
     for split in SPLITS:
         shop = _shop(catalogue, photos[split], hard_share=hard_share)
-        for task in MAKERS:
+        for task in makers:
             for variant in EMDIV_VARIANTS:
                 limit = _limit(counts, task, variant, split)
                 if not photos[split] or limit == 0:
                     continue
                 # Each part has a generator of its own: a changed count of one task moves no other.
-                place = list(MAKERS).index(task), EMDIV_VARIANTS.index(variant), SPLITS.index(split)
+                place = list(makers).index(task), EMDIV_VARIANTS.index(variant), SPLITS.index(split)
                 rng = np.random.default_rng([seed, *place])
                 times = aug_per_photo if variant == "aug" else 1
-                made = _candidates(photos[split], task, variant, rng=rng, shop=shop, times=times, coverage=coverage)
+                given = {"rng": rng, "shop": shop, "times": times, "coverage": coverage}
+                made = _candidates(photos[split], makers[task], (task, variant), **given)
                 chosen = _choose(made, limit, rng)
                 coverage[task, variant, split, "used"] += len({photo.path for photo, _ in chosen})
                 records += _records(catalogue.name, chosen, task, variant, split)
@@ -122,8 +125,8 @@ Chosen = list[tuple[CustomerPhoto, Candidate]]
 
 def _candidates(
     photos: list[CustomerPhoto],
-    task: str,
-    variant: str,
+    maker: Callable[..., tasks.Made],
+    form: tuple[str, str],
     *,
     rng: np.random.Generator,
     shop: Shop,
@@ -135,9 +138,9 @@ def _candidates(
     for index in rng.permutation(len(photos)):
         photo, own = photos[int(index)], {}
         for _ in range(times):
-            found = MAKERS[task](photo, variant, rng=rng, shop=shop)
+            found = maker(photo, form[1], rng=rng, shop=shop)
             if isinstance(found, str):
-                coverage[task, variant, photo.split, found] += 1
+                coverage[(*form, photo.split, found)] += 1
                 break
             own |= {(one.question, one.answer, one.images): (photo, one) for one in found}
         made.append(list(own.values()))

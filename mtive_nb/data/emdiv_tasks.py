@@ -76,13 +76,20 @@ class Candidate:
 Made = list[Candidate] | str
 
 
-def ae(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
-    """Attribute extraction: JSON of all that is visible, one attribute, or a yes/no question for a value."""
+def ae(
+    photo: CustomerPhoto,
+    variant: str,
+    *,
+    rng: np.random.Generator,
+    shop: Shop,
+    names: Sequence[str] = ask.AE_ATTRIBUTES,
+) -> Made:
+    """Attribute extraction: JSON of all of `names` that is visible, one of them, or a yes/no question for a value."""
     if photo.feedback.facts is None or not photo.facts.get("attributes"):
         return "facts name no visible attributes"
     if not photo.recognisable:
         return "no attribute but colour visible (close-up)"
-    seen = {name: photo.seen[name] for name in ask.AE_ATTRIBUTES if photo.seen.get(name)}
+    seen = {name: photo.seen[name] for name in names if photo.seen.get(name)}
     seen = {name: value for name, value in seen.items() if len(shop.values[name]) > 1}
     if not seen:
         return "one value alone in the catalogue: nothing to tell apart"
@@ -130,6 +137,12 @@ def pm(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
     return [_pm(photo, listed, variant=variant, rng=rng, shop=shop) for listed in (photo.product, *others)]
 
 
+def told_by_title(listed: Product, differs: Sequence[str]) -> bool:
+    """Whether a listing's title says anything of what differs: only that can tell its product from the photo's."""
+    title = listed.title.lower()
+    return any((v := listed.attributes[name].lower()) in title or title in v for name in differs)
+
+
 def _pm(photo: CustomerPhoto, listed: Product, *, variant: str, rng: np.random.Generator, shop: Shop) -> Candidate:
     match = listed.product_id == photo.product.product_id
     answer = "yes" if match else "no"
@@ -146,10 +159,7 @@ def _pm(photo: CustomerPhoto, listed: Product, *, variant: str, rng: np.random.G
         return Candidate(ask.PM_GEN, f"{answer}, {why}", asked, known, images, label=answer, group="match")
     question, group = ask.PM_BIN, "match"
     if variant == "aug":
-        title = listed.title.lower()
-        # A title tells products apart only by what it says.
-        told = match or any((v := listed.attributes[name].lower()) in title or title in v for name in differs)
-        if told and rng.random() < 0.5:
+        if (match or told_by_title(listed, differs)) and rng.random() < 0.5:
             question, group = _pick(ask.PM_AUG_TITLE, rng).format(title=listed.title), "title"
             images = (photo.path,)
         else:

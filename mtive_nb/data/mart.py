@@ -8,14 +8,16 @@ import json
 import multiprocessing
 import shutil
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mtive_nb.data.catalogue import Feedback
 from mtive_nb.data.mart_closeup import take_closeup
 from mtive_nb.data.mart_draw import STYLES, TYPEFACES, Look, Package, draw_package
 from mtive_nb.data.mart_photo import catalogue_photo, plan_shot, take_photo
@@ -32,6 +34,7 @@ __all__ = [
     "Item",
     "make_item",
     "render_mart",
+    "render_views",
     "vocabulary",
 ]
 
@@ -185,6 +188,30 @@ def render_mart(
             shutil.rmtree(folder)
         made.rename(folder)
     return folder
+
+
+def render_views(feedback: Iterable[Feedback], folder: Path | str, *, seed: int, each: int = 2) -> dict[str, list[str]]:
+    """`each` more photos of the very item that a customer photo shows: {feedback_id: paths}; `seed` is the shop's.
+
+    The item keeps its damage and its marks; place, angle, light and what is in the way are others. Close-ups of dates
+    have none. Photos that are there already are not drawn again.
+    """
+    folder, found = Path(folder), {}
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for row in feedback:
+        if (row.facts or {}).get("damaged") is None:
+            continue
+        index, k = int(row.product_id[1:]), int(row.feedback_id.rsplit("F", 1)[1])
+        item, key = make_item(index, seed=seed), (seed, index, 2, k)
+        taken = plan_shot(np.random.default_rng(key), seed=key, damaged=row.facts["damaged"])
+        names = [f"{row.feedback_id}_view{v}.jpg" for v in range(1, each + 1)]
+        for v, name in enumerate(names, 1):
+            if not (folder / "images" / name).is_file():
+                other = plan_shot(np.random.default_rng([*key, v]), seed=(*key, v), damaged=False)
+                same = {"damage": taken.damage, "mark": taken.mark, "item_seed": key}
+                _save(take_photo(draw_package(item.look), replace(other, **same)).image, folder, name)
+        found[row.feedback_id] = [str(folder / "images" / name) for name in names]
+    return found
 
 
 def _write_lines(path: Path, rows: list[dict]) -> None:

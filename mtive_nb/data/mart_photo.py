@@ -43,6 +43,7 @@ class Shot:
     blur_px: float
     noise: float  # standard deviation, of 255
     skin: int
+    item_seed: tuple[int, ...] | None = None  # of mark and damage, where several photos show one item; None: `seed`
 
 
 @dataclass
@@ -143,7 +144,9 @@ def _blocker(shot: Shot, where: Box, rng: np.random.Generator) -> Image.Image | 
 
 def take_photo(pack: Package, shot: Shot) -> Taken:
     """Takes one photo of a package as `shot` says; the same arguments give the same pixels."""
-    scene_rng, mark_rng, hurt_rng, grain_rng = (np.random.default_rng([*shot.seed, k]) for k in range(4))
+    item = shot.item_seed or shot.seed
+    seeds = (shot.seed, item, item, shot.seed)
+    scene_rng, mark_rng, hurt_rng, grain_rng = (np.random.default_rng([*seed, k]) for k, seed in enumerate(seeds))
     scene = backdrop(shot.placement, rng=scene_rng, skin=shot.skin)
     photo = scene.image
     canvas, hurt = pack.image, None

@@ -87,7 +87,7 @@ def with_print(
         said = "; ".join(f"image {k}: {text}" for k, text in enumerate(texts, 1)) if len(texts) > 1 else "".join(texts)
         first, *others = record["messages"]
         parts = [dict(part) for part in first["content"]]
-        asked = next(part for part in parts if part["type"] == "text")
+        asked = [part for part in parts if part["type"] == "text"][-1]  # the others announce images
         asked["text"] = f"Printed: {said[:most_characters] or 'nothing'}. {asked['text']}"
         changed.append(record | {"messages": [{**first, "content": parts}, *others]})
     return changed

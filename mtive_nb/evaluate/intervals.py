@@ -99,6 +99,25 @@ def paired_difference(
     return bootstrap_interval(a - b, groups=groups, level=level, resamples=resamples, seed=seed)
 
 
+def unpaired_difference(
+    values: Sequence[float] | np.ndarray,
+    of_left: Sequence[bool] | np.ndarray,
+    *,
+    groups: Sequence[object] | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of the mean of the `values` that are `of_left` less that of the others; a group may have both."""
+    values, left = np.asarray(values, dtype=float), np.asarray(of_left, dtype=float)
+    features = np.stack([values * left, left, values * (1 - left), 1 - left], axis=1)
+
+    def statistic(sums: np.ndarray) -> np.ndarray:
+        return sums[:, 0] / np.maximum(sums[:, 1], 1) - sums[:, 2] / np.maximum(sums[:, 3], 1)
+
+    return bootstrap_sums(features, statistic, level=level, resamples=resamples, seed=seed, groups=groups)
+
+
 def wilson_interval(k: int, n: int, *, level: float = 0.95) -> Interval:
     """Wilson's score interval of a share k / n of independent items; it keeps a width at 0 and at 1."""
     if not 0 <= k <= n or n < 1:

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from mtive_nb.data.phrases import Phrase
 from mtive_nb.evaluate.clip import Clip, clip_scores
 from mtive_nb.evaluate.grounding import AnswerAttention, read_answers, threshold_from_shuffled, with_other_images
-from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums
+from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, unpaired_difference
 from mtive_nb.model.load import Vlm
 from mtive_nb.run import progress
 
@@ -98,9 +98,9 @@ def pilot_claims(
     borne_out = np.ones(len(records), bool)
     for phrase in phrases:
         borne_out[phrase.record] &= phrase.visible
-    products, given = list(test["product"]), {"seed": seed}
-    higher = _apart(100 * test["attention mass"].to_numpy(), test["visible"].to_numpy(), groups=products, **given)
-    flat = _apart(100 * clip_of_text, borne_out, groups=[r["product_id"] for r in records], **given)
+    products, of_texts = list(test["product"]), [r["product_id"] for r in records]
+    higher = unpaired_difference(100 * test["attention mass"], test["visible"], groups=products, seed=seed)
+    flat = unpaired_difference(100 * clip_of_text, borne_out, groups=of_texts, seed=seed)
     better = 100 * (_right(test, val, "VisAttnScore") - _right(test, val, "CLIPScore"))
     return {
         "vitpro-attention-higher-when-grounded": {"phrases": higher},
@@ -109,17 +109,6 @@ def pilot_claims(
             "phrases": bootstrap_interval(better, seed=seed, groups=products)
         },
     }
-
-
-def _apart(values: np.ndarray, of_left: np.ndarray, *, groups: list, seed: int) -> Interval:
-    """Mean of the values (n,) of the left less that of the others; whole groups are drawn."""
-    left = of_left.astype(float)
-    features = np.stack([values * left, left, values * (1 - left), 1 - left], axis=1)
-
-    def statistic(sums: np.ndarray) -> np.ndarray:
-        return sums[:, 0] / np.maximum(sums[:, 1], 1) - sums[:, 2] / np.maximum(sums[:, 3], 1)
-
-    return bootstrap_sums(features, statistic, seed=seed, groups=groups)
 
 
 def _auroc(pairs: np.ndarray) -> float:

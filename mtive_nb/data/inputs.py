@@ -1,0 +1,102 @@
+"""How photos stand in a prompt: smaller, cut into tiles, numbered or not, in another order (VIT-Pro T5, appendix E).
+
+Every function maps records to records, so that training, answering and serving need not know of it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mtive_nb.data.photos import load_image
+
+MARK = "###"  # VIT-Pro's delimiter between the parts of a prompt
+
+
+def with_inputs(
+    records: Sequence[dict], folder: Path, *, root: Path, side_px: int = 0, split: bool = False
+) -> list[dict]:
+    """The records with their photos shrunk, or cut, or both; the new photos lie in `folder`, as JPEG.
+
+    side_px: a larger photo is shrunk to the area of this square, 0 keeps it. split: each photo is followed by its four
+    quarters, so that five images stand for it.
+    """
+    folder, made = Path(folder), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    changed = []
+    for record in records:
+        for image in record["images"]:
+            if image not in made:
+                made[image] = _made_of(Path(root) / image, folder, side_px=side_px, split=split)
+        images = [one for image in record["images"] for one in made[image]]
+        each = {"image": 5 if split else 1}
+        messages = [
+            m | {"content": [p for part in m["content"] for p in [part] * each.get(part["type"], 1)]}
+            if m["role"] == "user"
+            else m
+            for m in record["messages"]
+        ]
+        changed.append(record | {"images": images, "messages": messages})
+    return changed
+
+
+def _made_of(path: Path, folder: Path, *, side_px: int, split: bool) -> list[str]:
+    """The files that stand for one photo: itself, shrunk or not, and its quarters."""
+    if not side_px and not split:
+        return [str(path)]
+    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    files = [folder / f"{name}_{side_px}_{k}.jpg" for k in range(5 if split else 1)]
+    if not all(file.is_file() for file in files):
+        photo = load_image(path)
+        scale = side_px / (photo.width * photo.height) ** 0.5 if side_px else 1.0
+        if scale < 1:
+            photo = photo.resize([max(1, round(scale * side)) for side in photo.size], Image.Resampling.BICUBIC)
+        for image, file in zip([photo, *(_quarters(photo) if split else [])], files, strict=True):
+            image.save(file.with_suffix(".part"), format="JPEG", quality=95)
+            file.with_suffix(".part").replace(file)
+    return [str(file) for file in files]
+
+
+def _quarters(photo: Image.Image) -> list[Image.Image]:
+    """Left and right above, left and right below."""
+    x, y = photo.width // 2, photo.height // 2
+    rows = [(0, y), (y, photo.height)]
+    return [photo.crop((a, top, b, bottom)) for top, bottom in rows for a, b in ((0, x), (x, photo.width))]
+
+
+def _announces(part: dict) -> bool:
+    text = part.get("text", "")
+    return text.startswith("Image ") and text.endswith(":")
+
+
+def stacked(records: Sequence[dict]) -> list[dict]:
+    """The records without the words that announce images: several stand one after the other."""
+    return [_with_parts(r, lambda parts: [p for p in parts if not _announces(p)]) for r in records]
+
+
+def delimited(records: Sequence[dict]) -> list[dict]:
+    """The records with MARK before each announced image and before the question, as in VIT-Pro's appendix E."""
+
+    def mark(parts: list[dict]) -> list[dict]:
+        several = any(map(_announces, parts))
+        return [p | {"text": f"{MARK} {p['text']}"} if several and p["type"] == "text" else p for p in parts]
+
+    return [_with_parts(r, mark) for r in records]
+
+
+def reordered(records: Sequence[dict], *, seed: int = 0) -> list[dict]:
+    """The records of one turn with their images in another order: each record of several images gets a new one."""
+    rng, changed = np.random.default_rng(seed), []
+    for record in records:
+        images = list(record["images"])
+        while len(images) > 1 and images == record["images"]:
+            images = [images[i] for i in rng.permutation(len(images))]
+        changed.append(record | {"images": images})
+    return changed
+
+
+def _with_parts(record: dict, change) -> dict:  # noqa: ANN001 - parts -> parts
+    messages = [m | {"content": change(m["content"])} if m["role"] == "user" else m for m in record["messages"]]
+    return record | {"messages": messages}

@@ -1,0 +1,91 @@
+"""VIT-Pro's benches: one image and several of them, the same questions; and how photos stand in a prompt."""
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mtive_nb.data.catalogue import load_catalogue
+from mtive_nb.data.inputs import delimited, reordered, stacked, with_inputs
+from mtive_nb.data.mart import render_mart, render_views
+from mtive_nb.data.mmpi import build_mmpi
+from mtive_nb.data.records import record_fault
+
+SHARES = {f"{task}/{variant}": 30 for task in ("AE", "DD", "PM") for variant in ("bin", "gen")}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mmpi")
+    return load_catalogue(render_mart(folder / "mart", products=48, photos=4, dates=1, seed=3))
+
+
+@pytest.fixture(scope="module")
+def views(shop, tmp_path_factory):
+    return render_views(shop.feedback, tmp_path_factory.mktemp("views"), seed=3, each=2)
+
+
+def test_objective_questions_are_balanced_and_about_the_brand(shop):
+    records = build_mmpi(shop, counts=SHARES, seed=0).records
+    answers = Counter((r["task"], r["split"], r["answer"]) for r in records if r["variant"] == "bin")
+    assert all(answers[task, split, "yes"] == n for (task, split, a), n in answers.items() if a == "no")
+    assert {task for task, *_ in answers} == {"AE", "DD", "PM"}
+    asked = [r["messages"][0]["content"][-1]["text"] for r in records if r["task"] == "AE" and r["variant"] == "bin"]
+    assert asked and all(question.endswith("the brand of this product?") for question in asked)
+    assert all(len(r["images"]) == 1 and record_fault(r) is None for r in records)
+
+
+def test_several_images_change_no_question(shop, views):
+    one, several = (
+        build_mmpi(shop, counts=SHARES, seed=0).records,
+        build_mmpi(shop, counts=SHARES, seed=0, views=views).records,
+    )
+    assert [(r["id"], r["answer"], r["facts"]) for r in one] == [(r["id"], r["answer"], r["facts"]) for r in several]
+    assert Counter((r["task"], len(r["images"])) for r in several).keys() == {("AE", 1), ("DD", 3), ("PM", 2)}
+    for alone, more in zip(one, several, strict=True):
+        assert set(alone["images"]) < set(more["images"]) or alone["task"] == "AE"
+
+
+def test_views_show_the_same_item_with_its_damage(shop, views, tmp_path):
+    with_dates = [row.feedback_id for row in shop.feedback if row.facts.get("damaged") is None]
+    assert with_dates and not set(with_dates) & set(views)
+    row = next(row for row in shop.feedback if row.facts.get("damaged"))
+    again = render_views([row], tmp_path, seed=3, each=2)[row.feedback_id]
+    whole = dataclasses.replace(row, facts=row.facts | {"damaged": False})
+    sound = render_views([whole], tmp_path / "sound", seed=3, each=2)[row.feedback_id]
+    for path, same, other in zip(views[row.feedback_id], again, sound, strict=True):
+        here, there, unhurt = (np.asarray(Image.open(p), int) for p in (path, same, other))
+        assert (here == there).all() and (abs(here - unhurt).max(2) > 60).sum() > 50
+
+
+def test_photos_are_shrunk_and_cut(shop, views, tmp_path):
+    records = build_mmpi(shop, counts={"DD/bin": 4}, seed=0, views=views).records[:2]
+    made = with_inputs(records, tmp_path, root=shop.root, side_px=112, split=True)
+    assert all(record_fault(r) is None and len(r["images"]) == 15 for r in made)
+    assert [Image.open(p).size for p in made[0]["images"][:5]] == [(112, 112)] + [(56, 56)] * 4
+    quarters = [np.asarray(Image.open(p), int) for p in made[0]["images"][1:5]]
+    whole = np.asarray(Image.open(made[0]["images"][0]), int)
+    joined = np.vstack([np.hstack(quarters[:2]), np.hstack(quarters[2:])])
+    assert abs(joined - whole).mean() < 6  # JPEG apart
+    kinds = [part["type"] for part in made[0]["messages"][0]["content"]]
+    assert kinds == ["text", *["image"] * 5] * 3 + ["text"]
+    assert with_inputs(records, tmp_path, root=shop.root)[0]["images"] == [str(p) for p in records[0]["images"]]
+
+
+def test_prompts_of_several_images(shop, views):
+    records = build_mmpi(shop, counts={"DD/bin": 4, "AE/bin": 4}, seed=0, views=views).records
+    several = next(r for r in records if len(r["images"]) == 3)
+    alone = next(r for r in records if len(r["images"]) == 1)
+
+    def texts(record):
+        return [part.get("text", part["type"]) for part in record["messages"][0]["content"]]
+
+    assert texts(stacked([several])[0]) == ["image", "image", "image", "Is this product damaged?"]
+    assert texts(delimited([several])[0])[:3] == ["### Image 1:", "image", "### Image 2:"]
+    assert texts(delimited([several])[0])[-1] == "### Is this product damaged?"
+    assert delimited([alone]) == [alone] == stacked([alone]) == reordered([alone])
+    turned = reordered([several], seed=1)[0]
+    assert sorted(turned["images"]) == sorted(several["images"]) and turned["images"] != several["images"]
+    assert turned["messages"] == several["messages"]
