@@ -26,6 +26,7 @@ class Counting:
 
 def test_the_embedded_engine_reads_print_and_nothing_where_there_is_none():
     engine = RapidOcr(threads=1)
+    assert engine.name == "rapidocr" != RapidOcr(side_px=448, turned=False, threads=1).name  # each its own cache
     canvas = Image.new("RGB", (560, 240), "white")
     for text, y in (("EXP 12/2026", 35), ("LOT 4711", 85)):
         draw_string(
@@ -66,6 +67,10 @@ def test_print_stands_before_the_question(photo_folder):
     assert asked[1] == "Printed: image 1: EXP 1 | LOT; image 2: . Is it red?"
     assert asked[2] == "Printed: nothing. Is it red?"
     assert one["messages"][0]["content"][-1]["text"] == "Is it red?" and found[0]["answer"] == "yes"
+    announced = [{"type": "text", "text": "Image 1:"}, *one["messages"][0]["content"]]
+    first = one | {"messages": [{"role": "user", "content": announced}, one["messages"][1]]}
+    parts = with_print([first], lines, root=photo_folder)[0]["messages"][0]["content"]
+    assert parts[0]["text"] == "Image 1:" and parts[-1]["text"] == asked[0]  # print stands before the question
     short = with_print([one], lines, root=photo_folder, most_characters=3)
     assert short[0]["messages"][0]["content"][-1]["text"] == "Printed: EXP. Is it red?"
 

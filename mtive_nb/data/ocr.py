@@ -41,15 +41,21 @@ class OcrEngine(Protocol):
 class RapidOcr:
     """The embedded engine. Errors: ImportError that names the extra, where it is not installed."""
 
-    name = "rapidocr"
+    def __init__(self, *, side_px: int = 736, turned: bool = True, threads: int = -1) -> None:
+        """`threads` of onnxruntime, -1 for its own choice.
 
-    def __init__(self, *, threads: int = -1) -> None:
-        """`threads` of onnxruntime, -1 for its own choice."""
+        side_px: where the photo's shorter side is below this, lines are sought on the enlarged photo: fewer find less of
+        small print, sooner. turned: whether a line may stand on its head, at the risk of turning one that does not.
+        """
+        self.name = (
+            "rapidocr" if (side_px, turned) == (736, True) else f"rapidocr-{side_px}{'' if turned else '-upright'}"
+        )
         try:
             from rapidocr import RapidOCR
         except ImportError:
             raise ImportError("OCR: found no rapidocr; install it by pip install 'mtive-nb[ocr]'") from None
         settings = {"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": threads}
+        settings |= {"Det.limit_side_len": side_px, "Global.use_cls": turned}
         self._engine = RapidOCR(params=settings)
 
     def read(self, image: Image.Image) -> list[Line]:
