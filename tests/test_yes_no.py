@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mtive_nb.evaluate.yes_no import accuracy_gains, right_yes_no, yes_no_scores
+from mtive_nb.evaluate.yes_no import accuracy_gains, accuracy_ratio, right_yes_no, yes_no_scores
 
 
 def ask(task, truth, k):
@@ -38,3 +38,10 @@ def test_gains_are_paired_by_task_and_on_average():
     assert {task: one.value for task, one in found.items()} == {"AE": -50, "DD": 0, "mean": -25}
     assert found["DD"].low == found["DD"].high == 0 and found["AE"].low < -50 < found["AE"].high
     assert found["mean"].n == 12 and np.array_equal(right, np.ones(12))
+
+
+def test_ratio_is_of_the_means_over_tasks():
+    right = np.ones(len(RECORDS))
+    left = np.r_[np.full(8, 0.5), np.ones(4)]
+    assert accuracy_ratio(RECORDS, left, right, seed=0).value == pytest.approx(0.75)
+    assert accuracy_ratio(RECORDS, right, left, seed=0).value == pytest.approx(1 / 0.75)

@@ -48,6 +48,20 @@ def accuracy_gains(records: Sequence[dict], left: np.ndarray, right: np.ndarray,
     return _means(records, np.asarray(left) - np.asarray(right), seed=seed)
 
 
+def accuracy_ratio(records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, seed: int) -> Interval:
+    """Mean over tasks of `left`'s accuracy over that of `right`'s, 0 to 1 a record each; products are drawn."""
+    tasks, groups = list(dict.fromkeys(r["task"] for r in records)), [r["product_id"] for r in records]
+    of_task = np.array([[r["task"] == task for task in tasks] for r in records], float)  # (n, tasks)
+    sums = np.concatenate([of_task * np.asarray(left)[:, None], of_task * np.asarray(right)[:, None], of_task], axis=1)
+
+    def statistic(sums: np.ndarray) -> np.ndarray:
+        one, other, count = np.split(sums, 3, axis=1)  # (R, tasks) each
+        count = np.maximum(count, 1)
+        return (one / count).mean(axis=1) / np.maximum((other / count).mean(axis=1), 1e-9)
+
+    return bootstrap_sums(sums, statistic, seed=seed, groups=groups)
+
+
 def _means(records: Sequence[dict], values: np.ndarray, *, seed: int) -> dict[str, Interval]:
     """100 times the mean value (n,) of each task's records, and the `mean` of those."""
     tasks, groups = list(dict.fromkeys(r["task"] for r in records)), [r["product_id"] for r in records]
