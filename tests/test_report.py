@@ -87,25 +87,34 @@ def test_page(project: Project) -> None:
 
 def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project) -> None:
     head = "claim,statement,priority,verdict,gain,low,high,by_task,n,seeds,published\n"
-    board = head + 'a,"A, it is",1,holds,1.5,0.5,2.5,AE holds,80,1,1.3\nb,B does,1,not measured in this run,,,,,,,\n'
-    board += "c,C never,2,not testable here: why,,,,,,,\n"
+    board = (
+        head
+        + 'mtive-a,"A, it is",1,holds,1.5,0.5,2.5,AE holds,80,1,1.3\nmtive-b,B does,1,not measured in this run,,,,,,,\n'
+    )
+    board += "mtive-c,C never,2,not testable here: why,,,,,,,\n"
     for name, text in (
         ("20_report", board),
-        ("13_latency", head + "a,A,1,open,9,9,9,,7,1,\nb,B does,1,open,1.1,1,1.2,,30,1,1.03\n"),
+        ("13_latency", head + "mtive-a,A,1,open,9,9,9,,7,1,\nmtive-b,B does,1,open,1.1,1,1.2,,30,1,1.03\n"),
     ):
         write_atomic(project.outputs / "pocket" / name / "tables" / "claims.csv", text)
     found = claims_board(run_folders(project.outputs / "pocket"))
     assert [(c["claim"], c["verdict"], c["notebook"]) for c in found] == [
-        ("a", "holds", "20_report"),
-        ("b", "open", "13_latency"),
-        ("c", "not testable here: why", "20_report"),
+        ("mtive-a", "holds", "20_report"),
+        ("mtive-b", "open", "13_latency"),
+        ("mtive-c", "not testable here: why", "20_report"),
     ]
-    over_seeds = head + "a,A,1,open,1.1,-0.5,2.5,AE open,240,3,1.3\n"
+    over_seeds = head + "mtive-a,A,1,open,1.1,-0.5,2.5,AE open,240,3,1.3\n"
     write_atomic(project.outputs / "pocket" / "21_seeds" / "tables" / "claims.csv", over_seeds)
     joined = claims_board(run_folders(project.outputs / "pocket"))
-    assert [(c["claim"], c["verdict"], c["seeds"]) for c in joined][:2] == [("a", "open", "3"), ("b", "open", "1")]
+    assert [(c["claim"], c["verdict"], c["seeds"]) for c in joined][:2] == [
+        ("mtive-a", "open", "3"),
+        ("mtive-b", "open", "1"),
+    ]
     counts = {"testable": 2, "holds": 0, "open": 2, "does not hold": 0, "not decided": 0}
-    assert {k: v for k, v in tally(joined)[2].items() if k != "priority"} == counts
+    of_both = {"paper": "MTIVE", "priority": "1 and 2"}
+    assert of_both | counts in tally(joined)
+    of_other = [{"claim": "vitpro-d", "verdict": "holds", "priority": "1"}]
+    assert [row["paper"] for row in tally(joined + of_other)] == ["MTIVE", "MTIVE", "VIT-Pro", "VIT-Pro"]
     page = write_report(project, "pocket").read_text()
     assert "n 240 · 3 seeds" in page and "Not decided here (1)" in page and "1.03" in page
 
@@ -133,7 +142,7 @@ def test_a_table_of_texts_stands_under_the_printed_one(project: Project) -> None
         section = page.split(f'<section id="mtive-{table}">')[1].split("</section>")[0]
         assert text in section
     missing = page.split('<section id="missing">')[1].split("</section>")[0]
-    assert "T8" not in missing and "T12" not in missing and "T11" in missing
+    assert "MTIVE T8" not in missing and "MTIVE T12" not in missing and "MTIVE T11" in missing
 
 
 def test_no_results(tmp_path: Path) -> None:

@@ -152,14 +152,17 @@ def claims_board(folders: list[Path]) -> list[dict[str, str]]:
 
 
 def tally(claims: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """How many of the claims that can be tested here hold, are open, do not hold or were not decided, by priority."""
+    """How many of the claims that can be tested here hold, are open, do not hold or were not decided: by paper and
+    priority."""
     testable = [c for c in claims if not c["verdict"].startswith("not testable")]
     groups = {"1": ("1",), "2": ("2",), "1 and 2": ("1", "2"), "3": ("3",)}
     rows = []
-    for name, priorities in groups.items():
-        found = [c for c in testable if c["priority"] in priorities]
-        row = {v: sum(c["verdict"] == v for c in found) for v in ("holds", "open", "does not hold")}
-        rows.append({"priority": name, "testable": len(found), **row, "not decided": len(found) - sum(row.values())})
+    for paper, title in PAPERS.items():
+        for name, priorities in groups.items():
+            found = [c for c in testable if c["claim"].startswith(f"{paper}-") and c["priority"] in priorities]
+            counts = {v: sum(c["verdict"] == v for c in found) for v in ("holds", "open", "does not hold")}
+            counts = {"testable": len(found), **counts, "not decided": len(found) - sum(counts.values())}
+            rows += [{"paper": title, "priority": name, **counts}] if found else []
     return rows
 
 
@@ -243,7 +246,7 @@ def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, A
         "missing": [
             {"name": f"{PAPERS[paper]} {name}", "title": table.title}
             for (paper, name), table in load_tables().items()
-            if paper == "mtive" and name != "text" and (paper, name) not in here
+            if paper in ("mtive", "vitpro") and name != "text" and (paper, name) not in here
         ],
         "stand_ins": stand_ins,
         "claims": claims,
@@ -271,9 +274,8 @@ def main(profile: str, *, reference: bool) -> int:
     project = find_project()
     print(f"report: {write_report(project, profile)}")
     for row in tally(claims_board(run_folders(project.outputs / profile))):
-        print(
-            f"claims of priority {row['priority']}: " + ", ".join(f"{v} {k}" for k, v in row.items() if k != "priority")
-        )
+        about = f"{row.pop('paper')}, claims of priority {row.pop('priority')}"
+        print(f"{about}: " + ", ".join(f"{number} {what}" for what, number in row.items()))
     if reference:
         from mtive_nb.run.reference import copy_reference
 
