@@ -5,7 +5,7 @@ from mtive_nb.evaluate.predict import generate_answers, generate_mixed_answers
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.load import load_vlm
-from mtive_nb.model.mixed import loss_of_experts, mixed_experts
+from mtive_nb.model.mixed import deal, loss_of_experts, mixed_experts
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 
 SPECS = {
@@ -112,3 +112,13 @@ def test_what_does_not_belong_together_is_refused(stack, records, photo_folder):
             model(**inputs)
     stack.activate("AE")  # no hook is left behind
     assert not any(layer._forward_hooks for layer in stack._layers())
+
+
+def test_rows_are_dealt_in_equal_groups_each_of_one_expert():
+    even = deal({"A": torch.tensor([0, 1]), "B": torch.tensor([2, 3])}, of=4)
+    assert even.straight and even.real is None and even.experts == ["A", "B"]
+    crossed = deal({"A": torch.tensor([0, 2]), "B": torch.tensor([1, 3])}, of=4)
+    assert not crossed.straight and crossed.index.tolist() == [0, 2, 1, 3]
+    uneven = deal({"A": torch.tensor([0, 1, 2, 3, 4]), "B": torch.tensor([6])}, of=7)  # row 5 has no expert
+    assert uneven.experts == ["A", "A", "B"] and uneven.index.tolist() == [0, 1, 2, 3, 4, 0, 6, 0, 0]
+    assert uneven.real.tolist() == [[True] * 3, [True, True, False], [True, False, False]]

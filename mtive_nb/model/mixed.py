@@ -1,18 +1,21 @@
 """One batch, many experts: every row answers with its own adapter over a shared trunk, in all parts of the model.
 
-The trunk runs once for the whole batch; behind each layer on which an expert stands, the expert's low-rank product is
-added to its own rows. PEFT's `adapter_names` does the same for layers whose first dimension is the batch; in the vision
+The trunk runs once for the whole batch; behind each layer on which experts stand, their low-rank products are added to
+their own rows: rows are dealt to groups of one expert and one size, so that two batched matrix products serve all
+experts of a layer. PEFT's `adapter_names` does the same for layers whose first dimension is the batch; in the vision
 tower and the connector a row is a patch, and patches of all images of a batch follow one another: here they are told
 apart by their images' grids. Experts may differ in rank, alpha and placement. All of it is differentiable, so that
 several experts can be trained in one pass.
 
-Shapes: B rows of the batch, I images, P patches and M merged patches of the whole batch, T tokens.
+Shapes: B rows of the batch, I images, P patches and M merged patches of the whole batch, T tokens; G groups of S rows.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
@@ -30,6 +33,62 @@ def rows_of_patches(images: Sequence[int], grid_thw: torch.Tensor | None) -> tor
         raise ValueError(f"images: found {sum(images)} in the rows, but grids of {len(grid_thw)}")
     row_of_image = torch.repeat_interleave(torch.arange(len(images)), torch.tensor(images))
     return torch.repeat_interleave(row_of_image, grid_thw.prod(1).cpu())
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Rows in groups of one expert each: `index` (G * S,) of the rows, `experts` (G) of the groups.
+
+    real (G, S): which places hold a row; the others repeat row 0 and are silenced. None: all do. straight: whether the
+    groups are the batch as it stands.
+    """
+
+    index: torch.Tensor
+    experts: list[str]
+    real: torch.Tensor | None
+    straight: bool
+
+
+def deal(rows: dict[str, torch.Tensor], *, of: int) -> Dealt:
+    """The rows of each expert (at least one each) in equal groups, out of `of` rows; a large share takes several."""
+    size = -(-sum(map(len, rows.values())) // len(rows))
+    parts = [(name, part) for name, own in rows.items() for part in own.split(size)]
+    size = max(len(part) for _, part in parts)
+    index = torch.stack([F.pad(part, (0, size - len(part))) for _, part in parts])
+    lengths = torch.tensor([len(part) for _, part in parts], device=index.device)
+    real = torch.arange(size, device=index.device) < lengths[:, None]
+    index, full = index.flatten(), bool(real.all())
+    straight = full and len(index) == of and torch.equal(index, torch.arange(of, device=index.device))
+    return Dealt(index, [name for name, _ in parts], None if full else real, straight)
+
+
+def low_rank_weights(layer: LoraLayer, experts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A (G, in, R) and scaled B (G, R, out) of these experts at one layer, filled up with zeros to the largest rank R."""
+    rank = max(layer.lora_A[name].weight.shape[0] for name in experts)
+    down, up = [], []
+    for name in experts:
+        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight  # (r, in), (out, r)
+        missing = rank - a.shape[0]
+        down.append(F.pad(a, (0, 0, 0, missing)) if missing else a)
+        up.append((F.pad(b, (0, missing)) if missing else b) * layer.scaling[name])
+    return torch.stack(down).transpose(1, 2), torch.stack(up).transpose(1, 2)
+
+
+def add_low_rank(
+    x: torch.Tensor, out: torch.Tensor, dealt: Dealt, down: torch.Tensor, up: torch.Tensor
+) -> torch.Tensor:
+    """out (N, ..., out) with every dealt row's own product of x (N, ..., in) added."""
+    groups, (features, rank) = len(down), down.shape[1:]
+    rows = x if dealt.straight else x.index_select(0, dealt.index)  # (G * S, ..., in)
+    low = torch.bmm(rows.reshape(groups, -1, features).to(down.dtype), down)  # (G, S * ..., R)
+    if dealt.real is not None:
+        low = (low.view(*dealt.real.shape, -1, rank) * dealt.real[..., None, None]).view(low.shape)
+    added = torch.bmm(low, up).view(*rows.shape[:-1], -1).to(out.dtype)
+    if torch.is_grad_enabled():
+        return out + added if dealt.straight else out.index_add(0, dealt.index, added)
+    return (
+        out.add_(added) if dealt.straight else out.index_add_(0, dealt.index, added)
+    )  # the layer's own, nobody else's
 
 
 def check_experts(stack: LoraStack, trunk: str | None, experts: Sequence[str | None]) -> list[str]:
@@ -65,24 +124,28 @@ def mixed_experts(
     chosen = torch.tensor([names.index(e) if e is not None else -1 for e in experts])
     of_patch = chosen[patches].to(device)
     of_row = {"language": chosen.to(device), "vision": of_patch, "connector": of_patch[:: merge**2]}
-    where = {part: [torch.where(rows == k)[0] for k in range(len(names))] for part, rows in of_row.items()}
-    whole = {part: len(rows) for part, rows in of_row.items()}
+    where = {part: {n: torch.where(rows == k)[0] for k, n in enumerate(names)} for part, rows in of_row.items()}
+    whole, dealt_to = {part: len(rows) for part, rows in of_row.items()}, {}
 
     def behind(layer: LoraLayer, part: str) -> object:
-        here = [(k, name) for k, name in enumerate(names) if name in layer.lora_A]
+        here = tuple(n for n in names if n in layer.lora_A and len(where[part][n]))
+        if not here:
+            return None
+        if (part, here) not in dealt_to:
+            dealt_to[part, here] = deal({n: where[part][n] for n in here}, of=whole[part])
+        dealt, kept = dealt_to[part, here], []
 
         def add(_layer: nn.Module, given: tuple, out: torch.Tensor) -> torch.Tensor:
             x = given[0]
             if x.shape[0] != whole[part]:
                 raise ValueError(f"{part}: found {x.shape[0]} rows, expected {whole[part]} as the batch was announced")
-            for k, name in here:
-                rows = where[part][k]
-                if len(rows):
-                    low = layer.lora_A[name](x[rows].to(layer.lora_A[name].weight.dtype))
-                    out = out.index_add(0, rows, (layer.scaling[name] * layer.lora_B[name](low)).to(out.dtype))
-            return out
+            if torch.is_grad_enabled():
+                return add_low_rank(x, out, dealt, *low_rank_weights(layer, dealt.experts))
+            if not kept:  # the weights stay as they are while answers are written
+                kept.extend(low_rank_weights(layer, dealt.experts))
+            return add_low_rank(x, out, dealt, *kept)
 
-        return layer.register_forward_hook(add) if here else None
+        return layer.register_forward_hook(add)
 
     if before != (stack.branch(trunk) if trunk else ()):
         stack.activate(trunk)
