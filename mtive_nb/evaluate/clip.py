@@ -20,12 +20,12 @@ from transformers import (
     CLIPModel,
     CLIPProcessor,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     Trainer,
     TrainingArguments,
 )
 
 from mtive_nb.model.batches import cached_image
+from mtive_nb.model.train import Watch, go_on, training_log
 from mtive_nb.run import progress
 
 Pair = tuple[str, str]  # path of an image, text
@@ -92,7 +92,7 @@ class _Pairs(Dataset):
 def train_dual_encoder(
     clip: Clip, pairs: Sequence[Pair], *, folder: Path, steps: int, batch: int = 64, rate: float = 1e-3, seed: int = 0
 ) -> pd.DataFrame:
-    """CLIP's contrastive loss on pairs that go together; returns the log (step, loss)."""
+    """CLIP's contrastive loss on pairs that go together, from the last checkpoint in `folder` on; returns the log (step, loss)."""
 
     def collate(rows: list) -> dict[str, torch.Tensor | bool]:
         return clip.inputs([image for image, _ in rows], [text for _, text in rows]) | {"return_loss": True}
@@ -100,15 +100,15 @@ def train_dual_encoder(
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.05,
         lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), logging_steps=max(1, steps // 20), seed=seed,
-        save_strategy="no", report_to=[], remove_unused_columns=False, disable_tqdm=True, dataloader_drop_last=True,
+        save_steps=200, save_total_limit=1, report_to=[], remove_unused_columns=False, disable_tqdm=True, dataloader_drop_last=True,
         use_cpu=not torch.cuda.is_available(), log_level="error",
     )  # fmt: skip
     side_px = clip.model.config.vision_config.image_size
-    trainer = Trainer(clip.model, arguments, train_dataset=_Pairs(pairs, side_px), data_collator=collate)
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    data, watch = _Pairs(pairs, side_px), Watch("dual encoder")
+    trainer = Trainer(clip.model, arguments, train_dataset=data, data_collator=collate, callbacks=[watch])
+    go_on(trainer)
     clip.model.eval()
-    return pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])[["step", "loss"]]
+    return training_log(trainer)[["step", "loss"]]
 
 
 @torch.inference_mode()
