@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mtive_nb.data.catalogue import Feedback
-from mtive_nb.data.phrases import phrase_records
+from mtive_nb.data.phrases import phrase_records, swapped_records
 from mtive_nb.evaluate.filtering import funnel
 from mtive_nb.evaluate.grounding import AnswerAttention
 from mtive_nb.show.grounding import grounding_figure
@@ -51,3 +51,20 @@ def test_the_figure_shows_every_word(photo_folder, records):
     )
     figure = grounding_figure([(photo_folder / records[0]["images"][0], "a red tin", found, (2, 2))], title="Words")
     assert [t.get_text() for t in figure.axes[1].texts] == ["a", "red", "tin"] and len(figure.axes[0].images) == 2
+
+
+def test_without_texts_half_of_the_attributes_are_stated_wrongly():
+    def shot(colour, brand):
+        photo = Photo("", [])
+        photo.seen = {"colour": colour, "brand": brand}
+        return photo
+
+    shots = [shot(c, b) for c in ("red", "blue") for b in ("LOZ", "ZEV", "LOZ")] * 20
+    records, phrases = swapped_records(shots, source="real", seed=0)
+    assert len(records) == len(shots) and len(phrases) == 2 * len(shots)
+    assert 0.4 < sum(p.visible for p in phrases) / len(phrases) < 0.6
+    for phrase in phrases:
+        text, seen = records[phrase.record]["answer"], shots[phrase.record].seen
+        assert text[slice(*phrase.span)] == phrase.text
+        assert phrase.text.endswith(seen[phrase.about]) == phrase.visible
+    assert swapped_records(shots[:1], source="real") == ([], [])  # one photo: nothing to swap with
