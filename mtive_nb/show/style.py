@@ -9,6 +9,7 @@ SYSTEMS = {
     "Base_MoE": "#b5651d", "MTIVE_SL": "#7fb8a4", "MTIVE_MTL": "#1f7a5c",
 }  # fmt: skip
 TASKS = {"AE": "#4c78a8", "DD": "#e45756", "PM": "#54a24b", "EX": "#b279a2", "PT": "#f58518", "PP": "#72b7b2"}
+OTHERS = [*TASKS.values(), "#eeca3b", "#9d755d", "#ff9da6", "#797979"]  # by position
 INK, GRID = "#222222", "#dddddd"
 
 
@@ -36,4 +37,4 @@ def tidy(axes) -> None:  # noqa: ANN001 - matplotlib's Axes
 
 def colour_of(name: str, k: int = 0) -> str:
     """A system's or task's own colour, else one by position."""
-    return SYSTEMS.get(name) or TASKS.get(name) or list(TASKS.values())[k % len(TASKS)]
+    return SYSTEMS.get(name) or TASKS.get(name) or OTHERS[k % len(OTHERS)]
