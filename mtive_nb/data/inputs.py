@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mtive_nb.data.photos import load_image
+from mtive_nb.data.records import announces_image
 
 MARK = "###"  # VIT-Pro's delimiter between the parts of a prompt
 
@@ -25,20 +26,18 @@ def with_inputs(
     """
     folder, made = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
+    times = 5 if split else 1
+
+    def repeat(parts: list[dict]) -> list[dict]:
+        return [p for part in parts for p in [part] * (times if part["type"] == "image" else 1)]
+
     changed = []
     for record in records:
         for image in record["images"]:
             if image not in made:
                 made[image] = _made_of(Path(root) / image, folder, side_px=side_px, split=split)
         images = [one for image in record["images"] for one in made[image]]
-        each = {"image": 5 if split else 1}
-        messages = [
-            m | {"content": [p for part in m["content"] for p in [part] * each.get(part["type"], 1)]}
-            if m["role"] == "user"
-            else m
-            for m in record["messages"]
-        ]
-        changed.append(record | {"images": images, "messages": messages})
+        changed.append(_with_parts(record, repeat) | {"images": images})
     return changed
 
 
@@ -66,21 +65,16 @@ def _quarters(photo: Image.Image) -> list[Image.Image]:
     return [photo.crop((a, top, b, bottom)) for top, bottom in rows for a, b in ((0, x), (x, photo.width))]
 
 
-def _announces(part: dict) -> bool:
-    text = part.get("text", "")
-    return text.startswith("Image ") and text.endswith(":")
-
-
 def stacked(records: Sequence[dict]) -> list[dict]:
     """The records without the words that announce images: several stand one after the other."""
-    return [_with_parts(r, lambda parts: [p for p in parts if not _announces(p)]) for r in records]
+    return [_with_parts(r, lambda parts: [p for p in parts if not announces_image(p)]) for r in records]
 
 
 def delimited(records: Sequence[dict]) -> list[dict]:
     """The records with MARK before each announced image and before the question, as in VIT-Pro's appendix E."""
 
     def mark(parts: list[dict]) -> list[dict]:
-        several = any(map(_announces, parts))
+        several = any(map(announces_image, parts))
         return [p | {"text": f"{MARK} {p['text']}"} if several and p["type"] == "text" else p for p in parts]
 
     return [_with_parts(r, mark) for r in records]

@@ -89,11 +89,16 @@ def make_record(
     return record
 
 
+def announces_image(part: dict) -> bool:
+    """Whether a part of a message only announces the image behind it, as `user_turn` writes it."""
+    text = part.get("text", "")
+    return text.startswith("Image ") and text.endswith(":")
+
+
 def question_of(record: dict) -> str:
     """The text of the last question, without the words that announce images."""
     asked = [message for message in record["messages"] if message["role"] == "user"][-1]
-    texts = [part["text"] for part in asked["content"] if part["type"] == "text"]
-    return " ".join(text for text in texts if not text.startswith("Image ") or not text.endswith(":"))
+    return " ".join(p["text"] for p in asked["content"] if p["type"] == "text" and not announces_image(p))
 
 
 def record_fault(record: object) -> tuple[str, object, str] | None:

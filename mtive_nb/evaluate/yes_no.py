@@ -50,8 +50,7 @@ def accuracy_gains(records: Sequence[dict], left: np.ndarray, right: np.ndarray,
 
 def accuracy_ratio(records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, seed: int) -> Interval:
     """Mean over tasks of `left`'s accuracy over that of `right`'s, 0 to 1 a record each; products are drawn."""
-    tasks, groups = list(dict.fromkeys(r["task"] for r in records)), [r["product_id"] for r in records]
-    of_task = np.array([[r["task"] == task for task in tasks] for r in records], float)  # (n, tasks)
+    _, of_task, groups = _by_task(records)
     sums = np.concatenate([of_task * np.asarray(left)[:, None], of_task * np.asarray(right)[:, None], of_task], axis=1)
 
     def statistic(sums: np.ndarray) -> np.ndarray:
@@ -62,10 +61,16 @@ def accuracy_ratio(records: Sequence[dict], left: np.ndarray, right: np.ndarray,
     return bootstrap_sums(sums, statistic, seed=seed, groups=groups)
 
 
+def _by_task(records: Sequence[dict]) -> tuple[list[str], np.ndarray, list[str]]:
+    """The tasks, whether each record is of each, (n, tasks), and what is drawn together: the records' products."""
+    tasks = list(dict.fromkeys(r["task"] for r in records))
+    of_task = np.array([[r["task"] == task for task in tasks] for r in records], float)
+    return tasks, of_task, [r["product_id"] for r in records]
+
+
 def _means(records: Sequence[dict], values: np.ndarray, *, seed: int) -> dict[str, Interval]:
     """100 times the mean value (n,) of each task's records, and the `mean` of those."""
-    tasks, groups = list(dict.fromkeys(r["task"] for r in records)), [r["product_id"] for r in records]
-    of_task = np.array([[r["task"] == task for task in tasks] for r in records], float)  # (n, tasks)
+    tasks, of_task, groups = _by_task(records)
     sums = np.concatenate([of_task * values[:, None], of_task], axis=1)  # (n, 2 tasks)
     found = {}
     for name, chosen in {**{task: [k] for k, task in enumerate(tasks)}, "mean": list(range(len(tasks)))}.items():

@@ -86,9 +86,8 @@ def add_low_rank(
     added = torch.bmm(low, up).view(*rows.shape[:-1], -1).to(out.dtype)
     if torch.is_grad_enabled():
         return out + added if dealt.straight else out.index_add(0, dealt.index, added)
-    return (
-        out.add_(added) if dealt.straight else out.index_add_(0, dealt.index, added)
-    )  # the layer's own, nobody else's
+    # In place: what the layer gave is nobody else's.
+    return out.add_(added) if dealt.straight else out.index_add_(0, dealt.index, added)
 
 
 def check_experts(stack: LoraStack, trunk: str | None, experts: Sequence[str | None]) -> list[str]:
