@@ -86,8 +86,8 @@ def through_vllm(
 
     def swap(k: int) -> None:
         number = server.versions[expert_of(k)]
-        server.serve(expert_of(k), home / f"v{1 + number % 2}" / expert_of(k))
-        server.serve("guest", home / "v1" / "DD") if k % 2 == 0 else server.remove("guest")
+        server.update(expert_of(k), home / f"v{1 + number % 2}" / expert_of(k))
+        server.add("guest", home / "v1" / "DD") if k % 2 == 0 else server.remove("guest")
 
     with server:
         return both_ways(ask, swap, requests=given.vllm, given=given)

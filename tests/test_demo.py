@@ -5,10 +5,12 @@ import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from mtive_nb.data.records import question_of
+from mtive_nb.evaluate.grounding import AnswerAttention
 from mtive_nb.show.demo import ExpertDemo, record_of
 
 
@@ -63,7 +65,7 @@ def page(tmp_path):
     ways = {"trunk": lambda record: [question_of(record), "!"], "DD": lambda record: slow, "broken": broken}
     made = ExpertDemo(lambda: ways | {n: ways["DD"] for n in pool.experts}, samples, root=tmp_path,
                       uploads=tmp_path / "uploads", pool=pool)  # fmt: skip
-    return SimpleNamespace(demo=made, slow=slow, pool=pool, folder=tmp_path)
+    return SimpleNamespace(demo=made, slow=slow, pool=pool, folder=tmp_path, samples=samples)
 
 
 def until(true, seconds=10.0):
@@ -148,3 +150,52 @@ def test_experts_come_and_go_while_others_answer(page):
     until(lambda: "nowhere" in demo.error.value)
     demo.cancel.click()
     demo.wait()
+
+
+def test_where_the_words_looked_is_shown_by_answer_and_an_error_is_said(page):
+    demo, asked = page.demo, []
+    assert demo.look not in demo.children[5].children  # nobody to ask
+
+    def look(record, name):
+        asked.append((record["answer"], record["messages"][-1]["content"], name))
+        shape = {"image_tokens": (4,), "grids": ((2, 2),), "maps": np.ones((2, 4))}
+        return AnswerAttention(["Is it", " red?!"], [(0, 5), (5, 11)], np.ones((3, 2, 1)), **shape)
+
+    demo = ExpertDemo(lambda: {"trunk": lambda record: [question_of(record), "!"], "mute": lambda record: []},
+                      page.samples, root=page.folder, uploads=page.folder, look=look)  # fmt: skip
+    assert demo.look in demo.children[5].children and demo.look.disabled
+    demo.ask.click()
+    demo.wait()
+    until(lambda: not demo.look.disabled)
+    demo.look.click()
+    demo.wait()
+    (only,) = asked  # the mute one has no words
+    assert only[0] == "Is it red?!" and "Is it red?!" in str(only[1]) and only[2] == "trunk"
+    assert "data:image/png" in demo.looked.value and "data:image/png" in demo.still().data
+    demo._look_at = lambda record, name: 1 / 0
+    demo.look.click()
+    demo.wait()
+    assert "ZeroDivisionError" in demo.error.value and not demo.looked.value
+    demo.ask.click()
+    demo.wait()
+    assert not demo.looked.value and not demo.error.value
+
+
+def test_what_is_asked_is_closed_when_it_is_cancelled(page):
+    closed, go = threading.Event(), threading.Event()
+
+    def pieces(record):
+        try:
+            yield "first"
+            go.wait(10)
+            yield "second"
+        finally:
+            closed.set()
+
+    demo = ExpertDemo(lambda: {"server": pieces}, page.samples, root=page.folder, uploads=page.folder)
+    demo.ask.click()
+    until(lambda: "first" in demo.said.value)
+    demo.cancel.click()
+    go.set()
+    demo.wait()
+    assert closed.is_set() and demo.answers[0].state == "cancelled"

@@ -49,7 +49,7 @@ def test_the_figure_shows_every_word(photo_folder, records):
     found = AnswerAttention(
         ["a", " red", " tin"], [(0, 1), (1, 5), (5, 9)], np.ones((2, 3, 1)), (4,), ((2, 2),), np.ones((3, 4))
     )
-    figure = grounding_figure([(photo_folder / records[0]["images"][0], "a red tin", found, (2, 2))], title="Words")
+    figure = grounding_figure([([photo_folder / records[0]["images"][0]], "a red tin", found)], title="Words")
     assert [t.get_text() for t in figure.axes[1].texts] == ["a", "red", "tin"] and len(figure.axes[0].images) == 2
 
 

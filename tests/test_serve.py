@@ -1,9 +1,11 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
+from mtive_nb.evaluate.grounding import read_answers
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.load import load_vlm
@@ -219,3 +221,22 @@ def test_a_bad_photo_fails_its_own_request_alone(pool, alone, records, photo_fol
         with pytest.raises(Exception, match="no_such.jpg: no such file"):
             bad.text()
     assert (good.outcome, bad.outcome) == ("done", "failed")
+
+
+@torch.inference_mode()
+def test_where_an_answer_looked_is_read_with_its_expert_between_batches(pool, home, tiny_folder, photo_folder, records):
+    """Equal to the stack with that expert alone, while the base's weights hold the trunk; afterwards all is as it was."""
+    record = records[1]  # of two images
+    with Engine(pool, root=photo_folder) as engine:
+        before = engine.submit(records[0], "DD", max_new_tokens=4).text()
+        found = {name: engine.look(record, name) for name in ("DD", None)}
+        assert engine.submit(records[0], "DD", max_new_tokens=4).text() == before
+        with pytest.raises(KeyError, match="no expert 'XX'"):
+            engine.look(record, "XX")
+    stack = pool.stack
+    for name, seen in found.items():
+        stack.activate("DD@1" if name else "IT")
+        (alone,) = read_answers(stack.vlm, [record], root=photo_folder, maps=True)
+        assert np.allclose(seen.maps, alone.maps, atol=1e-5) and len(seen.grids) == 2
+    assert not np.allclose(found["DD"].maps, found[None].maps, atol=1e-4)
+    assert [row["requests"] for row in pool.state()] == [0] * len(pool.state())

@@ -15,7 +15,7 @@ from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
 from mtive_nb.serve.export import export_expert, export_flat, export_trunk, rank_room
 from mtive_nb.serve.load import Swaps, closed_loop
 from mtive_nb.serve.parity import Reply, compare, live_replies
-from mtive_nb.serve.vllm import BASE, VllmServer, chat_with_photos, serve_python
+from mtive_nb.serve.vllm import BASE, VllmClient, VllmServer, chat_with_photos, serve_python
 
 SPECS = {
     "AE": AdapterSpec(8, 8, ("language", "connector")),
@@ -181,27 +181,27 @@ def test_vllm_answers_as_the_live_stack(server, stacks, some_records, photo_fold
 def test_a_new_version_answers_in_place_of_the_old_one(server, stacks, home, some_records, photo_folder):
     before = asked(server, "DD", some_records, photo_folder)
     assert {reply.version for reply in before} == {"DD@1"}
-    assert server.serve("DD", home / "served2" / "DD") == "DD@2"
+    assert server.update("DD", home / "served2" / "DD") == "DD@2"
     new = asked(server, "DD", some_records, photo_folder)
     live = compare(replies(stacks[2], "DD", some_records, photo_folder), new)
     assert live.same == 1.0 and live.largest_nats < TOLERANCE and {reply.version for reply in new} == {"DD@2"}
     assert compare(before, new).same < 1.0  # the swap is seen in the answers
     with pytest.raises(openai.NotFoundError):
         server.client.chat.completions.create(model="DD@1", messages=[{"role": "user", "content": "x"}])
-    assert server.serve("guest", home / "served1" / "DD") == "guest@1"
+    assert server.add("guest", home / "served1" / "DD") == "guest@1"
     guest = asked(server, "guest", some_records, photo_folder)
     assert compare(before, guest).same == 1.0
     server.remove("guest")
     with pytest.raises(KeyError, match="no expert 'guest'"):
         server.ask(some_records[0], "guest", root=photo_folder)
-    assert server.serve("guest", home / "served2" / "DD") == "guest@2"  # a name is never given twice
+    assert server.add("guest", home / "served2" / "DD") == "guest@2"  # a name is never given twice
 
 
 @real
 def test_swaps_under_load_fail_no_request(server, home, some_records, photo_folder):
     truth = {}
     for training in (2, 1):
-        server.serve("AE", home / f"served{training}" / "AE")
+        server.update("AE", home / f"served{training}" / "AE")
         truth[training] = [r.text for r in asked(server, "AE", some_records, photo_folder)]
     first = server.versions["AE"]  # of training 1; the next is of training 2, and so on
 
@@ -211,7 +211,7 @@ def test_swaps_under_load_fail_no_request(server, home, some_records, photo_fold
         training = 1 + (int(reply.version.split("@")[1]) - first) % 2
         return reply.text == truth[training][row]
 
-    with Swaps(lambda k: server.serve("AE", home / f"served{2 - k % 2}" / "AE"), every_s=0.05) as swaps:
+    with Swaps(lambda k: server.update("AE", home / f"served{2 - k % 2}" / "AE"), every_s=0.05) as swaps:
         load = closed_loop(ask, requests=80, clients=4)
     assert (load.failed, load.wrong, len(load.seconds)) == (0, 0, 80), load.errors[:3]
     assert swaps.done > 1 and truth[1] != truth[2]
@@ -242,10 +242,35 @@ def test_the_llm_judge_speaks_with_vllm(server, tmp_path, some_records, photo_fo
 
 
 @real
+def test_a_running_server_is_asked_and_changed_by_its_address(server, home, some_records, photo_folder):
+    """By someone who did not start it: its experts are found, answers come in pieces, and end where one hangs up."""
+    given = {"root": photo_folder, "max_new_tokens": TOKENS}
+    with VllmClient(f"{server.url}/v1") as client:
+        assert client.current == server.current and client.versions == server.versions
+        said = {(r["id"], e): list(client.stream(r, e, **given)) for r in some_records[:4] for e in (None, *SPECS)}
+        for (name, expert), pieces in said.items():
+            (record,) = (r for r in some_records if r["id"] == name)
+            assert "".join(pieces).strip() == server.ask(record, expert, **given).text
+        record = next(r for r in some_records if len(said.get((r["id"], "AE"), ())) > 1)
+        assert client.add("late", home / "served2" / "AE") == "late@1"
+        with pytest.raises(KeyError, match="in service already"):
+            client.add("late", home / "served2" / "AE")
+        assert client.update("late", home / "served1" / "AE") == "late@2"
+        begun = client.stream(record, "late", **given)
+        next(begun)
+        assert {row["expert"]: row["requests"] for row in client.state()}["late"] == 1
+        begun.close()
+        assert all(row["requests"] == 0 for row in client.state())
+        client.remove("late")
+        with pytest.raises(KeyError, match="no expert 'late'"):
+            client.update("late", home / "served1" / "AE")
+
+
+@real
 def test_a_folder_that_is_no_expert_is_refused_and_nothing_else_changes(server, tmp_path, some_records, photo_folder):
     before = asked(server, "AE", some_records[:3], photo_folder)
     with pytest.raises(RuntimeError, match="load_lora_adapter"):
-        server.serve("XX", tmp_path)
-    assert "XX" not in server.newest and "XX@1" not in server.served
+        server.add("XX", tmp_path)
+    assert "XX" not in server.current
     assert asked(server, "AE", some_records[:3], photo_folder) == before
     assert httpx.get(f"{server.url}/health").status_code == 200

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import StoppingCriteria
 
+from mtive_nb.evaluate.grounding import AnswerAttention, read_answers
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.mixed import mixed_experts
 from mtive_nb.serve.pool import ExpertPool, Version
@@ -131,6 +132,15 @@ class Engine:
             request = Request(record, self.pool.hold(expert), max_new_tokens, time.monotonic() + limit_s)
             self._waiting.put_nowait(request)
         return request
+
+    def look(self, record: dict, expert: str | None) -> AnswerAttention:
+        """Where the words of the record's answer look on its photos as the expert reads them, maps included.
+
+        Answers wait meanwhile, for about one step of a batch. Errors: KeyError for no such expert, ValueError for no
+        answer.
+        """
+        with self.pool.alone(expert) as stack:
+            return read_answers(stack.vlm, [record], root=self.root, side_px=self.side_px, maps=True)[0]
 
     def _work(self) -> None:
         ending = False

@@ -161,6 +161,20 @@ class ExpertPool:
                     self._load(version, keep=versions)
             yield [v.alias if v is not None else None for v in versions]
 
+    @contextmanager
+    def alone(self, expert: str | None) -> Iterator[LoraStack]:
+        """Inside, the stack answers with the expert's version of now (None: the trunk) and nothing else changes."""
+        version = self.hold(expert)
+        try:
+            with self.in_memory([version]) as (name,):
+                self.stack.activate(name or self.trunk)
+                try:
+                    yield self.stack
+                finally:
+                    self.stack.activate(self.trunk)
+        finally:
+            self.release(version)
+
     def state(self) -> list[dict]:
         """A row a version: expert, version, weight, requests, resident, pinned, MiB."""
         with self._books:

@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -37,11 +38,136 @@ def serve_python() -> str | None:
     return os.environ.get("MTIVE_SERVE_PYTHON") or (str(beside / "bin" / "python") if whole else None)
 
 
-class VllmServer:
+class VllmClient:
+    """A running vLLM server, by its address: its experts are asked, added, updated and removed as those of a pool.
+
+    Requests to "DD" go to its newest version. A server that this package did not start may name its adapters as it
+    likes: a name without a version stands for itself. May be used from several threads.
+    Errors: openai.APIError where the address does not answer.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        self.trunk_name = BASE  # what requests without an expert are addressed to
+        self.current: dict[str, str] = {}  # expert -> the name that requests to it are addressed to
+        self.versions: dict[str, int] = {}  # the last number given to each
+        self._held, self._books = Counter(), threading.Condition()
+
+    def __enter__(self) -> "VllmClient":
+        self.find_experts()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+    def find_experts(self) -> None:
+        """Learn what the server has in service: its trunk is the first name, everything else an expert."""
+        self.trunk_name, *names = [model.id for model in self.client.models.list()]
+        for name in names:
+            expert, mark, number = name.rpartition("@")
+            expert, number = (expert, int(number)) if mark and number.isdigit() else (name, 1)
+            if number >= self.versions.get(expert, 1):
+                self.versions[expert], self.current[expert] = number, name
+
+    def add(self, expert: str, folder: Path) -> str:
+        """Put a new expert into service; returns its versioned name. Errors: KeyError where it is in service already."""
+        if expert in self.current:
+            raise KeyError(f"expert {expert!r} is in service already; update it")
+        return self._load(expert, folder)
+
+    def update(self, expert: str, folder: Path) -> str:
+        """Serve the expert's next version without interrupting anything; returns the versioned name.
+
+        Requests to the expert get the new version from now on. The one before goes when the last request that started
+        with it has ended. One thread at a time may call it for one expert.
+        """
+        old = self._name(expert)
+        name = self._load(expert, folder)
+        self._unload(old)
+        return name
+
+    def remove(self, expert: str) -> None:
+        """Take an expert out of service; requests that started with it still end well."""
+        with self._books:
+            name = self._name(expert)
+            del self.current[expert]
+        self._unload(name)
+
+    def state(self) -> list[dict]:
+        """A row an expert: expert, version (its name on the server), requests under way from here."""
+        with self._books:
+            return [{"expert": e, "version": name, "requests": self._held[name]} for e, name in self.current.items()]
+
+    def _name(self, expert: str | None) -> str:
+        if expert is not None and expert not in self.current:
+            raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.current)}")
+        return self.trunk_name if expert is None else self.current[expert]
+
+    def _load(self, expert: str, folder: Path) -> str:
+        number = self.versions.get(expert, 0) + 1
+        self.versions[expert] = number  # never given again, even if what follows fails
+        name = f"{expert}@{number}"
+        self._post("load_lora_adapter", {"lora_name": name, "lora_path": str(Path(folder).resolve())})
+        with self._books:
+            self.current[expert] = name
+        return name
+
+    def _unload(self, name: str) -> None:
+        with self._books:
+            self._books.wait_for(lambda: not self._held[name])
+        self._post("unload_lora_adapter", {"lora_name": name})
+
+    def _post(self, what: str, body: dict) -> None:
+        reply = httpx.post(f"{self.url}/v1/{what}", json=body, timeout=120)
+        if reply.status_code != 200:
+            raise RuntimeError(f"vLLM, {what} {body}: HTTP {reply.status_code}: {reply.text[:300]}")
+
+    @contextmanager
+    def _holding(self, expert: str | None) -> Iterator[str]:
+        """The name that a request to the expert is addressed to, kept in service until it has ended."""
+        with self._books:
+            name = self._name(expert)
+            self._held[name] += 1
+        try:
+            yield name
+        finally:
+            with self._books:
+                self._held[name] -= 1
+                self._books.notify_all()
+
+    def ask(self, record: dict, expert: str | None = None, *, root: Path = Path(), side_px: int | None = None,
+            max_new_tokens: int = 64) -> Reply:  # fmt: skip
+        """The greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
+
+        Errors: KeyError for an expert that is not in service, openai.APIError.
+        """
+        turns = chat_with_photos(record, root=root, side_px=side_px)
+        with self._holding(expert) as name:
+            said = self.client.chat.completions.create(
+                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True
+            ).choices[0]
+        logprobs = tuple(token.logprob for token in said.logprobs.content)
+        return Reply(said.message.content.strip(), logprobs, name)
+
+    def stream(self, record: dict, expert: str | None = None, *, root: Path = Path(), side_px: int | None = None,
+               max_new_tokens: int = 64) -> Iterator[str]:  # fmt: skip
+        """As `ask`, the text piece by piece; closing the iterator hangs up, and the server stops writing."""
+        turns = chat_with_photos(record, root=root, side_px=side_px)
+        with self._holding(expert) as name:
+            with self.client.chat.completions.create(
+                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, stream=True
+            ) as pieces:
+                for piece in pieces:
+                    if piece.choices and piece.choices[0].delta.content:
+                        yield piece.choices[0].delta.content
+
+
+class VllmServer(VllmClient):
     """vLLM's OpenAI-compatible server over an exported trunk. Use as a context: inside, it is healthy.
 
-    `experts` are those in service from the start, {name: folder}; each is served as its version 1, "DD@1", and requests
-    to "DD" go to the newest version. `dtype` is the trunk's own unless told. `options` go to the command line as they are. May be used from several threads.
+    `experts` are those in service from the start, {name: folder}; each is served as its version 1, "DD@1". `dtype` is
+    the trunk's own unless told. `options` go to the command line as they are.
     Errors: FileNotFoundError where no environment has vLLM; RuntimeError, with the end of its log, where it does not start.
     """
 
@@ -49,27 +175,23 @@ class VllmServer:
                  max_loras: int = 8, max_rank: int | None = None, max_len_tok: int = 512, dtype: str | None = None,
                  limit_s: float = 300.0, options: tuple[str, ...] = ()) -> None:  # fmt: skip
         self.trunk, self.log, self.limit_s = Path(trunk), Path(log), limit_s
-        self.served = {f"{name}@1": Path(folder) for name, folder in (experts or {}).items()}  # by versioned name
-        self.newest = dict.fromkeys(experts or {}, 1)  # the version that requests get
-        self.versions = dict(self.newest)  # the last one given
-        self._held, self._books = Counter(), threading.Condition()
+        self.first = {f"{name}@1": Path(folder) for name, folder in (experts or {}).items()}  # served from the start
         self.python = python or serve_python()
         if self.python is None:
             raise FileNotFoundError("no environment with vLLM: run `make serve-env`, or set MTIVE_SERVE_PYTHON")
-        ranks = [json.loads((Path(f) / "adapter_config.json").read_text())["r"] for f in self.served.values()]
+        ranks = [json.loads((Path(f) / "adapter_config.json").read_text())["r"] for f in self.first.values()]
         self.max_rank = max_rank or rank_room(ranks or [16])
         self.dtype = dtype or json.loads((self.trunk / "config.json").read_text())["dtype"]
         self.max_loras, self.max_len_tok, self.options = max_loras, max_len_tok, options
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        super().__init__(f"http://127.0.0.1:{self.port}")
         self.process: subprocess.Popen | None = None
 
     def command(self) -> list[str]:
         """The exact command that serves, as a user would type it."""
-        modules = [f"{name}={folder.resolve()}" for name, folder in self.served.items()]
+        modules = [f"{name}={folder.resolve()}" for name, folder in self.first.items()]
         return [
             self.python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.trunk.resolve()),
             "--served-model-name", BASE, "--host", "127.0.0.1", "--port", str(self.port), "--dtype", self.dtype,
@@ -91,10 +213,10 @@ class VllmServer:
             )
         try:
             self._wait_until_healthy()
+            return super().__enter__()
         except BaseException:
             self.__exit__()
             raise
-        return self
 
     def _wait_until_healthy(self) -> None:
         until = time.monotonic() + self.limit_s
@@ -120,70 +242,7 @@ class VllmServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        self.client.close()
-
-    def serve(self, expert: str, folder: Path) -> str:
-        """Put an expert, or its next version, into service without interrupting anything; returns the versioned name.
-
-        Requests to the expert get the new version from now on. The one before goes when the last request that started
-        with it has ended. One thread at a time may call it for one expert.
-        """
-        number = self.versions.get(expert, 0) + 1
-        self.versions[expert] = number  # never given again, even if what follows fails
-        name, old = f"{expert}@{number}", self.current(expert)
-        self._post("load_lora_adapter", {"lora_name": name, "lora_path": str(Path(folder).resolve())})
-        with self._books:
-            self.served[name], self.newest[expert] = Path(folder), number
-        if old:
-            self._unload(old)
-        return name
-
-    def remove(self, expert: str) -> None:
-        """Take an expert out of service; requests that started with it still end well."""
-        name = self.current(expert)
-        if name is None:
-            raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.newest)}")
-        with self._books:
-            del self.newest[expert]
-        self._unload(name)
-
-    def current(self, expert: str) -> str | None:
-        """The versioned name that requests to `expert` go to; None where it is not in service."""
-        return f"{expert}@{self.newest[expert]}" if expert in self.newest else None
-
-    def _unload(self, name: str) -> None:
-        with self._books:
-            self._books.wait_for(lambda: not self._held[name])
-            del self.served[name]
-        self._post("unload_lora_adapter", {"lora_name": name})
-
-    def _post(self, what: str, body: dict) -> None:
-        reply = httpx.post(f"{self.url}/v1/{what}", json=body, timeout=120)
-        if reply.status_code != 200:
-            raise RuntimeError(f"vLLM, {what} {body}: HTTP {reply.status_code}: {reply.text[:300]}")
-
-    def ask(self, record: dict, expert: str | None = None, *, root: Path = Path(), side_px: int | None = None,
-            max_new_tokens: int = 64) -> Reply:  # fmt: skip
-        """The greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
-
-        Errors: KeyError for an expert that is not in service, openai.APIError.
-        """
-        turns = chat_with_photos(record, root=root, side_px=side_px)
-        with self._books:
-            if expert is not None and expert not in self.newest:
-                raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.newest)}")
-            name = self.current(expert) if expert else BASE
-            self._held[name] += 1
-        try:
-            said = self.client.chat.completions.create(
-                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True
-            ).choices[0]
-        finally:
-            with self._books:
-                self._held[name] -= 1
-                self._books.notify_all()
-        logprobs = tuple(token.logprob for token in said.logprobs.content)
-        return Reply(said.message.content.strip(), logprobs, name)
+        super().__exit__()
 
 
 def chat_with_photos(record: dict, *, root: Path, side_px: int | None) -> list[dict]:
@@ -210,7 +269,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # by way of the context's end
     with VllmServer(folder / "trunk", experts, log=folder / "vllm.log") as server:
         print(
-            f"{' '.join(server.command())}\n{server.url}/v1 serves {[BASE, *server.served]}; Ctrl-C ends it",
+            f"{' '.join(server.command())}\n{server.url}/v1 serves {[BASE, *server.first]}; Ctrl-C ends it",
             flush=True,
         )
         try:

@@ -2,7 +2,7 @@
 
 A way is one that can be asked: a function of a record (data/records.py) that gives the answer's text piece by piece,
 with a `cancel` where it can be ended before (serve/engine.py's Request has both). A server that answers whole gives one
-piece. Clicks return at once; answers arrive from threads of their own, pool changes likewise.
+piece, or closes its iterator. Clicks return at once; answers arrive from threads of their own, pool changes likewise.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import ipywidgets as widgets
 import pandas as pd
@@ -19,10 +20,12 @@ from IPython.display import HTML
 
 from mtive_nb.data.photos import PhotoError, photo_fault
 from mtive_nb.data.records import assistant_turn, question_of, user_turn
-from mtive_nb.serve.pool import ExpertPool
-from mtive_nb.show.pictures import answer_table
+from mtive_nb.evaluate.grounding import AnswerAttention
+from mtive_nb.show.grounding import grounding_figure
+from mtive_nb.show.pictures import answer_table, figure_html
 
 Way = Callable[[dict], Iterable[str]]
+Look = Callable[[dict, str], AnswerAttention]  # a record with its answer, and the way that gave it
 PHOTOS = 2  # at most: matching compares two
 
 
@@ -36,12 +39,24 @@ def record_of(question: str, images: Sequence[str]) -> dict:
             "messages": [user_turn(question.strip(), images=len(images)), assistant_turn("")]}  # fmt: skip
 
 
+class Pool(Protocol):
+    """Experts that come and go: serve/pool.py's, or those of a server (serve/vllm.py)."""
+
+    def add(self, expert: str, folder: Path) -> object: ...
+
+    def update(self, expert: str, folder: Path) -> object: ...
+
+    def remove(self, expert: str) -> None: ...
+
+    def state(self) -> list[dict]: ...
+
+
 class Answer:
     """What one way said to one question so far; `state` is "", how it ended, or the error in words."""
 
     def __init__(self, name: str, way: Way, record: dict, *, tell: Callable[[], None]) -> None:
         self.name, self.text, self.state, self.seconds = name, "", "", 0.0
-        self._way, self._record, self._tell, self._stop = way, record, tell, threading.Event()
+        self.record, self._way, self._tell, self._stop = record, way, tell, threading.Event()
         self._asked: object = None
         self.thread = threading.Thread(target=self._work, name=f"demo {name}", daemon=True)
 
@@ -49,6 +64,12 @@ class Answer:
     def who(self) -> str:
         """The version that answers, where the way tells."""
         return getattr(self._asked, "expert", None) or self.name
+
+    @property
+    def as_record(self) -> dict:
+        """The record that was asked with what was said so far as its answer."""
+        text = self.text.strip()
+        return self.record | {"answer": text, "messages": [*self.record["messages"][:-1], assistant_turn(text)]}
 
     def cancel(self) -> None:
         """End it: at the next piece at the latest."""
@@ -59,7 +80,7 @@ class Answer:
     def _work(self) -> None:
         started = time.monotonic()
         try:
-            self._asked = self._way(self._record)
+            self._asked = self._way(self.record)
             for piece in self._asked:
                 self.text, self.seconds = self.text + piece, time.monotonic() - started
                 if self._stop.is_set():
@@ -69,6 +90,9 @@ class Answer:
             self.state = "cancelled" if self._stop.is_set() else getattr(self._asked, "outcome", None) or "done"
         except Exception as error:  # whatever it is, the person at the page must see it
             self.state = f"{type(error).__name__}: {error}"
+        finally:
+            if hasattr(self._asked, "close"):
+                self._asked.close()
         self.seconds = time.monotonic() - started
         self._tell()
 
@@ -77,16 +101,18 @@ class ExpertDemo(widgets.VBox):
     """Photos, a question, and who is asked; below, the answers and the pool of experts.
 
     `ways` gives who can be asked now, by name: experts come and go. `samples` are records to begin with, their photos
-    below `root`; uploads are kept in `uploads`. With a `pool`, experts are added, updated and removed from the page.
+    below `root`; uploads are kept in `uploads`. With a `pool`, experts are added, updated and removed from the page; with
+    `look`, the page shows where the words of the answers looked.
     """
 
     def __init__(self, ways: Callable[[], Mapping[str, Way]], samples: Sequence[dict], *, root: Path, uploads: Path,
-                 pool: ExpertPool | None = None, side_px: int = 240) -> None:  # fmt: skip
+                 pool: Pool | None = None, look: Look | None = None, side_px: int = 240) -> None:  # fmt: skip
         super().__init__(layout=widgets.Layout(max_width="900px"))
         self._ways, self._samples, self._root, self._uploads = ways, list(samples), Path(root), Path(uploads)
-        self._pool, self._side_px, self._lock = pool, side_px, threading.RLock()
+        self._pool, self._look_at, self._side_px, self._lock = pool, look, side_px, threading.RLock()
         self.images: list[str] = []
         self.answers: list[Answer] = []
+        self._task: threading.Thread | None = None
         self._build()
         self._connect()
         self._handle(self._show_all)
@@ -99,14 +125,16 @@ class ExpertDemo(widgets.VBox):
             accept="image/*", multiple=True, description="Upload photos", layout=widgets.Layout(min_width="150px")
         )
         self.path = widgets.Text(placeholder="or a photo's path, and Enter", continuous_update=False, layout=wide)
-        self.photos, self.error, self.said = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.photos, self.error, self.said, self.looked = (widgets.HTML() for _ in range(4))
         self.question = widgets.Text(description="Question", continuous_update=False, layout=wide)
         self.who = widgets.SelectMultiple(description="Ask", rows=7)
         self.ask = widgets.Button(description="Ask", button_style="success")
         self.cancel = widgets.Button(description="Cancel", disabled=True)
+        self.look = widgets.Button(description="Where they looked", disabled=True)
+        buttons = [self.ask, self.cancel, *([self.look] if self._look_at else [])]
         self.children = [
             self.sample, widgets.HBox([self.upload, self.path]), self.photos, self.question, self.who,
-            widgets.HBox([self.ask, self.cancel]), self.error, self.said,
+            widgets.HBox(buttons), self.error, self.said, self.looked,
         ]  # fmt: skip
         if self._pool is not None:
             self._build_pool()
@@ -124,6 +152,7 @@ class ExpertDemo(widgets.VBox):
         self.path.observe(lambda _: self._handle(self._take_path), "value")
         self.ask.on_click(lambda _: self._handle(self._ask))
         self.cancel.on_click(lambda _: self._handle(self._cancel))
+        self.look.on_click(lambda _: self._in_background(self._look))
         for what, button in getattr(self, "changes", {}).items():
             button.on_click(lambda _, what=what: self._in_background(lambda: self._change(what)))
 
@@ -142,7 +171,8 @@ class ExpertDemo(widgets.VBox):
 
     def _in_background(self, action: Callable[[], None]) -> None:
         """For what takes long: answers go on meanwhile."""
-        threading.Thread(target=self._try, args=(action,), name="demo pool", daemon=True).start()
+        self._task = threading.Thread(target=self._try, args=(action,), name="demo task", daemon=True)
+        self._task.start()
 
     def _show_all(self) -> None:
         self._show_who()
@@ -188,7 +218,7 @@ class ExpertDemo(widgets.VBox):
         if not self.who.value:
             raise ValueError("Ask: found nobody chosen, expected one or more")
         record, ways = record_of(self.question.value, self.images), self._ways()
-        self.ask.disabled, self.cancel.disabled = True, False
+        self.ask.disabled, self.cancel.disabled, self.look.disabled, self.looked.value = True, False, True, ""
         self.answers = [Answer(name, ways[name], record, tell=self._show_answers) for name in self.who.value]
         for answer in self.answers:
             answer.thread.start()
@@ -208,6 +238,19 @@ class ExpertDemo(widgets.VBox):
             self.said.value = f"{_STYLE}<table class='demo'>{rows}</table>"
             if all(a.state for a in self.answers):
                 self.ask.disabled, self.cancel.disabled = False, True
+                self.look.disabled = not any(a.text.strip() for a in self.answers)
+
+    def _look(self) -> None:
+        """Every answer's words on its photos; asked of those who gave them, one after the other."""
+        said = [answer for answer in self.answers if answer.text.strip()]
+        rows, self.looked.value = [], "<i>looking …</i>"
+        try:
+            for answer in said:
+                record = answer.as_record
+                rows.append(([Path(i) for i in record["images"]], record["answer"], self._look_at(record, answer.name)))
+        finally:
+            self.looked.value = ""
+        self.looked.value = figure_html(grounding_figure(rows, captions=[answer.who for answer in said]))
 
     def _change(self, what: str) -> None:
         """Add, update or remove the expert that the fields name."""
@@ -230,15 +273,15 @@ class ExpertDemo(widgets.VBox):
             self.state.value = _STYLE + table
 
     def wait(self) -> None:
-        """Until every answer has ended: for notebooks that ask without a person."""
-        for answer in self.answers:
-            answer.thread.join()
+        """Until every answer and the last task have ended: for notebooks that ask without a person."""
+        for thread in [*(answer.thread for answer in self.answers), *([self._task] if self._task else [])]:
+            thread.join()
 
     def still(self) -> HTML:
         """The page as it stands, for one that has no kernel."""
         pool = "" if self._pool is None else f"<p><b>Experts in service</b></p>{self.state.value}"
         asked = html.escape(self.question.value)
-        return HTML(f"{self.photos.value}<p>{asked}</p>{self.error.value}{self.said.value}{pool}")
+        return HTML(f"{self.photos.value}<p>{asked}</p>{self.error.value}{self.said.value}{self.looked.value}{pool}")
 
 
 _STYLE = (

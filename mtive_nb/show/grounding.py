@@ -41,21 +41,33 @@ def _write_words(axes: Axes, words: list[tuple[str, float]]) -> None:
     axes.axis("off")
 
 
-def grounding_figure(rows: Sequence[tuple[Path, str, AnswerAttention, tuple[int, int]]], *, title: str = "") -> Figure:
-    """One row an answer: its photo under the mean weight of its tokens, and its words by their scores.
+def _lay_weights(axes: Axes, path: Path, weights: np.ndarray, largest: float) -> None:
+    """A photo under the weights (rows, columns) of its tokens: clear where little was looked at, red where most."""
+    image = load_image(path)
+    axes.imshow(image)
+    strength = np.asarray(Image.fromarray((weights / largest).astype(np.float32)).resize(image.size)).clip(0, 1)
+    axes.imshow(strength, cmap="autumn_r", alpha=0.75 * strength)
 
-    `rows` are (photo, answer, what its tokens looked at with maps, grid of image tokens as rows and columns).
+
+def grounding_figure(
+    rows: Sequence[tuple[Sequence[Path], str, AnswerAttention]], *, captions: Sequence[str] = (), title: str = ""
+) -> Figure:
+    """One row an answer: its photos under the mean weight of its tokens, and its words by their scores.
+
+    `rows` are (photos, answer, what its tokens looked at with maps and grids); `captions` stand above the words.
     """
-    figure = new_figure(8.0, 1.35 * len(rows) + (0.3 if title else 0))
-    grid = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1, 4.4))
-    for (photo, text), (path, answer, found, (high, wide)) in zip(grid, rows, strict=True):
-        image = load_image(path)
-        photo.imshow(image)
-        weights = found.maps.mean(0)[: high * wide].reshape(high, wide)
-        strength = np.asarray(Image.fromarray((weights / weights.max()).astype(np.float32)).resize(image.size))
-        photo.imshow(strength, cmap="autumn_r", alpha=0.75 * strength.clip(0, 1))
-        photo.axis("off")
+    most = max(len(photos) for photos, _, _ in rows)
+    figure = new_figure(6.55 + 1.45 * most, 1.35 * len(rows) + (0.3 if title else 0))
+    grid = figure.subplots(len(rows), most + 1, squeeze=False, width_ratios=(*[1] * most, 4.4))
+    for k, ((photos, answer, found), (*places, text)) in enumerate(zip(rows, grid, strict=True)):
+        weights = found.maps.mean(0)  # (V,), one image behind the other
+        parts = np.split(weights, np.cumsum([high * wide for high, wide in found.grids])[:-1])
+        for axes in places:
+            axes.axis("off")
+        for axes, photo, part, shape in zip(places, photos, parts, found.grids, strict=False):
+            _lay_weights(axes, photo, part.reshape(shape), weights.max())
         _write_words(text, _words(answer, found))
+        text.set_title(captions[k] if captions else "", loc="left", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure

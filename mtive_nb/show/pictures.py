@@ -53,7 +53,19 @@ def _thumbnail(path: Path, side_px: int) -> str:
     image.thumbnail((side_px, side_px))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}" style="margin:2px">'
+    return _inline(buffer, "jpeg", style="margin:2px")
+
+
+def figure_html(figure: Figure) -> str:
+    """A figure as part of a page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return _inline(buffer, "png", style="max-width:100%")
+
+
+def _inline(buffer: io.BytesIO, kind: str, *, style: str) -> str:
+    packed = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/{kind};base64,{packed}" style="{style}">'
 
 
 def answer_table(rows: pd.DataFrame, *, root: Path, side_px: int = 110) -> HTML:
