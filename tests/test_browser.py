@@ -1,0 +1,143 @@
+"""Notebook 18 as a person meets it: in JupyterLab and as Voilà's page, in a real Chromium without a window.
+
+Screenshots of both lie in the folder of pytest's `browser0`, or in MTIVE_SHOTS where that is set.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+]
+ROOT = Path(__file__).parents[1]
+PATIENCE_MS = 60_000  # for a kernel that imports torch and loads the experts on a busy machine
+PARAMETERS = {"PROFILE": "smoke", "LIVE": "True", "SAMPLES": "2", "NEW_TOKENS": "12"}
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    """A project whose smoke run has made the experts, with notebook 18 prepared for a person, and its environment."""
+    home = tmp_path_factory.mktemp("browser")
+    for name in ("notebooks", "params", "pyproject.toml"):
+        (home / name).symlink_to(ROOT / name)
+    own = os.environ | {"MTIVE_HOME": str(home)}
+    own.pop("MTIVE_DATA", None)
+    _call("mtive_nb", "run", "smoke", "06", env=own)  # and what it rests on
+    folder = home / "outputs" / "smoke" / "18_demo.live"
+    folder.mkdir()
+    given = [word for name, value in PARAMETERS.items() for word in ("-p", name, value)]
+    _call(
+        "papermill",
+        str(ROOT / "notebooks/18_demo.ipynb"),
+        str(folder / "demo.ipynb"),
+        "--prepare-only",
+        *given,
+        env=own,
+    )
+    return folder, own | {"MTIVE_RUN_DIR": str(folder)}
+
+
+def _call(*command: str, env: dict) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.fixture(params=["voila", "lab"])
+def page(request, live, tmp_path_factory):
+    """The page with all cells run, and where its screenshot goes."""
+    from playwright.sync_api import sync_playwright
+
+    folder, environment = live
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    lab = ["jupyter", "lab", f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--allow-root"]
+    command = lab if request.param == "lab" else ["voila", str(folder / "demo.ipynb")]
+    with open(folder / f"{request.param}.log", "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", *command, "--no-browser", f"--port={port}"], cwd=folder, env=environment, stdout=log, stderr=log
+        )  # fmt: skip
+    shots = Path(os.environ.get("MTIVE_SHOTS") or folder)
+    try:
+        _until_it_answers(server, f"http://127.0.0.1:{port}/")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1300, "height": 2400})
+            page.set_default_timeout(PATIENCE_MS)
+            if request.param == "lab":
+                page.goto(f"http://127.0.0.1:{port}/lab/tree/demo.ipynb?reset")
+                page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+                page.get_by_role("menuitem", name="Run", exact=True).click()
+                page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+            else:
+                page.goto(f"http://127.0.0.1:{port}/", timeout=PATIENCE_MS)
+            page.get_by_role("button", name="Ask", exact=True).wait_for()
+            yield page, shots / f"{request.param}.png"
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _until_it_answers(server: subprocess.Popen, url: str) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        assert server.poll() is None, f"the server ended with {server.returncode}"
+        try:
+            httpx.get(url, timeout=1)
+            return
+        except httpx.ConnectError:
+            time.sleep(0.2)
+        except httpx.TimeoutException:
+            return  # Voilà runs the notebook before it answers
+    raise AssertionError(f"{url} does not answer")
+
+
+def test_a_person_asks_looks_and_changes_experts(page, photo_folder):
+    from playwright.sync_api import expect
+
+    page, shot = page
+    expect.set_options(timeout=PATIENCE_MS)
+
+    def button(name):
+        return page.get_by_role("button", name=name, exact=True)
+
+    done = page.locator("table.demo td", has_text=re.compile("^done$"))
+    button("Ask").click()
+    expect(done).to_have_count(6)  # the base, the trunk and four experts
+    button("Where they looked").click()
+    expect(page.locator("img[src^='data:image/png']")).to_have_count(1)
+    page.screenshot(path=shot, full_page=True)
+
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Upload photos").click()
+    chooser.value.set_files(photo_folder / "3.png")
+    page.get_by_label("Question", exact=True).fill("Which colour is it?")
+    page.get_by_label("Question", exact=True).press("Enter")
+    expect(page.locator("table.answers td", has_text="3.png")).to_have_count(1)
+    button("Ask").click()
+    expect(page.locator("img[src^='data:image/png']")).to_have_count(0)
+    expect(done).to_have_count(6)
+
+    path = page.get_by_placeholder("or a photo's path, and Enter")
+    path.fill("/nowhere/gone.png")
+    path.press("Enter")
+    expect(page.get_by_text("gone.png: no such file")).to_be_visible()
+
+    page.get_by_placeholder("name of the expert").fill("EX")
+    page.get_by_placeholder("name of the expert").press("Tab")
+    button("Remove").click()
+    expect(page.locator("table.demo td", has_text=re.compile("^EX$"))).to_have_count(0)
+    button("Ask").click()
+    expect(done).to_have_count(5)
