@@ -81,8 +81,10 @@ def main() -> None:
     length = {"min_new_tokens": given.tokens, "max_new_tokens": given.tokens, "do_sample": False}
     shown = {"images": [1] * given.batch, "grid_thw": inputs["image_grid_thw"]}
 
+    adapters = {adapter: stack.adapter(adapter) for adapter in own}
+
     def ours() -> torch.Tensor:
-        with mixed_experts(stack, experts, trunk="IT", **shown) as model:
+        with mixed_experts(stack, [adapters[e] for e in experts], trunk="IT", **shown) as model:
             return model.generate(**inputs, **length)
 
     def by_names() -> torch.Tensor:

@@ -100,7 +100,7 @@ def test_what_does_not_belong_together_is_refused(stack, records, photo_folder):
     inputs, given = batch_of(stack, records[:2], photo_folder)
     stack.add("loose", SPECS["AE"], parent=None)
     for experts, error, message in (
-        (["AE", "loose"], LineageError, "'loose' stands on None, the batch's trunk is 'IT'"),
+        (["AE", "loose"], LineageError, "'loose' stands on None, the trunk is 'IT'"),
         (["AE", "XX"], KeyError, "no adapter 'XX'"),
     ):
         with pytest.raises(error, match=message), mixed_experts(stack, experts, **given):

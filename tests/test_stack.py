@@ -3,9 +3,10 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
-from mtive_nb.model.load import load_vlm
-from mtive_nb.model.stack import AdapterSpec, LineageError, LoraStack, load_stack
+from mtive_nb.model.load import load_vlm, part_of
+from mtive_nb.model.stack import WEIGHTS, AdapterSpec, LineageError, LoraStack, load_stack
 
 SPECS = {
     "PT": AdapterSpec(8, 16, ("vision.attention", "connector", "language.attention")),
@@ -210,3 +211,31 @@ def test_while_the_trunk_is_held_by_the_base_experts_answer_as_live_and_others_a
     assert stack.active == ("PT", "IT") and stack.held == ()
     assert torch.equal(logits(stack.model, batch), live["IT"])
     assert all(torch.equal(p, before[n]) for n, p in stack.model.named_parameters() if n in before)
+
+
+def test_an_adapter_read_from_its_folder_is_the_one_on_the_stack(stack, tmp_path):
+    stack.activate("DD")
+    for name in ("PT", "IT", "DD"):
+        stack.save(tmp_path, name)
+    before = set(n for n, _ in stack.model.named_parameters())
+    read, own = stack.read(tmp_path, "DD"), stack.adapter("DD")
+    assert read.parent == own.parent == "IT" and read.spec == own.spec and read.weights.keys() == own.weights.keys()
+    for path, pair in read.weights.items():
+        assert all(torch.equal(a, b) for a, b in zip(pair, own.weights[path], strict=True))
+    assert read.size == 4 * stack.trainable_parameters("DD") and before == set(
+        n for n, _ in stack.model.named_parameters()
+    )
+    (tmp_path / "DD" / WEIGHTS).write_bytes(b"?")
+    with pytest.raises(LineageError, match="changed since it was saved"):
+        stack.read(tmp_path, "DD")
+
+
+def test_norms_are_those_of_the_change_written_out(stack):
+    squares = {}
+    for path, layer in stack.peft.named_modules():
+        if isinstance(layer, LoraLayer) and "DD" in layer.lora_A:
+            squares.setdefault(part_of(path, family=stack.vlm.family), []).append(
+                layer.get_delta_weight("DD").square().mean()
+            )
+    wanted = {part: torch.stack(v).mean().sqrt().item() for part, v in squares.items()}
+    assert stack.delta_norms("DD") == pytest.approx(wanted, rel=1e-4) and min(wanted.values()) > 0

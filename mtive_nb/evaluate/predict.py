@@ -57,12 +57,13 @@ def generate_mixed_answers(stack: LoraStack, records: list[dict], experts: Seque
                            batch: int = 64, max_new_tokens: int = 64, side_px: int | None = None) -> list[str]:  # fmt: skip
     """As generate_answers, record i by expert i over `trunk` (None: the trunk alone); a batch holds any experts at once."""
     stack.model.eval()
+    adapters = {name: stack.adapter(name) for name in set(experts) if name is not None} | {None: None}
     lengths = RecordDataset(records, root=root, side_px=side_px).lengths()
     order = sorted(range(len(records)), key=lengths.__getitem__)
 
     def ready(rows: list[int], inputs: dict) -> AbstractContextManager[nn.Module]:
         shown = {"images": [len(records[i]["images"]) for i in rows], "grid_thw": inputs.get("image_grid_thw")}
-        return mixed_experts(stack, [experts[i] for i in rows], trunk=trunk, **shown)
+        return mixed_experts(stack, [adapters[experts[i]] for i in rows], trunk=trunk, **shown)
 
     given = {"root": root, "batch": batch, "max_new_tokens": max_new_tokens, "side_px": side_px, "what": "answers"}
     return _answer_in_batches(stack.vlm, records, order, ready, **given)

@@ -4,8 +4,9 @@ The trunk runs once for the whole batch; behind each layer on which experts stan
 their own rows: rows are dealt to groups of one expert and one size, so that two batched matrix products serve all
 experts of a layer. PEFT's `adapter_names` does the same for layers whose first dimension is the batch; in the vision
 tower and the connector a row is a patch, and patches of all images of a batch follow one another: here they are told
-apart by their images' grids. Experts may differ in rank, alpha and placement. All of it is differentiable, so that
-several experts can be trained in one pass.
+apart by their images' grids. Experts may differ in rank, alpha and placement, and need not be on the stack: weights
+that were read from a folder serve as well. All of it is differentiable, so that several experts can be trained in one
+pass.
 
 Shapes: B rows of the batch, I images, P patches and M merged patches of the whole batch, T tokens; G groups of S rows.
 """
@@ -16,13 +17,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from mtive_nb.model.adapter import Adapter
 from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.load import part_of
 from mtive_nb.model.losses import noise_robust_loss
 from mtive_nb.model.stack import LoraStack
+
+Expert = Adapter | str  # an adapter, or the name of one on the stack
 
 
 def rows_of_patches(images: Sequence[int], grid_thw: torch.Tensor | None) -> torch.Tensor:
@@ -44,33 +47,33 @@ class Dealt:
     """
 
     index: torch.Tensor
-    experts: list[str]
+    experts: list[Adapter]
     real: torch.Tensor | None
     straight: bool
 
 
-def deal(rows: dict[str, torch.Tensor], *, of: int) -> Dealt:
+def deal(rows: dict[Adapter, torch.Tensor], *, of: int) -> Dealt:
     """The rows of each expert (at least one each) in equal groups, out of `of` rows; a large share takes several."""
     size = -(-sum(map(len, rows.values())) // len(rows))
-    parts = [(name, part) for name, own in rows.items() for part in own.split(size)]
+    parts = [(expert, part) for expert, own in rows.items() for part in own.split(size)]
     size = max(len(part) for _, part in parts)
     index = torch.stack([F.pad(part, (0, size - len(part))) for _, part in parts])
     lengths = torch.tensor([len(part) for _, part in parts], device=index.device)
     real = torch.arange(size, device=index.device) < lengths[:, None]
     index, full = index.flatten(), bool(real.all())
     straight = full and len(index) == of and torch.equal(index, torch.arange(of, device=index.device))
-    return Dealt(index, [name for name, _ in parts], None if full else real, straight)
+    return Dealt(index, [expert for expert, _ in parts], None if full else real, straight)
 
 
-def low_rank_weights(layer: LoraLayer, experts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def low_rank_weights(path: str, experts: Sequence[Adapter]) -> tuple[torch.Tensor, torch.Tensor]:
     """A (G, in, R) and scaled B (G, R, out) of these experts at one layer, filled up with zeros to the largest rank R."""
-    rank = max(layer.lora_A[name].weight.shape[0] for name in experts)
+    rank = max(expert.spec.rank for expert in experts)
     down, up = [], []
-    for name in experts:
-        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight  # (r, in), (out, r)
-        missing = rank - a.shape[0]
+    for expert in experts:
+        a, b = expert.weights[path]  # (r, in), (out, r)
+        missing = rank - len(a)
         down.append(F.pad(a, (0, 0, 0, missing)) if missing else a)
-        up.append((F.pad(b, (0, missing)) if missing else b) * layer.scaling[name])
+        up.append((F.pad(b, (0, missing)) if missing else b) * expert.scale)
     return torch.stack(down).transpose(1, 2), torch.stack(up).transpose(1, 2)
 
 
@@ -90,23 +93,20 @@ def add_low_rank(
     return out.add_(added) if dealt.straight else out.index_add_(0, dealt.index, added)
 
 
-def check_experts(stack: LoraStack, trunk: str | None, experts: Sequence[str | None]) -> list[str]:
-    """The distinct experts of a batch, in order. Errors: LineageError for one that does not stand on the trunk itself."""
-    names = list(dict.fromkeys(name for name in experts if name is not None))
-    for name in names:
-        if name not in stack.specs:
-            raise KeyError(f"no adapter {name!r} on the stack; it holds {sorted(stack.specs)}")
-        if stack.parents[name] != trunk:
-            raise LineageError(f"expert {name!r} stands on {stack.parents[name]!r}, the batch's trunk is {trunk!r}")
-        if stack.specs[name].dora:
-            raise ValueError(f"expert {name!r} is DoRA: it rescales the trunk's weights, which rows of a batch share")
-    return names
+def check_expert(expert: Adapter, trunk: str | None) -> None:
+    """Errors: LineageError for an expert that does not stand on the trunk itself, ValueError for DoRA."""
+    if expert.parent != trunk:
+        raise LineageError(f"expert {expert.name!r} stands on {expert.parent!r}, the trunk is {trunk!r}")
+    if expert.spec.dora:
+        raise ValueError(
+            f"expert {expert.name!r} is DoRA: it rescales the trunk's weights, which rows of a batch share"
+        )
 
 
 @contextmanager
 def mixed_experts(
     stack: LoraStack,
-    experts: Sequence[str | None],
+    experts: Sequence[Expert | None],
     *,
     trunk: str | None,
     images: Sequence[int],
@@ -114,24 +114,28 @@ def mixed_experts(
 ) -> Iterator[nn.Module]:
     """Inside, row b of every forward (and `generate`) of the yielded model uses expert b over `trunk`, None the trunk alone.
 
-    `images` is the number of images of each row, `grid_thw` (I, 3) the processor's `image_grid_thw`. What was active
+    Experts are adapters, or the names of adapters on the stack. `images` is the number of images of each row, `grid_thw` (I, 3) the processor's `image_grid_thw`. What was active
     before is active again afterwards.
     """
-    names, before = check_experts(stack, trunk, experts), stack.active
+    given, before = list(dict.fromkeys(e for e in experts if e is not None)), stack.active
+    adapters = [stack.adapter(e) if isinstance(e, str) else e for e in given]
+    for adapter in adapters:
+        check_expert(adapter, trunk)
     patches, merge = rows_of_patches(images, grid_thw), stack.vlm.processor.image_processor.merge_size
     device = stack.vlm.device
-    chosen = torch.tensor([names.index(e) if e is not None else -1 for e in experts])
+    chosen = torch.tensor([given.index(e) if e is not None else -1 for e in experts])
     of_patch = chosen[patches].to(device)
     of_row = {"language": chosen.to(device), "vision": of_patch, "connector": of_patch[:: merge**2]}
-    where = {part: {n: torch.where(rows == k)[0] for k, n in enumerate(names)} for part, rows in of_row.items()}
+    where = {part: {a: torch.where(rows == k)[0] for k, a in enumerate(adapters)} for part, rows in of_row.items()}
     whole, dealt_to = {part: len(rows) for part, rows in of_row.items()}, {}
 
-    def behind(layer: LoraLayer, part: str) -> object:
-        here = tuple(n for n in names if n in layer.lora_A and len(where[part][n]))
+    def behind(path: str) -> object:
+        part = part_of(path, family=stack.vlm.family)
+        here = tuple(a for a in adapters if path in a.weights and len(where[part][a]))
         if not here:
             return None
         if (part, here) not in dealt_to:
-            dealt_to[part, here] = deal({n: where[part][n] for n in here}, of=whole[part])
+            dealt_to[part, here] = deal({a: where[part][a] for a in here}, of=whole[part])
         dealt, kept = dealt_to[part, here], []
 
         def add(_layer: nn.Module, given: tuple, out: torch.Tensor) -> torch.Tensor:
@@ -139,20 +143,20 @@ def mixed_experts(
             if x.shape[0] != whole[part]:
                 raise ValueError(f"{part}: found {x.shape[0]} rows, expected {whole[part]} as the batch was announced")
             if torch.is_grad_enabled():
-                return add_low_rank(x, out, dealt, *low_rank_weights(layer, dealt.experts))
+                return add_low_rank(x, out, dealt, *low_rank_weights(path, dealt.experts))
             if not kept:  # the weights stay as they are while answers are written
-                kept.extend(low_rank_weights(layer, dealt.experts))
+                kept.extend(low_rank_weights(path, dealt.experts))
             return add_low_rank(x, out, dealt, *kept)
 
-        return layer.register_forward_hook(add)
+        return stack.vlm.model.get_submodule(path).register_forward_hook(add)
 
     if before != (stack.branch(trunk) if trunk else ()):
         stack.activate(trunk)
     hooks = []
     try:
         with stack.folded():
-            for path, layer in stack.model.named_modules():
-                if isinstance(layer, LoraLayer) and (hook := behind(layer, part_of(path, family=stack.vlm.family))):
+            for path in dict.fromkeys(path for adapter in adapters for path in adapter.weights):
+                if hook := behind(path):
                     hooks.append(hook)
             yield stack.model
     finally:

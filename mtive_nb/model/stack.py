@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 
+from mtive_nb.model.adapter import Adapter, read_weights
 from mtive_nb.model.lineage import (
     MANIFEST,
     AdapterSpec,
@@ -24,7 +25,7 @@ from mtive_nb.model.lineage import (
     sha256_of,
     write_manifest,
 )
-from mtive_nb.model.load import Vlm, fingerprint, part_of, target_modules
+from mtive_nb.model.load import Vlm, fingerprint, target_modules
 
 WEIGHTS = "adapter_model.safetensors"  # PEFT's name
 
@@ -144,22 +145,33 @@ class LoraStack:
         """Number of weights of one adapter."""
         return sum(p.numel() for p in self.adapter_weights(name).values())
 
+    def adapter(self, name: str) -> Adapter:
+        """An adapter of this stack by itself; its weights are those of the model, not copies."""
+        if name not in self.specs:
+            raise KeyError(f"no adapter {name!r} on the stack; it holds {sorted(self.specs)}")
+        weights = {
+            path: (layer.lora_A[name].weight, layer.lora_B[name].weight)
+            for path, layer in self.vlm.model.named_modules()
+            if isinstance(layer, LoraLayer) and name in layer.lora_A
+        }
+        return Adapter(name, self.specs[name], self.parents[name], weights)
+
+    def read(self, folder: Path, name: str) -> Adapter:
+        """A saved adapter that belongs over this base and an adapter of this stack; the stack stays as it is.
+
+        Errors: LineageError, as `load`.
+        """
+        file = Path(folder) / name / WEIGHTS
+        row, parent = self.check_line("adapters", file)
+        return Adapter(name, _spec_of(row), parent, read_weights(file, self.vlm.device))
+
     def delta_norms(self, name: str) -> dict[str, float]:
         """Root mean square of the adapter's change to the weights, part by part: 0 where it changes nothing."""
-        squares: dict[str, list[torch.Tensor]] = {}
-        for path, layer in self.peft.named_modules():
-            if isinstance(layer, LoraLayer) and name in layer.lora_A:
-                delta = layer.get_delta_weight(name).float()
-                squares.setdefault(part_of(path, family=self.vlm.family), []).append(delta.square().mean())
-        return {part: torch.stack(v).mean().sqrt().item() for part, v in squares.items()}
+        return self.adapter(name).norms(family=self.vlm.family)
 
     def assert_alive(self, name: str) -> None:
-        """Raise where the adapter changes nothing in a part that its placement names."""
-        dead = [part for part, norm in self.delta_norms(name).items() if norm == 0.0]
-        if dead:
-            raise RuntimeError(
-                f"adapter {name!r} loads but changes nothing in {dead}: it was not trained, or its weights did not arrive"
-            )
+        """Raise RuntimeError where the adapter changes nothing in a part that its placement names."""
+        self.adapter(name).assert_alive(family=self.vlm.family)
 
     @contextmanager
     def folded(self, *, keep: str | None = None) -> Iterator[bool]:
@@ -250,8 +262,7 @@ class LoraStack:
             self.peft = PeftModel.from_pretrained(self.vlm.model, folder / name, adapter_name=alias)
         else:
             self.peft.load_adapter(folder / name, adapter_name=alias)
-        spec = row["spec"]
-        self.specs[alias] = AdapterSpec(**{**spec, "placement": tuple(spec["placement"])})
+        self.specs[alias] = _spec_of(row)
         self.parents[alias], self.hashes[alias] = parent, row["sha256"]
         self.activate(alias)
 
@@ -318,6 +329,11 @@ class LoraStack:
         if self.peft is not None:
             merged = twin.merge_and_unload(adapter_names=list(self.branch(name))) if name else twin.unload()
         return Vlm(merged.to(dtype).eval().requires_grad_(False), self.vlm.processor, f"{self.vlm.name}+{name}")
+
+
+def _spec_of(row: dict) -> AdapterSpec:
+    """The spec in a line of stack.json."""
+    return AdapterSpec(**{**row["spec"], "placement": tuple(row["spec"]["placement"])})
 
 
 def load_stack(vlm: Vlm, *adapters: tuple[Path, str]) -> LoraStack:

@@ -8,10 +8,12 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import StoppingCriteria
 
 from mtive_nb.evaluate.grounding import AnswerAttention, read_answers
@@ -107,10 +109,11 @@ class Engine:
         self._collate = Collator(pool.stack.vlm.processor, answers=False)
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._closed, self._door = False, threading.Lock()  # no request gets in behind the end
+        self._model = threading.Lock()  # one forward at a time: its hooks are the batch's own
 
     def __enter__(self) -> "Engine":
         self.pool.stack.model.eval()
-        self._serving = self.pool.serving()
+        self._serving = self.pool.stack.serving(self.pool.trunk)  # a request pays for its expert alone
         self._serving.__enter__()
         self._thread.start()
         return self
@@ -120,7 +123,8 @@ class Engine:
             self._closed = True
             self._waiting.put(END)
         self._thread.join()
-        self._serving.__exit__(None, None, None)
+        with self._model:
+            self._serving.__exit__(None, None, None)
 
     def submit(self, record: dict, expert: str | None, *, max_new_tokens: int = 64, limit_s: float = 60.0) -> Request:
         """Queue a question for an expert (None: the trunk alone). Errors: Overloaded, or KeyError for no such expert."""
@@ -139,8 +143,12 @@ class Engine:
         Answers wait meanwhile, for about one step of a batch. Errors: KeyError for no such expert, ValueError for no
         answer.
         """
-        with self.pool.alone(expert) as stack:
-            return read_answers(stack.vlm, [record], root=self.root, side_px=self.side_px, maps=True)[0]
+        version = self.pool.hold(expert)
+        try:
+            with self._answering([record], [version], self._inputs([record])):
+                return read_answers(self.pool.stack.vlm, [record], root=self.root, side_px=self.side_px, maps=True)[0]
+        finally:
+            self.pool.release(version)
 
     def _work(self) -> None:
         ending = False
@@ -187,16 +195,25 @@ class Engine:
 
     @torch.inference_mode()
     def _generate(self, requests: list[Request]) -> None:
-        data = RecordDataset([r.record for r in requests], root=self.root, side_px=self.side_px)
-        inputs = self._collate([data[i] for i in range(len(data))])
-        inputs = {k: v.to(self.pool.stack.vlm.device) for k, v in inputs.items()}
-        shown = {"images": [len(r.record["images"]) for r in requests], "grid_thw": inputs.get("image_grid_thw")}
+        records, longest = [r.record for r in requests], max(r.max_new_tokens for r in requests)
+        inputs = self._inputs(records)
         streams = _Streams(requests, self.pool.stack.vlm.processor.tokenizer, inputs["input_ids"].shape[1])
-        with self.pool.in_memory([r.version for r in requests]) as experts:
-            with mixed_experts(self.pool.stack, experts, trunk=self.pool.trunk, **shown) as model:
-                longest = max(r.max_new_tokens for r in requests)
-                model.generate(**inputs, max_new_tokens=longest, do_sample=False, stopping_criteria=[streams])
+        with self._answering(records, [r.version for r in requests], inputs) as model:
+            model.generate(**inputs, max_new_tokens=longest, do_sample=False, stopping_criteria=[streams])
         streams.flush()
+
+    def _inputs(self, records: list[dict]) -> dict[str, torch.Tensor]:
+        data = RecordDataset(records, root=self.root, side_px=self.side_px)
+        inputs = self._collate([data[i] for i in range(len(data))])
+        return {k: v.to(self.pool.stack.vlm.device) for k, v in inputs.items()}
+
+    @contextmanager
+    def _answering(self, records: list[dict], versions: list[Version | None], inputs: dict) -> Iterator[nn.Module]:
+        """Inside, the model answers a batch of these records, each by its version; nobody else uses it."""
+        experts = self.pool.in_memory(versions)
+        shown = {"images": [len(r["images"]) for r in records], "grid_thw": inputs.get("image_grid_thw")}
+        with self._model, mixed_experts(self.pool.stack, experts, trunk=self.pool.trunk, **shown) as model:
+            yield model
 
     def _finish(self, request: Request) -> None:
         request.outcome, request.seconds = request.outcome or "done", time.monotonic() - request.started

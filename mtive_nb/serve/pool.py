@@ -1,35 +1,34 @@
 """The experts in service: versions of each, their weights within a budget, and which version a request gets.
 
 An expert trained in a notebook is a folder (`stack/DD` with stack.json beside it). `add` and `update` check its lineage
-against the trunk in service, load it under a name of its own ("DD@2") and let it prove that it changes the model's
-answers. A version goes only when no request holds it. What does not fit the budget leaves the model, least recently
-used first, and comes back from its folder when it is asked for.
+against the trunk in service, read its weights as a version of its own ("DD@2") and have it show that it changes the
+model. The model itself is never touched, so that answers go on meanwhile. A version goes only when no request holds it.
+What does not fit the budget is forgotten, least recently used first, and read again when it is asked for.
 """
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
-from mtive_nb.model.stack import WEIGHTS, LoraStack
+from mtive_nb.model.adapter import Adapter
+from mtive_nb.model.mixed import check_expert
+from mtive_nb.model.stack import LoraStack
 
 MIB = 2**20
 
 
 @dataclass
 class Version:
-    """One version of an expert: its folder, its name on the stack, its size, and how many requests hold it."""
+    """One version of an expert: its folder, its weights while they are in memory, and how many requests hold it."""
 
     expert: str
     number: int
     folder: Path
     name: str  # in the folder
+    adapter: Adapter | None = None  # None: not in memory
     size: int = 0  # bytes in memory
-    resident: bool = False
     held: int = 0
     used: int = 0  # the pool's clock when it was last asked for
     retired: bool = False
@@ -49,18 +48,15 @@ class Expert:
 
 
 class ExpertPool:
-    """Experts over one trunk of a stack. All methods may be called from any thread.
+    """Experts over one trunk of a stack. All methods may be called from any thread; a request waits for a read at most.
 
-    Two locks, taken in this order: `_model` while the stack answers or changes, so that a change waits for the batch in
-    progress; `_books` while versions are counted or loaded, so that a new request waits for a load at most.
-
-    Errors: KeyError for an expert or version that is not there; LineageError (from the stack) for a folder that does not
-    belong on the trunk; RuntimeError for an adapter that changes nothing; MemoryError where the budget cannot hold it.
+    Errors: KeyError for an expert or version that is not there; LineageError for a folder that does not belong on the
+    trunk; RuntimeError for an adapter that changes nothing; MemoryError where the budget cannot hold it.
     """
 
     def __init__(self, stack: LoraStack, *, trunk: str | None, budget_mib: float = float("inf"), seed: int = 0) -> None:
         self.stack, self.trunk, self.budget = stack, trunk, budget_mib * MIB
-        self._model, self._books = threading.RLock(), threading.RLock()
+        self._books = threading.RLock()
         self.experts: dict[str, Expert] = {}
         self._numbers: dict[str, int] = {}  # the last version of each name: no name ever stands for two contents
         self._clock, self._draw = 0, random.Random(seed)
@@ -68,25 +64,21 @@ class ExpertPool:
 
     def add(self, expert: str, folder: Path, name: str | None = None) -> Version:
         """Put a new expert into service; `name` is what it is called in its folder (the expert's own name)."""
-        with self._model, self._books:
+        with self._books:
             if expert in self.experts:
                 raise KeyError(f"expert {expert!r} is in service already; update it")
             return self._serve(Expert(), expert, Path(folder), name or expert)
 
     def update(self, expert: str, folder: Path, name: str | None = None) -> Version:
         """Serve a new version from now on; requests that hold the old one end with it."""
-        with self._model, self._books:
+        with self._books:
             return self._serve(self._expert(expert), expert, Path(folder), name or expert)
 
     def _serve(self, entry: Expert, expert: str, folder: Path, name: str) -> Version:
         self._numbers[expert] = self._numbers.get(expert, 0) + 1
         version = Version(expert, self._numbers[expert], folder, name)
-        self._load(version)
-        try:
-            self.stack.assert_alive(version.alias)
-        except RuntimeError:
-            self._unload(version)
-            raise
+        self._bring(version)
+        version.adapter.assert_alive(family=self.stack.vlm.family)
         self.experts[expert] = entry
         entry.versions[version.number] = version
         self.split(expert, {version.number: 1.0})
@@ -94,7 +86,7 @@ class ExpertPool:
 
     def split(self, expert: str, weights: dict[int, float]) -> None:
         """Share the expert's requests out over versions by weight; a version that gets none goes when it is free."""
-        with self._model, self._books:
+        with self._books:
             entry = self._expert(expert)
             missing = [number for number in weights if number not in entry.versions]
             if missing or not any(weights.values()) or min(weights.values()) < 0:
@@ -108,7 +100,7 @@ class ExpertPool:
 
     def remove(self, expert: str) -> None:
         """Take an expert out of service; requests that hold it end with it."""
-        with self._model, self._books:
+        with self._books:
             for version in list(self._expert(expert).versions.values()):
                 version.retired = True
                 self._drop_if_free(version)
@@ -135,52 +127,21 @@ class ExpertPool:
             return
         with self._books:
             version.held -= 1
-            free = version.retired and not version.held
-        if free:
-            with self._model, self._books:
-                self._drop_if_free(version)
+            self._drop_if_free(version)
 
-    @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Inside, the base's weights hold the trunk, so that a request pays for its expert alone (LoraStack.serving)."""
-        with ExitStack() as ends:
-            with self._model:
-                ends.enter_context(self.stack.serving(self.trunk))
-            try:
-                yield
-            finally:
-                with self._model:  # the weights are put back between two changes of the pool, not beside one
-                    ends.close()
-
-    @contextmanager
-    def in_memory(self, versions: Sequence[Version | None]) -> Iterator[list[str | None]]:
-        """Inside, all these versions are on the stack and nothing changes; yields their names there."""
-        with self._model:
-            with self._books:
-                for version in {v.alias: v for v in versions if v is not None}.values():
-                    self._load(version, keep=versions)
-            yield [v.alias if v is not None else None for v in versions]
-
-    @contextmanager
-    def alone(self, expert: str | None) -> Iterator[LoraStack]:
-        """Inside, the stack answers with the expert's version of now (None: the trunk) and nothing else changes."""
-        version = self.hold(expert)
-        try:
-            with self.in_memory([version]) as (name,):
-                self.stack.activate(name or self.trunk)
-                try:
-                    yield self.stack
-                finally:
-                    self.stack.activate(self.trunk)
-        finally:
-            self.release(version)
+    def in_memory(self, versions: Sequence[Version | None]) -> list[Adapter | None]:
+        """The weights of these versions, all at once; they serve whoever got them, though the pool may forget them."""
+        with self._books:
+            for version in {v.alias: v for v in versions if v is not None}.values():
+                self._bring(version, keep=versions)
+            return [v.adapter if v is not None else None for v in versions]
 
     def state(self) -> list[dict]:
         """A row a version: expert, version, weight, requests, resident, pinned, MiB."""
         with self._books:
             return [
                 {"expert": name, "version": v.number, "weight": entry.weights.get(v.number, 0.0), "requests": v.held,
-                 "resident": v.resident, "pinned": entry.pinned, "MiB": round(v.size / MIB, 3)}
+                 "resident": v.adapter is not None, "pinned": entry.pinned, "MiB": round(v.size / MIB, 3)}
                 for name, entry in self.experts.items() for v in entry.versions.values()
             ]  # fmt: skip
 
@@ -189,47 +150,35 @@ class ExpertPool:
             raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.experts)}")
         return self.experts[expert]
 
-    def _load(self, version: Version, *, keep: Sequence[Version | None] = ()) -> None:
+    def _bring(self, version: Version, *, keep: Sequence[Version | None] = ()) -> None:
+        """Have the version in memory, read from its folder where it is not."""
         self._clock += 1
         version.used = self._clock
-        if version.resident:
+        if version.adapter is not None:
             return
-        _row, found = self.stack.check_line("adapters", version.folder / version.name / WEIGHTS)
-        if found != self.trunk:
-            raise KeyError(
-                f"{version.folder / version.name} stands on {found!r}, the trunk in service is {self.trunk!r}"
-            )
-        with torch.inference_mode(False):  # a request that brings it from disk is answered without gradients
-            self.stack.load(version.folder, version.name, alias=version.alias)
-        version.resident = True
-        self.stack.activate(self.trunk)
-        version.size = sum(w.numel() * w.element_size() for w in self.stack.adapter_weights(version.alias).values())
+        adapter = self.stack.read(version.folder, version.name)
+        check_expert(adapter, self.trunk)
+        version.size = adapter.size
         self._make_room(version, keep=keep)
+        version.adapter = adapter
 
     def _make_room(self, newcomer: Version, *, keep: Sequence[Version | None]) -> None:
-        """Take versions off the model, least recently used first, until the newcomer and the rest fit the budget."""
-        others = [v for e in self.experts.values() for v in e.versions.values() if v.resident and v is not newcomer]
+        """Forget versions, least recently used first, until the newcomer and the rest fit the budget."""
+        others = [v for e in self.experts.values() for v in e.versions.values() if v.adapter is not None]
         needed = newcomer.size + sum(v.size for v in others)
         for version in sorted(others, key=lambda v: v.used):
             if needed <= self.budget:
                 return
             if version not in keep and not self.experts[version.expert].pinned:
-                self._unload(version)
+                version.adapter = None
                 needed -= version.size
         if needed > self.budget:
-            self._unload(newcomer)
             raise MemoryError(
                 f"experts: found {needed / MIB:.2f} MiB needed at once, the budget is {self.budget / MIB:.2f}"
             )
 
-    def _unload(self, version: Version) -> None:
-        self.stack.unload(version.alias)
-        self.stack.activate(self.trunk)
-        version.resident = False
-
     def _drop_if_free(self, version: Version) -> None:
         if version.retired and not version.held:
-            if version.resident:
-                self._unload(version)
+            version.adapter = None
             if version.expert in self.experts:  # perhaps another one of the same name by now
                 self.experts[version.expert].versions.pop(version.number, None)
