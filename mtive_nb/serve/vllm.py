@@ -151,12 +151,15 @@ class VllmClient:
         return Reply(said.message.content.strip(), logprobs, name)
 
     def stream(self, record: dict, expert: str | None = None, *, root: Path = Path(), side_px: int | None = None,
-               max_new_tokens: int = 64) -> Iterator[str]:  # fmt: skip
-        """As `ask`, the text piece by piece; closing the iterator hangs up, and the server stops writing."""
+               max_new_tokens: int = 64, **options: object) -> Iterator[str]:  # fmt: skip
+        """As `ask`, the text piece by piece; closing the iterator hangs up, and the server stops writing.
+
+        `options` are further fields of the request, as the openai client takes them.
+        """
         turns = chat_with_photos(record, root=root, side_px=side_px)
         with self._holding(expert) as name:
             with self.client.chat.completions.create(
-                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, stream=True
+                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, stream=True, **options
             ) as pieces:
                 for piece in pieces:
                     if piece.choices and piece.choices[0].delta.content:
