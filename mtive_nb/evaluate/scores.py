@@ -82,23 +82,16 @@ def score_table(
     return pd.DataFrame(rows, columns=list(SCORE_FIELDS))
 
 
-def log_metrics(run: Run, scores: pd.DataFrame, *, seed: int | None = None, seeds: int = 1) -> None:
-    """Record every score in the run, under the paper's table (T1, T2) or `own`; `seeds`: the runs it rests on."""
-    for row in scores.to_dict("records"):
-        run.metric(
-            row["value"],
-            paper=row["paper"],
-            table=row["table"],
-            row=row["system"],
-            column=row["metric"],
-            unit=row["unit"],
-            better=row["better"],
-            n=int(row["n"]),
-            low=row["low"],
-            high=row["high"],
-            seed=seed,
-            seeds=seeds,
-        )
+def log_metrics(run: Run, scores: pd.DataFrame, *, seed: int | None = None, seeds: int = 1, **given: object) -> None:
+    """Record every score in the run: rows of system, metric (or column), value, n, and low and high where there are.
+
+    paper, table, unit and better come from the rows or, for all of them alike, from `given` (Run.metric's keywords).
+    `seeds`: the runs that they rest on.
+    """
+    own = ("paper", "table", "column", "unit", "better", "n", "low", "high")
+    for row in scores.rename(columns={"metric": "column"}).to_dict("records"):
+        told = given | {key: row[key] for key in own if key in row}
+        run.metric(row["value"], row=row["system"], **told, seed=seed, seeds=seeds)
 
 
 def log_gains(run: Run, gains: pd.DataFrame, *, table: str, seed: int, seeds: int = 1) -> None:
