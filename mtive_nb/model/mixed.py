@@ -114,8 +114,8 @@ def mixed_experts(
 ) -> Iterator[nn.Module]:
     """Inside, row b of every forward (and `generate`) of the yielded model uses expert b over `trunk`, None the trunk alone.
 
-    Experts are adapters, or the names of adapters on the stack. `images` is the number of images of each row, `grid_thw` (I, 3) the processor's `image_grid_thw`. What was active
-    before is active again afterwards.
+    Experts are adapters, or the names of adapters on the stack. `images` is the number of images of each row,
+    `grid_thw` (I, 3) the processor's `image_grid_thw`. What was active before is active again afterwards.
     """
     given, before = list(dict.fromkeys(e for e in experts if e is not None)), stack.active
     adapters = [stack.adapter(e) if isinstance(e, str) else e for e in given]
