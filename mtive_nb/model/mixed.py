@@ -87,9 +87,7 @@ def add_low_rank(
     if dealt.real is not None:
         low = (low.view(*dealt.real.shape, -1, rank) * dealt.real[..., None, None]).view(low.shape)
     added = torch.bmm(low, up).view(*rows.shape[:-1], -1).to(out.dtype)
-    if torch.is_grad_enabled():
-        return out + added if dealt.straight else out.index_add(0, dealt.index, added)
-    # In place: what the layer gave is nobody else's.
+    # In place: what the layer gave is nobody else's, and no linear layer needs it for its gradient.
     return out.add_(added) if dealt.straight else out.index_add_(0, dealt.index, added)
 
 
