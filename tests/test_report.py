@@ -32,7 +32,10 @@ def project(tmp_path: Path) -> Project:
     ]
     write_atomic(folder / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in metrics))
     record = {"seed": 3, "seconds": 75, "peak_mib": 1500.2, "command": "python -m mtive_nb run pocket 07"}
-    record |= {"git": {"commit": "0123456789abcdef", "dirty": True}, "notes": {"stand_in": ["rule-based judge"]}}
+    record |= {
+        "git": {"commit": "0123456789abcdef", "dirty": True},
+        "notes": {"stand_in": ["rule-based judge", "T1: a grammar", "T2: a scale"]},
+    }
     write_atomic(folder / "run.json", json.dumps(record))
     write_atomic(folder / "07_evaluation.ipynb", "{}")
     write_atomic(folder / "figures" / "loss.png", PNG)
@@ -78,6 +81,9 @@ def test_page(project: Project) -> None:
     # The stand-in stands within the table concerned, in each of its parts.
     stand_ins = [row for row in parser.rows if row and "rule-based judge" in row[0]]
     assert len(stand_ins) == 4
+    # One that names its table stands there alone, and in its notebook's own part, which comes last.
+    named = [["T1: a grammar" in cell, "T2: a scale" in cell] for row in parser.rows for cell in row]
+    assert [found for found in named if any(found)] == [[True, False]] * 4 + [[True, True]]
     assert rows["live v. merged"][2] == "3e-06"
     assert any(row and row[0] == "07_evaluation" and "files changed since" in row[1] for row in parser.rows)
     assert 'href="07_evaluation/07_evaluation.ipynb"' in page

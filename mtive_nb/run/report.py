@@ -7,6 +7,7 @@ network and no other file: figures are embedded.
 import base64
 import csv
 import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,8 +97,14 @@ def paper_table(
         "groups": [group for group in groups if group["rows"]],
         "own": shown,
         "notebooks": notebooks,
-        "stand_ins": [(n, text) for n in notebooks for text in stand_ins.get(n, [])],
+        "stand_ins": [(n, text) for n in notebooks for text in stand_ins.get(n, []) if _concerns(text, table)],
     }
+
+
+def _concerns(note: str, table: str) -> bool:
+    """A note that begins with a table ("T4: ...") is of that table alone."""
+    named = re.match(r"(T\d+): ", note)
+    return named is None or named[1] == table
 
 
 def _is_remark(note: str) -> bool:
