@@ -142,7 +142,7 @@ def test_a_request_keeps_the_version_it_started_with(pool, alone, records, photo
         assert before.text() == alone["AE@1"][0] and after.text() == alone["AE@2"][0]
         assert held.text() == alone["DD@1"][2] and again.text() == alone["DD@2"][2]
         engine.submit(records[0], "DD")
-    assert [row["version"] for row in pool.state()] == [2]
+    assert [row["version"] for row in pool.state()] == [2] and set(pool.stack.specs) == {"IT"}
 
 
 def test_traffic_is_split_by_weight(pool, home):
@@ -173,10 +173,11 @@ def test_what_does_not_fit_the_budget_comes_back_when_asked_for(home, stack, alo
     for _ in range(2):  # what was refused once is not there the second time
         with pytest.raises(MemoryError, match="needed at once, the budget is"):
             pool.in_memory([pool.hold("DD")])
-        assert [row["resident"] for row in pool.state()] == [True, False]
+        assert [row["resident"] for row in pool.state()] == [True, False] and "DD@1" not in stack.specs
 
 
 def test_a_folder_that_does_not_belong_is_refused_and_leaves_nothing(pool, home, tmp_path):
+    before = set(pool.stack.specs)
     with pytest.raises(LineageError, match="stands on None, the trunk is 'IT'"):
         pool.add("loose", home / "loose")
     with pytest.raises(RuntimeError, match="changes nothing"):
@@ -185,7 +186,7 @@ def test_a_folder_that_does_not_belong_is_refused_and_leaves_nothing(pool, home,
         pool.add("none", tmp_path)
     with pytest.raises(KeyError, match="in service already"):
         pool.add("AE", home / "v1")
-    assert {row["expert"] for row in pool.state()} == {"AE", "DD"}
+    assert set(pool.stack.specs) == before and {row["expert"] for row in pool.state()} == {"AE", "DD"}
 
 
 def test_cancel_time_limit_and_a_full_queue(pool, records, photo_folder):

@@ -271,6 +271,6 @@ def test_a_folder_that_is_no_expert_is_refused_and_nothing_else_changes(server, 
     before = asked(server, "AE", some_records[:3], photo_folder)
     with pytest.raises(RuntimeError, match="load_lora_adapter"):
         server.add("XX", tmp_path)
-    assert "XX" not in server.current
+    assert "XX" not in server.current and "XX@1" not in server.current.values()
     assert asked(server, "AE", some_records[:3], photo_folder) == before
     assert httpx.get(f"{server.url}/health").status_code == 200

@@ -8,9 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from mtive_nb.model.lineage import AdapterSpec
-from mtive_nb.model.load import part_of
-
-WRAPPER = "base_model.model."  # PEFT's prefix before the paths of the base's own modules
+from mtive_nb.model.load import WRAPPER, part_of
 
 
 @dataclass(frozen=True, eq=False)

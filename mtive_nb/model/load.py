@@ -24,6 +24,7 @@ from transformers import (
 from mtive_nb.model.pocket import POCKET_BASE
 
 PARTS = ("vision", "connector", "language")
+WRAPPER = "base_model.model."  # PEFT's prefix before the paths of the base's own modules
 _LLAMA = {"attention": r"self_attn\.(q|k|v|o)_proj", "mlp": r"mlp\.(gate|up|down)_proj"}
 # part -> (path of the part, path of one layer, linear layers by kind); regular expressions over full module paths
 FAMILIES: dict[str, dict[str, tuple[str, str, dict[str, str]]]] = {
@@ -165,7 +166,7 @@ def fingerprint(model: nn.Module, *, entries: int = 256) -> str:
     """Hash of the names, shapes and first `entries` values of every weight of the bare model: the base's identity."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
-        name = name.removeprefix("base_model.model.").replace(".base_layer", "")
+        name = name.removeprefix(WRAPPER).replace(".base_layer", "")
         if "lora_" in name:
             continue
         values = weight.detach().flatten()[:entries].to("cpu", torch.float32)
