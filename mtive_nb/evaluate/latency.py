@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
@@ -41,17 +42,24 @@ def ratios_to(times: pd.DataFrame, first: str) -> pd.DataFrame:
     return pd.DataFrame(rows).rename_axis("system").reset_index()
 
 
+def still_trainings(ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], *, folder: Path, steps: int,
+                    **given: object) -> dict[str, Callable[[], None]]:  # fmt: skip
+    """Trainings of `steps` optimizer steps, to be timed or weighed: at a learning rate of zero, which costs the same.
+
+    Each of `ways` is a model, an adapter and its records; `given` goes to train_adapter: root, batch, accumulate, side_px.
+    Checkpoints, which nobody goes on from, lie under `folder`.
+    """
+
+    def train(model: LoraStack | LoraMixture, adapter: str, records: list[dict]) -> None:
+        fresh = tempfile.mkdtemp(dir=folder)
+        train_adapter(model, adapter, records, steps=steps, rate=0.0, checkpoints=fresh, **given)
+        model.activate(None)  # a mixture would stay on under the next way
+
+    return {name: partial(train, *way) for name, way in ways.items()}
+
+
 def step_times_in_turn(ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], *, steps: int, rounds: int,
                        **given: object) -> pd.DataFrame:  # fmt: skip
-    """Seconds an optimizer step, as `times_in_turn`: ways holds model, adapter and records; no weight changes.
-
-    `given` goes to train_adapter: root, batch, accumulate, side_px. The learning rate is zero, which costs the same.
-    """
+    """Seconds an optimizer step, as `times_in_turn`, of `still_trainings`."""
     with tempfile.TemporaryDirectory() as folder:
-
-        def train(model: LoraStack | LoraMixture, adapter: str, records: list[dict]) -> None:
-            fresh = tempfile.mkdtemp(dir=folder)  # nothing to go on from
-            train_adapter(model, adapter, records, steps=steps, rate=0.0, checkpoints=fresh, **given)
-            model.activate(None)  # a mixture would stay on under the next way
-
-        return times_in_turn({name: partial(train, *way) for name, way in ways.items()}, rounds=rounds) / steps
+        return times_in_turn(still_trainings(ways, folder=Path(folder), steps=steps, **given), rounds=rounds) / steps

@@ -1,0 +1,49 @@
+"""The peak of memory of a piece of work, counted on tensors of known size."""
+
+import pytest
+import torch
+
+from mtive_nb.evaluate.memory import peak_memory
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's allocator counts in blocks of its own")
+MIB = 2**20
+
+
+def floats(mib: int) -> torch.Tensor:
+    return torch.ones(mib * MIB // 4)
+
+
+def test_what_is_freed_counts_no_longer():
+    def one_after_the_other():
+        first = floats(3)
+        del first
+        return floats(2)
+
+    assert peak_memory(one_after_the_other) == 3 * MIB
+    assert peak_memory(lambda: (floats(3), floats(2))) == 5 * MIB
+
+
+def test_views_and_what_stood_before_do_not_count():
+    before = floats(4)
+
+    def look():
+        before.add_(1.0)
+        return before.view(2, -1).T, before[:8].clone()
+
+    assert peak_memory(look) == 8 * 4
+
+
+def test_a_training_step_holds_what_its_backward_pass_needs():
+    layer = torch.nn.Linear(64, 256, bias=False)
+    rows = torch.ones(1024, 64)
+
+    @torch.inference_mode()
+    def answer():
+        return layer(layer(rows) @ layer.weight)
+
+    def learn():
+        layer(layer(rows) @ layer.weight).square().sum().backward()
+
+    wide, narrow = 1024 * 256 * 4, 1024 * 64 * 4
+    assert peak_memory(answer) == wide + narrow
+    assert peak_memory(learn) > 2 * wide + narrow  # both products and their squares are kept for the way back
