@@ -1,8 +1,9 @@
-"""What chapter 07 of a run asked and what each system said, read back: for the claims, and to join several seeds."""
+"""What a chapter asked and what each system said: kept, read back for the claims, and joined over several seeds."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,21 @@ import pandas as pd
 from mtive_nb.data.records import load_records
 from mtive_nb.run.stale import read_run
 
+# The records, a table with a column of answers a system, and the judge's vocabulary.
+Asked = tuple[list[dict[str, Any]], pd.DataFrame, dict[str, list[str]]]
 
-def read_answers(shop: Path, evaluation: Path) -> tuple[list[dict[str, Any]], pd.DataFrame, dict[str, list[str]]]:
+
+def answer_rows(records: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """A row a record: id, truth, and a column of answers a system; as tables/answers.csv of a run it can be read back."""
+    return pd.DataFrame({"id": [r["id"] for r in records], "truth": [r["answer"] for r in records], **answers})
+
+
+def read_answers(shop: Path, evaluation: Path) -> Asked:
     """The records that were asked, the table of answers (id, truth, a column a system), and the judge's vocabulary.
 
-    shop, evaluation: run folders of chapters 01 and 07. Records carry their `run`, the seed of the evaluation, so that
-    those of several seeds can be pooled. Errors: KeyError for an answer to a record that the shop does not have.
+    shop, evaluation: run folders of chapter 01 and of one that keeps its answers: 07, 08 or 09. Records carry their
+    `run`, the seed of the evaluation, so that those of several seeds can be pooled. Errors: KeyError for an answer to a
+    record that the shop does not have.
     """
     folder = shop / "records"
     by_id = {record["id"]: record for record in load_records(folder / "emdiv.jsonl")}
@@ -24,3 +34,11 @@ def read_answers(shop: Path, evaluation: Path) -> tuple[list[dict[str, Any]], pd
     seed = read_run(evaluation)["seed"]
     records = [by_id[i] | {"run": seed} for i in answers["id"]]
     return records, answers, json.loads((folder / "vocabulary.json").read_text())
+
+
+def pooled(runs: Iterable[Asked]) -> tuple[list[dict[str, Any]], dict[str, list[str]], dict[str, list[str]]]:
+    """Several of `read_answers` as one: all records, the answers of the systems that every run has, the vocabulary."""
+    runs = list(runs)
+    table = pd.concat([part for _, part, _ in runs], join="inner", ignore_index=True)
+    answers = {system: list(table[system]) for system in table.columns.drop(["id", "truth"])}
+    return [record for part, _, _ in runs for record in part], answers, runs[0][2]
