@@ -19,9 +19,9 @@ reproduce-all: $(STAMP)
 	$(PYTHON) -m mtive_nb run $(PROFILE) --jobs $(JOBS)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
 
-# The path with two more seeds, then what holds over all three.
+# The path, the baselines and the tasks added later with two more seeds, then what holds over all three.
 seeds: $(STAMP)
-	for profile in pocket pocket1 pocket2; do $(PYTHON) -m mtive_nb run $$profile $(MTIVE_PATH) --jobs $(JOBS) || exit 1; done
+	for profile in pocket pocket1 pocket2; do $(PYTHON) -m mtive_nb run $$profile $(MTIVE_PATH) 08 09 --jobs $(JOBS) || exit 1; done
 	$(PYTHON) -m mtive_nb run pocket 21 --only --force
 	$(PYTHON) -m mtive_nb report pocket
 
