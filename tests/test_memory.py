@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtive_nb.evaluate.memory import peak_memory
+from mtive_nb.evaluate.memory import peak_memory, peaks_of
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's allocator counts in blocks of its own")
 MIB = 2**20
@@ -21,6 +21,8 @@ def test_what_is_freed_counts_no_longer():
 
     assert peak_memory(one_after_the_other) == 3 * MIB
     assert peak_memory(lambda: (floats(3), floats(2))) == 5 * MIB
+    found = peaks_of({"one": one_after_the_other, "both": lambda: (floats(3), floats(2))})
+    assert found.to_dict("list") == {"system": ["one", "both"], "value": [3 * MIB / 1e6, 5 * MIB / 1e6]}
 
 
 def test_views_and_what_stood_before_do_not_count():

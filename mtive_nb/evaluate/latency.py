@@ -42,17 +42,16 @@ def ratios_to(times: pd.DataFrame, first: str) -> pd.DataFrame:
     return pd.DataFrame(rows).rename_axis("system").reset_index()
 
 
-def still_trainings(ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], *, folder: Path, steps: int,
+def still_trainings(ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], *, steps: int,
                     **given: object) -> dict[str, Callable[[], None]]:  # fmt: skip
     """Trainings of `steps` optimizer steps, to be timed or weighed: at a learning rate of zero, which costs the same.
 
     Each of `ways` is a model, an adapter and its records; `given` goes to train_adapter: root, batch, accumulate, side_px.
-    Checkpoints, which nobody goes on from, lie under `folder`.
     """
 
     def train(model: LoraStack | LoraMixture, adapter: str, records: list[dict]) -> None:
-        fresh = tempfile.mkdtemp(dir=folder)
-        train_adapter(model, adapter, records, steps=steps, rate=0.0, checkpoints=fresh, **given)
+        with tempfile.TemporaryDirectory() as fresh:  # nothing to go on from
+            train_adapter(model, adapter, records, steps=steps, rate=0.0, checkpoints=Path(fresh), **given)
         model.activate(None)  # a mixture would stay on under the next way
 
     return {name: partial(train, *way) for name, way in ways.items()}
@@ -61,5 +60,4 @@ def still_trainings(ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[
 def step_times_in_turn(ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], *, steps: int, rounds: int,
                        **given: object) -> pd.DataFrame:  # fmt: skip
     """Seconds an optimizer step, as `times_in_turn`, of `still_trainings`."""
-    with tempfile.TemporaryDirectory() as folder:
-        return times_in_turn(still_trainings(ways, folder=Path(folder), steps=steps, **given), rounds=rounds) / steps
+    return times_in_turn(still_trainings(ways, steps=steps, **given), rounds=rounds) / steps
