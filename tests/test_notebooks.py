@@ -98,7 +98,8 @@ def test_a_further_row_of_the_same_model_says_what_the_base_says(smoke):
 
 def test_several_seeds_are_joined_as_one_run_alone_where_there_is_one(smoke):
     values = {}
-    for name in ("07_evaluation", "21_seeds"):
+    for name in ("07_evaluation", "08_baselines", "21_seeds"):
         rows = [json.loads(line) for line in (smoke / name / "metrics.jsonl").read_text().splitlines()]
         values[name] = {(r["row"], r["column"]): (r["value"], r["low"], r["high"]) for r in rows if r["table"] == "T1"}
-    assert values["21_seeds"] and values["21_seeds"] == values["07_evaluation"]
+    assert values["07_evaluation"] and {row for row, _ in values["08_baselines"]} == {"Base_MoE"}
+    assert values["21_seeds"] == values["07_evaluation"] | values["08_baselines"]
