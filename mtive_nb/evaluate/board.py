@@ -22,6 +22,7 @@ from mtive_nb.evaluate.continual import replay_name
 from mtive_nb.evaluate.intervals import Interval, mean_of_sums, resampled_sums, weighted_f1_of_sums
 from mtive_nb.evaluate.judge import judge_all
 from mtive_nb.evaluate.metrics import abstentions, classify, facts_of
+from mtive_nb.evaluate.runs import Asked
 from mtive_nb.evaluate.scores import confusion_features
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
@@ -168,6 +169,28 @@ def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int
         "n": len(here),
         "seeds": here.index.get_level_values("seed").nunique(),
     }
+
+
+def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str, str]], *, seed: int) -> dict:
+    """One claim decided with answers of another system in the place of one's own: what its gap is with one thing changed.
+
+    asked: of `read_answers`; instead: {system: {record's id: answer}}, {} for the claim as it stands. Records of the
+    claim's tasks that a given system was not asked keep the old answer. Result: as of `decide`. Errors: ValueError for
+    a system that the claim does not compare.
+    """
+    claim = {c["id"]: c for c in load_claims()}[claim_id]
+    systems = [SYSTEMS[claim["test"][side]] for side in ("left", "right")]
+    if foreign := set(instead) - set(systems):
+        raise ValueError(f"claim {claim_id}: it compares {systems}; found answers in the place of {sorted(foreign)}")
+    records, table, vocabulary = asked
+    kept = [i for i, record in enumerate(records) if record["task"] in claim["test"]["tasks"]]
+    answers = {
+        s: [
+            instead.get(s, {}).get(i, said) for i, said in zip(table["id"].iloc[kept], table[s].iloc[kept], strict=True)
+        ]
+        for s in systems
+    }
+    return decide(claim, judged_run([records[i] for i in kept], answers, vocabulary, seed=seed), seed=seed)
 
 
 def _mean_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
