@@ -12,6 +12,7 @@ from mtive_nb.evaluate.board import (
     SYSTEMS,
     board,
     decide,
+    decided_again,
     judged_run,
     load_claims,
     measured,
@@ -82,6 +83,23 @@ def test_a_run_is_read_into_marks_labels_and_abstentions():
     assert abstained.loc[("MTIVE_MTL", "a production")].tolist() == [True, True]
     assert abstained.loc[("zero-shot", "a production")].tolist() == [True, False]
     assert abstained.loc[("MTIVE_MTL", "a expiry")].tolist() == [False, False]
+
+
+def test_a_claim_decided_again_differs_by_the_answers_that_were_replaced():
+    records = [
+        {"id": f"{task}{k}", "product_id": f"P{k}", "task": task, "variant": "gen", "answer": "box", "label": "box",
+         "facts": {"asked": {"packaging": "box"}, "known": {"packaging": "box"}}}
+        for task in ("AE", "DD", "PM", "EX", "PT") for k in range(6)
+    ]  # fmt: skip
+    table = pd.DataFrame({"id": [r["id"] for r in records], "Base_MoE": "can", "Base_SL": "box", "Base_MTL": "box"})
+    asked = records, table, {"packaging": ["box", "can"]}
+    stands = decided_again("mtive-moe-beats-shared-lora", asked, {}, seed=0)
+    assert (stands["verdict"], stands["gain"], stands["n"]) == (FAILS, -100.0, 24)  # PT is not of the claim
+    of_ae = {"Base_MoE": {f"AE{k}": "box" for k in range(6)}}
+    again = decided_again("mtive-moe-beats-shared-lora", asked, of_ae, seed=0)
+    assert again["gain"] == -75.0 and again["by_task"].startswith("AE open, DD does not hold")
+    with pytest.raises(ValueError, match="in the place of .'Base_MTL'"):
+        decided_again("mtive-moe-beats-shared-lora", asked, {"Base_MTL": {}}, seed=0)
 
 
 def test_abstention_is_decided_by_f1_where_something_is_not_there():

@@ -121,7 +121,14 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
     assert of_both | counts in tally(joined)
     of_other = [{"claim": "vitpro-d", "verdict": "holds", "priority": "1"}]
     assert [row["paper"] for row in tally(joined + of_other)] == ["MTIVE", "MTIVE", "VIT-Pro", "VIT-Pro"]
+    assert not joined[0]["tries"]
+    again = "claim,changed,instead_of,verdict,gain,low,high\nmtive-a,as it stands,,open,1.0,-1.0,3.0\n"
+    again += 'mtive-a,"no router, told",Base_MoE,holds,2.25,0.5,4.0\nmtive-z,of no claim here,,holds,1.0,0.5,2.0\n'
+    write_atomic(project.outputs / "pocket" / "26_why" / "tables" / "why.csv", again)
+    joined = claims_board(run_folders(project.outputs / "pocket"))
+    assert [[t["verdict"] for t in c["tries"]] for c in joined] == [["open", "holds"], [], []]
     page = write_report(project, "pocket").read_text()
+    assert "Decided again (26_why)" in page and "no router, told 2.25 (0.5 to 4), <b>holds</b>" in page
     assert "n 240 · 3 seeds" in page and "Not decided here (1)" in page and "1.03" in page
 
 

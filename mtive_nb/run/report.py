@@ -146,16 +146,28 @@ def table_files(folder: Path) -> list[dict[str, Any]]:
     return tables
 
 
-def claims_board(folders: list[Path]) -> list[dict[str, str]]:
-    """Each claim as the first chapter decided it that could: that over several seeds, the report's, then any other."""
-    found: dict[str, dict[str, str]] = {}
+def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
+    """Each claim as the first chapter decided it that could: that over several seeds, the report's, then any other.
+
+    `tries` of a claim are how it was decided again with one thing changed (chapter 26).
+    """
+    found: dict[str, dict[str, Any]] = {}
     for folder in sorted(folders, key=lambda f: -int(f.name[:2]) if f.name[:2] in ("20", "21") else 0):
-        path = folder / "tables" / "claims.csv"
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        for row in csv.DictReader(text.splitlines(keepends=True)):
+        for row in _table(folder, "claims"):
             if not found.get(row["claim"], {}).get("n"):
-                found[row["claim"]] = {k: _short(v) for k, v in row.items()} | {"notebook": folder.name}
+                found[row["claim"]] = {k: _short(v) for k, v in row.items()} | {"notebook": folder.name, "tries": []}
+    for folder in folders:
+        for row in _table(folder, "why"):
+            if row["claim"] in found:
+                found[row["claim"]]["tries"].append({k: _short(v) for k, v in row.items()} | {"notebook": folder.name})
     return list(found.values())
+
+
+def _table(folder: Path, name: str) -> list[dict[str, str]]:
+    """The rows of a run folder's table; none where it has no such table."""
+    path = folder / "tables" / f"{name}.csv"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return list(csv.DictReader(text.splitlines(keepends=True)))
 
 
 def tally(claims: list[dict[str, str]]) -> list[dict[str, Any]]:
