@@ -98,8 +98,9 @@ def test_a_claim_decided_again_differs_by_the_answers_that_were_replaced():
     of_ae = {"Base_MoE": {f"AE{k}": "box" for k in range(6)}}
     again = decided_again("mtive-moe-beats-shared-lora", asked, of_ae, seed=0)
     assert again["gain"] == -75.0 and again["by_task"].startswith("AE open, DD does not hold")
-    with pytest.raises(ValueError, match="in the place of .'Base_MTL'"):
-        decided_again("mtive-moe-beats-shared-lora", asked, {"Base_MTL": {}}, seed=0)
+    assert decided_again("mtive-moe-beats-shared-lora", asked, of_ae, seed=0, tasks=["AE", "DD"])["gain"] == -50.0
+    with pytest.raises(ValueError, match="found .'Base_MTL', 'PT'.; it compares .'Base_MoE', 'Base_SL'. on"):
+        decided_again("mtive-moe-beats-shared-lora", asked, {"Base_MTL": {}}, seed=0, tasks=["AE", "PT"])
 
 
 def test_abstention_is_decided_by_f1_where_something_is_not_there():

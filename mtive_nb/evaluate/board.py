@@ -171,26 +171,25 @@ def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int
     }
 
 
-def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str, str]], *, seed: int) -> dict:
+def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str, str]], *, seed: int,
+                  tasks: Sequence[str] | None = None) -> dict:  # fmt: skip
     """One claim decided with answers of another system in the place of one's own: what its gap is with one thing changed.
 
-    asked: of `read_answers`; instead: {system: {record's id: answer}}, {} for the claim as it stands. Records of the
-    claim's tasks that a given system was not asked keep the old answer. Result: as of `decide`. Errors: ValueError for
-    a system that the claim does not compare.
+    asked: of `read_answers`; instead: {system: {record's id: answer}}, {} for the claim as it stands; a record without
+    such an answer keeps the old one. tasks: those of the claim to look at, all unless named. Result: as of `decide`.
+    Errors: ValueError for a system that the claim does not compare, or a task that it does not ask.
     """
     claim = {c["id"]: c for c in load_claims()}[claim_id]
-    systems = [SYSTEMS[claim["test"][side]] for side in ("left", "right")]
-    if foreign := set(instead) - set(systems):
-        raise ValueError(f"claim {claim_id}: it compares {systems}; found answers in the place of {sorted(foreign)}")
+    test = claim["test"]
+    systems, tasks = [SYSTEMS[test[side]] for side in ("left", "right")], list(tasks or test["tasks"])
+    if foreign := [*(set(instead) - set(systems)), *(set(tasks) - set(test["tasks"]))]:
+        raise ValueError(f"claim {claim_id}: found {foreign}; it compares {systems} on {test['tasks']}")
     records, table, vocabulary = asked
-    kept = [i for i, record in enumerate(records) if record["task"] in claim["test"]["tasks"]]
-    answers = {
-        s: [
-            instead.get(s, {}).get(i, said) for i, said in zip(table["id"].iloc[kept], table[s].iloc[kept], strict=True)
-        ]
-        for s in systems
-    }
-    return decide(claim, judged_run([records[i] for i in kept], answers, vocabulary, seed=seed), seed=seed)
+    kept = [i for i, record in enumerate(records) if record["task"] in tasks]
+    said = table.iloc[kept]
+    answers = {s: [instead.get(s, {}).get(i, a) for i, a in zip(said["id"], said[s], strict=True)] for s in systems}
+    frames = judged_run([records[i] for i in kept], answers, vocabulary, seed=seed)
+    return decide({**claim, "test": {**test, "tasks": tasks}}, frames, seed=seed)
 
 
 def _mean_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:

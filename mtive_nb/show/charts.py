@@ -73,33 +73,27 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str =
 
 
 def gaps(frame: pd.DataFrame, *, unit: str, title: str = "") -> Figure:
-    """Differences with their intervals, a row each below its group's heading (long frame: group, label, value, low, high).
+    """Differences with their intervals, a row each, under their group's heading (long frame: group, label, value, low, high).
 
     A group's first row is drawn hollow: what the others are held against. The dashed line is no difference.
     """
-    rows, names = [], []
-    for group, part in frame.groupby("group", sort=False):
-        names += [str(group), *("    " + part["label"])]
-        rows += [None, *part.itertuples()]
-    figure = new_figure(8.0, 0.9 + 0.24 * len(rows))
+    figure = new_figure(8.0, 0.9 + 0.23 * (len(frame) + frame["group"].nunique()))
     axes = figure.subplots()
     axes.axvline(0, color="black", linestyle="--", linewidth=0.9)
-    for y, row in enumerate(rows):
-        if row is None:
-            continue
-        first, colour = rows[y - 1] is None, colour_of("", list(frame["group"].unique()).index(row.group))
-        axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6)
-        axes.plot(row.value, y, "o", color=colour, markersize=6, markerfacecolor="white" if first else colour)
-    axes.set_yticks(range(len(rows)), names)
-    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set(ha="left", fontweight="bold" if row is None else "normal")
-    axes.invert_yaxis()
-    axes.set(xlabel=unit, title=title)
+    named, y = {}, 0
+    for k, (group, part) in enumerate(frame.groupby("group", sort=False)):
+        axes.text(0.005, y, group, transform=axes.get_yaxis_transform(), va="center", fontsize=8, fontweight="bold")
+        for row in part.itertuples():
+            y, colour = y + 1, colour_of("", k)
+            filling = "white" if row.Index == part.index[0] else colour
+            axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6)
+            axes.plot(row.value, y, "o", color=colour, markersize=6, markerfacecolor=filling)
+            named[y] = row.label
+        y += 1
+    axes.set_yticks(list(named), list(named.values()))
+    axes.set(ylim=(y - 0.4, -0.7), xlabel=unit, title=title)
     tidy(axes)
     axes.grid(axis="x", color=GRID, linewidth=0.7)
-    axes.tick_params(axis="y", length=0)
-    widest = max(map(len, names))
-    axes.tick_params(axis="y", pad=4.6 * widest)
     return figure
 
 
