@@ -109,7 +109,7 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
         ("mtive-b", "open", "13_latency"),
         ("mtive-c", "not testable here: why", "20_report"),
     ]
-    over_seeds = head + "mtive-a,A,1,open,1.1,-0.5,2.5,AE open,240,3,1.3\n"
+    over_seeds = head + "mtive-a,A,1,open,1.1,-0.5,2.5,AE open,2880.0,3.0,1.3\n"
     write_atomic(project.outputs / "pocket" / "21_seeds" / "tables" / "claims.csv", over_seeds)
     joined = claims_board(run_folders(project.outputs / "pocket"))
     assert [(c["claim"], c["verdict"], c["seeds"]) for c in joined][:2] == [
@@ -122,14 +122,16 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
     of_other = [{"claim": "vitpro-d", "verdict": "holds", "priority": "1"}]
     assert [row["paper"] for row in tally(joined + of_other)] == ["MTIVE", "MTIVE", "VIT-Pro", "VIT-Pro"]
     assert not joined[0]["tries"]
-    again = "claim,changed,instead_of,verdict,gain,low,high\nmtive-a,as it stands,,open,1.0,-1.0,3.0\n"
-    again += 'mtive-a,"no router, told",Base_MoE,holds,2.25,0.5,4.0\nmtive-z,of no claim here,,holds,1.0,0.5,2.0\n'
+    again = "claim,changed,on,verdict,gain,low,high\nmtive-a,as it stands,EX,open,1.0,-1.0,3.0\n"
+    again += 'mtive-a,"no router, told",EX,holds,2.25,0.5,4.0\nmtive-z,of no claim here,EX,holds,1.0,0.5,2.0\n'
     write_atomic(project.outputs / "pocket" / "26_why" / "tables" / "why.csv", again)
     joined = claims_board(run_folders(project.outputs / "pocket"))
     assert [[t["verdict"] for t in c["tries"]] for c in joined] == [["open", "holds"], [], []]
     page = write_report(project, "pocket").read_text()
-    assert "Decided again (26_why)" in page and "no router, told 2.25 (0.5 to 4), <b>holds</b>" in page
-    assert "n 240 · 3 seeds" in page and "Not decided here (1)" in page and "1.03" in page
+    assert (
+        "Decided again (26_why, EX): as it stands 1" in page and "no router, told 2.25 (0.5 to 4), <b>holds</b>" in page
+    )
+    assert "n 2,880 · 3 seeds" in page and "Not decided here (1)" in page and "1.03" in page
 
 
 def test_page_stands_alone(project: Project) -> None:

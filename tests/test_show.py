@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mtive_nb.show import answer_table, bars_with_intervals, lines, photo_grid, stacked_shares
+from mtive_nb.show import answer_table, bars_with_intervals, gaps, lines, photo_grid, stacked_shares
 from mtive_nb.show.style import SYSTEMS, colour_of
 
 
@@ -22,6 +22,17 @@ def test_bars_stand_at_their_values_with_their_intervals():
 def test_a_missing_score_leaves_a_gap_and_no_error():
     rows = [{"system": "MTIVE_SL", "column": "AE", "value": 1.0, "low": 1.0, "high": 1.0}]
     assert bars_with_intervals(pd.DataFrame(rows), columns=["AE", "EX"]).axes
+
+
+def test_gaps_stand_in_their_group_s_order_the_first_hollow():
+    rows = [("A less B", "stands", -2.0), ("C less D", "stands", 1.0), ("A less B", "changed", 0.5)]
+    frame = pd.DataFrame(rows, columns=["group", "label", "value"])
+    axes = gaps(frame.assign(low=frame["value"] - 1, high=frame["value"] + 1), unit="points").axes[0]
+    assert [t.get_text() for t in axes.texts] == ["A less B", "C less D"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["stands", "changed", "stands"]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [dot.get_xdata()[0] for dot in dots] == [-2.0, 0.5, 1.0]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [True, False, True]
 
 
 def test_shares_add_up_to_one():
