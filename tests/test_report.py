@@ -116,6 +116,11 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
         ("mtive-a", "open", "3"),
         ("mtive-b", "open", "1"),
     ]
+    in_points = "claim,verdict,gain,low,high,n,priority,unit\nmtive-e,open,0.4832,-1.1034,1.98,80,3,points\n"
+    write_atomic(project.outputs / "pocket" / "22_recipe" / "tables" / "claims.csv", in_points)
+    (of_e,) = [c for c in claims_board(run_folders(project.outputs / "pocket")) if c["claim"] == "mtive-e"]
+    assert [of_e[k] for k in ("gain", "low", "high")] == ["0.5", "-1.1", "2.0"]
+    (project.outputs / "pocket" / "22_recipe" / "tables" / "claims.csv").unlink()
     counts = {"testable": 2, "holds": 0, "open": 2, "does not hold": 0, "not decided": 0}
     of_both = {"paper": "MTIVE", "priority": "1 and 2"}
     assert of_both | counts in tally(joined)

@@ -22,7 +22,16 @@ from mtive_nb.run.stale import read_run
 ROWS_SHOWN = 24
 # Wider tables are split by the part of a column before its slash ("AE/Acc": by task).
 COLUMNS_SHOWN = 6
-DECIMALS = {"points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "s": 1}  # by unit
+DECIMALS = {
+    "points 0-100": 1,
+    "points": 1,
+    "fraction": 3,
+    "share": 3,
+    "correlation": 3,
+    "cosine": 3,
+    "f1": 3,
+    "s": 1,
+}  # by unit
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -155,12 +164,18 @@ def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
     for folder in sorted(folders, key=lambda f: -int(f.name[:2]) if f.name[:2] in ("20", "21") else 0):
         for row in _table(folder, "claims"):
             if not found.get(row["claim"], {}).get("n"):
-                found[row["claim"]] = {k: _short(v) for k, v in row.items()} | {"notebook": folder.name, "tries": []}
+                found[row["claim"]] = _rounded(row, row.get("unit")) | {"notebook": folder.name, "tries": []}
     for folder in folders:
         for row in _table(folder, "why"):
-            if row["claim"] in found:
-                found[row["claim"]]["tries"].append({k: _short(v) for k, v in row.items()} | {"notebook": folder.name})
+            if claim := found.get(row["claim"]):
+                claim["tries"].append(_rounded(row, claim.get("unit")) | {"notebook": folder.name})
     return list(found.values())
+
+
+def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
+    """A row of a claims table for reading: its differences in the decimals of their unit."""
+    differences = {k: number(float(row[k]), unit or "") for k in ("gain", "low", "high") if row.get(k)}
+    return {k: _short(v) for k, v in row.items()} | differences
 
 
 def _table(folder: Path, name: str) -> list[dict[str, str]]:
