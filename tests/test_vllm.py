@@ -32,8 +32,8 @@ def home(tiny_folder, tmp_path_factory):
     """A stack with experts in two trainings, v1 and v2, and what vLLM is to serve of them."""
     home = tmp_path_factory.mktemp("served")
     stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32"))
+    torch.manual_seed(1)  # before the first weights are drawn: what these experts say must not hang on other tests
     stack.add("IT", AdapterSpec(8, 16, ("vision.attention", "connector", "language.attention")))
-    torch.manual_seed(1)
     for weight in (w for n, w in stack.adapter_weights("IT").items() if "lora_B" in n):
         weight.normal_(0, 0.2)
     stack.save(home / "stack", "IT")
@@ -251,11 +251,11 @@ def test_a_running_server_is_asked_and_changed_by_its_address(server, home, some
         for (name, expert), pieces in said.items():
             (record,) = (r for r in some_records if r["id"] == name)
             assert "".join(pieces).strip() == server.ask(record, expert, **given).text
-        record = next(r for r in some_records if len(said.get((r["id"], "AE"), ())) > 1)
         assert client.add("late", home / "served2" / "AE") == "late@1"
         with pytest.raises(KeyError, match="in service already"):
             client.add("late", home / "served2" / "AE")
         assert client.update("late", home / "served1" / "AE") == "late@2"
+        record = next(r for r in some_records if len(list(client.stream(r, "late", **given))) > 1)
         begun = client.stream(record, "late", **given)
         next(begun)
         assert {row["expert"]: row["requests"] for row in client.state()}["late"] == 1
