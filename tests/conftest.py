@@ -11,6 +11,14 @@ import pytest
 from PIL import Image
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test's random weights are its own: they do not hang on the tests that ran before it in the same process."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A tiny checkpoint in the hub's own format: what a user's local folder looks like."""
