@@ -54,6 +54,11 @@ def load_claims() -> tuple[dict, ...]:
     return tuple(yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text()))
 
 
+def find_claim(claim_id: str) -> dict:
+    """The claim of that id. Errors: KeyError for an unknown one."""
+    return {claim["id"]: claim for claim in load_claims()}[claim_id]
+
+
 def verdict(
     low: float, high: float, *, relation: str, tolerance: float | None = None, bound: float | None = None
 ) -> str:
@@ -117,7 +122,7 @@ def measured(claim_id: str, values: Mapping[str, Interval | float], *, n: int | 
     values: left less right (`at_most_factor`: left over right) by task, or by whatever the claim must hold for each of;
     a number without an interval is exact. n: what each exact number rests on. Errors: KeyError for an unknown claim.
     """
-    claim = {c["id"]: c for c in load_claims()}[claim_id]
+    claim = find_claim(claim_id)
     found = {task: v if isinstance(v, Interval) else Interval(v, v, v, n or 1) for task, v in values.items()}
     by_task = {task: verdict(v.low, v.high, **_rule(claim)) for task, v in found.items()}
     worst = max(found.values(), key=lambda v: abs(v.value))
@@ -179,7 +184,7 @@ def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str
     such an answer keeps the old one. tasks: those of the claim to look at, all unless named. Result: as of `decide`.
     Errors: ValueError for a system that the claim does not compare, or a task that it does not ask.
     """
-    claim = {c["id"]: c for c in load_claims()}[claim_id]
+    claim = find_claim(claim_id)
     test = claim["test"]
     systems, tasks = [SYSTEMS[test[side]] for side in ("left", "right")], list(tasks or test["tasks"])
     if foreign := [*(set(instead) - set(systems)), *(set(tasks) - set(test["tasks"]))]:

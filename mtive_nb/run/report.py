@@ -23,15 +23,8 @@ ROWS_SHOWN = 24
 # Wider tables are split by the part of a column before its slash ("AE/Acc": by task).
 COLUMNS_SHOWN = 6
 DECIMALS = {
-    "points 0-100": 1,
-    "points": 1,
-    "fraction": 3,
-    "share": 3,
-    "correlation": 3,
-    "cosine": 3,
-    "f1": 3,
-    "s": 1,
-}  # by unit
+    "points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "f1": 3, "s": 1,
+}  # fmt: skip  # by unit
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
