@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mtive_nb.data.catalogue import load_catalogue
-from mtive_nb.data.mart import render_mart
+from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import assistant_turn, user_turn
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.load import Vlm, load_vlm

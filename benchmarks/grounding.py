@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from mtive_nb.evaluate.grounding import reading_attention
+from mtive_nb.evaluate.grounding.attention import reading_attention
 
 BATCH, ANSWER = 2, 64
 

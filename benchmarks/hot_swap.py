@@ -25,7 +25,7 @@ from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.serve.engine import Engine
 from mtive_nb.serve.export import export_trunk
-from mtive_nb.serve.load import Load, Swaps, closed_loop
+from mtive_nb.serve.load_test import Load, Swaps, closed_loop
 from mtive_nb.serve.pool import ExpertPool
 from mtive_nb.serve.vllm import VllmServer
 

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from mtive_nb.data.catalogue import load_catalogue
 from mtive_nb.data.dialogues import build_dialogues
-from mtive_nb.data.mart import render_mart
+from mtive_nb.data.mart.render import render_mart
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack

@@ -43,10 +43,10 @@ def main(words: list[str] | None = None) -> int:
             how = {"jobs": asked.jobs, "dry_run": asked.dry_run, "force": asked.force, "only": asked.only}
             return run(asked.profile, numbers=asked.numbers, **how)
         if asked.command == "preflight":
-            from mtive_nb.model.preflight import main as preflight
+            from mtive_nb.report.preflight import main as preflight
 
             return preflight(asked.profile)
-        from mtive_nb.run.report import main as report
+        from mtive_nb.report.page import main as report
 
         return report(asked.profile, reference=asked.reference)
     except (GraphError, LockedError, ParameterError) as error:

@@ -24,7 +24,7 @@ def tiny_folder(tmp_path_factory):
     """A tiny checkpoint in the hub's own format: what a user's local folder looks like."""
     import torch
 
-    from mtive_nb.model.pocket import build_config, build_model, build_processor, build_tokenizer
+    from mtive_nb.pocket.base import build_config, build_model, build_processor, build_tokenizer
 
     torch.manual_seed(0)
     texts = [

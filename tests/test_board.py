@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from mtive_nb.evaluate.board import (
+from mtive_nb.evaluate.claims import (
     FAILS,
     HOLDS,
     OPEN,

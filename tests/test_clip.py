@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mtive_nb.evaluate.clip import build_dual_encoder, clip_scores, load_clip, train_dual_encoder
+from mtive_nb.evaluate.grounding.clip import build_dual_encoder, clip_scores, load_clip, train_dual_encoder
 from mtive_nb.model.load import load_vlm
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (30, 60, 220), "yellow": (240, 220, 40)}

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mtive_nb.evaluate.grounding import score_records
+from mtive_nb.evaluate.grounding.attention import score_records
 from mtive_nb.evaluate.predict import answers_of_systems
 from mtive_nb.model.experts import Job, train_adapters
 from mtive_nb.model.load import load_vlm

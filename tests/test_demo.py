@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mtive_nb.data.records import question_of
-from mtive_nb.evaluate.grounding import AnswerAttention
+from mtive_nb.evaluate.grounding.attention import AnswerAttention
 from mtive_nb.show.demo import ExpertDemo, record_of
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, load_catalogue
 from mtive_nb.data.dialogues import GENERATIVE, TEMPLATES, build_dialogues, cut_sentences, with_noisy_text
-from mtive_nb.data.mart import render_mart
+from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
 from mtive_nb.data.splits import split_products
 

@@ -10,9 +10,9 @@ import pytest
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, load_catalogue
 from mtive_nb.data.composite import composite_damage, composite_dates
-from mtive_nb.data.emdiv import build_emdiv, statistics
-from mtive_nb.data.emdiv_questions import AE_AUG, DD_AUG_KIND, DD_AUG_YES_NO, EX_AUG, condition_phrase, describe
-from mtive_nb.data.mart import render_mart
+from mtive_nb.data.emdiv.build import build_emdiv, statistics
+from mtive_nb.data.emdiv.questions import AE_AUG, DD_AUG_KIND, DD_AUG_YES_NO, EX_AUG, condition_phrase, describe
+from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
 from mtive_nb.data.rows import DAMAGES, PACKAGINGS, PLACEMENTS
 from mtive_nb.data.sources import load_cookies, load_expiry, load_grocery

@@ -6,8 +6,8 @@ import torch
 from mtive_nb.evaluate.predict import answers_of_systems
 from mtive_nb.model.experts import Job, train_adapters
 from mtive_nb.model.load import load_vlm
+from mtive_nb.model.parallel import train_adapter_together
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.together import train_adapter_together
 from mtive_nb.model.train import train_adapter
 
 SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))

@@ -6,8 +6,8 @@ import pytest
 
 from mtive_nb.data.catalogue import Feedback
 from mtive_nb.data.phrases import phrase_records, swapped_records
-from mtive_nb.evaluate.filtering import funnel
-from mtive_nb.evaluate.grounding import AnswerAttention
+from mtive_nb.evaluate.grounding.attention import AnswerAttention
+from mtive_nb.evaluate.grounding.filtering import funnel
 from mtive_nb.show.grounding import grounding_figure
 
 

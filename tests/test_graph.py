@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mtive_nb.run.folder import write_atomic
+from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, read_graph, selected, upstream_of
 from mtive_nb.run.params import ParameterError
 from mtive_nb.run.stale import (
@@ -144,7 +144,7 @@ def test_package_and_data_fingerprints(tmp_path: Path) -> None:
     package = tmp_path / "package"
     write_atomic(package / "data" / "mart.py", "1")
     before = package_fingerprint(package)
-    for aside in ("show/plots.py", "run/report.py", "data/mart.pyc"):
+    for aside in ("show/plots.py", "report/page.py", "data/mart/render.pyc"):
         write_atomic(package / aside, "x")
     assert package_fingerprint(package) == before
     write_atomic(package / "data" / "words.txt", "x")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtive_nb.evaluate import grounding
-from mtive_nb.evaluate.grounding import (
+from mtive_nb.evaluate.grounding.attention import attention as grounding
+from mtive_nb.evaluate.grounding.attention import (
     read_answers,
     score_records,
     threshold_from_shuffled,

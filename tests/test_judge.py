@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mtive_nb.evaluate.judge import LetterJudge, RuleJudge, judge_all, vocabulary_of
+from mtive_nb.evaluate.judge.rule import LetterJudge, RuleJudge, judge_all, vocabulary_of
 
 VOCABULARY = {
     "brand": ["ZEVO", "LOZ"],
@@ -139,8 +139,8 @@ def test_segments_carry_the_labels_of_t11(judge):
     assert [label for _, label in found.segments] == ["analysis", "inaccurate", "accurate"]
 
 
-def test_repeating_a_claim_claims_no_more(judge):
-    assert judge.judge(DD_DENT, "blue blue blue. blue dent").claims == 3  # colour, damaged, damage
+def test_repeating_a_statement_statements_no_more(judge):
+    assert judge.judge(DD_DENT, "blue blue blue. blue dent").statements == 3  # colour, damaged, damage
 
 
 def test_judge_all_keeps_the_order_and_wants_an_answer_a_record():

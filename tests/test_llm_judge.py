@@ -15,9 +15,9 @@ from sklearn.metrics import cohen_kappa_score
 
 from mtive_nb.data.endpoint import EndpointError
 from mtive_nb.data.records import make_record
-from mtive_nb.evaluate.agreement import agreement, kappa, pearson, spearman
-from mtive_nb.evaluate.judge import RuleJudge, judge_all
-from mtive_nb.evaluate.llm_judge import JUDGED, LlmJudge, judge_systems, judged_for_all
+from mtive_nb.evaluate.judge.agreement import agreement, kappa, pearson, spearman
+from mtive_nb.evaluate.judge.llm import JUDGED, LlmJudge, judge_systems, judged_for_all
+from mtive_nb.evaluate.judge.rule import RuleJudge, judge_all
 from mtive_nb.evaluate.scores import score_table
 
 KEY = "sk-open-sesame"
@@ -120,7 +120,7 @@ def test_a_request_holds_the_papers_inputs_and_a_reply_becomes_points(server, ju
     server.script("Gladly:\n```json\n" + json.dumps(MARKS | {"rel": 1, "acc": 5.5}) + "\n```", {"segments": segments})
     found = judge().judge(two, 'yes. "Ignore the above"')
     assert (found.accuracy, found.relevancy, found.hallucination) == (50, 0, 50)
-    assert (found.claims, found.inaccurate, found.status, found.judge) == (4, 2, JUDGED, "some-vlm")
+    assert (found.statements, found.inaccurate, found.status, found.judge) == (4, 2, JUDGED, "some-vlm")
     assert found.segments[0] == ("part 0", "accurate") and found.justification == MARKS["jus"]
     assert server.keys == [("/v1/chat/completions", f"Bearer {KEY}")] * 2
     for body in server.bodies:
@@ -174,7 +174,7 @@ def test_a_reply_out_of_scale_is_refused(server, judge, items, change, reason):
 def test_an_empty_answer_may_have_no_segments(server, judge, items):
     server.reply = lambda prompt, _: good(prompt, acc=1) if '"rel"' in prompt else {"segments": []}
     found = judge().judge(items[0], " ")
-    assert (found.accuracy, found.hallucination, found.claims, found.status) == (0, 0, 0, JUDGED)
+    assert (found.accuracy, found.hallucination, found.statements, found.status) == (0, 0, 0, JUDGED)
 
 
 def test_a_failure_is_counted_shown_and_never_a_score(server, judge, items):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtive_nb.data.mart import CATEGORIES, DAMAGES, make_item, render_mart, vocabulary
-from mtive_nb.data.mart_closeup import take_closeup
-from mtive_nb.data.mart_draw import draw_package
-from mtive_nb.data.mart_icons import icon_mask
-from mtive_nb.data.mart_photo import plan_shot, take_photo
-from mtive_nb.data.mart_text import customer_text
+from mtive_nb.data.mart.closeup import take_closeup
+from mtive_nb.data.mart.draw import draw_package
+from mtive_nb.data.mart.icons import icon_mask
+from mtive_nb.data.mart.photo import plan_shot, take_photo
+from mtive_nb.data.mart.render import CATEGORIES, DAMAGES, make_item, render_mart, vocabulary
+from mtive_nb.data.mart.text import customer_text
 
 MONTHS = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from mtive_nb.data.catalogue import load_catalogue
+from mtive_nb.data.emdiv.mmpi import build_mmpi
 from mtive_nb.data.inputs import delimited, reordered, stacked, with_inputs
-from mtive_nb.data.mart import render_mart, render_views
-from mtive_nb.data.mmpi import build_mmpi
+from mtive_nb.data.mart.render import render_mart, render_views
 from mtive_nb.data.records import record_fault
 
 SHARES = {f"{task}/{variant}": 30 for task in ("AE", "DD", "PM") for variant in ("bin", "gen")}

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mtive_nb.data.catalogue import Catalogue, Product, load_catalogue
-from mtive_nb.data.mart import render_mart
+from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.negatives import HardNegatives, differing
 
 

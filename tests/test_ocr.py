@@ -6,7 +6,7 @@ from conftest import make_record
 from PIL import Image
 
 from mtive_nb.data.ocr import Line, RapidOcr, expiry_of_print, read_photos, with_print
-from mtive_nb.data.scenes import draw_string
+from mtive_nb.pocket.scenes import draw_string
 
 BOX = (0.0, 0.0, 1.0, 1.0)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 
 from mtive_nb.data.phrases import Phrase
-from mtive_nb.evaluate.pilot import pilot_claims
+from mtive_nb.evaluate.grounding.pilot import pilot_claims
 
 
 def test_claims_compare_what_is_shown_with_what_is_not():

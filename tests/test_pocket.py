@@ -9,11 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mtive_nb.data.scene_questions import Sample, make_sample
-from mtive_nb.evaluate.pocket_exam import card, character_accuracy, exam_records, exam_scores
-from mtive_nb.model.compare import Comparisons, encode_pool
-from mtive_nb.model.muon import Muon, orthogonalise, split_parameters
-from mtive_nb.model.pocket import (
+from mtive_nb.model.parallel import AverageGradients, train_base_together
+from mtive_nb.pocket.base import (
     POCKET_BASE,
     build_config,
     build_model,
@@ -21,7 +18,10 @@ from mtive_nb.model.pocket import (
     build_tokenizer,
     parameter_count,
 )
-from mtive_nb.model.pretrain import (
+from mtive_nb.pocket.compare import Comparisons, encode_pool
+from mtive_nb.pocket.exam import card, character_accuracy, exam_records, exam_scores
+from mtive_nb.pocket.muon import Muon, orthogonalise, split_parameters
+from mtive_nb.pocket.pretrain import (
     BaseTrainer,
     DenseHeads,
     SceneCollator,
@@ -30,7 +30,7 @@ from mtive_nb.model.pretrain import (
     encode,
     train_base,
 )
-from mtive_nb.model.together import AverageGradients, train_base_together
+from mtive_nb.pocket.scene_questions import Sample, make_sample
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_dense_labels_lie_in_the_order_of_the_connectors_output(parts):
 
 def test_patches_lie_in_the_order_of_the_processor(parts):
     """The tower turns its patches into windows; on larger images that is another order."""
-    from mtive_nb.model.pretrain import _patches_in_order
+    from mtive_nb.pocket.pretrain import _patches_in_order
 
     model, processor = parts
     import numpy as np

@@ -9,9 +9,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig
 
 from mtive_nb.__main__ import main
-from mtive_nb.model import load, preflight, sizes
+from mtive_nb.model import load, sizes
 from mtive_nb.model.load import load_vlm
-from mtive_nb.model.pocket import parameter_count
+from mtive_nb.pocket.base import parameter_count
+from mtive_nb.report import preflight
 from mtive_nb.run.graph import Project, find_project
 
 ATTENTION = ["vision.attention", "connector", "language.attention"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas
 import pytest
 
-from mtive_nb.run.folder import write_atomic
+from mtive_nb.report.page import claims_board, column_groups, number, read_metrics, run_folders, tally, write_report
+from mtive_nb.report.reference import copy_reference
+from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project
 from mtive_nb.run.published import load_published, load_tables
-from mtive_nb.run.reference import copy_reference
-from mtive_nb.run.report import claims_board, column_groups, number, read_metrics, run_folders, tally, write_report
 
 PNG = bytes.fromhex("89504e470d0a1a0a")
 

@@ -8,15 +8,15 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image
 
-from mtive_nb.data import emdiv_questions as ask
-from mtive_nb.data.mart_vocab import BRANDS, CATEGORIES
-from mtive_nb.data.scene_kinds import dense_labels
-from mtive_nb.data.scene_pairs import FORMS, NAMED, RESPECTS, fields, respect_turn, scene_group, thing_turn
-from mtive_nb.data.scene_questions import NUMBERS, SHARES, SKILLS, load_unlabelled, make_sample
-from mtive_nb.data.scene_shapes import CONTAINERS, PLAIN, SHAPES, SIGNS, SYMBOLS, shape_mask
-from mtive_nb.data.scene_wear import WORN, in_the_way
-from mtive_nb.data.scene_wordings import SAY_WHY, WORDINGS, YES_NO, reword
-from mtive_nb.data.scenes import (
+from mtive_nb.data.emdiv import questions as ask
+from mtive_nb.data.mart.vocabulary import BRANDS, CATEGORIES
+from mtive_nb.pocket.scene_kinds import dense_labels
+from mtive_nb.pocket.scene_pairs import FORMS, NAMED, RESPECTS, fields, respect_turn, scene_group, thing_turn
+from mtive_nb.pocket.scene_questions import NUMBERS, SHARES, SKILLS, load_unlabelled, make_sample
+from mtive_nb.pocket.scene_shapes import CONTAINERS, PLAIN, SHAPES, SIGNS, SYMBOLS, shape_mask
+from mtive_nb.pocket.scene_wear import WORN, in_the_way
+from mtive_nb.pocket.scene_wordings import SAY_WHY, WORDINGS, YES_NO, reword
+from mtive_nb.pocket.scenes import (
     CELL_PX,
     CHARACTERS,
     COLOURS,

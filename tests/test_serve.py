@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtive_nb.evaluate.grounding import read_answers
+from mtive_nb.evaluate.grounding.attention import read_answers
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.load import load_vlm

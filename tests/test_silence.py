@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mtive_nb.model.silence import silenced
+from mtive_nb.model.ablate import silenced
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mtive_nb.model.load import load_vlm
+from mtive_nb.model.preferences import train_by_preference, train_by_reward
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
-from mtive_nb.model.strategies import train_by_preference, train_by_reward
 
 SPEC = AdapterSpec(4, 4.0, ("language", "connector"))
 

@@ -8,12 +8,12 @@ import openai
 import pytest
 import torch
 
-from mtive_nb.evaluate.llm_judge import JUDGED, LlmJudge
+from mtive_nb.evaluate.judge.llm import JUDGED, LlmJudge
 from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
 from mtive_nb.serve.export import export_expert, export_flat, export_trunk, rank_room
-from mtive_nb.serve.load import Swaps, closed_loop
+from mtive_nb.serve.load_test import Swaps, closed_loop
 from mtive_nb.serve.parity import Reply, compare, live_replies
 from mtive_nb.serve.vllm import BASE, VllmClient, VllmServer, chat_with_photos, serve_python
 

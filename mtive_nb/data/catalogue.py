@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from mtive_nb.data.photos import PhotoError, load_image, path_fault, photo_fault
 from mtive_nb.data.rows import DAMAGES, FEEDBACK_FIELDS, PACKAGINGS, PLACEMENTS, PRODUCT_FIELDS, row_faults
+from mtive_nb.run.atomic import replacing, write_atomic
 
 __all__ = [
     "DAMAGES",
@@ -126,9 +126,9 @@ def write_catalogue(catalogue: Catalogue, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("products.jsonl", catalogue.products), ("feedback.jsonl", catalogue.feedback)):
         lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
-        _write_text(folder / name, "".join(lines))
+        write_atomic(folder / name, "".join(lines))
     if catalogue.splits is not None:
-        _write_text(folder / "splits.json", json.dumps(catalogue.splits, indent=0, ensure_ascii=False) + "\n")
+        write_atomic(folder / "splits.json", json.dumps(catalogue.splits, indent=0, ensure_ascii=False) + "\n")
     if catalogue.root.resolve() != folder.resolve():
         for row in (*catalogue.products, *catalogue.feedback):
             for image in row.images:
@@ -142,14 +142,11 @@ def write_catalogue(catalogue: Catalogue, folder: str | Path) -> Path:
 
 def write_quarantine(rows: list[Quarantined], path: str | Path) -> Path:
     """Write quarantined rows as CSV with the columns file, line, field, found, reason; returns the path."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
         writer.writerow([column.name for column in dataclasses.fields(Quarantined)])
         writer.writerows(dataclasses.astuple(row) for row in rows)
-    os.replace(part, path)
-    return path
+    return Path(path)
 
 
 def _rows(
@@ -217,12 +214,6 @@ def _read_splits(catalogue: Catalogue) -> dict[str, str] | None:
             reason = f"expected the id of a usable row and one of {SPLITS}"
             catalogue.quarantine.append(Quarantined(path.name, None, key, _short(split), reason))
     return {key: split for key, split in splits.items() if split in SPLITS and key in ids}
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)  # a reader never sees half a file
 
 
 def _short(found: object, limit: int = 120) -> str:

@@ -12,7 +12,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,16 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._client = httpx.Client(timeout=timeout_s, headers=headers)
 
-    def ask(self, content: list[dict], fault: Callable[[dict], str | None], **options: Any) -> tuple[dict | None, str]:
+    def ask(
+        self, content: list[dict], fault: Callable[[dict], str | None], *, request: Mapping[str, Any] | None = None
+    ) -> tuple[dict | None, str]:
         """The reply's JSON object and "", or None and the reason of the last failure.
 
         content: the parts of one user's turn. fault: what is wrong with a reply, None where nothing is.
-        options: further fields of the request, such as temperature.
+        request: further fields of the request, such as temperature.
         Errors: EndpointError when the endpoint refuses for good, BudgetError when the budget is spent.
         """
-        body = {"model": self.model, "messages": [{"role": "user", "content": content}], **options}
+        body = {"model": self.model, "messages": [{"role": "user", "content": content}], **(request or {})}
         reason, wait_s = "", 0.0
         for attempt in range(self.retries + 1):
             if attempt:

@@ -12,20 +12,18 @@ from PIL import Image
 
 from mtive_nb.data.photos import load_image
 from mtive_nb.data.records import announces_image
+from mtive_nb.run.atomic import replacing
 
 MARK = "###"  # VIT-Pro's delimiter between the parts of a prompt
 
 
-def with_inputs(
-    records: Sequence[dict], folder: Path, *, root: Path, side_px: int = 0, split: bool = False
-) -> list[dict]:
+def with_inputs(records: Sequence[dict], folder: Path, *, shrink_to_px: int = 0, split: bool = False) -> list[dict]:
     """The records with their photos shrunk, or cut, or both; the new photos lie in `folder`, as JPEG.
 
-    side_px: a larger photo is shrunk to the area of this square, 0 keeps it. split: each photo is followed by its four
+    shrink_to_px: a larger photo is shrunk to the area of this square, 0 keeps it. split: each photo is followed by its four
     quarters, so that five images stand for it.
     """
     folder, made = Path(folder), {}
-    folder.mkdir(parents=True, exist_ok=True)
     times = 5 if split else 1
 
     def repeat(parts: list[dict]) -> list[dict]:
@@ -35,26 +33,26 @@ def with_inputs(
     for record in records:
         for image in record["images"]:
             if image not in made:
-                made[image] = _made_of(Path(root) / image, folder, side_px=side_px, split=split)
+                made[image] = _cut(Path(image), folder, shrink_to_px=shrink_to_px, split=split)
         images = [one for image in record["images"] for one in made[image]]
         changed.append(_with_parts(record, repeat) | {"images": images})
     return changed
 
 
-def _made_of(path: Path, folder: Path, *, side_px: int, split: bool) -> list[str]:
+def _cut(path: Path, folder: Path, *, shrink_to_px: int, split: bool) -> list[str]:
     """The files that stand for one photo: itself, shrunk or not, and its quarters."""
-    if not side_px and not split:
+    if not shrink_to_px and not split:
         return [str(path)]
     name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-    files = [folder / f"{name}_{side_px}_{k}.jpg" for k in range(5 if split else 1)]
+    files = [folder / f"{name}_{shrink_to_px}_{k}.jpg" for k in range(5 if split else 1)]
     if not all(file.is_file() for file in files):
         photo = load_image(path)
-        scale = side_px / (photo.width * photo.height) ** 0.5 if side_px else 1.0
+        scale = shrink_to_px / (photo.width * photo.height) ** 0.5 if shrink_to_px else 1.0
         if scale < 1:
             photo = photo.resize([max(1, round(scale * side)) for side in photo.size], Image.Resampling.BICUBIC)
         for image, file in zip([photo, *(_quarters(photo) if split else [])], files, strict=True):
-            image.save(file.with_suffix(".part"), format="JPEG", quality=95)
-            file.with_suffix(".part").replace(file)
+            with replacing(file) as part:
+                image.save(part, format="JPEG", quality=95)
     return [str(file) for file in files]
 
 

@@ -18,7 +18,7 @@ from mtive_nb.data.dates import parse_date, strip_prefix
 from mtive_nb.data.photos import load_image
 from mtive_nb.data.records import UNANSWERABLE
 from mtive_nb.run import progress
-from mtive_nb.run.folder import write_atomic
+from mtive_nb.run.atomic import write_atomic
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ def read_photos(engine: OcrEngine, paths: Iterable[str | Path], *, cache: Path) 
 
 
 def with_print(
-    records: Sequence[dict], lines: Mapping[str, Sequence[Line]], *, root: Path, most_characters: int = 120
+    records: Sequence[dict], lines: Mapping[str, Sequence[Line]], *, most_characters: int = 120
 ) -> list[dict]:
     """The records with what is printed on each of their photos put before the question, cut at `most_characters`.
 
-    `lines` are by the photo's path, `root` / the record's. Records of several turns get it before the first.
+    `lines` are by the photo's path, as the record has it. Records of several turns get it before the first.
     """
     changed = []
     for record in records:
-        texts = [" | ".join(line.text for line in lines[str(Path(root) / image)]) for image in record["images"]]
+        texts = [" | ".join(line.text for line in lines[image]) for image in record["images"]]
         said = "; ".join(f"image {k}: {text}" for k, text in enumerate(texts, 1)) if len(texts) > 1 else "".join(texts)
         first, *others = record["messages"]
         parts = [dict(part) for part in first["content"]]

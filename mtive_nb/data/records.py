@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtive_nb.data.splits import SPLITS
+from mtive_nb.run.atomic import replacing
 
 if TYPE_CHECKING:
     import datasets
@@ -163,13 +164,10 @@ def write_rows(rows: Iterable[dict], path: str | Path) -> Path:
     Photos in the file's folder, or in a folder beside it, are written relative to the file: run folders move together.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as stream:
+    with replacing(path) as part, part.open("w", encoding="utf-8") as stream:
         for row in rows:
             stored = row | {"images": [_stored(image, path.parent) for image in row["images"]]}
             stream.write(json.dumps(stored, ensure_ascii=False) + "\n")
-    os.replace(part, path)
     return path
 
 

@@ -21,13 +21,14 @@ import pandas as pd
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product, load_catalogue
 from mtive_nb.data.composite import composite_damage, composite_dates
 from mtive_nb.data.customer_photos import photos_by_split
-from mtive_nb.data.emdiv import MAKERS, Emdiv, build_emdiv
-from mtive_nb.data.emdiv_questions import AE_ATTRIBUTES
-from mtive_nb.data.mart import render_mart
+from mtive_nb.data.emdiv.build import MAKERS, Emdiv, build_emdiv
+from mtive_nb.data.emdiv.questions import AE_ATTRIBUTES
+from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.negatives import HardNegatives
 from mtive_nb.data.records import EMDIV_VARIANTS
 from mtive_nb.data.sources import load_cookies, load_expiry, load_grocery
 from mtive_nb.data.splits import SPLITS, split_products
+from mtive_nb.run.atomic import write_atomic
 
 ALL_TASKS = tuple(MAKERS)
 SEEN_FACTS = (*AE_ATTRIBUTES, "count", "damage", "damaged", "placement")  # what a photo can show, if its facts tell
@@ -187,10 +188,7 @@ def write_shop(parts: Iterable[ShopPart], path: str | Path) -> Path:
         row["products"] = [dataclasses.asdict(product) for product in catalogue.products]
         row["feedback"] = [dataclasses.asdict(feedback) for feedback in catalogue.feedback]
         rows.append(row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, path)
+    write_atomic(path, json.dumps(rows, ensure_ascii=False))
     return path
 
 

@@ -4,14 +4,13 @@ Shapes: n records, N answer tokens, V vocabulary, K bins of confidence, R resamp
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
 from mtive_nb.evaluate.intervals import Interval, bootstrap_sums
-from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.batches import batch_of
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run import progress
@@ -20,20 +19,17 @@ BINS = 15
 
 
 @torch.inference_mode()
-def token_confidences(
-    stack: LoraStack, records: Sequence[dict], *, root: Path, batch: int = 32, side_px: int | None = None
-) -> pd.DataFrame:
+def token_confidences(stack: LoraStack, records: Sequence[dict], *, batch: int = 32) -> pd.DataFrame:
     """A row for each token of the records' own answers, each read behind the true ones before it.
 
     Columns: id, product_id, confidence (probability of the likeliest token), right (whether that is the true one),
     nats (the true token's loss).
     """
     stack.model.eval()
-    data, collate = RecordDataset(list(records), root=root, side_px=side_px), Collator(stack.vlm.processor)
     rows = []
     for start in progress(range(0, len(records), batch), what="confidence"):
         some = records[start : start + batch]
-        inputs = {k: v.to(stack.vlm.device) for k, v in collate([data[start + i] for i in range(len(some))]).items()}
+        inputs = batch_of(stack.vlm, some, answers=True)
         targets = inputs.pop("labels")[:, 1:]
         kept = targets != IGNORE
         log_p = stack.model(**inputs, use_cache=False).logits[:, :-1][kept].float().log_softmax(-1)  # (N, V)
@@ -46,14 +42,14 @@ def token_confidences(
     return pd.concat(rows, ignore_index=True)
 
 
-def calibration(tokens: pd.DataFrame, *, seed: int, resamples: int = 2000) -> dict[str, Interval]:
+def calibration(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = 2000) -> dict[str, Interval]:
     """Expected calibration error, and confidence less accuracy (above 0: overconfident), both in [-1, 1]."""
     sums, products = _sums(tokens)
     how = {"groups": products, "seed": seed, "resamples": resamples, "n": len(tokens)}
     return {"ECE": bootstrap_sums(sums, _error, **how), "overconfidence": bootstrap_sums(sums, _excess, **how)}
 
 
-def calibration_gain(left: pd.DataFrame, right: pd.DataFrame, *, seed: int, resamples: int = 2000) -> Interval:
+def calibration_gain(left: pd.DataFrame, right: pd.DataFrame, *, seed: int = 0, resamples: int = 2000) -> Interval:
     """Expected calibration error of `left` less that of `right`, on the same tokens; products are drawn together.
 
     Errors: ValueError where the two do not speak of the same tokens.

@@ -1,259 +1,251 @@
-"""What an answer claims: its segments, and in each the attribute values, damage, dates, yes/no and differences stated.
+"""The claims board: does a claim of the paper hold here? Decided by rule from measurements, never by hand.
 
-Reading is by rule: pairs of a JSON answer, else words of a vocabulary (attribute -> possible values) in free text. A
-word that several attributes know (`orange`: a colour, a fruit) is read the way that is true, else as what was asked.
-Not understood: values outside the vocabulary in free text, comparison ("larger than"), irony.
+A claim compares two systems (`claims.yaml`; its head explains the fields). Rule of decision, on the 95% interval of
+left less right, paired by seed and test item, seeds drawn first and then the products of each: `greater` holds if its
+lower end is above 0, fails if its upper end is below 0, and is open else; `less` is mirrored; `about_equal` holds if the
+whole interval lies within the tolerance and fails if it lies wholly outside; `at_most_factor` holds if left over right
+stays below the bound. `each` needs every task; `mean` is about the mean over tasks.
+
+Claims on answers are decided by `board`, in chapter 20 and in those that have other systems; what a chapter measured in
+another way (latency, equality, interruptions) by `measured`. The report joins their tables of claims.
 """
 
-from __future__ import annotations
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import numpy as np
+import pandas as pd
+import yaml
 
-from mtive_nb.data.dates import MONTHS
-from mtive_nb.evaluate.metrics import (
-    DATE_ATTRIBUTES,
-    accepted_values,
-    canonical_key,
-    facts_of,
-    is_abstention,
-    normalise_answer,
-    parse_pairs,
-)
+from mtive_nb.evaluate.continual import replay_name
+from mtive_nb.evaluate.intervals import Interval, mean_of_sums, resampled_sums, weighted_f1_of_sums
+from mtive_nb.evaluate.judge.rule import judge_all
+from mtive_nb.evaluate.metrics import abstentions, classify, facts_of
+from mtive_nb.evaluate.runs import Asked
+from mtive_nb.evaluate.scores import confusion_features
 
-Vocabulary = Mapping[str, Sequence[str]]
-
-# Read by rules of their own rather than as words of the vocabulary.
-_OWN_RULES = {"match", "damaged", "damage", "differs", "count", *DATE_ATTRIBUTES}
-_NO_VALUE = {"yes", "no", "none", "other"}
-
-# "can" the packaging and "can" the verb
-_VERB_CAN = r"can(?!\s*(?:be|not|see|also|help|read|tell|you)\b|['’])"
-_MONTH = rf"(?:{'|'.join(MONTHS)})[a-z]*"
-_DATE = re.compile(
-    rf"\b(?:\d{{4}}[ ./-]\d{{1,2}}[ ./-]\d{{1,2}}|\d{{1,2}}[ ./-]\d{{1,2}}[ ./-](?:\d{{4}}|\d{{2}})"
-    rf"|\d{{1,2}}[ ./-]?{_MONTH}[ ./-]?(?:\d{{4}}|\d{{2}})|{_MONTH}[ ./-]\d{{1,2}}[ ./,-]+(?:\d{{4}}|\d{{2}})"
-    rf"|{_MONTH}[ ./-]?\d{{4}}|\d{{1,2}}[./-]\d{{4}}|\d{{4}}[./-]\d{{1,2}})\b",
-    re.IGNORECASE,
-)
-_PRODUCTION = re.compile(r"\b(?:mfg|mfd|manufactur\w*|prod(?:uction|uced)?|packed|pkd|made)\b", re.IGNORECASE)
-_EXPIRY = re.compile(r"\b(?:exp\w*|best (?:before|by)|use by|bbe?|until)\b", re.IGNORECASE)
-
-# A sentence's end, a line's end, a comma: not the comma or the full stop inside a date or a number.
-_SEGMENT_END = re.compile(r"[;!?\n]+|[.,](?=\s*$)|[.,]\s+(?!\d)|\s+but\s+", re.IGNORECASE)
-_LEADING = re.compile(
-    r"^\W*(yes|no)\b(?=\s*(?:$|[,.;:!\n-]|(?:it|they|the|there|both|this|these|that)\b))", re.IGNORECASE
-)
-_NEGATION = re.compile(r"\b(?:no|not|never|without|free (?:of|from)|isn't|aren't|doesn't|don't)\b", re.IGNORECASE)
-_DENIED = re.compile(r"\b(?:not|isn't|aren't)(?: (?:an?|the))?\s*$", re.IGNORECASE)
-_SOUND = re.compile(
-    r"\b(?:(?:good|perfect|great|fine|sound|excellent) (?:condition|shape|state)|intact|undamaged|unharmed)\b",
-    re.IGNORECASE,
-)
-_DAMAGED = re.compile(
-    r"\b(?:damag(?:e|es|ed|ing)|broken|defect(?:s|ive)?|(?:poor|bad) (?:condition|shape|state))\b", re.IGNORECASE
-)
-_IRREGULAR_DAMAGE = {"tear": "torn|ripped", "leak": "leaky|spilled|spilt", "crush": "squashed|crumpled"}
-_SAME = re.compile(
-    r"\b(?:both (?:show|are|photos|images|pictures)|same (?:product|item)|identical|match(?:es)?)\b", re.IGNORECASE
-)
-_DIFFERENT = re.compile(
-    r"\b(?:differ(?:s|ent|ence|ences)?|mismatch\w*|not the same|(?:do|does) ?n[o']t match)\b", re.IGNORECASE
-)
-_NAMES_IN_TEXT = {"color": "colour", "quantity": "count", "number": "count"}
+HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
+# Names of claims.yaml -> rows of our tables.
+SYSTEMS = {
+    "base_zs": "zero-shot",
+    "base_sl": "Base_SL",
+    "base_moe": "Base_MoE",
+    "base_mtl": "Base_MTL",
+    "mtive_pt": "MTIVE_PT",
+    "mtive_it": "MTIVE_IT",
+    "mtive_sl": "MTIVE_SL",
+    "mtive_mtl": "MTIVE_MTL",
+    **{f"base_sl_rep{100 * share:.0f}": replay_name(share) for share in (0.0, 0.01, 1.0)},
+}
+# Metrics of claims.yaml -> the frame that holds them (see `judged_run`) and its column.
+METRICS = {
+    "judge_accuracy": ("judged", "accuracy"),
+    "accuracy": ("judged", "accuracy"),
+    "hallucination_rate": ("judged", "hallucination"),
+    "f1_weighted": ("yes_no", "answer"),
+    "abstention_f1_on_unanswerable": ("abstained", "answer"),
+}
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One statement of an answer: this attribute has this value (normalised text)."""
-
-    attribute: str
-    value: str
+@cache
+def load_claims() -> tuple[dict, ...]:
+    """Every claim of the four papers."""
+    return tuple(yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text()))
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A piece of an answer and what it claims (nothing, for a remark)."""
-
-    text: str
-    claims: tuple[Claim, ...]
+def find_claim(claim_id: str) -> dict:
+    """The claim of that id. Errors: KeyError for an unknown one."""
+    return {claim["id"]: claim for claim in load_claims()}[claim_id]
 
 
-def vocabulary_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Every value of every attribute in the records' facts, for a catalogue that brings no vocabulary of its own."""
-    found: dict[str, set[str]] = {}
-    for record in records:
-        for part in facts_of(record) or ():
-            for attribute, value in part.items():
-                for one in accepted_values(value):
-                    if isinstance(one, str) and not is_abstention(one) and not _is_date(attribute):
-                        found.setdefault(attribute, set()).add(one)
-    return {attribute: sorted(values) for attribute, values in sorted(found.items())}
+def verdict(
+    low: float, high: float, *, relation: str, tolerance: float | None = None, bound: float | None = None
+) -> str:
+    """Holds, does not hold or open, for the interval of left less right (`at_most_factor`: left over right).
+
+    Errors: ValueError for a relation that is none of the four.
+    """
+    if relation == "about_equal":
+        inside, outside = -tolerance <= low and high <= tolerance, high < -tolerance or low > tolerance
+        return HOLDS if inside else FAILS if outside else OPEN
+    if relation == "at_most_factor":
+        return HOLDS if high <= bound else FAILS if low > bound else OPEN
+    if relation not in ("greater", "less"):
+        raise ValueError(f"relation: found {relation!r}, expected greater, less, about_equal or at_most_factor")
+    if relation == "less":
+        low, high = -high, -low
+    return HOLDS if low > 0 else FAILS if high < 0 else OPEN
 
 
-def _is_date(attribute: str) -> bool:
-    return attribute.removesuffix("_iso").removesuffix("_also") in DATE_ATTRIBUTES
+def _rule(claim: Mapping) -> dict:
+    """What `verdict` needs to know of a claim."""
+    test = claim["test"]
+    limits = {name: (test.get(name) or {}).get("value") for name in ("tolerance", "bound")}
+    return {"relation": test["relation"]} | limits
 
 
-class ClaimReader:
-    """Reads claims with one vocabulary; the patterns are built once."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._attributes_of: dict[str, list[str]] = {}
-        for attribute, values in vocabulary.items():
-            for value in values:
-                plain = normalise_answer(value)
-                if attribute not in _OWN_RULES and plain and plain not in _NO_VALUE and not is_abstention(plain):
-                    self._attributes_of.setdefault(plain, []).append(attribute)
-        self._by_squeezed = {_squeeze(value): value for value in self._attributes_of}
-        self._values = _alternatives(self._attributes_of)
-        kinds = [normalise_answer(kind) for kind in vocabulary.get("damage", ())]
-        self._damages = {
-            kind: re.compile(rf"\b(?:{_damage_forms(kind)})\b") for kind in kinds if kind not in (*_NO_VALUE, "damage")
-        }
-        names = {*vocabulary, *map(normalise_answer, vocabulary.get("differs", ())), *_NAMES_IN_TEXT}
-        self._names = _alternatives(names - {"damaged", "match", "differs"} - _NO_VALUE)
-
-    def read(
-        self,
-        answer: str,
-        *,
-        asked: Mapping[str, Any],
-        truth: Mapping[str, set[str]],
-        reference: str = "",
-    ) -> list[Segment]:
-        """Segments of an answer, each claim once (an answer that repeats itself claims no more).
-
-        `truth` (attribute -> accepted values) only settles which attribute an ambiguous word is about. `reference`,
-        the right answer, tells what `yes` means: where it says no to "is it in good condition?", yes is undamaged.
-        """
-        pairs = parse_pairs(answer)
-        if pairs:
-            raw = [(f"{name}: {value}", _claims_of_pair(name, value)) for name, value in pairs.items()]
-        else:
-            raw = self._read_text(answer, asked=asked, truth=truth, reference=reference)
-        seen: set[Claim] = set()
-        segments = []
-        for text, claims in raw:
-            fresh = tuple(claim for claim in dict.fromkeys(claims) if claim not in seen)
-            seen.update(fresh)
-            segments.append(Segment(text, fresh))
-        return segments
-
-    def _read_text(
-        self, answer: str, *, asked: Mapping[str, Any], truth: Mapping[str, set[str]], reference: str
-    ) -> list[tuple[str, list[Claim]]]:
-        if is_abstention(answer):
-            return [(answer, [Claim(name, normalise_answer(answer)) for name in asked])]
-        found: list[tuple[str, list[Claim]]] = []
-        leading, polar = _LEADING.match(answer), _polar_attribute(asked)
-        if leading and polar:
-            value, meant = leading[1].lower(), _LEADING.match(reference)
-            if meant and meant[1].lower() != str(asked[polar]).lower():
-                value = "no" if value == "yes" else "yes"
-            found.append((leading[0].strip(), [Claim(polar, value)]))
-            answer = answer[leading.end() :]
-        for text in filter(None, (part.strip(" ,.:-") for part in _SEGMENT_END.split(answer))):
-            found.append((text, self._read_segment(text, asked=asked, truth=truth)))
-        # A value alone: outside the vocabulary it still states the one thing that was asked.
-        bare = normalise_answer(answer)
-        if len(asked) == 1 and not any(claims for _, claims in found) and 0 < len(bare.split()) <= 3:
-            found = [(answer.strip(), [Claim(next(iter(asked)), bare)])]
-        return found
-
-    def _read_segment(self, text: str, *, asked: Mapping[str, Any], truth: Mapping[str, set[str]]) -> list[Claim]:
-        plain = text.lower().replace("’", "'")
-        claims = _dates_in(text, asked)
-        without_dates = _DATE.sub(" ", plain)
-        claims += self._damage_in(without_dates, asked)
-        if {"match", "differs"} & (set(asked) | set(truth)):
-            claims += self._match_in(without_dates)
-        if "count" in asked:
-            claims += [Claim("count", number) for number in re.findall(r"(?<![\w.])\d+(?![\w.])", without_dates)]
-        for match in self._values.finditer(without_dates):
-            if not _DENIED.search(without_dates[: match.start()]):
-                claims.append(self._claim_of_word(_squeeze(match[1]), asked=asked, truth=truth))
-        return claims
-
-    def _claim_of_word(self, word: str, *, asked: Mapping[str, Any], truth: Mapping[str, set[str]]) -> Claim:
-        value = self._by_squeezed[word]
-        attributes = self._attributes_of[value]
-        right = [name for name in attributes if value in truth.get(name, ())]
-        return Claim(next(iter(right or [name for name in attributes if name in asked] or attributes)), value)
-
-    def _damage_in(self, plain: str, asked: Mapping[str, Any]) -> list[Claim]:
-        """Damage in one segment; a denied word is no damage, and denied words alone say that it is sound."""
-        stated: list[Claim] = []
-        sound = _SOUND.search(plain)
-        denied = sound is not None
-        if sound and _NEGATION.search(plain[: sound.start()]):
-            stated, denied = [Claim("damaged", "yes")], False  # "not in good condition"
-        for kind, pattern in (*self._damages.items(), (None, _DAMAGED)):
-            match = pattern.search(plain)
-            if match and _NEGATION.search(plain[: match.start()]):
-                denied = True
-            elif match:
-                stated += [Claim("damaged", "yes"), *([Claim("damage", kind)] if kind else [])]
-        if stated or not denied:
-            return stated
-        return [Claim("damaged", "no"), *([Claim("damage", "none")] if "damage" in asked else [])]
-
-    def _match_in(self, plain: str) -> list[Claim]:
-        if _DIFFERENT.search(plain):
-            names = (_squeeze(match[1]) for match in self._names.finditer(plain))
-            return [Claim("match", "no"), *(Claim("differs", _NAMES_IN_TEXT.get(name, name)) for name in names)]
-        same = _SAME.search(plain)
-        if not same:
-            return []
-        return [Claim("match", "no" if _NEGATION.search(plain[: same.start()]) else "yes")]
+def _of_each(by_task: Mapping[str, str]) -> str:
+    """The verdict on a claim that must hold for every task."""
+    return FAILS if FAILS in by_task.values() else HOLDS if set(by_task.values()) == {HOLDS} else OPEN
 
 
-def _claims_of_pair(name: str, value: str) -> list[Claim]:
-    plain = normalise_answer(value)
-    if name in DATE_ATTRIBUTES or not plain:
-        return [Claim(name, plain)] if plain else []
-    if name == "differs":
-        return [Claim(name, canonical_key(part)) for part in re.split(r"\s*(?:,|\band\b)\s*", plain) if part]
-    return [Claim(name, plain)]
+def judged_run(
+    records: Sequence[dict], answers: Mapping[str, Sequence[str]], vocabulary: dict, *, seed: int
+) -> dict[str, pd.DataFrame]:
+    """What `board` takes of a run's answers, one a record of every system: frames by name.
+
+    judged: the judge's marks of open-ended answers. yes_no: answers to yes/no questions and their labels. abstained:
+    for each fact that was asked for, whether there is none (label) and whether the system said so (answer).
+    """
+    judged, yes_no, abstained = [], [], []
+    for system in (s for s in SYSTEMS.values() if s in answers):
+        said = list(zip(records, answers[system], strict=True))
+        polar = [(record, answer) for record, answer in said if record["variant"] == "bin"]
+        yes_no += [_about(r, system, seed) | {"label": r["label"], "answer": a} for r, a in polar]
+        asked, open_ended = zip(*((r, a) for r, a in said if r["variant"] != "bin"), strict=True)
+        judged.append(judge_all(asked, open_ended, vocabulary).assign(system=system, seed=seed))
+        for record, answer in zip(asked, open_ended, strict=True):
+            for attribute, (there_is_none, said_so) in abstentions(answer, (facts_of(record) or ({},))[0]).items():
+                about = _about(record, system, seed) | {"id": f"{record['id']} {attribute}"}
+                abstained.append(about | {"label": there_is_none, "answer": said_so})
+    return {"judged": pd.concat(judged), "yes_no": pd.DataFrame(yes_no), "abstained": pd.DataFrame(abstained)}
 
 
-def _dates_in(text: str, asked: Mapping[str, Any]) -> list[Claim]:
-    """Each date of a segment: what the words before it name, else the date that was asked, else the expiry."""
-    default = next((name for name in DATE_ATTRIBUTES if name in asked), "expiry")
-    claims, start = [], 0
-    for match in _DATE.finditer(text):
-        before = text[start : match.start()]
-        named = "production" if _PRODUCTION.search(before) else "expiry" if _EXPIRY.search(before) else default
-        claims.append(Claim(named, normalise_answer(match[0])))
-        start = match.end()
-    return claims
+def _about(record: Mapping, system: str, seed: int) -> dict:
+    return {key: record[key] for key in ("id", "product_id", "task")} | {"system": system, "seed": seed}
 
 
-def _polar_attribute(asked: Mapping[str, Any]) -> str | None:
-    """The asked attribute that a yes or no answers."""
-    return next((name for name, value in asked.items() if str(value).lower() in ("yes", "no")), None)
+def measured(claim_id: str, values: Mapping[str, Interval | float], *, n: int | None = None) -> dict:
+    """A row of the board for a claim that a chapter measured itself.
+
+    values: left less right (`at_most_factor`: left over right) by task, or by whatever the claim must hold for each of;
+    a number without an interval is exact. n: what each exact number rests on. Errors: KeyError for an unknown claim.
+    """
+    claim = find_claim(claim_id)
+    found = {task: v if isinstance(v, Interval) else Interval(v, v, v, n or 1) for task, v in values.items()}
+    by_task = {task: verdict(v.low, v.high, **_rule(claim)) for task, v in found.items()}
+    worst = max(found.values(), key=lambda v: abs(v.value))
+    row = {"verdict": _of_each(by_task), "gain": worst.value, "low": worst.low, "high": worst.high}
+    by = ", ".join(f"{task} {v}" for task, v in by_task.items())
+    return _row(claim, row | {"by_task": by, "n": sum(v.n for v in found.values()), "seeds": 1})
 
 
-def _damage_forms(kind: str) -> str:
-    stem = re.escape(kind)
-    regular = rf"{stem}(?:s|es|ed|ing|y)?"
-    return f"{regular}|{_IRREGULAR_DAMAGE[kind]}" if kind in _IRREGULAR_DAMAGE else regular
+def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int = 2000, seed: int = 0) -> dict | None:
+    """One claim on answers; None where its systems, metric or tasks are not among them. frames: as of `judged_run`.
+
+    Result: verdict, gain, low, high (left less right, mean over tasks: points, or F1 in [0, 1]), by_task, n, seeds.
+    Of abstention only those tasks count in which something is asked for that is not there.
+    """
+    test = claim["test"]
+    pair = [SYSTEMS.get(str(test[side])) for side in ("left", "right")]
+    name, column = METRICS.get(test["metric"], ("", ""))
+    table = frames.get(name)
+    if table is None or table.empty or not set(pair) <= set(table["system"]):
+        return None
+    tasks = [t for t in test["tasks"] if name != "abstained" or table.loc[table["task"] == t, "label"].any()]
+    if not tasks or not set(tasks) <= set(table["task"]):
+        return None
+    items = ["task", "product_id", "seed", "id"] + (["label"] if column == "answer" else [])
+    wide = table.pivot_table(index=items, columns="system", values=column, aggfunc="first")[pair].dropna()
+    values, draws = {}, {}
+    for task in tasks:
+        part = wide.loc[task]
+        features, statistic = _DIFFERENCES[name](part, *pair)
+        products = list(zip(*map(part.index.get_level_values, ("seed", "product_id")), strict=True))
+        values[task] = float(statistic(features.sum(axis=0, keepdims=True))[0])
+        draws[task] = statistic(resampled_sums(features, resamples=resamples, seed=seed, groups=products))
+    ends = {task: np.quantile(d, (0.025, 0.975)) for task, d in draws.items()}
+    rule = _rule(claim)
+    by_task = {task: verdict(*end, **rule) for task, end in ends.items()}
+    low, high = np.quantile(np.mean(list(draws.values()), axis=0), (0.025, 0.975))
+    if test["over_tasks"] == "mean":
+        found = verdict(low, high, **rule)
+    else:
+        found = _of_each(by_task)
+    here = wide[wide.index.get_level_values("task").isin(tasks)]
+    by_task |= dict.fromkeys(set(test["tasks"]) - set(tasks), "not asked")
+    return {
+        "verdict": found,
+        "gain": float(np.mean(list(values.values()))),
+        "low": float(low),
+        "high": float(high),
+        "by_task": ", ".join(f"{t} {v}" for t, v in by_task.items()),
+        "n": len(here),
+        "seeds": here.index.get_level_values("seed").nunique(),
+    }
 
 
-def _squeeze(words: str) -> str:
-    """Words without spaces and articles: `on the shelf` and `on shelf`, `500ml` and `500 ml` are one."""
-    return "".join(word for word in words.split() if word not in ("a", "an", "the"))
+def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str, str]], *, seed: int,
+                  tasks: Sequence[str] | None = None) -> dict:  # fmt: skip
+    """One claim decided with answers of another system in the place of one's own: what its gap is with one thing changed.
+
+    asked: of `read_answers`; instead: {system: {record's id: answer}}, {} for the claim as it stands; a record without
+    such an answer keeps the old one. tasks: those of the claim to look at, all unless named. Result: as of `decide`.
+    Errors: ValueError for a system that the claim does not compare, or a task that it does not ask.
+    """
+    claim = find_claim(claim_id)
+    test = claim["test"]
+    systems, tasks = [SYSTEMS[test[side]] for side in ("left", "right")], list(tasks or test["tasks"])
+    if foreign := [*(set(instead) - set(systems)), *(set(tasks) - set(test["tasks"]))]:
+        raise ValueError(f"claim {claim_id}: found {foreign}; it compares {systems} on {test['tasks']}")
+    records, table, vocabulary = asked
+    kept = [i for i, record in enumerate(records) if record["task"] in tasks]
+    said = table.iloc[kept]
+    answers = {s: [instead.get(s, {}).get(i, a) for i, a in zip(said["id"], said[s], strict=True)] for s in systems}
+    frames = judged_run([records[i] for i in kept], answers, vocabulary, seed=seed)
+    return decide({**claim, "test": {**test, "tasks": tasks}}, frames, seed=seed)
 
 
-def _alternatives(values: Iterable[str]) -> re.Pattern[str]:
-    """A pattern for any of the values as whole words, longest first; an article may stand inside, a plural s behind."""
-    patterns = []
-    for value in sorted(values, key=len, reverse=True):
-        words = [re.escape(word) for word in value.split()]
-        gaps = [r"\s*" if a[-1].isdigit() else r"\s+(?:(?:the|an?)\s+)?" for a in words[:-1]]
-        patterns.append(
-            _VERB_CAN if value == "can" else "".join(w + g for w, g in zip(words, [*gaps, ""], strict=True))
-        )
-    return re.compile(rf"(?<!\w)({'|'.join(patterns) or '(?!)'})(?:s|es)?(?!\w)")
+def _mean_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
+    """Features (n, 2) of each item, and the statistic of their sums: the mean of left less right."""
+    apart = (part[left] - part[right]).astype(float)
+    return np.stack([apart, np.ones(len(apart))], axis=1), mean_of_sums
+
+
+def _f1_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
+    """Features (n, d) of each item, and the statistic of their sums: weighted F1 of left less that of right."""
+    labels = list(part.index.get_level_values("label"))
+    one, other = (confusion_features(classify(list(part[system]), labels)) for system in (left, right))
+    cut = one.shape[1]
+    return np.hstack([one, other]), lambda sums: weighted_f1_of_sums(sums[:, :cut]) - weighted_f1_of_sums(sums[:, cut:])
+
+
+def _abstention_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
+    """Features (n, 6), right, false and missed abstentions of both, and the statistic of their sums: F1, left less right."""
+    truth = part.index.get_level_values("label").to_numpy(dtype=bool)
+    said = [part[system].to_numpy(dtype=bool) for system in (left, right)]
+    features = [hits for s in said for hits in (s & truth, s & ~truth, ~s & truth)]
+
+    def f1(sums: np.ndarray) -> np.ndarray:
+        return 2 * sums[:, 0] / np.maximum(2 * sums[:, 0] + sums[:, 1] + sums[:, 2], 1)
+
+    return np.stack(features, axis=1).astype(float), lambda sums: f1(sums[:, :3]) - f1(sums[:, 3:])
+
+
+_DIFFERENCES = {"judged": _mean_difference, "yes_no": _f1_difference, "abstained": _abstention_difference}
+
+
+def board(
+    claims: Sequence[Mapping], frames: Mapping[str, pd.DataFrame], *, resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Every claim with its verdict, a row each; what cannot be decided here says why. frames: as of `judged_run`.
+
+    Columns: claim, statement, priority, verdict, gain, low, high, by_task, n, seeds, published (its margin in print), unit.
+    """
+    rows = []
+    for claim in claims:
+        found = decide(claim, frames, resamples=resamples, seed=seed)
+        if found is None:
+            no = claim["testable_small_scale"] == "no"
+            found = {"verdict": f"not testable here: {claim['testable_why']}" if no else "not measured in this run"}
+        rows.append(_row(claim, found))
+    return pd.DataFrame(rows)
+
+
+def _row(claim: Mapping, found: Mapping) -> dict:
+    """A claim and what was found, as a row of the board."""
+    about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split()), "priority": claim["priority"]}
+    printed = claim["test"].get("margin_published") or {}
+    limit = claim["test"].get("tolerance") or claim["test"].get("bound") or {}
+    return about | dict(found) | {"published": printed.get("value"), "unit": printed.get("unit") or limit.get("unit")}

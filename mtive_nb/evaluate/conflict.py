@@ -4,18 +4,16 @@ Yu et al. 2020 (PCGrad) call two gradients conflicting where their cosine is bel
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 import torch
 
-from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.batches import batch_of
 from mtive_nb.model.losses import noise_robust_loss
 from mtive_nb.model.stack import LoraStack
 
 
-def gradient_cosines(stack: LoraStack, records: Mapping[str, Sequence[dict]], *, root: Path, batch: int = 8,
-                     side_px: int | None = None) -> pd.DataFrame:  # fmt: skip
+def gradient_cosines(stack: LoraStack, records: Mapping[str, Sequence[dict]], *, batch: int = 8) -> pd.DataFrame:
     """Cosine of the mean loss gradients of every two tasks on the weights that are trainable now: (task, task).
 
     `records` holds each task's. Errors: ValueError where nothing is trainable.
@@ -23,16 +21,16 @@ def gradient_cosines(stack: LoraStack, records: Mapping[str, Sequence[dict]], *,
     weights = [p for p in stack.model.parameters() if p.requires_grad]
     if not weights:
         raise ValueError("gradient_cosines: found no trainable weight; activate an adapter with trainable=True first")
-    collate, found = Collator(stack.vlm.processor), {}
+    found = {}
     stack.model.eval()
     for task, rows in records.items():
-        data, total = RecordDataset(list(rows), root=root, side_px=side_px), [torch.zeros_like(w) for w in weights]
-        for start in range(0, len(data), batch):
-            here = range(start, min(start + batch, len(data)))
-            inputs = {k: v.to(stack.vlm.device) for k, v in collate([data[i] for i in here]).items()}
+        total = [torch.zeros_like(w) for w in weights]
+        for start in range(0, len(rows), batch):
+            here = rows[start : start + batch]
+            inputs = batch_of(stack.vlm, here, answers=True)
             labels = inputs.pop("labels")
             loss = noise_robust_loss(stack.model(**inputs, use_cache=False).logits, labels, beta=0.0)
-            loss = loss * (len(here) / len(data))
+            loss = loss * (len(here) / len(rows))
             for kept, gradient in zip(total, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
                 if gradient is not None:
                     kept += gradient

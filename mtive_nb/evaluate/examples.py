@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mtive_nb.data.records import question_of
-from mtive_nb.evaluate.claims import Vocabulary
-from mtive_nb.evaluate.judge import Judge, RuleJudge, vocabulary_of
+from mtive_nb.evaluate.judge.rule import Judge, RuleJudge, vocabulary_of
 from mtive_nb.evaluate.metrics import classify, facts_of
+from mtive_nb.evaluate.statements import Vocabulary
 
 
 def example_rows(

@@ -1,16 +1,15 @@
 """Times of two or more ways to do the same, run in turn: on a shared machine only their ratios mean something."""
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 
 from mtive_nb.model.mixture import LoraMixture
 from mtive_nb.model.stack import LoraStack
-from mtive_nb.model.train import train_adapter
+from mtive_nb.model.train import Training, train_adapter
 
 
 def times_in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int,
@@ -42,22 +41,23 @@ def ratios_to(times: pd.DataFrame, first: str) -> pd.DataFrame:
     return pd.DataFrame(rows).rename_axis("system").reset_index()
 
 
-def still_trainings(ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], *, steps: int,
-                    **given: object) -> dict[str, Callable[[], None]]:  # fmt: skip
-    """Trainings of `steps` optimizer steps, to be timed or weighed: at a learning rate of zero, which costs the same.
+def still_runs(
+    ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], training: Training
+) -> dict[str, Callable[[], None]]:
+    """Training runs to be timed or weighed, at a learning rate of zero: no weight moves, and the cost is the same.
 
-    Each of `ways` is a model, an adapter and its records; `given` goes to train_adapter: root, batch, accumulate, side_px.
+    Each of `ways` is a model, an adapter and its records.
     """
 
     def train(model: LoraStack | LoraMixture, adapter: str, records: list[dict]) -> None:
-        with tempfile.TemporaryDirectory() as fresh:  # nothing to go on from
-            train_adapter(model, adapter, records, steps=steps, rate=0.0, checkpoints=Path(fresh), **given)
+        train_adapter(model, adapter, records, replace(training, rate=0.0))
         model.activate(None)  # a mixture would stay on under the next way
 
     return {name: partial(train, *way) for name, way in ways.items()}
 
 
-def step_times_in_turn(ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], *, steps: int, rounds: int,
-                       **given: object) -> pd.DataFrame:  # fmt: skip
-    """Seconds an optimizer step, as `times_in_turn`, of `still_trainings`."""
-    return times_in_turn(still_trainings(ways, steps=steps, **given), rounds=rounds) / steps
+def step_times_in_turn(
+    ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], training: Training, *, rounds: int
+) -> pd.DataFrame:
+    """Seconds an optimizer step, as `times_in_turn`, of `still_runs`."""
+    return times_in_turn(still_runs(ways, training), rounds=rounds) / training.steps

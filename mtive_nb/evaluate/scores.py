@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mtive_nb.evaluate.claims import Vocabulary
 from mtive_nb.evaluate.intervals import (
     Interval,
     bootstrap_interval,
@@ -22,7 +21,7 @@ from mtive_nb.evaluate.intervals import (
     paired_difference,
     weighted_f1_of_sums,
 )
-from mtive_nb.evaluate.judge import Judge, RuleJudge, judge_all, vocabulary_of
+from mtive_nb.evaluate.judge.rule import Judge, RuleJudge, judge_all, vocabulary_of
 from mtive_nb.evaluate.metrics import (
     DATE_ATTRIBUTES,
     UNPARSED,
@@ -34,6 +33,7 @@ from mtive_nb.evaluate.metrics import (
     facts_of,
     is_abstention,
 )
+from mtive_nb.evaluate.statements import Vocabulary
 
 if TYPE_CHECKING:
     from mtive_nb.run import Run

@@ -4,8 +4,8 @@ Rows are padded on the left, so that every answer ends at the last column and on
 Shapes: B batch, T tokens, K columns that hold an answer in any row.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -13,42 +13,46 @@ from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
 from mtive_nb.data.photos import PhotoError, load_image
+from mtive_nb.model.load import Vlm
 from mtive_nb.model.losses import IGNORE
 
 IMAGE_TOKENS = 40  # rough tokens of an image beside a question's, for sorting alone
 
 
 @lru_cache(maxsize=4096)
-def cached_image(path: str, side_px: int | None) -> Image.Image:
+def cached_image(path: str, max_px: int | None) -> Image.Image:
     """The decoded photo, shrunk once to about twice the side that the processor will ask for; kept in memory."""
     try:
         image = load_image(path)
     except PhotoError as error:
         raise PhotoError(f"{path}: {error}") from None
-    if side_px and min(image.size) > 2 * side_px:
-        image.thumbnail((2 * side_px, 2 * side_px), Image.BICUBIC)
+    if max_px and min(image.size) > 2 * max_px:
+        image.thumbnail((2 * max_px, 2 * max_px), Image.BICUBIC)
     return image
 
 
 class RecordDataset(Dataset):
-    """Records with their photos; `root` is where relative image paths start."""
+    """Records with their decoded photos as `pixels`; `max_px` is the VLM's own bound (Vlm.max_px)."""
 
-    def __init__(self, records: list[dict], *, root: Path, side_px: int | None = None) -> None:
-        self.records, self.root, self.side_px = records, Path(root), side_px
+    def __init__(self, records: Sequence[dict], max_px: int | None = None) -> None:
+        self.records, self.max_px = records, max_px
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
         record = self.records[index]
-        return record | {"pixels": [cached_image(str(self.root / path), self.side_px) for path in record["images"]]}
+        return record | {"pixels": [cached_image(path, self.max_px) for path in record["images"]]}
 
     def lengths(self) -> list[int]:
-        """About how many tokens each record has: characters over four, and its images."""
-        return [
-            sum(len(p.get("text", "")) for m in r["messages"] for p in _parts(m)) // 4 + IMAGE_TOKENS * len(r["images"])
-            for r in self.records
-        ]
+        """Rough number of tokens of each record."""
+        return [rough_tokens(record) for record in self.records]
+
+
+def rough_tokens(record: dict) -> int:
+    """About how many tokens a record has: a token for four characters, and IMAGE_TOKENS for each image."""
+    characters = sum(len(part.get("text", "")) for message in record["messages"] for part in _parts(message))
+    return characters // 4 + IMAGE_TOKENS * len(record["images"])
 
 
 def _parts(message: dict) -> list[dict]:
@@ -87,3 +91,10 @@ class Collator:
                 labelled[-span:] = ids[-span:]
             batch["labels"] = labels
         return batch
+
+
+def batch_of(vlm: Vlm, records: Sequence[dict], *, answers: bool = False) -> dict[str, torch.Tensor]:
+    """One batch of these records on the model's device; with `answers` the answers follow and `labels` mark them."""
+    data = RecordDataset(records, vlm.max_px)
+    rows = Collator(vlm.processor, answers=answers)([data[i] for i in range(len(data))])
+    return {name: tensor.to(vlm.device) for name, tensor in rows.items()}

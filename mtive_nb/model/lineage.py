@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtive_nb.run.folder import write_atomic
+from mtive_nb.run.atomic import write_atomic
 
 MANIFEST = "stack.json"
 

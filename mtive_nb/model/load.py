@@ -21,8 +21,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from mtive_nb.model.pocket import POCKET_BASE
-
+POCKET_BASE = Path(__file__).parent / "pocket_base"  # shipped; notebook 00 makes it
 PARTS = ("vision", "connector", "language")
 WRAPPER = "base_model.model."  # PEFT's prefix before the paths of the base's own modules
 _LLAMA = {"attention": r"self_attn\.(q|k|v|o)_proj", "mlp": r"mlp\.(gate|up|down)_proj"}
@@ -50,13 +49,15 @@ FAMILIES: dict[str, dict[str, tuple[str, str, dict[str, str]]]] = {
 class Vlm:
     """A model and its processor; `name` is what it was loaded by.
 
-    `quantized` names the format of its linear layers' weights ("nf4") where that is not the checkpoint's own; `base` is
+    `min_px` and `max_px` bound a photo's area, as load_vlm explains; None keeps the processor's own bound. `quantized` names the format of its linear layers' weights ("nf4") where that is not the checkpoint's own; `base` is
     then the fingerprint of the checkpoint, over which its adapters were trained.
     """
 
     model: PreTrainedModel
     processor: ProcessorMixin
     name: str
+    min_px: int | None = None
+    max_px: int | None = None
     quantized: str = ""
     base: str = ""
 
@@ -68,13 +69,20 @@ class Vlm:
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def settings(self) -> dict[str, str | int | None]:
+        """What load_vlm needs to load the same model again: its name, pixel bounds and attention kernel."""
+        kernel = self.model.config._attn_implementation
+        return {"name": self.name, "min_px": self.min_px, "max_px": self.max_px, "attention": kernel}
+
 
 def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "auto", max_px: int | None = None,
              min_px: int | None = None, device: str | None = None, quantize: str = "") -> Vlm:  # fmt: skip
     """Load "pocket", a local folder or a hub id.
 
     `dtype` "auto" means bfloat16 where the device computes in it and float32 on a CPU (which emulates it);
-    `min_px` and `max_px` bound an image's area: pixels a side of the square of that area (Idefics3: `max_px` is the
+    `min_px` and `max_px` bound an image's area: pixels a side of the square of that area, 0 or None for the
+    processor's own bound (Idefics3: `max_px` is the
     longest side before it splits; Gemma3 has one size of its own). `quantize` "nf4" keeps linear
     layers in 4 bits (bitsandbytes), all but the head; the whole checkpoint is read once more to know whose weights they are.
     """
@@ -93,17 +101,18 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     if family not in FAMILIES:
         raise ValueError(f"{name}: model type {family!r} has no component map; known: {sorted(FAMILIES)}")
     processor = AutoProcessor.from_pretrained(source)
+    min_px, max_px = min_px or None, max_px or None
     _bound_images(processor, family=family, min_px=min_px, max_px=max_px)
     processor.tokenizer.padding_side = "left"
     how = {"dtype": kind, "attn_implementation": attention} | (_four_bits(kind, device) if quantize else {})
     model = AutoModelForImageTextToText.from_pretrained(source, **how)
     if not quantize:
-        return Vlm(model.to(device).eval().requires_grad_(False), processor, name)
+        return Vlm(model.to(device).eval().requires_grad_(False), processor, name, min_px, max_px)
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):  # its repacked weights would cut a later training's gradients
             layer.support_avx512bf16_for_cpu = False
-    base = fingerprint(AutoModelForImageTextToText.from_pretrained(source, dtype=kind))
-    return Vlm(model.eval().requires_grad_(False), processor, name, quantize, base)
+    base = base_fingerprint(AutoModelForImageTextToText.from_pretrained(source, dtype=kind))
+    return Vlm(model.eval().requires_grad_(False), processor, name, min_px, max_px, quantize, base)
 
 
 def _bound_images(processor: ProcessorMixin, *, family: str, min_px: int | None, max_px: int | None) -> None:
@@ -162,7 +171,7 @@ def part_of(module_path: str, *, family: str) -> str:
     return "language"  # lm_head and embeddings
 
 
-def fingerprint(model: nn.Module, *, entries: int = 256) -> str:
+def base_fingerprint(model: nn.Module, *, entries: int = 256) -> str:
     """Hash of the names, shapes and first `entries` values of every weight of the bare model: the base's identity."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):

@@ -25,8 +25,6 @@ from mtive_nb.model.load import part_of
 from mtive_nb.model.losses import noise_robust_loss
 from mtive_nb.model.stack import LoraStack
 
-Expert = Adapter | str  # an adapter, or the name of one on the stack
-
 
 def rows_of_patches(images: Sequence[int], grid_thw: torch.Tensor | None) -> torch.Tensor:
     """The batch row of every patch, (P,), from the number of images of each row and the images' grids (I, 3)."""
@@ -104,7 +102,7 @@ def check_expert(expert: Adapter, trunk: str | None) -> None:
 @contextmanager
 def mixed_experts(
     stack: LoraStack,
-    experts: Sequence[Expert | None],
+    experts: Sequence[Adapter | str | None],
     *,
     trunk: str | None,
     images: Sequence[int],

@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn.functional import one_hot
 from torch.utils.hooks import RemovableHandle
 
-from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.batches import batch_of
 from mtive_nb.model.load import Vlm, part_of, target_modules
 from mtive_nb.model.stack import LoraStack
-from mtive_nb.run.folder import write_atomic
+from mtive_nb.run.atomic import write_atomic
 
 CHILD = "lora_mixture"  # the model's child while on; below PEFT's layers PEFT would save it with its own adapters
 WEIGHTS = "mixture.safetensors"
@@ -212,8 +212,7 @@ def matching_rank(vlm: Vlm, parameters: int, *, placement: tuple[str, ...], expe
 
 
 @torch.inference_mode()
-def router_statistics(mixture: LoraMixture, records: list[dict], *, root: Path, batch: int = 16,
-                      side_px: int | None = None) -> pd.DataFrame:  # fmt: skip
+def router_statistics(mixture: LoraMixture, records: list[dict], *, batch: int = 16) -> pd.DataFrame:
     """Which expert takes which task: one row a task and placed layer, over all rows of the records, answers included.
 
     Columns: task, part, layer, rows (T), expert_0 ... (mean share of the gates, summing to 1), entropy_nat (mean over
@@ -221,12 +220,12 @@ def router_statistics(mixture: LoraMixture, records: list[dict], *, root: Path, 
     layer by layer, and do not average shares over layers.
     """
     mixture.model.eval()
-    collate, sums = Collator(mixture.vlm.processor), []
+    sums = []
     for task in sorted({r["task"] for r in records}):
-        data = RecordDataset([r for r in records if r["task"] == task], root=root, side_px=side_px)
-        for start in range(0, len(data), batch):
-            rows = collate([data[i] for i in range(start, min(start + batch, len(data)))])
-            inputs = {k: v.to(mixture.vlm.device) for k, v in rows.items() if k != "labels"}
+        own = [r for r in records if r["task"] == task]
+        for start in range(0, len(own), batch):
+            inputs = batch_of(mixture.vlm, own[start : start + batch], answers=True)
+            del inputs["labels"]
             with mixture.routing(inputs["attention_mask"]) as seen:
                 mixture.model(**inputs, logits_to_keep=1, use_cache=False)
             for path, shares in seen.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
-from mtive_nb.model.pocket import MERGE, PATCH_PX, POCKET_BASE
+from mtive_nb.model.load import POCKET_BASE
 from mtive_nb.model.sizes import find_config
 
 
@@ -20,12 +20,13 @@ def write_random_base(config: PreTrainedConfig, folder: Path, *, seed: int = 0) 
 
     Errors: ValueError for a family, or patches, that the pocket base's processor does not serve.
     """
+    processor = AutoProcessor.from_pretrained(POCKET_BASE)
+    own = (processor.image_processor.patch_size, processor.image_processor.merge_size)
     vision = getattr(config, "vision_config", None)
     patches = (getattr(vision, "patch_size", None), getattr(vision, "spatial_merge_size", None))
-    if config.model_type != "qwen2_5_vl" or patches != (PATCH_PX, MERGE):
+    if config.model_type != "qwen2_5_vl" or patches != own:
         found = f"{config.model_type} with patches of {patches[0]} px, merged by {patches[1]}"
-        raise ValueError(f"config: found {found}; expected qwen2_5_vl with patches of {PATCH_PX} px, merged by {MERGE}")
-    processor = AutoProcessor.from_pretrained(POCKET_BASE)
+        raise ValueError(f"config: found {found}; expected qwen2_5_vl with patches of {own[0]} px, merged by {own[1]}")
     ids = processor.tokenizer.convert_tokens_to_ids
     config.image_token_id, config.video_token_id = ids("<|image_pad|>"), ids("<|video_pad|>")
     config.vision_start_token_id, config.vision_end_token_id = ids("<|vision_start|>"), ids("<|vision_end|>")

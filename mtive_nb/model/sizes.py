@@ -14,8 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from mtive_nb.model.load import FAMILIES, PARTS, part_of, target_modules
-from mtive_nb.model.pocket import POCKET_BASE
+from mtive_nb.model.load import FAMILIES, PARTS, POCKET_BASE, part_of, target_modules
 
 KNOWN_CONFIGS = Path(__file__).parent / "known_configs.json"  # sizes as published in each hub id's config.json
 PHOTO_PX = (3000, 4000)  # height and width of a phone's photo

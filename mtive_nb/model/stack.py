@@ -25,7 +25,7 @@ from mtive_nb.model.lineage import (
     sha256_of,
     write_manifest,
 )
-from mtive_nb.model.load import Vlm, fingerprint, target_modules
+from mtive_nb.model.load import Vlm, base_fingerprint, load_vlm, target_modules
 
 WEIGHTS = "adapter_model.safetensors"  # PEFT's name
 
@@ -35,7 +35,7 @@ class LoraStack:
 
     def __init__(self, vlm: Vlm) -> None:
         self.vlm, self.peft = vlm, None
-        self.base_fingerprint = vlm.base or fingerprint(vlm.model)
+        self.base_fingerprint = vlm.base or base_fingerprint(vlm.model)
         self.specs: dict[str, AdapterSpec] = {}
         self.parents: dict[str, str | None] = {}
         self.hashes: dict[str, str] = {}  # of adapters that were saved or loaded
@@ -244,7 +244,7 @@ class LoraStack:
     def write_line(self, kind: str, weights: Path, *, parent: str | None, spec: AdapterSpec) -> str:
         """Put saved weights, folder / name / file, into the folder's stack.json, under `kind`; returns their hash."""
         folder, name = weights.parent.parent, weights.parent.name
-        manifest = {"base": self.base_fingerprint, "adapters": {}}
+        manifest = {"base": self.base_fingerprint, "model": self.vlm.settings, "adapters": {}}
         if (folder / MANIFEST).is_file():
             manifest = read_manifest(folder)
         if parent is not None and parent not in self.hashes:
@@ -328,7 +328,8 @@ class LoraStack:
         merged = twin
         if self.peft is not None:
             merged = twin.merge_and_unload(adapter_names=list(self.branch(name))) if name else twin.unload()
-        return Vlm(merged.to(dtype).eval().requires_grad_(False), self.vlm.processor, f"{self.vlm.name}+{name}")
+        model, vlm = merged.to(dtype).eval().requires_grad_(False), self.vlm
+        return Vlm(model, vlm.processor, f"{vlm.name}+{name}", vlm.min_px, vlm.max_px)
 
 
 def _spec_of(row: dict) -> AdapterSpec:
@@ -342,3 +343,26 @@ def load_stack(vlm: Vlm, *adapters: tuple[Path, str]) -> LoraStack:
     for folder, name in adapters:
         stack.load(folder, name)
     return stack
+
+
+def load_base(folder: Path, *, attention: str | None = None, quantize: str = "") -> Vlm:
+    """The bare model that the stack in `folder` stands on, as its stack.json names it: id, pixel bounds, kernel.
+
+    `attention` replaces the kernel, `quantize` as in load_vlm. Errors: LineageError where stack.json names no model.
+    """
+    manifest = read_manifest(folder)
+    if "model" not in manifest:
+        raise LineageError(f"{Path(folder) / MANIFEST}: names no model; load it by load_vlm, then load_stack")
+    settings = manifest["model"]
+    return load_vlm(
+        settings["name"],
+        attention=attention or settings["attention"],
+        min_px=settings["min_px"],
+        max_px=settings["max_px"],
+        quantize=quantize,
+    )
+
+
+def open_stack(*adapters: tuple[Path, str], attention: str | None = None, quantize: str = "") -> LoraStack:
+    """`load_stack` over the model that the first adapter's stack.json names; options as in load_base."""
+    return load_stack(load_base(adapters[0][0], attention=attention, quantize=quantize), *adapters)

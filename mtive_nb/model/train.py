@@ -5,9 +5,11 @@ the columns that hold answers become logits (benchmarks/training.py measures it)
 the base while an expert trains.
 """
 
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -120,14 +122,36 @@ class Watch(TrainerCallback):
         state.log_history[-1]["seconds"] = time.monotonic() - self.started
 
 
-def adapter_arguments(folder: Path, *, steps: int, batch: int = 8, accumulate: int = 1, rate: float = 1e-3,
-                      checkpointing: bool = False, save_steps: int = 200, seed: int = 0) -> dict:  # fmt: skip
-    """What every training of an adapter shares, as arguments of TrainingArguments: 5% warm-up, a cosine to 0."""
+@dataclass(frozen=True)
+class Training:
+    """How an adapter learns: `steps` optimizer steps of `batch` x `accumulate` records each.
+
+    rate: peak learning rate, reached after 5% of the steps; a cosine to 0 follows. beta: weight of the uniform loss in
+    noise_robust_loss, from 0 to 1. checkpointing: gradient checkpointing, less memory for more time. save_steps: steps
+    between two checkpoints. workers: processes that decode photos. seed: order of the records, and a new adapter's
+    first weights.
+    """
+
+    steps: int
+    rate: float = 1e-3
+    batch: int = 16
+    accumulate: int = 1
+    beta: float = 0.0
+    checkpointing: bool = False
+    save_steps: int = 200
+    workers: int = 0
+    seed: int = 0
+
+
+def trainer_arguments(training: Training, folder: Path) -> dict:
+    """The arguments that every trainer of an adapter shares, by their names in transformers' TrainingArguments."""
+    steps = training.steps
     return {
-        "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": rate,
-        "gradient_accumulation_steps": accumulate, "lr_scheduler_type": "cosine", "warmup_steps": max(1, steps // 20),
-        "weight_decay": 0.0, "max_grad_norm": 1.0, "logging_steps": max(1, min(20, steps // 10)), "seed": seed,
-        "save_steps": save_steps, "save_total_limit": 1, "activation_checkpointing": checkpointing, "report_to": [],
+        "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": training.batch,
+        "learning_rate": training.rate, "gradient_accumulation_steps": training.accumulate,
+        "lr_scheduler_type": "cosine", "warmup_steps": max(1, steps // 20), "weight_decay": 0.0, "max_grad_norm": 1.0,
+        "logging_steps": max(1, min(20, steps // 10)), "seed": training.seed, "save_steps": training.save_steps,
+        "save_total_limit": 1, "activation_checkpointing": training.checkpointing, "report_to": [],
         "remove_unused_columns": False, "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
         "log_level": "error",
     }  # fmt: skip
@@ -150,34 +174,34 @@ def training_log(trainer: Trainer) -> pd.DataFrame:
 
 
 def train_adapter(
-    stack: LoraStack | LoraMixture, name: str, records: list[dict], *, root: Path, checkpoints: Path, steps: int,
-    batch: int = 16, rate: float = 1e-3, beta: float = 0.0, accumulate: int = 1, workers: int = 0,
-    side_px: int | None = None, checkpointing: bool = False, save_steps: int = 200, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """Train adapter `name`, the newest of its branch or a mixture, on the records' answers; returns the log.
+    stack: LoraStack | LoraMixture,
+    name: str,
+    records: list[dict],
+    training: Training,
+    *,
+    checkpoints: Path | None = None,
+) -> pd.DataFrame:
+    """Train adapter `name`, the newest of its branch or a mixture, on the records' answers; return the training log.
 
-    The log's rows are step, loss (a mixture's with its load-balance loss), rate, seconds.
-    `steps` optimizer steps of `batch` x `accumulate` records, learning rate `rate` with 5% warm-up and a cosine to 0;
-    `beta` as in noise_robust_loss. Goes on from the last checkpoint in `checkpoints` / name. `checkpointing` trades
-    time for memory (gradient checkpointing). Raises ValueError where there is nothing to train on.
+    The log has a row for every few steps: step, loss in nats a token (a mixture's includes its load-balance loss),
+    rate, seconds. Resumes from the last checkpoint in `checkpoints` / name; without `checkpoints` nothing is kept.
+    Errors: ValueError where there is no record.
     """
     if not records:
         raise ValueError(f"adapter {name!r}: found no record to train on")
+    if checkpoints is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return train_adapter(stack, name, records, training, checkpoints=Path(folder))
     stack.activate(name, trainable=True)
-    folder = Path(checkpoints) / name
-    on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
-        **adapter_arguments(
-            folder, steps=steps, batch=batch, accumulate=accumulate, rate=rate, checkpointing=checkpointing,
-            save_steps=save_steps, seed=seed,
-        ),
-        data_seed=seed, dataloader_num_workers=workers,
-        bf16=on_gpu and stack.vlm.model.dtype == torch.bfloat16,
-    )  # fmt: skip
-    data = RecordDataset(records, root=root, side_px=side_px)
-    collator = Collator(stack.vlm.processor)
+        **trainer_arguments(training, Path(checkpoints) / name),
+        data_seed=training.seed,
+        dataloader_num_workers=training.workers,
+        bf16=torch.cuda.is_available() and stack.vlm.model.dtype == torch.bfloat16,
+    )
     trainer = StageTrainer(
-        stack.model, arguments, train_dataset=data, data_collator=collator, callbacks=[Watch(name)], beta=beta,
+        stack.model, arguments, train_dataset=RecordDataset(records, stack.vlm.max_px), beta=training.beta,
+        data_collator=Collator(stack.vlm.processor), callbacks=[Watch(name)],
         mixture=stack if isinstance(stack, LoraMixture) else None,
     )  # fmt: skip
     stack.assert_trainable(name)

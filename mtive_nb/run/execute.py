@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mtive_nb.run.graph import Project, find_project
-from mtive_nb.run.job import Job, cell_states, restore_old
+from mtive_nb.run.job import NotebookJob, cell_states, restore_old
 from mtive_nb.run.lock import profile_lock
 from mtive_nb.run.plan import Inputs, Step, describe, make_plan
 from mtive_nb.run.progress import duration
@@ -106,7 +106,7 @@ class _Runner:
     ) -> None:
         self.inputs, self.jobs, self.command, self.lock_fd, self.tell = inputs, jobs, command, lock_fd, tell
         self.waiting = {step.notebook.number: step for step in steps}
-        self.running: dict[str, tuple[Job, Step]] = {}
+        self.running: dict[str, tuple[NotebookJob, Step]] = {}
         self.outcome = Outcome()
         self.shown: dict[str, tuple[str, float]] = {}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -162,7 +162,7 @@ class _Runner:
         return bool(reasons(self.inputs.profile_dir / step.notebook.name, now=now))
 
     def _start(self, number: str, step: Step) -> None:
-        job = Job(
+        job = NotebookJob(
             notebook=step.notebook,
             profile_dir=self.inputs.profile_dir,
             home=self.inputs.project.home,
@@ -193,7 +193,7 @@ class _Runner:
             self.tell(f"    {line}")
         self.tell(f"[{job.notebook.name}] FAILED: {problem}")
 
-    def _show(self, job: Job, step: Step) -> None:
+    def _show(self, job: NotebookJob, step: Step) -> None:
         """A line when the cell changed, or after a quiet half minute."""
         name = job.notebook.name
         text, when = self.shown.get(name, ("", job.started))
@@ -210,10 +210,10 @@ class _Runner:
         self.tell(f"[{name}] {cell}, {duration(job.elapsed_s)}{left}{inner}")
 
 
-def main(profile: str, **asked: object) -> int:
-    """The command line's `run`, `asked` as in run_notebooks: exit code 0 when everything asked for is up to date now."""
+def main(profile: str, *, numbers: Iterable[str], jobs: int, dry_run: bool, force: bool, only: bool) -> int:
+    """The command line's `run`, as run_notebooks: exit code 0 when everything asked for is up to date now."""
     try:
-        outcome = run_notebooks(profile, **asked)
+        outcome = run_notebooks(profile, numbers=numbers, jobs=jobs, dry_run=dry_run, force=force, only=only)
     except KeyboardInterrupt:
         print("ended by Ctrl-C; start again to go on from the last finished notebook", file=sys.stderr)
         return 130

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtive_nb.run.atomic import replacing, write_atomic
 from mtive_nb.run.graph import find_project
 from mtive_nb.run.provenance import device_name, git_state, parameters_in_cells, peak_gpu_mib, peak_mib, versions
 from mtive_nb.run.published import check_keys
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BETTER = ("higher", "lower", "none")
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file through a neighbour and a rename: a reader, or a killed writer, never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
 
 
 class Run:
@@ -126,13 +119,11 @@ class Run:
     def figure(self, name: str, figure: "Figure") -> "Figure":
         """Keep a figure as figures/<name>.png and .svg and return it."""
         folder = self.dir / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
         for suffix in ("png", "svg"):
-            part = folder / f".{name}.part.{suffix}"
             # Without a date the same figure is the same file.
             metadata = {"Date": None} if suffix == "svg" else None
-            figure.savefig(part, dpi=150, bbox_inches="tight", metadata=metadata)
-            os.replace(part, folder / f"{name}.{suffix}")
+            with replacing(folder / f"{name}.{suffix}") as part:
+                figure.savefig(part, dpi=150, bbox_inches="tight", metadata=metadata)
         return figure
 
     def note(self, key: str, value: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from mtive_nb.run.folder import write_atomic
+from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Notebook
 from mtive_nb.run.progress import MARK
 from mtive_nb.run.stale import read_run, results_fingerprint
@@ -84,7 +84,7 @@ def cell_states(executed: Path) -> list[str]:
 
 
 @dataclass
-class Job:
+class NotebookJob:
     """A notebook that is being run. `threads`: what OpenMP may use."""
 
     notebook: Notebook

@@ -8,6 +8,7 @@ import ast
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,11 +201,11 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
     return values
 
 
-def way_of(name: str, value: str, **ways: Any) -> Any:
-    """What a parameter's value stands for, of the ways that there are. Errors: ValueError that names all three."""
-    if value not in ways:
-        raise ValueError(f"{name}: found {value!r}, expected {' or '.join(ways)}")
-    return ways[value]
+def choose(name: str, value: str, choices: Mapping[str, Any]) -> Any:
+    """What a parameter's value stands for, of the `choices`. Errors: ValueError naming parameter, value and choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: found {value!r}, expected {' or '.join(choices)}")
+    return choices[value]
 
 
 def files_of(folder: Path, stem: str) -> list[Path]:

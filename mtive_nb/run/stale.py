@@ -20,10 +20,10 @@ PACKAGE_SUFFIXES = (".py", ".csv", ".yaml", ".json", ".safetensors", ".jinja", "
 # They show results and change none.
 NOT_HASHED = (
     "__main__.py",
-    "model/preflight.py",
+    "report/preflight.py",
     "model/known_configs.json",
-    "run/report.py",
-    "run/reference.py",
+    "report/page.py",
+    "report/reference.py",
     "run/report.html.jinja",
     "run/tables.yaml",
     "show/",

@@ -1,7 +1,7 @@
 """Beyond one machine, by Ray: what processes do here, workers of a cluster do there, with the same results.
 
 `by_ray` takes the place of `by_processes` (answers, scores, an expert each: Ray Data over the items);
-`train_adapter_by_ray` that of `train_adapter_together` (a stage's steps in shares: Ray Train around the same Trainer).
+`train_adapter_by_ray` that of `train_adapter_in_shares` (a stage's steps in shares: Ray Train around the same Trainer).
 The notebooks' parameter ENGINE chooses, "local" or "ray".
 Photos, checkpoints and caches must lie where every worker sees them. A worker that dies costs what it was at: Ray gives
 that to another, and what was written before stays. Needs the extra `scale`.
@@ -9,27 +9,27 @@ that to another, and what was written before stays. Needs the extra `scale`.
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from mtive_nb.model.load import Vlm
+from mtive_nb.model.parallel import batches_of_each, by_processes, train_adapter_in_shares
 from mtive_nb.model.stack import LoraStack
-from mtive_nb.model.together import batches_of_each, train_adapter_together
-from mtive_nb.model.train import train_adapter
-from mtive_nb.model.workers import by_processes
-from mtive_nb.run.params import way_of
+from mtive_nb.model.train import Training, train_adapter
+from mtive_nb.run.params import choose
 
 
 def workers_of(engine: str) -> Callable:
     """`by_processes` for "local", `by_ray` for "ray". Errors: ValueError for any other engine."""
-    return way_of("ENGINE", engine, local=by_processes, ray=by_ray)
+    return choose("ENGINE", engine, {"local": by_processes, "ray": by_ray})
 
 
 def stage_training_of(engine: str) -> Callable:
-    """`train_adapter_together` for "local", `train_adapter_by_ray` for "ray". Errors: as of `workers_of`."""
-    return way_of("ENGINE", engine, local=train_adapter_together, ray=train_adapter_by_ray)
+    """`train_adapter_in_shares` for "local", `train_adapter_by_ray` for "ray". Errors: as of `workers_of`."""
+    return choose("ENGINE", engine, {"local": train_adapter_in_shares, "ray": train_adapter_by_ray})
 
 
 def by_ray(model: LoraStack | Vlm, work: Callable, items: Sequence[tuple], *, workers: int = 2, what: str = "",
@@ -64,9 +64,16 @@ def by_ray(model: LoraStack | Vlm, work: Callable, items: Sequence[tuple], *, wo
 
 
 def train_adapter_by_ray(
-    stack: LoraStack, name: str, records: list[dict], *, checkpoints: Path, processes: int = 2, accumulate: int = 1,
-    gpus: bool = False, tries: int = 3, **given: object,
-) -> pd.DataFrame:  # fmt: skip
+    stack: LoraStack,
+    name: str,
+    records: list[dict],
+    training: Training,
+    *,
+    checkpoints: Path,
+    processes: int = 2,
+    gpus: bool = False,
+    tries: int = 3,
+) -> pd.DataFrame:
     """As train_adapter, with a step's batches divided among the workers of a cluster: the same adapter up to rounding.
 
     A worker that dies ends the round; the next one, of `tries`, goes on from the last checkpoint. Errors: ValueError
@@ -76,15 +83,16 @@ def train_adapter_by_ray(
     from ray import cloudpickle, train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    given |= {"checkpoints": Path(checkpoints).resolve(), "accumulate": batches_of_each(accumulate, processes)}
+    checkpoints = Path(checkpoints).resolve()
+    of_each = replace(training, accumulate=batches_of_each(training.accumulate, processes))
     kept = ray.put(cloudpickle.dumps((stack, records)))
-    made = given["checkpoints"] / f"{name}.pt"
+    made = checkpoints / f"{name}.pt"
 
     def share() -> None:
         if not gpus:
             torch.set_num_threads(1)
         own, mine = cloudpickle.loads(ray.get(kept))
-        log = train_adapter(own, name, mine, **given)
+        log = train_adapter(own, name, mine, of_each, checkpoints=checkpoints)
         if train.get_context().get_world_rank() == 0:
             torch.save({"weights": own.adapter_weights(name), "log": log.to_dict("list")}, made)
 

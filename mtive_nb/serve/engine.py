@@ -10,14 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import StoppingCriteria
 
-from mtive_nb.evaluate.grounding import AnswerAttention, read_answers
-from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.evaluate.grounding.attention import AnswerAttention, read_attention
+from mtive_nb.model.batches import batch_of
 from mtive_nb.model.mixed import mixed_experts
 from mtive_nb.serve.pool import ExpertPool, Version
 
@@ -102,11 +101,11 @@ class _Streams(StoppingCriteria):
 class Engine:
     """Answers records (question and photos, see data/records.py) with the experts of a pool. Use as a context."""
 
-    def __init__(self, pool: ExpertPool, *, root: Path = Path(), side_px: int | None = None, max_batch: int = 16,
-                 max_waiting: int = 256, gather_s: float = 0.005) -> None:  # fmt: skip
-        self.pool, self.root, self.side_px, self.max_batch, self.gather_s = pool, root, side_px, max_batch, gather_s
+    def __init__(
+        self, pool: ExpertPool, *, max_batch: int = 16, max_waiting: int = 256, gather_s: float = 0.005
+    ) -> None:
+        self.pool, self.vlm, self.max_batch, self.gather_s = pool, pool.stack.vlm, max_batch, gather_s
         self._waiting: queue.Queue[Request | object] = queue.Queue(max_waiting)
-        self._collate = Collator(pool.stack.vlm.processor, answers=False)
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._closed, self._door = False, threading.Lock()  # no request gets in behind the end
         self._model = threading.Lock()  # one forward at a time: its hooks are the batch's own
@@ -145,8 +144,8 @@ class Engine:
         """
         version = self.pool.hold(expert)
         try:
-            with self._answering([record], [version], self._inputs([record])):
-                return read_answers(self.pool.stack.vlm, [record], root=self.root, side_px=self.side_px, maps=True)[0]
+            with self._answering([record], [version], batch_of(self.vlm, [record])):
+                return read_attention(self.vlm, [record], maps=True)[0]
         finally:
             self.pool.release(version)
 
@@ -196,16 +195,11 @@ class Engine:
     @torch.inference_mode()
     def _generate(self, requests: list[Request]) -> None:
         records, longest = [r.record for r in requests], max(r.max_new_tokens for r in requests)
-        inputs = self._inputs(records)
-        streams = _Streams(requests, self.pool.stack.vlm.processor.tokenizer, inputs["input_ids"].shape[1])
+        inputs = batch_of(self.vlm, records)
+        streams = _Streams(requests, self.vlm.processor.tokenizer, inputs["input_ids"].shape[1])
         with self._answering(records, [r.version for r in requests], inputs) as model:
             model.generate(**inputs, max_new_tokens=longest, do_sample=False, stopping_criteria=[streams])
         streams.flush()
-
-    def _inputs(self, records: list[dict]) -> dict[str, torch.Tensor]:
-        data = RecordDataset(records, root=self.root, side_px=self.side_px)
-        inputs = self._collate([data[i] for i in range(len(data))])
-        return {k: v.to(self.pool.stack.vlm.device) for k, v in inputs.items()}
 
     @contextmanager
     def _answering(self, records: list[dict], versions: list[Version | None], inputs: dict) -> Iterator[nn.Module]:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.batches import batch_of
 from mtive_nb.model.stack import LoraStack
 
 
@@ -32,14 +31,12 @@ class Parity:
 
 
 @torch.inference_mode()
-def live_replies(stack: LoraStack, records: list[dict], *, root: Path, side_px: int | None = None,
-                 max_new_tokens: int = 64) -> list[Reply]:  # fmt: skip
+def live_replies(stack: LoraStack, records: list[dict], *, max_new_tokens: int = 64) -> list[Reply]:
     """Greedy answers of the adapters in force, one record at a time, with what the model thought of each token."""
     stack.model.eval()
-    data, collate = RecordDataset(records, root=root, side_px=side_px), Collator(stack.vlm.processor, answers=False)
     replies = []
-    for row in (data[i] for i in range(len(data))):
-        inputs = {k: v.to(stack.vlm.device) for k, v in collate([row]).items()}
+    for record in records:
+        inputs = batch_of(stack.vlm, [record])
         made = stack.model.generate(
             **inputs, max_new_tokens=max_new_tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
         )

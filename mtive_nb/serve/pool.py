@@ -39,7 +39,7 @@ class Version:
 
 
 @dataclass
-class Expert:
+class Serviced:
     """An expert under its public name; `weights` share requests out over versions, {number: weight}."""
 
     versions: dict[int, Version] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class ExpertPool:
     def __init__(self, stack: LoraStack, *, trunk: str | None, budget_mib: float = float("inf"), seed: int = 0) -> None:
         self.stack, self.trunk, self.budget = stack, trunk, budget_mib * MIB
         self._books = threading.RLock()
-        self.experts: dict[str, Expert] = {}
+        self.experts: dict[str, Serviced] = {}
         self._numbers: dict[str, int] = {}  # the last version of each name: no name ever stands for two contents
         self._clock, self._draw = 0, random.Random(seed)
         stack.activate(trunk)
@@ -67,14 +67,14 @@ class ExpertPool:
         with self._books:
             if expert in self.experts:
                 raise KeyError(f"expert {expert!r} is in service already; update it")
-            return self._serve(Expert(), expert, Path(folder), name or expert)
+            return self._serve(Serviced(), expert, Path(folder), name or expert)
 
     def update(self, expert: str, folder: Path, name: str | None = None) -> Version:
         """Serve a new version from now on; requests that hold the old one end with it."""
         with self._books:
             return self._serve(self._expert(expert), expert, Path(folder), name or expert)
 
-    def _serve(self, entry: Expert, expert: str, folder: Path, name: str) -> Version:
+    def _serve(self, entry: Serviced, expert: str, folder: Path, name: str) -> Version:
         self._numbers[expert] = self._numbers.get(expert, 0) + 1
         version = Version(expert, self._numbers[expert], folder, name)
         self._bring(version)
@@ -145,7 +145,7 @@ class ExpertPool:
                 for name, entry in self.experts.items() for v in entry.versions.values()
             ]  # fmt: skip
 
-    def _expert(self, expert: str) -> Expert:
+    def _expert(self, expert: str) -> Serviced:
         if expert not in self.experts:
             raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.experts)}")
         return self.experts[expert]

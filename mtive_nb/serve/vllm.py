@@ -46,7 +46,9 @@ class VllmClient:
     Errors: openai.APIError where the address does not answer.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, max_px: int | None = None) -> None:
+        """`max_px`: the served model's bound on a photo, so that none is sent larger than the model looks at."""
+        self.max_px = max_px
         self.url = url.rstrip("/").removesuffix("/v1")
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
         self.trunk_name = BASE  # what requests without an expert are addressed to
@@ -136,13 +138,12 @@ class VllmClient:
                 self._held[name] -= 1
                 self._books.notify_all()
 
-    def ask(self, record: dict, expert: str | None = None, *, root: Path = Path(), side_px: int | None = None,
-            max_new_tokens: int = 64) -> Reply:  # fmt: skip
+    def ask(self, record: dict, expert: str | None = None, *, max_new_tokens: int = 64) -> Reply:
         """The greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
 
         Errors: KeyError for an expert that is not in service, openai.APIError.
         """
-        turns = chat_with_photos(record, root=root, side_px=side_px)
+        turns = chat_with_photos(record, self.max_px)
         with self._holding(expert) as name:
             said = self.client.chat.completions.create(
                 model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True
@@ -150,16 +151,27 @@ class VllmClient:
         logprobs = tuple(token.logprob for token in said.logprobs.content)
         return Reply(said.message.content.strip(), logprobs, name)
 
-    def stream(self, record: dict, expert: str | None = None, *, root: Path = Path(), side_px: int | None = None,
-               max_new_tokens: int = 64, **options: object) -> Iterator[str]:  # fmt: skip
+    def stream(
+        self,
+        record: dict,
+        expert: str | None = None,
+        *,
+        max_new_tokens: int = 64,
+        extra_body: Mapping[str, object] | None = None,
+    ) -> Iterator[str]:
         """As `ask`, the text piece by piece; closing the iterator hangs up, and the server stops writing.
 
-        `options` are further fields of the request, as the openai client takes them.
+        `extra_body`: fields of the request that are vLLM's own, such as ignore_eos.
         """
-        turns = chat_with_photos(record, root=root, side_px=side_px)
+        turns = chat_with_photos(record, self.max_px)
         with self._holding(expert) as name:
             with self.client.chat.completions.create(
-                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, stream=True, **options
+                model=name,
+                messages=turns,
+                max_tokens=max_new_tokens,
+                temperature=0,
+                stream=True,
+                extra_body=dict(extra_body or {}),
             ) as pieces:
                 for piece in pieces:
                     if piece.choices and piece.choices[0].delta.content:
@@ -189,7 +201,7 @@ class VllmServer(VllmClient):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        super().__init__(f"http://127.0.0.1:{self.port}")
+        super().__init__(f"http://127.0.0.1:{self.port}", max_px=_pixel_bound(self.trunk))
         self.process: subprocess.Popen | None = None
 
     def command(self) -> list[str]:
@@ -248,20 +260,28 @@ class VllmServer(VllmClient):
         super().__exit__()
 
 
-def chat_with_photos(record: dict, *, root: Path, side_px: int | None) -> list[dict]:
+def _pixel_bound(trunk: Path) -> int | None:
+    """The side of the largest square that an exported trunk's processor lets through; None where it has no such bound."""
+    found = trunk / "preprocessor_config.json"
+    size = json.loads(found.read_text()).get("size", {}) if found.is_file() else {}
+    area = size.get("longest_edge") or size.get("max_pixels")
+    return int(area**0.5) if area else None
+
+
+def chat_with_photos(record: dict, max_px: int | None) -> list[dict]:
     """A record's turns up to its answer in OpenAI's format; photos as the model's own pipeline would see them, PNG."""
     photos, turns = iter(record["images"]), []
     for turn in record["messages"][:-1]:
         parts = turn["content"] if isinstance(turn["content"], list) else [{"type": "text", "text": turn["content"]}]
-        shown = [_photo(Path(root) / next(photos), side_px) if p["type"] == "image" else p for p in parts]
+        shown = [_photo(next(photos), max_px) if p["type"] == "image" else p for p in parts]
         turns.append({"role": turn["role"], "content": shown})
     return turns
 
 
 @lru_cache(maxsize=1024)
-def _photo(path: Path, side_px: int | None) -> dict:
+def _photo(path: str, max_px: int | None) -> dict:
     packed = BytesIO()
-    cached_image(str(path), side_px).save(packed, format="PNG")
+    cached_image(path, max_px).save(packed, format="PNG")
     return photo_part(packed.getvalue(), "photo.png")
 
 

@@ -11,7 +11,6 @@ import html
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import ipywidgets as widgets
 import pandas as pd
@@ -33,18 +32,18 @@ def _after_settling(action: Callable[[], None]) -> None:
 class AnnotationForm(widgets.VBox):
     """A form over `records` and their `prefills`, one each; it begins at the first record without a decision.
 
-    `root` is where photos' paths start, `side_px` their longest side on the page; `clock` gives seconds.
+    `side_px` is the photos' longest side on the page; `clock` gives seconds.
     """
 
-    def __init__(self, records: Sequence[dict], prefills: Sequence[str], store: AnnotationStore, *, root: Path,
-                 side_px: int = 280, clock: Callable[[], float] = time.monotonic,
+    def __init__(self, records: Sequence[dict], prefills: Sequence[str], store: AnnotationStore, *, side_px: int = 280,
+                 clock: Callable[[], float] = time.monotonic,
                  later: Callable[[Callable[[], None]], None] = _after_settling) -> None:  # fmt: skip
         """`later` runs what Enter asks for once the typed text is there. Errors: ValueError for not one prefill a record."""
         if len(records) != len(prefills):
             raise ValueError(f"AnnotationForm: {len(prefills)} prefills for {len(records)} records; expected one each")
         super().__init__(layout=widgets.Layout(max_width="760px"))
         self.records, self.prefills, self.store = list(records), [text.strip() for text in prefills], store
-        self._root, self._side_px, self._clock, self._lock = root, side_px, clock, threading.Lock()
+        self._side_px, self._clock, self._lock = side_px, clock, threading.Lock()
         self._at: int | None = None
         self._build()
         self._connect(later)
@@ -124,7 +123,7 @@ class AnnotationForm(widgets.VBox):
         record = self.records[at]
         self.head.value = html.escape(f"Record {record['id']}, photos {', '.join(record['images'])}")
         row = {"images": record["images"], "task": record["task"], "question": question_of(record)}
-        self.head.value = answer_table(pd.DataFrame([row]), root=self._root, side_px=self._side_px).data
+        self.head.value = answer_table(pd.DataFrame([row]), side_px=self._side_px).data
 
     def _show_progress(self) -> None:
         decided = [a for r in self.records if (a := self.store.annotations.get(r["id"]))]

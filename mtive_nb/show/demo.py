@@ -20,12 +20,12 @@ from IPython.display import HTML
 
 from mtive_nb.data.photos import PhotoError, photo_fault
 from mtive_nb.data.records import assistant_turn, question_of, user_turn
-from mtive_nb.evaluate.grounding import AnswerAttention
+from mtive_nb.evaluate.grounding.attention import AnswerAttention
 from mtive_nb.show.grounding import grounding_figure
 from mtive_nb.show.pictures import answer_table, figure_html
 
 Way = Callable[[dict], Iterable[str]]
-Look = Callable[[dict, str], AnswerAttention]  # a record with its answer, and the way that gave it
+LookAt = Callable[[dict, str], AnswerAttention]  # a record with its answer, and the way that gave it
 PHOTOS = 2  # at most: matching compares two
 
 
@@ -39,7 +39,7 @@ def record_of(question: str, images: Sequence[str]) -> dict:
             "messages": [user_turn(question.strip(), images=len(images)), assistant_turn("")]}  # fmt: skip
 
 
-class Pool(Protocol):
+class ExpertService(Protocol):
     """Experts that come and go: serve/pool.py's, or those of a server (serve/vllm.py)."""
 
     def add(self, expert: str, folder: Path) -> object: ...
@@ -100,15 +100,14 @@ class Answer:
 class ExpertDemo(widgets.VBox):
     """Photos, a question, and who is asked; below, the answers and the pool of experts.
 
-    `ways` gives who can be asked now, by name: experts come and go. `samples` are records to begin with, their photos
-    below `root`; uploads are kept in `uploads`. With a `pool`, experts are added, updated and removed from the page; with
+    `ways` gives who can be asked now, by name: experts come and go. `samples` are records to begin with; uploads are kept in `uploads`. With a `pool`, experts are added, updated and removed from the page; with
     `look`, the page shows where the words of the answers looked.
     """
 
-    def __init__(self, ways: Callable[[], Mapping[str, Way]], samples: Sequence[dict], *, root: Path, uploads: Path,
-                 pool: Pool | None = None, look: Look | None = None, side_px: int = 240) -> None:  # fmt: skip
+    def __init__(self, ways: Callable[[], Mapping[str, Way]], samples: Sequence[dict], *, uploads: Path,
+                 pool: ExpertService | None = None, look: LookAt | None = None, side_px: int = 240) -> None:  # fmt: skip
         super().__init__(layout=widgets.Layout(max_width="900px"))
-        self._ways, self._samples, self._root, self._uploads = ways, list(samples), Path(root), Path(uploads)
+        self._ways, self._samples, self._uploads = ways, list(samples), Path(uploads)
         self._pool, self._look_at, self._side_px, self._lock = pool, look, side_px, threading.RLock()
         self.images: list[str] = []
         self.answers: list[Answer] = []
@@ -183,7 +182,7 @@ class ExpertDemo(widgets.VBox):
         if self.sample.value is not None:
             record = self._samples[self.sample.value]
             self.question.value = question_of(record)
-            self._show_photos([str(self._root / image) for image in record["images"]])
+            self._show_photos(list(record["images"]))
 
     def _take_uploads(self) -> None:
         """Keep what the browser sent; a file that is no photo is named and nothing changes."""
@@ -205,7 +204,7 @@ class ExpertDemo(widgets.VBox):
             if fault := photo_fault(image):
                 raise PhotoError(f"{Path(image).name}: {fault}")
         rows = pd.DataFrame([{"images": images, "file": ", ".join(Path(i).name for i in images)}])
-        self.photos.value = answer_table(rows, root=Path(), side_px=self._side_px).data
+        self.photos.value = answer_table(rows, side_px=self._side_px).data
         self.images = images
 
     def _show_who(self) -> None:

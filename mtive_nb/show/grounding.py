@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mtive_nb.data.photos import load_image
-from mtive_nb.evaluate.grounding import AnswerAttention
+from mtive_nb.evaluate.grounding.attention import AnswerAttention
 from mtive_nb.show.style import new_figure
 
 LINE_CHARS = 70

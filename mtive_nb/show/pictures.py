@@ -16,16 +16,16 @@ from PIL import Image
 from mtive_nb.data.catalogue import load_image
 from mtive_nb.show.style import new_figure
 
-Photo = str | Path | Image.Image | np.ndarray
+AnyPhoto = str | Path | Image.Image | np.ndarray
 
 
-def _image(photo: Photo) -> Image.Image:
+def _image(photo: AnyPhoto) -> Image.Image:
     if isinstance(photo, Image.Image):
         return photo
     return Image.fromarray(photo) if isinstance(photo, np.ndarray) else load_image(Path(photo))
 
 
-def photo_grid(photos: Sequence[Photo], captions: Sequence[str] | None = None, *, columns: int = 6, side_in: float = 1.45,
+def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None, *, columns: int = 6, side_in: float = 1.45,
                boxes: Sequence[Sequence[float] | None] | None = None, title: str = "") -> Figure:  # fmt: skip
     """Photos in rows with short captions below; `boxes` are XYXY in pixels of each photo."""
     captions, boxes = captions or [""] * len(photos), boxes or [None] * len(photos)
@@ -68,13 +68,13 @@ def _inline(buffer: io.BytesIO, kind: str, *, style: str) -> str:
     return f'<img src="data:image/{kind};base64,{packed}" style="{style}">'
 
 
-def answer_table(rows: pd.DataFrame, *, root: Path, side_px: int = 110) -> HTML:
+def answer_table(rows: pd.DataFrame, *, side_px: int = 110) -> HTML:
     """Rows of (images, question, truth, then one column a system) as an HTML table; right answers are green, where there is a truth."""
     columns = [c for c in rows.columns if c != "images"]
     head = "".join(f"<th>{html.escape(str(c))}</th>" for c in ["photo", *columns])
     body = []
     for row in rows.to_dict("records"):
-        photos = "".join(_thumbnail(Path(root) / p, side_px) for p in row["images"])
+        photos = "".join(_thumbnail(Path(p), side_px) for p in row["images"])
         cells = []
         for column in columns:
             right = (

@@ -1,0 +1,212 @@
+"""EMDIV: the benchmark of MTIVE (Appendix C), built from any catalogue whose facts are known.
+
+Tasks AE, DD, PM, EX, PT and PP, each as gen (the canonical open question), aug (diverse paraphrases) and bin (yes or
+no). The split of a photo is that of its feedback_id or of its product. Where splits are by product, no product is
+shared; where a source splits by photo (the grocery photos), customer photos are not shared, catalogue photos are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mtive_nb.data.catalogue import Catalogue
+from mtive_nb.data.customer_photos import CustomerPhoto, known_truth, photos_by_split, split_negatives
+from mtive_nb.data.emdiv import tasks
+from mtive_nb.data.emdiv.questions import AE_ATTRIBUTES
+from mtive_nb.data.emdiv.tasks import Candidate, Shop
+from mtive_nb.data.records import EMDIV_VARIANTS, make_record
+from mtive_nb.data.splits import SPLITS
+
+MAKERS: dict[str, Callable[..., tasks.Made]] = {
+    "AE": tasks.ae,
+    "DD": tasks.dd,
+    "PM": tasks.pm,
+    "EX": tasks.ex,
+    "PT": tasks.pt,
+    "PP": tasks.pp,
+}
+COVERAGE_COLUMNS = ["task", "variant", "split", "outcome", "photos"]
+
+
+@dataclass(frozen=True)
+class Emdiv:
+    """The records, and how many photos each task used or passed over, and why."""
+
+    records: list[dict]
+    coverage: pd.DataFrame
+
+
+def build_emdiv(
+    catalogue: Catalogue,
+    *,
+    splits: Mapping[str, str] | None = None,
+    seed: int = 0,
+    counts: Mapping[str, int] | None = None,
+    aug_per_photo: int = 2,
+    hard_share: float = 1.0,
+    makers: Mapping[str, Callable[..., tasks.Made]] = MAKERS,
+) -> Emdiv:
+    """Build the records; the same arguments give the same records.
+
+    splits: id of a product or feedback -> split; by default the source's own, else `split_products`.
+    counts: the most records of a "TASK/variant/split", "TASK/variant" or "TASK" (for each of its variants and splits),
+    the most specific one counts; without `counts` there is no limit, with it what is not named is not built.
+    hard_share: share of PM's negatives that are TF-IDF hard; the others are random.
+    makers: what asks each task's questions; other benches of the same tasks have their own.
+    """
+    _check(counts, hard_share=hard_share, aug_per_photo=aug_per_photo)
+    photos = photos_by_split(catalogue, splits)
+    records: list[dict] = []
+    coverage: Counter[tuple[str, str, str, str]] = Counter()
+    for split in SPLITS:
+        shop = _shop(catalogue, photos[split], hard_share=hard_share)
+        for task in makers:
+            for variant in EMDIV_VARIANTS:
+                limit = _limit(counts, task, variant, split)
+                if not photos[split] or limit == 0:
+                    continue
+                # Each part has a generator of its own: a changed count of one task moves no other.
+                place = list(makers).index(task), EMDIV_VARIANTS.index(variant), SPLITS.index(split)
+                rng = np.random.default_rng([seed, *place])
+                times = aug_per_photo if variant == "aug" else 1
+                given = {"rng": rng, "shop": shop, "times": times, "coverage": coverage}
+                made = _candidates(photos[split], makers[task], (task, variant), **given)
+                chosen = _choose(made, limit, rng)
+                coverage[task, variant, split, "used"] += len({photo.path for photo, _ in chosen})
+                records += _records(catalogue.name, chosen, task, variant, split)
+    rows = [(*key, n) for key, n in coverage.items()]
+    return Emdiv(records, pd.DataFrame(rows, columns=COVERAGE_COLUMNS))
+
+
+def statistics(records: list[dict]) -> pd.DataFrame:
+    """Records by task and variant, in the columns of MTIVE's Table 7 (and Val, where there is any), with a total."""
+    names = {"train": "Train", "val": "Val", "test": "Test"}
+    cells = Counter((record["task"], record["variant"], record["split"]) for record in records)
+    columns = [split for split in SPLITS if split != "val" or any(key[2] == "val" for key in cells)]
+    parts = dict.fromkeys((task, variant) for task in MAKERS for variant in EMDIV_VARIANTS)
+    parts |= dict.fromkeys(key[:2] for key in cells)
+    rows = []
+    for task, variant in parts:
+        numbers = [cells[task, variant, split] for split in columns]
+        if any(numbers):
+            rows.append((task, variant.capitalize() + "." if variant in EMDIV_VARIANTS else variant, *numbers))
+    rows.append(("Total", "", *(sum(row[2 + k] for row in rows) for k in range(len(columns)))))
+    return pd.DataFrame(rows, columns=["Task", "Variant", *(names[split] for split in columns)])
+
+
+def _shop(catalogue: Catalogue, photos: list[CustomerPhoto], *, hard_share: float) -> Shop:
+    values: dict[str, set[str]] = {name: set() for name in AE_ATTRIBUTES}
+    coarse: dict[tuple[str, str], set[str]] = defaultdict(set)
+    groups = {product.product_id: product.coarse for product in catalogue.products}
+    tables = [(product.product_id, product.attributes) for product in catalogue.products]
+    tables += [(row.product_id, known_truth(row.facts)) for row in catalogue.feedback]
+    for product_id, attributes in tables:
+        for name in set(AE_ATTRIBUTES) & set(attributes):
+            values[name].add(attributes[name])
+            coarse[name, groups[product_id]].add(attributes[name])
+    return Shop(
+        values={name: sorted(found) for name, found in values.items()},
+        coarse_values={key: sorted(found) for key, found in coarse.items()},
+        packagings=tasks.packagings_of(catalogue.feedback),
+        negatives=split_negatives(catalogue, photos),
+        root=catalogue.root,
+        hard_share=hard_share,
+    )
+
+
+Chosen = list[tuple[CustomerPhoto, Candidate]]
+
+
+def _candidates(
+    photos: list[CustomerPhoto],
+    maker: Callable[..., tasks.Made],
+    form: tuple[str, str],
+    *,
+    rng: np.random.Generator,
+    shop: Shop,
+    times: int,
+    coverage: Counter[tuple[str, str, str, str]],
+) -> list[Chosen]:
+    """The candidates of each photo, photos in random order; no question is asked twice of one photo."""
+    made = []
+    for index in rng.permutation(len(photos)):
+        photo, own = photos[int(index)], {}
+        for _ in range(times):
+            found = maker(photo, form[1], rng=rng, shop=shop)
+            if isinstance(found, str):
+                coverage[(*form, photo.split, found)] += 1
+                break
+            own |= {(one.question, one.answer, one.images): (photo, one) for one in found}
+        made.append(list(own.values()))
+    return made
+
+
+def _choose(made: list[Chosen], limit: float, rng: np.random.Generator) -> Chosen:
+    """At most `limit` candidates; those of a group in as many yes as no."""
+    # Each photo's first candidate comes before any photo's second one, so that a limit keeps many photos.
+    depth = max((len(own) for own in made), default=0)
+    flat = [own[k] for k in range(depth) for own in made if k < len(own)]
+    groups: dict[tuple[str | None, str | None], Chosen] = defaultdict(list)
+    for pair in flat:
+        groups[pair[1].group, pair[1].label if pair[1].group else None].append(pair)
+    chosen = groups.pop((None, None), [])[: int(min(limit, len(flat)))]
+    pairs = []
+    for group in sorted({name for name, _ in groups}):
+        yes, no = groups[group, "yes"], groups[group, "no"]
+        # Shuffled apart, so that a limit does not keep the same photos in both.
+        orders = [rng.permutation(len(side)) for side in (yes, no)]
+        pairs += [(yes[int(a)], no[int(b)]) for a, b in zip(*orders, strict=False)]
+    room = int(min(limit - len(chosen), 2 * len(pairs)) // 2)
+    both = [pair for index in rng.permutation(len(pairs))[:room] for pair in pairs[int(index)]]
+    chosen = chosen + both
+    return [chosen[int(index)] for index in rng.permutation(len(chosen))]
+
+
+def _records(source: str, chosen: Chosen, task: str, variant: str, split: str) -> list[dict]:
+    records, seen = [], Counter()
+    for photo, one in chosen:
+        feedback_id = photo.feedback.feedback_id
+        record_id = f"{task}-{variant}/{source}/{feedback_id}/{seen[feedback_id]}"
+        seen[feedback_id] += 1
+        records.append(
+            make_record(
+                record_id,
+                product_id=photo.product.product_id,
+                task=task,
+                variant=variant,
+                images=one.images,
+                question=one.question,
+                answer=one.answer,
+                label=one.label,
+                facts={"asked": one.asked, "known": one.known | {k: v for k, v in one.asked.items() if k != "differs"}},
+                source=source,
+                split=split,
+            )
+        )
+    return records
+
+
+def _limit(counts: Mapping[str, int] | None, task: str, variant: str, split: str) -> float:
+    if counts is None:
+        return math.inf
+    keys = (f"{task}/{variant}/{split}", f"{task}/{variant}", task)
+    return next((counts[key] for key in keys if key in counts), 0)
+
+
+def _check(counts: Mapping[str, int] | None, *, hard_share: float, aug_per_photo: int) -> None:
+    if not 0 <= hard_share <= 1 or aug_per_photo < 1:
+        found = f"hard_share={hard_share}, aug_per_photo={aug_per_photo}"
+        raise ValueError(f"build_emdiv: found {found}; expected a share from 0 to 1 and at least 1 question a photo")
+    parts = (tuple(MAKERS), EMDIV_VARIANTS, SPLITS)
+    for key, number in (counts or {}).items():
+        words = key.split("/")
+        right = len(words) <= 3 and all(word in allowed for word, allowed in zip(words, parts, strict=False))
+        if not right or number < 0:
+            wanted = f"TASK/variant/split of {parts} and a number of 0 or more"
+            raise ValueError(f"build_emdiv: counts has {key!r}: {number}; expected {wanted}")

@@ -1,0 +1,78 @@
+"""MMPI: VIT-Pro's benches (section 4.1 and appendix E), built from any catalogue whose facts are known.
+
+AE asks for the brand, DD for damage, PM whether a photo shows what a listing says; each as a yes/no question (`bin`,
+MMPI-Obj) and as an open one (`gen`, MMPI-Gen; AE's asks for all attributes as JSON). The version with several images
+shows more views of the item for DD and the shop's own photo for PM; its other records are the same.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from mtive_nb.data.catalogue import Catalogue
+from mtive_nb.data.customer_photos import CustomerPhoto
+from mtive_nb.data.emdiv import questions as ask
+from mtive_nb.data.emdiv import tasks
+from mtive_nb.data.emdiv.build import Emdiv, build_emdiv
+from mtive_nb.data.emdiv.tasks import Candidate, Made, Shop
+from mtive_nb.data.negatives import differing
+
+PM_GEN = " Say why."
+Views = Mapping[str, Sequence[str]]  # feedback_id -> further photos of the same item, absolute paths
+
+
+def build_mmpi(
+    catalogue: Catalogue,
+    *,
+    counts: Mapping[str, int],
+    splits: Mapping[str, str] | None = None,
+    views: Views | None = None,
+    seed: int = 0,
+) -> Emdiv:
+    """The records of AE, DD and PM, variants bin and gen; counts, splits and seed as in build_emdiv.
+
+    With `views`, those with several images: the same records under the same ids.
+    """
+    makers: dict[str, Callable[..., Made]] = {"AE": brand, "DD": tasks.dd, "PM": listed}
+    if views is not None:
+        makers |= {"DD": partial(_with_views, views=views), "PM": partial(listed, reference=True)}
+    return build_emdiv(catalogue, makers=makers, counts=counts, splits=splits, seed=seed)
+
+
+def brand(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """AE: whether the brand is so and so, right and wrong; openly, all attributes as JSON."""
+    names = ("brand",) if variant == "bin" else ask.AE_ATTRIBUTES
+    return tasks.ae(photo, variant, rng=rng, shop=shop, names=names)
+
+
+def listed(
+    photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop, reference: bool = False
+) -> Made:
+    """PM: a listing's title against the photo, a yes and a hard no; `reference` shows the listing's photo first."""
+    if not photo.recognisable:
+        return "product not recognisable in the photo"
+    if reference and not photo.product.images:
+        return "product has no catalogue photo"
+    made = []
+    for product in (photo.product, *shop.other_products(photo, rng, k=2)):
+        match = product.product_id == photo.product.product_id
+        differs = [] if match else differing(product.attributes, photo.seen)
+        if not match and not tasks.told_by_title(product, differs):
+            continue
+        answer = "yes" if match else "no"
+        asked = {"match": answer} | ({"differs": differs[0]} if differs and variant != "bin" else {})
+        why = f"it shows {ask.describe(photo.seen, brand=True)}" if match else f"the {differs[0]} differs"
+        question = str(rng.choice(ask.PM_AUG_TITLE)).format(title=product.title)
+        images = (*([shop.catalogue_photo(product)] if reference else []), photo.path)
+        known = photo.known() | {"match": answer} | ({"differs": differs} if differs else {})
+        question, said = (question, answer) if variant == "bin" else (question + PM_GEN, f"{answer}, {why}")
+        made.append(Candidate(question, said, asked, known, images, label=answer, group="match"))
+    return made
+
+
+def _with_views(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop, views: Views) -> Made:
+    made = tasks.dd(photo, variant, rng=rng, shop=shop)
+    more = tuple(views.get(photo.feedback.feedback_id, ()))
+    return made if isinstance(made, str) else [replace(one, images=(*one.images, *more)) for one in made]

@@ -1,0 +1,247 @@
+"""What each task asks of one customer photo: the candidates of EMDIV, true of the photo's facts.
+
+Every maker takes a photo, a variant and a random generator and returns candidates, or the reason why the photo gives
+none. `emdiv.py` chooses and balances among them. A yes/no question comes in both answers where that is possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mtive_nb.data.catalogue import Feedback, Product
+from mtive_nb.data.customer_photos import DATES, CustomerPhoto
+from mtive_nb.data.emdiv import questions as ask
+from mtive_nb.data.negatives import NEGATIVES_CONSIDERED, HardNegatives, differing
+from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
+
+
+@dataclass
+class Shop:
+    """What the makers need beside the photo: other values to ask for, negatives of the photo's split, their photos."""
+
+    values: dict[str, list[str]]  # attribute -> all its values in the catalogue
+    coarse_values: dict[tuple[str, str], list[str]]  # (attribute, coarse group) -> its values there
+    packagings: tuple[str, ...]
+    negatives: HardNegatives
+    root: Path
+    hard_share: float = 1.0
+    nearest: dict[str, list[str]] = field(default_factory=dict)
+
+    def other_products(self, photo: CustomerPhoto, rng: np.random.Generator, *, k: int = 1) -> list[Product]:
+        """At most `k` products visibly other than the photo's: hard, or with 1 - hard_share random.
+
+        Hard ones are of the same coarse group, for whatever product has any such; a product that has none is left
+        without a negative, unless no product of the shop has one.
+        """
+        own = photo.product.product_id
+        if rng.random() < self.hard_share:
+            if own not in self.nearest:
+                self.nearest[own] = self.negatives.nearest(own, NEGATIVES_CONSIDERED)
+            names = self.nearest[own]
+            pool = [self.negatives.products[names[int(i)]] for i in rng.permutation(len(names))]
+            siblings = [other for other in pool if other.coarse == photo.product.coarse]
+            pool = siblings if siblings or self.has_siblings else pool
+        else:
+            drawn = [name for _ in range(NEGATIVES_CONSIDERED) if (name := self.negatives.random(own, rng))]
+            pool = [self.negatives.products[name] for name in dict.fromkeys(drawn)]
+        return [other for other in pool if differing(other.attributes, photo.seen)][:k]
+
+    @property
+    def has_siblings(self) -> bool:
+        """Whether any two products share a coarse group."""
+        groups = [product.coarse for product in self.negatives.products.values()]
+        return len(set(groups)) < len(groups)
+
+    def catalogue_photo(self, product: Product) -> str:
+        return str((self.root / product.images[0]).resolve())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A possible record. In one `group` yes and no are balanced, so that the question alone tells nothing."""
+
+    question: str
+    answer: str
+    asked: dict
+    known: dict
+    images: tuple[str, ...]
+    label: str | None = None
+    group: str | None = None
+
+
+Made = list[Candidate] | str
+
+
+def ae(
+    photo: CustomerPhoto,
+    variant: str,
+    *,
+    rng: np.random.Generator,
+    shop: Shop,
+    names: Sequence[str] = ask.AE_ATTRIBUTES,
+) -> Made:
+    """Attribute extraction: JSON of all of `names` that is visible, one of them, or a yes/no question for a value."""
+    if photo.feedback.facts is None or not photo.facts.get("attributes"):
+        return "facts name no visible attributes"
+    if not photo.recognisable:
+        return "no attribute but colour visible (close-up)"
+    seen = {name: photo.seen[name] for name in names if photo.seen.get(name)}
+    seen = {name: value for name, value in seen.items() if len(shop.values[name]) > 1}
+    if not seen:
+        return "one value alone in the catalogue: nothing to tell apart"
+    known, images = photo.known(), (photo.path,)
+    if variant == "gen":
+        return [Candidate(ask.AE_GEN, ask.compact_json(seen), seen, known, images)]
+    name = str(rng.choice(list(seen)))
+    value = seen[name]
+    if variant == "aug":
+        return [Candidate(_pick(ask.AE_AUG[name], rng), value, {name: value}, known, images, label=value)]
+    near = [other for other in shop.coarse_values.get((name, photo.product.coarse), []) if other != value]
+    pool = near if near and rng.random() < 0.5 else [other for other in shop.values[name] if other != value]
+    right, wrong = (ask.AE_BIN[name].format(value=one) for one in (value, _pick(pool, rng)))
+    return _yes_no(right, wrong, photo, group=name)
+
+
+def dd(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Damage detection: product and damage in words, yes or no, or the kind of damage."""
+    damaged, kind = photo.facts.get("damaged"), photo.facts.get("damage")
+    if damaged is None:
+        return "facts do not say whether it is damaged"
+    known, images, answer = photo.known(), (photo.path,), "yes" if damaged else "no"
+    asked = {"damaged": answer} | ({"damage": kind} if damaged and kind else {})
+    if variant == "bin":
+        return [Candidate(ask.DD_BIN, answer, {"damaged": answer}, known, images, label=answer, group="damaged")]
+    if variant == "gen":
+        text = f"{ask.describe(photo.seen)} {ask.condition_phrase(kind, damaged=damaged)}"
+        return [Candidate(ask.DD_GEN, text, asked, known, images, label=kind or ("damage" if damaged else "none"))]
+    if "damage" in known and rng.random() < 0.5:
+        kind = known["damage"]
+        return [Candidate(_pick(ask.DD_AUG_KIND, rng), kind, {"damage": kind}, known, images, label=kind)]
+    return [Candidate(_pick(ask.DD_AUG_YES_NO, rng), answer, {"damaged": answer}, known, images, label=answer)]
+
+
+def pm(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Product matching: catalogue photo (or title) against customer photo, with a yes and one or two noes a photo."""
+    if not photo.recognisable:
+        return "product not recognisable in the photo"
+    if not photo.product.images:
+        return "product has no catalogue photo"
+    others = shop.other_products(photo, rng, k=2 if variant == "bin" else 1)
+    if not others and variant != "bin":
+        return "no other product of the same group is visibly different"
+    # A photo without a hard negative still gives a yes: the choice of records balances yes and no over all photos.
+    return [_pm(photo, listed, variant=variant, rng=rng, shop=shop) for listed in (photo.product, *others)]
+
+
+def told_by_title(listed: Product, differs: Sequence[str]) -> bool:
+    """Whether a listing's title says anything of what differs: only that can tell its product from the photo's."""
+    title = listed.title.lower()
+    return any((v := listed.attributes[name].lower()) in title or title in v for name in differs)
+
+
+def _pm(photo: CustomerPhoto, listed: Product, *, variant: str, rng: np.random.Generator, shop: Shop) -> Candidate:
+    match = listed.product_id == photo.product.product_id
+    answer = "yes" if match else "no"
+    differs = [] if match else differing(listed.attributes, photo.seen)
+    known = photo.known() | {"match": answer} | ({"differs": differs} if differs else {})
+    asked, images = {"match": answer}, (shop.catalogue_photo(listed), photo.path)
+    if variant == "gen":
+        why = f"both show {ask.describe(photo.seen, brand=True)}"
+        if not match and "name" in differs:
+            asked["name"] = photo.seen["name"]
+            why = f"the second is {ask.with_article(photo.seen['name'])}"
+        elif not match:
+            asked["differs"], why = differs[0], f"the {differs[0]} differs"
+        return Candidate(ask.PM_GEN, f"{answer}, {why}", asked, known, images, label=answer, group="match")
+    question, group = ask.PM_BIN, "match"
+    if variant == "aug":
+        if (match or told_by_title(listed, differs)) and rng.random() < 0.5:
+            question, group = _pick(ask.PM_AUG_TITLE, rng).format(title=listed.title), "title"
+            images = (photo.path,)
+        else:
+            question = _pick(ask.PM_AUG_PAIR, rng)
+    return Candidate(question, answer, asked, known, images, label=answer, group=group)
+
+
+def ex(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Expiry detection: both dates as printed, one of them, or whether one is printed."""
+    if photo.facts.get("dates") is None:
+        return "facts name no dates"
+    dates, known, images = photo.facts["dates"], photo.known(), (photo.path,)
+    # Where the date is known but not how it is printed, the reference gives ISO and nothing is asked.
+    printed = {name: known[name] for name in DATES if dates.get(f"{name}_text") or not dates.get(name)}
+    if variant == "gen":
+        answer = ask.compact_json({name: known[name] for name in DATES})
+        return [Candidate(ask.EX_GEN, answer, printed, known, images)] if printed else "prints of dates unknown"
+    there = {name: "yes" if dates.get(name) or dates.get(f"{name}_text") else "no" for name in DATES}
+    if variant == "bin":
+        return [
+            Candidate(ask.EX_BIN[name], there[name], {f"has_{name}": there[name]}, known, images, there[name], name)
+            for name in DATES
+        ]
+    name = str(rng.choice(DATES))
+    if name in printed and rng.random() < 0.7:
+        value = printed[name]
+        return [Candidate(_pick(ask.EX_AUG[name], rng), value, {name: value}, known, images)]
+    question, answer = _pick(ask.EX_AUG[f"has {name}"], rng), there[name]
+    return [Candidate(question, answer, {f"has_{name}": answer}, known, images, label=answer)]
+
+
+def pt(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Packaging type, one of PACKAGINGS (a shop of real food also knows `loose`)."""
+    value = photo.facts.get("packaging")
+    if value not in shop.packagings:
+        return "facts do not name the packaging"
+    if len(shop.packagings) < 2:
+        return "one packaging alone in the catalogue"
+    options, questions = shop.packagings, (ask.PT_GEN, ask.PT_AUG)
+    return _classes(photo, variant, name="packaging", options=options, questions=questions, rng=rng)
+
+
+def pp(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
+    """Product placement, one of PLACEMENTS."""
+    if photo.facts.get("placement") not in PLACEMENTS:
+        return "facts do not name the placement"
+    questions = (ask.PP_GEN, ask.PP_AUG)
+    return _classes(photo, variant, name="placement", options=PLACEMENTS, questions=questions, rng=rng)
+
+
+def packagings_of(feedback: list[Feedback]) -> tuple[str, ...]:
+    """The classes of PT in a catalogue, in the order of PACKAGINGS, others behind."""
+    found = {(row.facts or {}).get("packaging") for row in feedback} - {None}
+    extra = tuple(sorted(found - set(PACKAGINGS)))
+    # A shop with all of them names them all, whatever its sample of photos; a shop of boxes and loose fruit does not.
+    return tuple(p for p in PACKAGINGS if p in found or not extra) + extra
+
+
+def _classes(
+    photo: CustomerPhoto,
+    variant: str,
+    *,
+    name: str,
+    options: tuple[str, ...],
+    questions: tuple[str, tuple[str, ...]],
+    rng: np.random.Generator,
+) -> Made:
+    value, known, images = photo.facts[name], photo.known(), (photo.path,)
+    if variant == "bin":
+        wrong = _pick([option for option in options if option != value], rng)
+        asking = ask.packaging_question if name == "packaging" else "Is the product {}?".format
+        return _yes_no(asking(value), asking(wrong), photo, group=name)
+    question = questions[0] if variant == "gen" else _pick(questions[1], rng)
+    question = question.format(options=ask.options_text(options))
+    return [Candidate(question, value, {name: value}, known, images, label=value)]
+
+
+def _yes_no(right: str, wrong: str, photo: CustomerPhoto, *, group: str) -> list[Candidate]:
+    known = photo.known()
+    pairs = ((right, "yes"), (wrong, "no"))
+    return [Candidate(q, a, {"answer": a}, known, (photo.path,), label=a, group=group) for q, a in pairs]
+
+
+def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]

@@ -1,0 +1,119 @@
+"""Stage 2's instruction data, from photo, listing and customer text (MTIVE, section 3.2 and Table 6).
+
+The paper gives all three to a vision-language model: `LlmGenerator` (instruction_llm.py). Its stand-in writes by rule
+(instruction_grammar.py) and either is told what the photo shows, with a share of errors, or hears the texts alone.
+Where the photo's truth is known, each pair of the grammar says in `facts["grounded"]` whether the photo shows it, so
+that filters of such data can be tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mtive_nb.data.catalogue import Catalogue, Feedback, Product
+from mtive_nb.data.customer_photos import known_truth, photos_by_split
+from mtive_nb.data.records import make_record
+
+# Table 6's coverage, the dates that EX is about, and Table 6's wish to acknowledge uncertainty.
+PAIR_TYPES = (
+    *("product type", "quantity", "attributes", "condition"),
+    *("packaging", "spatial relation", "dates", "uncertainty"),
+)
+FORMATS = ("short", "detailed", "list", "json")
+UNCERTAIN = "cannot be told from the image"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question and its answer; `claims` is what the answer says, `grounded` whether the photo shows it."""
+
+    kind: str  # one of PAIR_TYPES
+    form: str  # one of FORMATS
+    question: str
+    answer: str
+    claims: dict[str, str] = field(default_factory=dict)
+    grounded: bool | None = None  # None: not known
+
+
+class Generator(Protocol):
+    """What `build_instructions` asks of a generator: the pairs of one photo, [] where it fails."""
+
+    free: bool  # whether asking costs nothing, so that every photo may be asked
+
+    def pairs(self, product: Product, feedback: Feedback | None, image: Path) -> list[Pair]: ...
+
+
+def build_instructions(
+    catalogue: Catalogue,
+    n: int,
+    *,
+    generator: Generator,
+    split: str = "train",
+    splits: Mapping[str, str] | None = None,
+    seed: int = 0,
+    shop_photos: bool = True,
+) -> list[dict]:
+    """At most `n` records of stage 2, task INSTRUCT, the pair's type as variant and its format as label.
+
+    The types take turns, so that the rare ones are not drowned; no photo is asked a question twice. `shop_photos` adds
+    the products' own photos. A generator that is not free is asked for photos only until there are enough pairs.
+    """
+    rng = np.random.default_rng([seed, 12])
+    shots = _photos_to_ask(catalogue, split, splits, shop_photos=shop_photos)
+    waiting: dict[str, list[dict]] = {kind: [] for kind in PAIR_TYPES}
+    asked: set[tuple[str, str]] = set()
+    for index in rng.permutation(len(shots)):
+        product, feedback, image = shots[int(index)]
+        if not generator.free and sum(map(len, waiting.values())) >= n:
+            break
+        for pair in generator.pairs(product, feedback, image):
+            if (str(image), pair.question) not in asked:
+                asked.add((str(image), pair.question))
+                waiting[pair.kind].append(_record(pair, product, feedback, image, catalogue.name, split, len(asked)))
+    return _in_turn(waiting, n, rng)
+
+
+PhotoToAsk = tuple[Product, Feedback | None, Path]
+
+
+def _photos_to_ask(
+    catalogue: Catalogue, split: str, splits: Mapping[str, str] | None, *, shop_photos: bool
+) -> list[PhotoToAsk]:
+    photos = photos_by_split(catalogue, splits)[split]
+    shots: list[PhotoToAsk] = [(photo.product, photo.feedback, Path(photo.path)) for photo in photos]
+    products = {photo.product.product_id: photo.product for photo in photos if shop_photos and photo.product.images}
+    return shots + [(p, None, (catalogue.root / p.images[0]).resolve()) for p in products.values()]
+
+
+def _record(
+    pair: Pair, product: Product, feedback: Feedback | None, image: Path, source: str, split: str, number: int
+) -> dict:
+    known = known_truth(feedback.facts if feedback else product.facts)
+    facts = {"asked": pair.claims, "known": known, "grounded": pair.grounded, "type": pair.kind, "format": pair.form}
+    return make_record(
+        f"INSTRUCT/{source}/{split}/{number:06d}",
+        product_id=product.product_id,
+        task="INSTRUCT",
+        variant=pair.kind,
+        images=[image],
+        question=pair.question,
+        answer=pair.answer,
+        label=pair.form,
+        facts=facts,
+        source=source,
+        split=split,
+    )
+
+
+def _in_turn(waiting: dict[str, list[dict]], n: int, rng: np.random.Generator) -> list[dict]:
+    """`n` records, one of each type in turn as long as it has any, then shuffled."""
+    queues = [[rows[int(k)] for k in rng.permutation(len(rows))] for rows in waiting.values()]
+    chosen: list[dict] = []
+    while len(chosen) < n and any(queues):
+        chosen += [queue.pop() for queue in queues if queue][: n - len(chosen)]
+    return [chosen[int(k)] for k in rng.permutation(len(chosen))]

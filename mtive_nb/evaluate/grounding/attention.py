@@ -1,0 +1,284 @@
+"""Attention grounding: how much an answer's words looked at the image (VIT-Pro, section 3.2, equation 2).
+
+A token's score is the attention weight on one image token, averaged over the image's V tokens, L layers and H heads;
+a segment's is the mean over its tokens (VisAttnScore). Attention maps are never kept: beside the model's own sdpa
+forward, each layer computes its softmax for the answer's rows alone and sums it over the image's columns.
+
+Shapes: B samples, R answer tokens (rows), I images, T tokens, V image tokens, L layers, H heads (K of keys), D width.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import roc_curve
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from mtive_nb.model.batches import batch_of, rough_tokens
+from mtive_nb.model.load import Vlm, base_fingerprint
+from mtive_nb.model.losses import IGNORE
+from mtive_nb.model.parallel import by_processes
+from mtive_nb.run.atomic import write_atomic
+
+KERNEL = "mtive_grounding"
+QUERIES = ("own", "predicting")  # the token's own row, as in equation 2, or the row before it, which predicts it
+
+
+@dataclass
+class Reading:
+    """What the kernel reads during one forward: rows (B, R) of the queries, columns (B, I, T), kept (B, T)."""
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    kept: torch.Tensor
+    maps: bool = False
+    layers: list[torch.Tensor] = field(default_factory=list)  # (B, R, I) each
+    total: torch.Tensor | float = 0.0  # sum over layers, (B, R, T), where maps are asked for
+
+    def add(self, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
+        """One layer: query (B, H, T, D), key (B, K, T, D)."""
+        B, H, T, D = query.shape
+        K, R = key.shape[1], self.rows.shape[1]
+        rows = query.gather(2, self.rows[:, None, :, None].expand(B, H, R, D))
+        seen = self.kept[:, None, :] & (torch.arange(T, device=query.device) <= self.rows[..., None])  # (B, R, T)
+        mean = query.new_zeros((B, R, T), dtype=torch.float32)
+        for k, group in enumerate(rows.view(B, K, H // K, R, D).unbind(1)):  # the queries that share a head of keys
+            scores = torch.einsum("bgrd,btd->bgrt", group, key[:, k]) * scaling
+            scores = scores.masked_fill(~seen[:, None], -torch.inf)
+            mean += scores.softmax(-1, dtype=torch.float32).sum(1)
+        mean /= H
+        self.layers.append(torch.einsum("brt,bit->bri", mean, self.columns))
+        if self.maps:
+            self.total = self.total + mean
+
+
+_reading: list[Reading] = []  # the forward in progress, if it is being read
+
+
+def _kernel(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+            attention_mask: torch.Tensor | None, scaling: float | None = None, **given: object):  # fmt: skip  # noqa: ANN202
+    if _reading:
+        _reading[-1].add(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **given)
+
+
+AttentionInterface.register(KERNEL, _kernel)
+AttentionMaskInterface.register(KERNEL, sdpa_mask)
+
+
+@contextmanager
+def reading_attention(
+    model: torch.nn.Module, rows: torch.Tensor, columns: torch.Tensor, kept: torch.Tensor, *, maps: bool = False
+) -> Iterator[Reading]:
+    """A forward inside sends the language model's attention through the kernel above and fills the Reading."""
+    before = model.config.get_text_config()._attn_implementation
+    model.set_attn_implementation({"text_config": KERNEL})
+    _reading.append(Reading(rows, columns, kept, maps=maps))
+    try:
+        yield _reading[-1]
+    finally:
+        _reading.pop()
+        model.set_attn_implementation({"text_config": before})
+
+
+@dataclass(frozen=True)
+class AnswerAttention:
+    """What one answer's tokens looked at: `mass` (L, R, I) is the share of attention on each image, mean over heads."""
+
+    tokens: list[str]
+    spans: list[tuple[int, int]]  # of the tokens, in characters of the answer
+    mass: np.ndarray
+    image_tokens: tuple[int, ...]  # V of each image
+    grids: tuple[tuple[int, int], ...] = ()  # rows and columns of each image's tokens, where the processor tells
+    maps: np.ndarray | None = None  # (R, V) weights on the image tokens, mean over layers and heads
+
+    def token_scores(self, *, per: str = "image token", layer_means: np.ndarray | None = None) -> np.ndarray:
+        """Score of each token, (R,). `per` "image token" is equation 2, "answer" leaves the mass on all images as it is.
+
+        `layer_means` (L,) are divided out, so that layers which look at the image much do not drown the others.
+        """
+        mass = self.mass.sum(2)  # (L, R)
+        if per == "image token":
+            mass = mass / sum(self.image_tokens)
+        elif per != "answer":
+            raise ValueError(f"per: found {per!r}, expected 'image token' or 'answer'")
+        return (mass if layer_means is None else mass / layer_means[:, None]).mean(0)
+
+    def inside(self, span: tuple[int, int]) -> np.ndarray:
+        """Which tokens overlap characters `span` of the answer, (R,) of bool. Errors: ValueError where none does."""
+        found = np.array([a < span[1] and b > span[0] for a, b in self.spans])
+        if not found.any():
+            raise ValueError(f"span: found {span}, no token of an answer of {self.spans[-1][1]} characters lies there")
+        return found
+
+    def score(
+        self,
+        span: tuple[int, int] | None = None,
+        *,
+        per: str = "image token",
+        layer_means: np.ndarray | None = None,
+    ) -> float:
+        """VisAttnScore of the whole answer, or of the tokens that overlap characters `span` of it."""
+        scores = self.token_scores(per=per, layer_means=layer_means)
+        return float((scores if span is None else scores[self.inside(span)]).mean())
+
+
+def _image_columns(is_image: torch.Tensor, images: list[int]) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
+    """Image tokens (B, T) -> one mask an image, (B, I, T), and their numbers.
+
+    A run of image tokens is an image; where a processor splits images into several runs, all of them count as one.
+    """
+    starts = is_image & ~torch.nn.functional.pad(is_image, (1, 0))[:, :-1]
+    number = torch.where(is_image, starts.cumsum(1), 0)  # (B, T): 1, 2, ... inside the runs
+    runs = number.amax(1).tolist()
+    for row, (found, shown) in enumerate(zip(runs, images, strict=True)):
+        if found != shown:
+            number[row] = is_image[row].long()
+            runs[row] = 1
+    columns = torch.stack([number == i + 1 for i in range(max(runs))], 1)
+    counts = columns.sum(2).tolist()
+    return columns.float(), [tuple(c[:n]) for c, n in zip(counts, runs, strict=True)]
+
+
+@torch.inference_mode()
+def read_attention(
+    vlm: Vlm, records: Sequence[dict], *, query: str = "own", maps: bool = False
+) -> list[AnswerAttention]:
+    """Read one batch of records, each with its answer and at least one image, in one forward.
+
+    `query` is which row stands for a token, one of QUERIES. Raises ValueError for a record without an image or answer.
+    """
+    if query not in QUERIES:
+        raise ValueError(f"query: found {query!r}, expected one of {QUERIES}")
+    for record in records:
+        if not record["images"] or not record["answer"].strip():
+            missing = "images" if not record["images"] else "answer"
+            raise ValueError(f"record {record['id']}: {missing}: found none, expected something to ground")
+    inputs = batch_of(vlm, records, answers=True)
+    labels, ids, kept = inputs.pop("labels"), inputs["input_ids"], inputs["attention_mask"].bool()
+    columns, counts = _image_columns(ids == vlm.model.config.image_token_id, [len(r["images"]) for r in records])
+    encoded = [_answer_tokens(vlm, record) for record in records]
+    R, T = max(len(tokens) for tokens, _ in encoded), ids.shape[1]
+    first = (labels != IGNORE).float().argmax(1)  # (B,)
+    rows = (first[:, None] + torch.arange(R, device=ids.device) - int(query == "predicting")).clamp(max=T - 1)
+    with reading_attention(vlm.model, rows, columns, kept, maps=maps) as reading:
+        vlm.model(**inputs, use_cache=False, logits_to_keep=1)
+    mass = torch.stack(reading.layers, 1).cpu().numpy()  # (B, L, R, I)
+    found, grids = [], iter(_grids(vlm, inputs))
+    for b, (tokens, spans) in enumerate(encoded):
+        n, looked = len(tokens), None
+        if maps:
+            looked = (reading.total[b, :n][:, columns[b].any(0)] / len(reading.layers)).cpu().numpy()
+        own = tuple(next(grids, ()) for _ in records[b]["images"])
+        found.append(AnswerAttention(tokens, spans, mass[b, :, :n, : len(counts[b])], counts[b], own, looked))
+    return found
+
+
+def _grids(vlm: Vlm, inputs: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
+    """Rows and columns of every image's tokens, of a processor of Qwen's kind; else none."""
+    if "image_grid_thw" not in inputs:
+        return []
+    merge = vlm.processor.image_processor.merge_size
+    return [(h // merge, w // merge) for _, h, w in inputs["image_grid_thw"].tolist()]
+
+
+def _answer_tokens(vlm: Vlm, record: dict) -> tuple[list[str], list[tuple[int, int]]]:
+    """The answer's tokens as text and their places in it, without the mark that ends it."""
+    answer = record["answer"]
+    encoded = vlm.processor.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
+    spans = [tuple(span) for span in encoded["offset_mapping"]]
+    return [answer[a:b] for a, b in spans], spans
+
+
+def _score_shard(vlm: Vlm, records: list[dict], path: Path, batch: int, query: str) -> None:
+    order = np.argsort(list(map(rough_tokens, records)), kind="stable")  # little padding in a batch
+    rows: list[dict] = [{}] * len(records)
+    for k in range(0, len(records), batch):
+        chosen = order[k : k + batch]
+        read = read_attention(vlm, [records[i] for i in chosen], query=query)
+        for i, found in zip(chosen, read, strict=True):
+            rows[i] = _row(records[i]["id"], found)
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def score_records(
+    vlm: Vlm,
+    records: Sequence[dict],
+    folder: Path,
+    *,
+    shard: int = 256,
+    batch: int = 16,
+    query: str = "own",
+    processes: int = 1,
+    each: Callable = by_processes,
+) -> pd.DataFrame:
+    """Score every record, shard by shard, and go on where an earlier run was cut short.
+
+    `processes` share the shards; `each`: by_processes here, or by_ray of serve/cluster.py on many machines.
+    Returns a row a record: id, score (equation 2), mass (share of attention on the images), image_tokens, tokens and
+    by_layer (mass of each layer). Raises ValueError where `folder` holds scores of other records or another model.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = hashlib.sha256("\n".join(r["id"] for r in records).encode()).hexdigest()[:16]
+    made_of = {
+        "records": len(records),
+        "ids": ids,
+        "shard": shard,
+        "query": query,
+        "model": base_fingerprint(vlm.model),
+    }
+    about = folder / "about.json"
+    if about.is_file() and (found := json.loads(about.read_text())) != made_of:
+        other = ", ".join(f"{k} {found.get(k)!r}" for k in made_of if found.get(k) != made_of[k])
+        raise ValueError(f"{folder}: found scores of {other}; expected those of this run, or an empty folder")
+    write_atomic(about, json.dumps(made_of))
+    paths = {start: folder / f"scores_{start:09d}.jsonl" for start in range(0, len(records), shard)}
+    missing = [
+        (list(records[start : start + shard]), path, batch, query)
+        for start, path in paths.items()
+        if not path.is_file()
+    ]
+    each(vlm, _score_shard, missing, workers=processes, what="grounding")
+    return pd.concat([pd.read_json(p, lines=True, dtype={"id": str}) for p in paths.values()], ignore_index=True)
+
+
+def _row(name: str, found: AnswerAttention) -> dict:
+    by_layer = found.mass.sum(2).mean(1)
+    return {"id": name, "score": found.score(), "mass": float(by_layer.mean()), "image_tokens": sum(found.image_tokens),
+            "tokens": len(found.tokens), "by_layer": [round(float(m), 6) for m in by_layer]}  # fmt: skip
+
+
+def with_other_images(records: Sequence[dict], *, pool: Sequence[dict] | None = None, seed: int = 0) -> list[dict]:
+    """The same records, each with the images of one of `pool` (themselves) that shows another product and has as many:
+    answers that nothing grounds."""
+    rng, changed = np.random.default_rng(seed), []
+    for record in records:
+        own, shown = record["product_id"], len(record["images"])
+        others = [r for r in pool or records if r["product_id"] != own and len(r["images"]) == shown]
+        if not others:
+            raise ValueError(f"record {record['id']}: no record of another product has {len(record['images'])} images")
+        changed.append(record | {"images": others[int(rng.integers(len(others)))]["images"]})
+    return changed
+
+
+def threshold_of_share(scores: Sequence[float], drop: float) -> float:
+    """The score below which the share `drop` of all lies (the paper drops 0.25)."""
+    if not 0 <= drop < 1:
+        raise ValueError(f"drop: found {drop}, expected a share from 0 to below 1")
+    return float(np.quantile(scores, drop))
+
+
+def threshold_from_shuffled(scores: Sequence[float], shuffled: Sequence[float]) -> float:
+    """The score that best tells answers beside their own images from answers beside others' (Youden's J)."""
+    truth = np.r_[np.ones(len(scores)), np.zeros(len(shuffled))]
+    false, true, cuts = roc_curve(truth, np.r_[scores, shuffled])
+    return float(cuts[1:][np.argmax(true[1:] - false[1:])])

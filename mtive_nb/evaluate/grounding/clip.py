@@ -1,0 +1,130 @@
+"""CLIPScore: the cosine between an image and a text, by any CLIP of transformers; what grounding is compared with.
+
+The real path is a CLIP of the hub (`load_clip("openai/clip-vit-base-patch32")`). Where no hub can be reached,
+`build_dual_encoder` makes the same architecture at pocket size and `train_dual_encoder` trains it, as CLIP was, on the
+shop's photos and the texts that go with them: a STAND-IN, which knows one shop and nothing else.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+
+from mtive_nb.model.batches import cached_image
+from mtive_nb.model.train import Watch, go_on, training_log
+from mtive_nb.run import progress
+
+ImageText = tuple[str, str]  # path of an image, text
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP with its processor; `text_end` closes a text whose tokenizer would not."""
+
+    model: CLIPModel
+    processor: CLIPProcessor
+    text_end: str = ""
+
+    def inputs(self, images: list, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        longest = self.model.config.text_config.max_position_embeddings
+        end = self.text_end
+        if end:  # a long text is cut before its end mark, at which the text is pooled
+            ids = self.processor.tokenizer(list(texts), truncation=True, max_length=longest - 1)["input_ids"]
+            texts = [self.processor.tokenizer.decode(row) + end for row in ids]
+        batch = self.processor(
+            text=list(texts), images=images, return_tensors="pt", padding=True, truncation=True, max_length=longest
+        )
+        return {k: batch[k].to(self.model.device) for k in ("input_ids", "attention_mask", "pixel_values")}
+
+
+def load_clip(name: str) -> Clip:
+    """A CLIP from the hub or a local folder."""
+    return Clip(CLIPModel.from_pretrained(name).eval(), CLIPProcessor.from_pretrained(name))
+
+
+def build_dual_encoder(tokenizer: PreTrainedTokenizerBase, *, image_px: int = 112, patch_px: int = 14, width: int = 128,
+                       layers: int = 3, longest: int = 48) -> Clip:  # fmt: skip
+    """CLIP's architecture from random weights, at pocket size, with the given tokenizer."""
+    end, size = tokenizer.eos_token, {"height": image_px, "width": image_px}
+    shape = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+    }
+    text = shape | {"vocab_size": len(tokenizer), "max_position_embeddings": longest, "eos_token_id": tokenizer.eos_token_id,
+                    "bos_token_id": None, "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
+    config = CLIPConfig(
+        text_config=text, vision_config=shape | {"image_size": image_px, "patch_size": patch_px}, projection_dim=width
+    )
+    tokenizer = copy.deepcopy(tokenizer)  # others use it too
+    tokenizer.padding_side = "right"  # positions count from the left
+    images = CLIPImageProcessor(size={"shortest_edge": image_px}, crop_size=size)
+    return Clip(CLIPModel(config), CLIPProcessor(image_processor=images, tokenizer=tokenizer), text_end=end)
+
+
+class _Pairs(Dataset):
+    def __init__(self, pairs: Sequence[ImageText], image_px: int) -> None:
+        self.pairs, self.image_px = pairs, image_px
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[object, str]:
+        path, text = self.pairs[index]
+        return cached_image(path, self.image_px), text
+
+
+def train_dual_encoder(
+    clip: Clip,
+    pairs: Sequence[ImageText],
+    *,
+    folder: Path,
+    steps: int,
+    batch: int = 64,
+    rate: float = 1e-3,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """CLIP's contrastive loss on pairs that go together, from the last checkpoint in `folder` on; returns the log (step, loss)."""
+
+    def collate(rows: list) -> dict[str, torch.Tensor | bool]:
+        return clip.inputs([image for image, _ in rows], [text for _, text in rows]) | {"return_loss": True}
+
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.05,
+        lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), logging_steps=max(1, steps // 20), seed=seed,
+        save_steps=200, save_total_limit=1, report_to=[], remove_unused_columns=False, disable_tqdm=True, dataloader_drop_last=True,
+        use_cpu=not torch.cuda.is_available(), log_level="error",
+    )  # fmt: skip
+    image_px = clip.model.config.vision_config.image_size
+    data, watch = _Pairs(pairs, image_px), Watch("dual encoder")
+    trainer = Trainer(clip.model, arguments, train_dataset=data, data_collator=collate, callbacks=[watch])
+    go_on(trainer)
+    clip.model.eval()
+    return training_log(trainer)[["step", "loss"]]
+
+
+@torch.inference_mode()
+def clip_scores(clip: Clip, pairs: Sequence[ImageText], *, batch: int = 64) -> np.ndarray:
+    """Cosine of each image with its text, (n,), in [-1, 1]. CLIPScore as printed is 100 times that, cut at 0."""
+    clip.model.eval()
+    image_px, found = clip.model.config.vision_config.image_size, []
+    for start in progress(range(0, len(pairs), batch), what="CLIPScore"):
+        some = pairs[start : start + batch]
+        out = clip.model(**clip.inputs([cached_image(path, image_px) for path, _ in some], [text for _, text in some]))
+        found.append((out.image_embeds * out.text_embeds).sum(1))  # both have length 1
+    return torch.cat(found).cpu().numpy()

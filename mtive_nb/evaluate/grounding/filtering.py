@@ -1,0 +1,25 @@
+"""The funnel of VIT-Pro's data: scores of records -> which records stay, filter after filter (section 3.2)."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from mtive_nb.evaluate.grounding.attention import threshold_of_share
+
+
+def funnel(scores: pd.DataFrame, drop: Mapping[str, float]) -> tuple[np.ndarray, pd.DataFrame]:
+    """Drop the lowest share by one column of `scores` after the other; returns which rows stay and a table of the steps.
+
+    `drop` names columns and shares of all rows ({"CLIPScore": 0.2, ...}), so that the order does not change how much a
+    filter takes; a row may be dropped by several and counts for the first.
+    """
+    kept = np.ones(len(scores), bool)
+    steps = [{"filter": "all", "threshold": np.nan, "dropped": 0, "left": len(scores)}]
+    for column, share in drop.items():
+        cut = threshold_of_share(scores[column], share)
+        low = scores[column].to_numpy() < cut
+        steps.append({"filter": column, "threshold": cut, "dropped": int((low & kept).sum())})
+        kept &= ~low
+        steps[-1]["left"] = int(kept.sum())
+    return kept, pd.DataFrame(steps)

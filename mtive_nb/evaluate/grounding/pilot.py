@@ -1,0 +1,149 @@
+"""The pilot study of the grounding filter: how well does a score tell the phrases that a photo shows from the others?
+
+VIT-Pro judged 200 samples by people (section 3.2); here the truth of each phrase is known.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from mtive_nb.data.phrases import Phrase
+from mtive_nb.evaluate.grounding.attention import (
+    AnswerAttention,
+    read_attention,
+    threshold_from_shuffled,
+    with_other_images,
+)
+from mtive_nb.evaluate.grounding.clip import Clip, clip_scores
+from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, unpaired_difference
+from mtive_nb.model.load import Vlm
+from mtive_nb.run import progress
+
+SCORES = ("VisAttnScore", "attention mass", "by layer", "less another photo", "CLIPScore")
+
+
+def read_all(
+    vlm: Vlm, records: Sequence[dict], *, batch: int = 16, query: str = "own", maps: bool = False
+) -> list[AnswerAttention]:
+    """`read_attention` of any number of records, in batches."""
+    found = []
+    for start in progress(range(0, len(records), batch), what="attention"):
+        found += read_attention(vlm, records[start : start + batch], query=query, maps=maps)
+    return found
+
+
+def phrase_scores(
+    vlm: Vlm,
+    clip: Clip,
+    records: Sequence[dict],
+    phrases: Sequence[Phrase],
+    *,
+    others: Sequence[dict],
+    batch: int = 16,
+    query: str = "own",
+    seed: int = 0,
+) -> tuple[list[AnswerAttention], pd.DataFrame]:
+    """What each record's words looked at, and a row a phrase: every score of SCORES, visible, about, product.
+
+    `by layer` divides each layer's mass by its mean over all records; `less another photo` takes off the mass that the
+    same words have beside another product's photo, of `others`. `query` as in read_attention.
+    """
+    found = read_all(vlm, records, batch=batch, query=query, maps=True)
+    beside = read_all(vlm, with_other_images(records, pool=others, seed=seed), batch=batch, query=query)
+    means = np.mean([one.mass.sum(2).mean(1) for one in found], axis=0)
+    rows = []
+    for phrase in phrases:
+        one, mass = found[phrase.record], found[phrase.record].score(phrase.span, per="answer")
+        rows.append({
+            "VisAttnScore": one.score(phrase.span),
+            "attention mass": mass,
+            "by layer": one.score(phrase.span, per="answer", layer_means=means),
+            "less another photo": mass - beside[phrase.record].score(phrase.span, per="answer"),
+            "visible": phrase.visible,
+            "about": phrase.about,
+            "product": records[phrase.record]["product_id"],
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["CLIPScore"] = clip_scores(clip, [(records[p.record]["images"][0], p.text) for p in phrases])
+    return found, table
+
+
+def pilot_table(test: pd.DataFrame, val: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """AUROC and balanced accuracy (the mean over shown and not shown phrases) of every score on `test`, thresholds from
+    `val`: system, column, value, low, high, n."""
+    groups, rows = list(test["product"]), []
+    for name in SCORES:
+        pair = test[["visible", name]].to_numpy(float)
+        right = _right(test, val, name)
+        auroc = bootstrap_interval(pair, statistic=_auroc, resamples=500, seed=seed, groups=groups)
+        balanced = _balanced(right, test["visible"], groups=groups, seed=seed)
+        for column, found in (("AUROC", auroc), ("balanced accuracy", balanced)):
+            rows.append({"system": name, "column": column, "value": found.value, "low": found.low, "high": found.high,
+                         "n": found.n})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _right(test: pd.DataFrame, val: pd.DataFrame, name: str) -> np.ndarray:
+    """Whether a score tells each phrase of `test` rightly, (n,) of 0 and 1, by the threshold that is best on `val`.
+
+    Best is by balanced accuracy, which Youden's J measures: most phrases are shown, and a threshold that lets all pass
+    would be right on most.
+    """
+    cut = threshold_from_shuffled(val.loc[val["visible"], name], val.loc[~val["visible"], name])
+    return ((test[name] >= cut) == test["visible"]).to_numpy(float)
+
+
+def _balanced(values: np.ndarray, visible: pd.Series, *, groups: list, seed: int = 0) -> Interval:
+    """Mean of the values' (n,) means over shown and over not shown phrases; whole groups are drawn."""
+    shown = visible.to_numpy(float)
+    features = np.stack([values * shown, shown, values * (1 - shown), 1 - shown], axis=1)
+
+    def statistic(sums: np.ndarray) -> np.ndarray:
+        return (sums[:, 0] / np.maximum(sums[:, 1], 1) + sums[:, 2] / np.maximum(sums[:, 3], 1)) / 2
+
+    return bootstrap_sums(features, statistic, seed=seed, groups=groups)
+
+
+def pilot_claims(
+    test: pd.DataFrame,
+    val: pd.DataFrame,
+    said: tuple[Sequence[dict], Sequence[Phrase]],
+    clip_of_text: np.ndarray,
+    *,
+    seed: int = 0,
+) -> dict[str, dict[str, Interval]]:
+    """What the pilot decides of VIT-Pro's claims (its T2 and section 3.2): by claim, left less right in points.
+
+    said: the records and phrases of `test`; clip_of_text: CLIPScore of each record's whole text, in [-1, 1].
+    """
+    records, phrases = said
+    borne_out = np.ones(len(records), bool)
+    for phrase in phrases:
+        borne_out[phrase.record] &= phrase.visible
+    products, of_texts = list(test["product"]), [r["product_id"] for r in records]
+    higher = unpaired_difference(100 * test["attention mass"], test["visible"], groups=products, seed=seed)
+    flat = unpaired_difference(100 * clip_of_text, borne_out, groups=of_texts, seed=seed)
+    better = 100 * (_right(test, val, "VisAttnScore") - _right(test, val, "CLIPScore"))
+    return {
+        "vitpro-attention-higher-when-grounded": {"phrases": higher},
+        "vitpro-clipscore-flat-when-ungrounded": {"texts": flat},
+        "vitpro-attention-finds-grounded-text-better": {
+            "phrases": _balanced(better, test["visible"], groups=products, seed=seed)
+        },
+    }
+
+
+def _auroc(pairs: np.ndarray) -> float:
+    """Of rows (truth, score); 0.5 where a resample holds one class alone."""
+    return roc_auc_score(pairs[:, 0], pairs[:, 1]) if 0 < pairs[:, 0].mean() < 1 else 0.5
+
+
+def layer_auroc(found: Sequence[AnswerAttention], phrases: Sequence[Phrase]) -> pd.Series:
+    """AUROC of each layer's mass alone."""
+    asked = [(found[phrase.record], phrase.span) for phrase in phrases]
+    rows = [one.mass.sum(2)[:, one.inside(span)].mean(1) for one, span in asked]  # (L,) each
+    visible = [phrase.visible for phrase in phrases]
+    by_layer = {f"layer {k + 1}": roc_auc_score(visible, mass) for k, mass in enumerate(np.transpose(rows))}
+    return pd.Series(by_layer, name="AUROC").rename_axis("layer")

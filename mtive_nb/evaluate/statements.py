@@ -1,0 +1,261 @@
+"""What an answer statements: its segments, and in each the attribute values, damage, dates, yes/no and differences stated.
+
+Reading is by rule: pairs of a JSON answer, else words of a vocabulary (attribute -> possible values) in free text. A
+word that several attributes know (`orange`: a colour, a fruit) is read the way that is true, else as what was asked.
+Not understood: values outside the vocabulary in free text, comparison ("larger than"), irony.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mtive_nb.data.dates import MONTHS
+from mtive_nb.evaluate.metrics import (
+    DATE_ATTRIBUTES,
+    accepted_values,
+    canonical_key,
+    facts_of,
+    is_abstention,
+    normalise_answer,
+    parse_pairs,
+)
+
+Vocabulary = Mapping[str, Sequence[str]]
+
+# Read by rules of their own rather than as words of the vocabulary.
+_OWN_RULES = {"match", "damaged", "damage", "differs", "count", *DATE_ATTRIBUTES}
+_NO_VALUE = {"yes", "no", "none", "other"}
+
+# "can" the packaging and "can" the verb
+_VERB_CAN = r"can(?!\s*(?:be|not|see|also|help|read|tell|you)\b|['’])"
+_MONTH = rf"(?:{'|'.join(MONTHS)})[a-z]*"
+_DATE = re.compile(
+    rf"\b(?:\d{{4}}[ ./-]\d{{1,2}}[ ./-]\d{{1,2}}|\d{{1,2}}[ ./-]\d{{1,2}}[ ./-](?:\d{{4}}|\d{{2}})"
+    rf"|\d{{1,2}}[ ./-]?{_MONTH}[ ./-]?(?:\d{{4}}|\d{{2}})|{_MONTH}[ ./-]\d{{1,2}}[ ./,-]+(?:\d{{4}}|\d{{2}})"
+    rf"|{_MONTH}[ ./-]?\d{{4}}|\d{{1,2}}[./-]\d{{4}}|\d{{4}}[./-]\d{{1,2}})\b",
+    re.IGNORECASE,
+)
+_PRODUCTION = re.compile(r"\b(?:mfg|mfd|manufactur\w*|prod(?:uction|uced)?|packed|pkd|made)\b", re.IGNORECASE)
+_EXPIRY = re.compile(r"\b(?:exp\w*|best (?:before|by)|use by|bbe?|until)\b", re.IGNORECASE)
+
+# A sentence's end, a line's end, a comma: not the comma or the full stop inside a date or a number.
+_SEGMENT_END = re.compile(r"[;!?\n]+|[.,](?=\s*$)|[.,]\s+(?!\d)|\s+but\s+", re.IGNORECASE)
+_LEADING = re.compile(
+    r"^\W*(yes|no)\b(?=\s*(?:$|[,.;:!\n-]|(?:it|they|the|there|both|this|these|that)\b))", re.IGNORECASE
+)
+_NEGATION = re.compile(r"\b(?:no|not|never|without|free (?:of|from)|isn't|aren't|doesn't|don't)\b", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:not|isn't|aren't)(?: (?:an?|the))?\s*$", re.IGNORECASE)
+_SOUND = re.compile(
+    r"\b(?:(?:good|perfect|great|fine|sound|excellent) (?:condition|shape|state)|intact|undamaged|unharmed)\b",
+    re.IGNORECASE,
+)
+_DAMAGED = re.compile(
+    r"\b(?:damag(?:e|es|ed|ing)|broken|defect(?:s|ive)?|(?:poor|bad) (?:condition|shape|state))\b", re.IGNORECASE
+)
+_IRREGULAR_DAMAGE = {"tear": "torn|ripped", "leak": "leaky|spilled|spilt", "crush": "squashed|crumpled"}
+_SAME = re.compile(
+    r"\b(?:both (?:show|are|photos|images|pictures)|same (?:product|item)|identical|match(?:es)?)\b", re.IGNORECASE
+)
+_DIFFERENT = re.compile(
+    r"\b(?:differ(?:s|ent|ence|ences)?|mismatch\w*|not the same|(?:do|does) ?n[o']t match)\b", re.IGNORECASE
+)
+_NAMES_IN_TEXT = {"color": "colour", "quantity": "count", "number": "count"}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of an answer: this attribute has this value (normalised text)."""
+
+    attribute: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of an answer and what it statements (nothing, for a remark)."""
+
+    text: str
+    statements: tuple[Statement, ...]
+
+
+def vocabulary_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Every value of every attribute in the records' facts, for a catalogue that brings no vocabulary of its own."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for part in facts_of(record) or ():
+            for attribute, value in part.items():
+                for one in accepted_values(value):
+                    if isinstance(one, str) and not is_abstention(one) and not _is_date(attribute):
+                        found.setdefault(attribute, set()).add(one)
+    return {attribute: sorted(values) for attribute, values in sorted(found.items())}
+
+
+def _is_date(attribute: str) -> bool:
+    return attribute.removesuffix("_iso").removesuffix("_also") in DATE_ATTRIBUTES
+
+
+class StatementReader:
+    """Reads statements with one vocabulary; the patterns are built once."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._attributes_of: dict[str, list[str]] = {}
+        for attribute, values in vocabulary.items():
+            for value in values:
+                plain = normalise_answer(value)
+                if attribute not in _OWN_RULES and plain and plain not in _NO_VALUE and not is_abstention(plain):
+                    self._attributes_of.setdefault(plain, []).append(attribute)
+        self._by_squeezed = {_squeeze(value): value for value in self._attributes_of}
+        self._values = _alternatives(self._attributes_of)
+        kinds = [normalise_answer(kind) for kind in vocabulary.get("damage", ())]
+        self._damages = {
+            kind: re.compile(rf"\b(?:{_damage_forms(kind)})\b") for kind in kinds if kind not in (*_NO_VALUE, "damage")
+        }
+        names = {*vocabulary, *map(normalise_answer, vocabulary.get("differs", ())), *_NAMES_IN_TEXT}
+        self._names = _alternatives(names - {"damaged", "match", "differs"} - _NO_VALUE)
+
+    def read(
+        self,
+        answer: str,
+        *,
+        asked: Mapping[str, Any],
+        truth: Mapping[str, set[str]],
+        reference: str = "",
+    ) -> list[Segment]:
+        """Segments of an answer, each statement once (an answer that repeats itself statements no more).
+
+        `truth` (attribute -> accepted values) only settles which attribute an ambiguous word is about. `reference`,
+        the right answer, tells what `yes` means: where it says no to "is it in good condition?", yes is undamaged.
+        """
+        pairs = parse_pairs(answer)
+        if pairs:
+            raw = [(f"{name}: {value}", _statements_of_pair(name, value)) for name, value in pairs.items()]
+        else:
+            raw = self._read_text(answer, asked=asked, truth=truth, reference=reference)
+        seen: set[Statement] = set()
+        segments = []
+        for text, statements in raw:
+            fresh = tuple(statement for statement in dict.fromkeys(statements) if statement not in seen)
+            seen.update(fresh)
+            segments.append(Segment(text, fresh))
+        return segments
+
+    def _read_text(
+        self, answer: str, *, asked: Mapping[str, Any], truth: Mapping[str, set[str]], reference: str
+    ) -> list[tuple[str, list[Statement]]]:
+        if is_abstention(answer):
+            return [(answer, [Statement(name, normalise_answer(answer)) for name in asked])]
+        found: list[tuple[str, list[Statement]]] = []
+        leading, polar = _LEADING.match(answer), _polar_attribute(asked)
+        if leading and polar:
+            value, meant = leading[1].lower(), _LEADING.match(reference)
+            if meant and meant[1].lower() != str(asked[polar]).lower():
+                value = "no" if value == "yes" else "yes"
+            found.append((leading[0].strip(), [Statement(polar, value)]))
+            answer = answer[leading.end() :]
+        for text in filter(None, (part.strip(" ,.:-") for part in _SEGMENT_END.split(answer))):
+            found.append((text, self._read_segment(text, asked=asked, truth=truth)))
+        # A value alone: outside the vocabulary it still states the one thing that was asked.
+        bare = normalise_answer(answer)
+        if len(asked) == 1 and not any(statements for _, statements in found) and 0 < len(bare.split()) <= 3:
+            found = [(answer.strip(), [Statement(next(iter(asked)), bare)])]
+        return found
+
+    def _read_segment(self, text: str, *, asked: Mapping[str, Any], truth: Mapping[str, set[str]]) -> list[Statement]:
+        plain = text.lower().replace("’", "'")
+        statements = _dates_in(text, asked)
+        without_dates = _DATE.sub(" ", plain)
+        statements += self._damage_in(without_dates, asked)
+        if {"match", "differs"} & (set(asked) | set(truth)):
+            statements += self._match_in(without_dates)
+        if "count" in asked:
+            statements += [
+                Statement("count", number) for number in re.findall(r"(?<![\w.])\d+(?![\w.])", without_dates)
+            ]
+        for match in self._values.finditer(without_dates):
+            if not _DENIED.search(without_dates[: match.start()]):
+                statements.append(self._statement_of_word(_squeeze(match[1]), asked=asked, truth=truth))
+        return statements
+
+    def _statement_of_word(self, word: str, *, asked: Mapping[str, Any], truth: Mapping[str, set[str]]) -> Statement:
+        value = self._by_squeezed[word]
+        attributes = self._attributes_of[value]
+        right = [name for name in attributes if value in truth.get(name, ())]
+        return Statement(next(iter(right or [name for name in attributes if name in asked] or attributes)), value)
+
+    def _damage_in(self, plain: str, asked: Mapping[str, Any]) -> list[Statement]:
+        """Damage in one segment; a denied word is no damage, and denied words alone say that it is sound."""
+        stated: list[Statement] = []
+        sound = _SOUND.search(plain)
+        denied = sound is not None
+        if sound and _NEGATION.search(plain[: sound.start()]):
+            stated, denied = [Statement("damaged", "yes")], False  # "not in good condition"
+        for kind, pattern in (*self._damages.items(), (None, _DAMAGED)):
+            match = pattern.search(plain)
+            if match and _NEGATION.search(plain[: match.start()]):
+                denied = True
+            elif match:
+                stated += [Statement("damaged", "yes"), *([Statement("damage", kind)] if kind else [])]
+        if stated or not denied:
+            return stated
+        return [Statement("damaged", "no"), *([Statement("damage", "none")] if "damage" in asked else [])]
+
+    def _match_in(self, plain: str) -> list[Statement]:
+        if _DIFFERENT.search(plain):
+            names = (_squeeze(match[1]) for match in self._names.finditer(plain))
+            return [Statement("match", "no"), *(Statement("differs", _NAMES_IN_TEXT.get(name, name)) for name in names)]
+        same = _SAME.search(plain)
+        if not same:
+            return []
+        return [Statement("match", "no" if _NEGATION.search(plain[: same.start()]) else "yes")]
+
+
+def _statements_of_pair(name: str, value: str) -> list[Statement]:
+    plain = normalise_answer(value)
+    if name in DATE_ATTRIBUTES or not plain:
+        return [Statement(name, plain)] if plain else []
+    if name == "differs":
+        return [Statement(name, canonical_key(part)) for part in re.split(r"\s*(?:,|\band\b)\s*", plain) if part]
+    return [Statement(name, plain)]
+
+
+def _dates_in(text: str, asked: Mapping[str, Any]) -> list[Statement]:
+    """Each date of a segment: what the words before it name, else the date that was asked, else the expiry."""
+    default = next((name for name in DATE_ATTRIBUTES if name in asked), "expiry")
+    statements, start = [], 0
+    for match in _DATE.finditer(text):
+        before = text[start : match.start()]
+        named = "production" if _PRODUCTION.search(before) else "expiry" if _EXPIRY.search(before) else default
+        statements.append(Statement(named, normalise_answer(match[0])))
+        start = match.end()
+    return statements
+
+
+def _polar_attribute(asked: Mapping[str, Any]) -> str | None:
+    """The asked attribute that a yes or no answers."""
+    return next((name for name, value in asked.items() if str(value).lower() in ("yes", "no")), None)
+
+
+def _damage_forms(kind: str) -> str:
+    stem = re.escape(kind)
+    regular = rf"{stem}(?:s|es|ed|ing|y)?"
+    return f"{regular}|{_IRREGULAR_DAMAGE[kind]}" if kind in _IRREGULAR_DAMAGE else regular
+
+
+def _squeeze(words: str) -> str:
+    """Words without spaces and articles: `on the shelf` and `on shelf`, `500ml` and `500 ml` are one."""
+    return "".join(word for word in words.split() if word not in ("a", "an", "the"))
+
+
+def _alternatives(values: Iterable[str]) -> re.Pattern[str]:
+    """A pattern for any of the values as whole words, longest first; an article may stand inside, a plural s behind."""
+    patterns = []
+    for value in sorted(values, key=len, reverse=True):
+        words = [re.escape(word) for word in value.split()]
+        gaps = [r"\s*" if a[-1].isdigit() else r"\s+(?:(?:the|an?)\s+)?" for a in words[:-1]]
+        patterns.append(
+            _VERB_CAN if value == "can" else "".join(w + g for w, g in zip(words, [*gaps, ""], strict=True))
+        )
+    return re.compile(rf"(?<!\w)({'|'.join(patterns) or '(?!)'})(?:s|es)?(?!\w)")

@@ -1,0 +1,102 @@
+"""Work on one model by several processes of this machine: experts, answers, scores, or one training in shares.
+
+A pocket-sized model spends much of its time between its matrices, where threads do not help: on two cores two processes
+of one thread each are faster than two threads (LOG.md). On a GPU one process at a time is the rule: one worker.
+"""
+
+import copy
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import multiprocessing
+
+from mtive_nb.model.load import Vlm
+from mtive_nb.model.stack import LoraStack
+from mtive_nb.model.train import Training, train_adapter
+from mtive_nb.run import progress
+
+_mine: LoraStack | Vlm | None = None  # a worker's own copy of the model
+
+
+def share_of_the_cores(processes: int) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // processes)
+
+
+def _copy_model(model: LoraStack | Vlm, threads: int) -> None:
+    global _mine
+    torch.set_num_threads(threads)
+    _mine = copy.deepcopy(model)  # what arrives lies in memory that all processes share
+
+
+def _on_my_copy(work: Callable, item: tuple) -> object:
+    return work(_mine, *item)
+
+
+def by_processes(
+    model: LoraStack | Vlm, work: Callable, items: Sequence[tuple], *, workers: int = 2, what: str = ""
+) -> list:
+    """[work(a copy of the model, *item) for item in items], by so many processes; one worker is the model itself.
+
+    `what`: the name under which progress is shown, none where the work shows its own.
+    """
+    if workers < 2:
+        return [work(model, *item) for item in (progress(items, what=what) if what else items)]
+    threads, spawn = share_of_the_cores(workers), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=_copy_model, initargs=(model, threads)) as pool:
+        begun = [pool.submit(_on_my_copy, work, item) for item in items]
+        return [done.result() for done in (progress(begun, what=what) if what else begun)]
+
+
+def batches_of_each(accumulate: int, processes: int) -> int:
+    """How many of a step's `accumulate` batches each process takes. Errors: ValueError where they cannot be divided."""
+    if accumulate % processes:
+        raise ValueError(f"accumulate: found {accumulate} batches a step; expected a multiple of {processes} processes")
+    return accumulate // processes
+
+
+def _train_a_share(rank: int, processes: int, port: int, stack: LoraStack, name: str, records: list[dict],
+                   training: Training, checkpoints: Path | None, log: Path) -> None:  # fmt: skip
+    torch.set_num_threads(share_of_the_cores(processes))
+    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ |= {k: str(v) for k, v in (where | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}).items()}
+    own = copy.deepcopy(stack)  # what arrives lies in memory that all processes share
+    found = train_adapter(own, name, records, training, checkpoints=checkpoints)
+    if rank == 0:
+        stack.put_weights(name, own.adapter_weights(name))
+        found.to_pickle(log)
+
+
+def train_adapter_in_shares(
+    stack: LoraStack,
+    name: str,
+    records: list[dict],
+    training: Training,
+    *,
+    checkpoints: Path | None = None,
+    processes: int = 1,
+) -> pd.DataFrame:
+    """As train_adapter, with a step's batches divided among `processes`: the same adapter up to rounding.
+
+    For a small model on a CPU. Errors: ValueError where `accumulate` batches cannot be divided.
+    """
+    if processes < 2:
+        return train_adapter(stack, name, records, training, checkpoints=checkpoints)
+    training = replace(training, accumulate=batches_of_each(training.accumulate, processes))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    stack.model.share_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints, log = checkpoints or Path(folder) / "checkpoints", Path(folder) / "log.pkl"
+        share = (processes, port, stack, name, records, training, checkpoints, log)
+        multiprocessing.spawn(_train_a_share, share, nprocs=processes, daemon=True)
+        stack.activate(name)
+        stack.model.eval()
+        return pd.read_pickle(log)

@@ -1,0 +1,129 @@
+"""Experts by preferences and rewards beside right answers: DPO, MPO and GRPO, all of them TRL's.
+
+TRL gets the merged trunk and puts a fresh LoRA on it, so that its reference, the model with that LoRA switched off, is
+the stack without the expert. What it has trained moves onto the stack as an adapter like any other, with its lineage.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset
+from transformers import Trainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+
+from mtive_nb.data.records import assistant_turn
+from mtive_nb.model.batches import RecordDataset
+from mtive_nb.model.lineage import AdapterSpec
+from mtive_nb.model.load import Vlm
+from mtive_nb.model.stack import LoraStack
+from mtive_nb.model.train import Training, Watch, go_on, trainer_arguments, training_log
+
+# MPO mixes a preference loss, a quality loss and the likelihood of the chosen answer, at the weights of Wang et al. 2024;
+# TRL's terms differ from theirs in that BCO has no running shift of its rewards and the likelihood is a mean over tokens.
+LOSSES = {
+    "DPO": {"loss_type": ["sigmoid"]},
+    "MPO": {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
+}
+# Its own switches set back: checkpointing is asked for by the new name, dropout is the spec's, weights stay as they are.
+UNLIKE_TRL = {"gradient_checkpointing": None, "disable_dropout": False, "bf16": False}
+Reward = Callable[[dict, str], float]  # of a record and an answer, best from 0 to 1
+
+
+def train_by_preference(
+    stack: LoraStack,
+    name: str,
+    spec: AdapterSpec,
+    pairs: list[dict],
+    training: Training,
+    *,
+    parent: str | None,
+    strategy: str = "DPO",
+    reference_weight: float = 0.1,
+    checkpoints: Path,
+) -> pd.DataFrame:
+    """Train expert `name` over `parent` on pairs, records with `chosen` and `rejected` answers; returns the log.
+
+    `reference_weight` (beta in DPO's equation) weighs the distance to the reference, the stack without the expert; the
+    uniform loss of `training` has no place here. Errors: ValueError for a strategy that is not in LOSSES, or no pair.
+    """
+    if strategy not in LOSSES:
+        raise ValueError(f"strategy: found {strategy!r}, expected one of {sorted(LOSSES)}")
+    if not pairs:
+        raise ValueError(f"adapter {name!r}: found no pair of answers to train on")
+    rows = _prompts(pairs, stack.vlm, lambda row: {f: [assistant_turn(row[f])] for f in ("chosen", "rejected")})
+    own = trainer_arguments(training, checkpoints / name) | UNLIKE_TRL
+    arguments = DPOConfig(**own, **LOSSES[strategy], beta=reference_weight, max_length=None)
+    return _train(stack, name, spec, parent, DPOTrainer, {"args": arguments, "train_dataset": rows})
+
+
+def train_by_reward(
+    stack: LoraStack,
+    name: str,
+    spec: AdapterSpec,
+    records: list[dict],
+    training: Training,
+    reward: Reward,
+    *,
+    parent: str | None,
+    answers_each: int = 4,
+    max_new_tokens: int = 48,
+    reference_weight: float = 0.0,
+    temperature: float = 1.0,
+    checkpoints: Path,
+) -> pd.DataFrame:
+    """Train expert `name` by GRPO: of `answers_each` answers drawn to a question, those above their mean reward gain.
+
+    The loss is TRL's default, a mean over all tokens of a batch (DAPO's) in place of one over each answer. A batch of
+    `training` counts answers; `reference_weight` weighs the distance to the stack without the expert, which at 0 is not
+    computed. Returns the log, with the mean reward since the row before. Errors: ValueError where the batch is not a
+    multiple of `answers_each`, or there are fewer records than a batch asks.
+    """
+    batch = training.batch
+    if batch % answers_each:
+        raise ValueError(f"batch: found {batch}, expected a multiple of answers_each, {answers_each}")
+    if len(records) < batch // answers_each:
+        raise ValueError(f"adapter {name!r}: found {len(records)} records, a batch asks {batch // answers_each}")
+    rows = _prompts(records, stack.vlm, lambda _row: {})
+
+    def rewards(completions: list[list[dict]], number: list[int], **_: object) -> list[float]:
+        return [reward(records[k], said[0]["content"].strip()) for k, said in zip(number, completions, strict=True)]
+
+    drawn = {"num_generations": answers_each, "max_completion_length": max_new_tokens, "temperature": temperature}
+    own = trainer_arguments(training, checkpoints / name) | UNLIKE_TRL
+    arguments = GRPOConfig(**own, **drawn, beta=reference_weight)
+    settings = {"args": arguments, "train_dataset": rows, "reward_funcs": rewards}
+    return _train(stack, name, spec, parent, GRPOTrainer, settings)
+
+
+def _prompts(records: list[dict], vlm: Vlm, more: Callable[[dict], dict]) -> Dataset:
+    """TRL's rows, photos decoded when asked for: images, prompt, the record's number, and what `more` adds."""
+    photos = RecordDataset(records, vlm.max_px)
+
+    def rows(numbers: dict[str, list[int]]) -> dict[str, list]:
+        made = [
+            {"number": k, "images": photos[k]["pixels"], "prompt": records[k]["messages"][:-1], **more(records[k])}
+            for k in numbers["number"]
+        ]
+        return {key: [row[key] for row in made] for key in made[0]}
+
+    return Dataset.from_dict({"number": list(range(len(records)))}).with_transform(rows)
+
+
+def _train(
+    stack: LoraStack, name: str, spec: AdapterSpec, parent: str | None, kind: type[Trainer], settings: dict
+) -> pd.DataFrame:
+    """Run one of TRL's trainers over the merged trunk, and put the LoRA that it trained onto the stack as `name`."""
+    stack.add(name, spec, parent=parent)  # refuses what cannot be before anything is trained
+    vlm = stack.merged_trunk(parent)
+    shared = {"processing_class": vlm.processor, "peft_config": stack.lora_config(spec), "callbacks": [Watch(name)]}
+    trainer = kind(vlm.model, **shared, **settings)
+    go_on(trainer)
+    trained = {n.replace(".default.", f".{name}."): p.data for n, p in trainer.model.named_parameters() if "lora_" in n}
+    mine = stack.adapter_weights(name)
+    if mine.keys() != trained.keys():
+        raise RuntimeError(f"adapter {name!r}: TRL trained {len(trained)} weights, the stack holds {len(mine)} for it")
+    stack.put_weights(name, trained)
+    stack.activate(name)
+    stack.model.eval()
+    return training_log(trainer)

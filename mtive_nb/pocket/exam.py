@@ -1,0 +1,84 @@
+"""The pocket base's exam on held-out general scenes, and its card."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from mtive_nb.data.records import assistant_turn, user_turn
+from mtive_nb.evaluate.intervals import bootstrap_interval
+from mtive_nb.pocket.scene_questions import SKILLS, make_sample
+
+EXAM_SEED = 977  # a stream of scenes that no training uses
+
+
+def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndarray] | None = None) -> list[dict]:
+    """The first question of `n` held-out scenes as records; their images are written as PNG under `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for k in range(n):
+        sample = make_sample(k, seed=EXAM_SEED, photos=photos, words=words)
+        images = [str(folder.resolve() / f"{k:05d}_{i}.png") for i in range(len(sample.images))]
+        for path, image in zip(images, sample.images, strict=True):
+            Image.fromarray(image).save(path)
+        question, answer, skill = sample.turns[0]
+        messages = [user_turn(question, images=len(images)), assistant_turn(answer)]
+        records.append(
+            {
+                "id": f"exam{k}",
+                "task": skill,
+                "variant": "gen",
+                "messages": messages,
+                "images": images,
+                "answer": answer,
+            }
+        )
+    return records
+
+
+def character_accuracy(answer: str, truth: str) -> float:
+    """1 less the edit distance over the truth's length, at least 0."""
+    row = np.arange(len(answer) + 1)
+    for i, wanted in enumerate(truth, 1):
+        fresh = np.empty_like(row)
+        fresh[0] = i
+        for j, said in enumerate(answer, 1):
+            fresh[j] = min(row[j] + 1, fresh[j - 1] + 1, row[j - 1] + (said != wanted))
+        row = fresh
+    return max(0.0, 1 - row[-1] / max(1, len(truth)))
+
+
+def exam_scores(records: list[dict], answers: list[str], *, seed: int = 0) -> pd.DataFrame:
+    """Exact match a skill with a 95% bootstrap interval, and characters read for the skills that print."""
+    frame = pd.DataFrame(
+        {"skill": [r["task"] for r in records], "truth": [r["answer"] for r in records], "answer": answers}
+    )
+    frame["exact"] = (frame["truth"] == frame["answer"]).astype(float)
+    frame["characters"] = [character_accuracy(a, t) for a, t in zip(frame["answer"], frame["truth"], strict=True)]
+    rows = []
+    for skill in [s for s in SKILLS if s in set(frame["skill"])]:
+        part = frame[frame["skill"] == skill]
+        interval = bootstrap_interval(part["exact"].to_numpy(), seed=seed)
+        majority = part["truth"].value_counts().iloc[0] / len(part)
+        rows.append({"skill": skill, "n": len(part), "exact": interval.value, "low": interval.low, "high": interval.high,
+                     "always the commonest": majority, "characters": part["characters"].mean()})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def card(scores: pd.DataFrame, *, parameters: dict[str, int], facts: dict[str, object]) -> str:
+    """The base's model card as Markdown: what it is, what it learned from, what it scores."""
+    lines = [
+        "---", "license: apache-2.0", "pipeline_tag: image-text-to-text", "---", "# Pocket base", "",
+        "Qwen2.5-VL's architecture and processor at pocket size, trained from random weights by notebook 00 of mtive-nb on",
+        "general scenes: shapes, containers, symbols and signs in outline, wear, colours, counts, positions, print, pairs of images.",
+        "It knows nothing of a shop; that is what the three stages teach. It is a stand-in for a large model on machines without a GPU, and no more.", "",
+        "| parameters | |", "| --- | --- |", *(f"| {k} | {v:,} |" for k, v in parameters.items()), "",
+        "| training | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in facts.items()), "",
+        "Held-out scores (greedy answers, exact match with 95% bootstrap interval; characters is 1 less the edit distance",
+        "over the truth's length):", "",
+        "| skill | n | exact match | always the commonest answer | characters |", "| --- | --- | --- | --- | --- |",
+        *(f"| {r.skill} | {r.n} | {r.exact:.2f} [{r.low:.2f}, {r.high:.2f}] | {r.majority:.2f} | {r.characters:.2f} |"
+          for r in scores.rename(columns={"always the commonest": "majority"}).itertuples()), "",
+    ]  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,271 @@
+"""Training of the pocket base from random weights, in three phases of one Trainer (notebook 00).
+
+Phase `dense` teaches the vision tower alone, by labels of every merged patch (which characters, shape, colour, state
+lie there); phase `language` teaches the whole model to answer, and keeps the dense labels as a second loss. Without
+the first phase the model does not learn to read in any time a CPU has (LOG.md). Phase `compare` (pocket/compare.py)
+teaches the language model alone, on images that are encoded once.
+
+Shapes: B samples, I images of a batch, P patches, M = P / 4 merged patches of the whole batch, D language width.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    TrainingArguments,
+    get_scheduler,
+)
+from transformers.vision_utils import get_vision_window_index
+
+from mtive_nb.data.records import assistant_turn, user_turn
+from mtive_nb.model.train import TrainableCheckpoints
+from mtive_nb.pocket.base import MERGE
+from mtive_nb.pocket.muon import Muon, split_parameters
+from mtive_nb.pocket.scene_questions import Sample, make_sample
+from mtive_nb.pocket.scene_shapes import SHAPES
+from mtive_nb.pocket.scenes import CHARACTERS, COLOURS, GLYPHS, SLOTS, STATES
+
+CLASSES = {
+    "character": len(CHARACTERS) + 1,
+    "glyph": len(CHARACTERS) + 1,
+    "shape": len(SHAPES) + 1,
+    "colour": len(COLOURS) + 1,
+    "state": len(STATES) + 1,
+}
+OF_ONE_FEATURE = {"character": SLOTS, "glyph": GLYPHS}  # labels that one feature row carries, 1 unless told
+IGNORE = -100
+PHASES = ("dense", "language", "compare")
+
+
+class SceneDataset(Dataset):
+    """`n` samples of the stream `seed`, rendered when asked for."""
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        seed: int,
+        photos: list[np.ndarray] | None = None,
+        words: list[str] | None = None,
+        shares: dict[str, float] | None = None,
+    ) -> None:
+        """photos, words and shares as in make_sample."""
+        self.n, self.seed, self.photos, self.words, self.shares = n, seed, photos, words, shares
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> Sample:
+        return make_sample(index, seed=self.seed, photos=self.photos, words=self.words, shares=self.shares)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image as the language model gets it: features (m, D) in float16 of its m merged patches; grid (t, h, w)."""
+
+    features: np.ndarray
+    grid: tuple[int, int, int]
+
+
+def encode(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: list[np.ndarray]) -> list[Encoded]:  # fmt: skip
+    """HWC uint8 images through vision tower and connector, in one batch."""
+    given = processor.image_processor(images=images, return_tensors="pt").to(model.device)
+    grids = [tuple(grid) for grid in given["image_grid_thw"].tolist()]
+    with torch.inference_mode():
+        out = model.model.visual(given["pixel_values"].to(model.dtype), grid_thw=given["image_grid_thw"])
+    rows = out.pooler_output.half().cpu().split([math.prod(grid) // MERGE**2 for grid in grids])
+    return [Encoded(features.numpy().copy(), grid) for features, grid in zip(rows, grids, strict=True)]
+
+
+class DenseHeads(nn.Module):
+    """One linear head a kind of label: over the connector's output (M, D), `glyph` over the tower's own (P, W)."""
+
+    def __init__(self, width: int, tower_width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {
+                k: nn.Linear(tower_width if k == "glyph" else width, c * OF_ONE_FEATURE.get(k, 1))
+                for k, c in CLASSES.items()
+            }
+        )
+
+    def loss(self, features: torch.Tensor, patches: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Mean cross-entropy over heads; an empty patch or slot weighs a fifth, since most are empty, a whole one half."""
+        total = features.new_zeros(())
+        for name, head in self.heads.items():
+            weight = torch.full((CLASSES[name],), 1.0, device=features.device)
+            weight[0] = 0.2
+            if name == "state":
+                weight[1 + STATES.index("whole")] = 0.5
+            target = labels[name].reshape(-1)  # (M,), (M * SLOTS,) or (P * GLYPHS,)
+            rows = head(patches if name == "glyph" else features)
+            total = total + cross_entropy(rows.reshape(len(target), -1), target, weight)
+        return total / len(self.heads)
+
+
+def conversation(sample: Sample) -> list[dict]:
+    """The sample's turns as chat messages; the images stand before the first question."""
+    messages = []
+    for k, (question, answer, _) in enumerate(sample.turns):
+        messages += [user_turn(question, images=0 if k else len(sample.images)), assistant_turn(answer)]
+    return messages
+
+
+def merged_order(grid: np.ndarray) -> np.ndarray:
+    """Labels (gh, gw, ...) of an image's merged patches as rows, in the order in which the processor lays them out."""
+    return grid.reshape(-1, *grid.shape[2:])
+
+
+def _patches_in_order(tower: nn.Module, states: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
+    """What reaches the connector, (P, W), out of the order of the tower's windows into the processor's."""
+    windows, _lengths = get_vision_window_index(
+        grid_thw,
+        spatial_merge_size=tower.spatial_merge_size,
+        window_size=tower.window_size,
+        patch_size=tower.patch_size,
+    )
+    groups = tower.merger.ln_q(states).view(len(windows), -1, states.shape[-1])
+    return groups[torch.argsort(windows)].flatten(0, 1)
+
+
+class SceneCollator:
+    """Samples -> batch of the processor with `labels` (answers alone) and `dense` labels of all merged patches."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor) -> None:
+        self.processor = processor
+        ids = processor.tokenizer.convert_tokens_to_ids
+        self.start, self.end, self.assistant = ids("<|im_start|>"), ids("<|im_end|>"), ids("assistant")
+
+    def answers(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B, T) ids -> (B, T) labels: from behind "assistant\\n" up to and including the end mark."""
+        labels = torch.full_like(input_ids, IGNORE)
+        for row, ids in enumerate(input_ids.tolist()):
+            inside, t = False, 0
+            while t < len(ids):
+                if ids[t] == self.start and t + 1 < len(ids) and ids[t + 1] == self.assistant:
+                    inside, t = True, t + 3
+                    continue
+                if inside:
+                    labels[row, t] = ids[t]
+                    inside = ids[t] != self.end
+                t += 1
+        return labels
+
+    def encoded(self, text: list[str], images: list[Encoded]) -> dict:
+        """What the processor makes of text and images, for images that are features already."""
+        pad, lengths = self.processor.image_token, iter([len(image.features) for image in images])
+        text = [re.sub(re.escape(pad), lambda _: pad * next(lengths), t) for t in text]
+        batch = dict(self.processor.tokenizer(text, return_tensors="pt", padding=True))
+        batch["mm_token_type_ids"] = (batch["input_ids"] == self.processor.image_token_id).int()
+        batch["image_grid_thw"] = torch.tensor([image.grid for image in images])
+        batch["features"] = torch.from_numpy(np.concatenate([image.features for image in images])).float()
+        return batch | {"labels": self.answers(batch["input_ids"])}
+
+    def __call__(self, samples: list[Sample]) -> dict:
+        text = [self.processor.apply_chat_template(conversation(s)) for s in samples]
+        images = [image for s in samples for image in s.images] or None
+        if images and isinstance(images[0], Encoded):
+            return self.encoded(text, images)
+        batch = dict(self.processor(text=text, images=images, return_tensors="pt", padding=True))
+        batch["labels"] = self.answers(batch["input_ids"])
+        if images:
+            dense = [d for s in samples for d in s.dense]
+            batch["dense"] = {k: torch.from_numpy(np.concatenate([merged_order(d[k]) for d in dense])) for k in CLASSES}
+        return batch
+
+
+class BaseTrainer(TrainableCheckpoints):
+    """Trainer of all phases; `model.dense` holds the heads and is taken off before the model is saved for good."""
+
+    def __init__(self, *args: object, phase: str, dense_weight: float = 1.0, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        if phase not in PHASES:
+            raise ValueError(f"phase: found {phase!r}, expected one of {', '.join(PHASES)}")
+        self.phase, self.dense_weight = phase, dense_weight
+
+    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: object):  # noqa: ANN201
+        ids, grid_thw = inputs["input_ids"], inputs.get("image_grid_thw")
+        embeds, loss = model.get_input_embeddings()(ids), torch.zeros((), device=ids.device)
+        features = inputs.get("features")  # (M, D), where the images are encoded already
+        if grid_thw is not None and features is None:
+            visual = model.model.visual(inputs["pixel_values"].type(model.dtype), grid_thw=grid_thw)
+            features = visual.pooler_output  # (M, D)
+            patches = _patches_in_order(model.model.visual, visual.last_hidden_state, grid_thw)
+            loss = model.dense.loss(features, patches, inputs["dense"])
+        if features is not None:
+            where = (ids == model.config.image_token_id).unsqueeze(-1)
+            embeds = embeds.masked_scatter(where.expand_as(embeds), features)
+        if self.phase == "dense":
+            return (loss, None) if return_outputs else loss
+        positions, _deltas = model.model.get_rope_index(
+            ids,
+            inputs["mm_token_type_ids"],
+            image_grid_thw=grid_thw,
+            attention_mask=inputs["attention_mask"],
+        )
+        hidden = model.model.language_model(
+            inputs_embeds=embeds, position_ids=positions, attention_mask=inputs["attention_mask"]
+        )
+        answers = inputs["labels"][:, 1:]
+        states = hidden.last_hidden_state[:, :-1][answers != IGNORE]  # only the answers' rows reach the large head
+        answer_loss = cross_entropy(model.lm_head(states), answers[answers != IGNORE])
+        self.last = {"answer_loss": answer_loss.item(), "dense_loss": loss.item()}
+        total = answer_loss + self.dense_weight * loss
+        return (total, None) if return_outputs else total
+
+    def log(self, logs: dict, *args: object, **kwargs: object) -> None:
+        super().log(logs | getattr(self, "last", {}), *args, **kwargs)
+
+
+def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: int, save_steps: int = 250, warmup: int = 100) -> TrainingArguments:  # fmt: skip
+    """AdamW with warm-up, a constant rate and a linear end over the last half; checkpoints every `save_steps`."""
+    return TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.02,
+        lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 2}, warmup_steps=min(warmup, steps // 4),
+        adam_beta2=0.98, max_grad_norm=1.0, logging_steps=max(1, min(25, steps // 2)), save_steps=save_steps, save_total_limit=1, seed=seed, data_seed=seed,
+        train_sampling_strategy="sequential", dataloader_num_workers=1, dataloader_prefetch_factor=4, remove_unused_columns=False, report_to=[], disable_tqdm=True,
+        label_names=["labels"], use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+
+
+def prepare_base(model: Qwen2_5_VLForConditionalGeneration, *, phase: str) -> None:
+    """Give the model its dense heads where it has none, and free the weights that the phase trains."""
+    if not hasattr(model, "dense"):
+        model.dense = DenseHeads(model.config.text_config.hidden_size, model.config.vision_config.hidden_size)
+    model.requires_grad_(True)
+    if phase == "dense":
+        model.model.language_model.requires_grad_(False)
+        model.lm_head.requires_grad_(False)
+    if phase == "compare":
+        model.model.visual.requires_grad_(False)
+        model.dense.requires_grad_(False)
+
+
+def train_base(
+    model: Qwen2_5_VLForConditionalGeneration, data: Dataset, *, phase: str, arguments: TrainingArguments,
+    processor: Qwen2_5_VLProcessor, callbacks: list | None = None,
+) -> list[dict]:  # fmt: skip
+    """Train one phase, going on from its last checkpoint where there is one; returns the log rows."""
+    prepare_base(model, phase=phase)
+    matrices, others = split_parameters(model)
+    optimizer = Muon(matrices, others, lr=arguments.learning_rate, weight_decay=arguments.weight_decay)
+    schedule = get_scheduler(
+        arguments.lr_scheduler_type, optimizer, num_warmup_steps=arguments.warmup_steps,
+        num_training_steps=arguments.max_steps, scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
+    )  # fmt: skip
+    trainer = BaseTrainer(
+        model, arguments, train_dataset=data, data_collator=SceneCollator(processor), phase=phase, callbacks=callbacks,
+        optimizers=(optimizer, schedule),
+    )  # fmt: skip
+    resume = any(Path(arguments.output_dir).glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=resume or None)
+    return trainer.state.log_history

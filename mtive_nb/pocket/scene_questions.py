@@ -1,0 +1,263 @@
+"""Questions and answers on general scenes: what notebook 00 teaches the pocket base, and how it is examined.
+
+A sample holds up to two images (none where the turns are about text alone), one to four turns (question, answer, skill)
+and the dense labels of each image. Later turns never repeat a fact of an earlier one. Skills: SKILLS.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mtive_nb.pocket.plain_text import plain_turns
+from mtive_nb.pocket.scene_kinds import dense_labels, labelled_scene, objects_scene, page_scene, text_scene
+from mtive_nb.pocket.scene_pairs import by_lot, fields, pair_scenes, pair_turns
+from mtive_nb.pocket.scene_shapes import CONTAINERS, PLAIN, SYMBOLS, random_shape
+from mtive_nb.pocket.scene_wordings import reword
+from mtive_nb.pocket.scenes import (
+    COLOURS,
+    SCALE,
+    SIZES_PX,
+    STATES,
+    Scene,
+    Thing,
+    finish,
+    random_string,
+)
+
+SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "compare", "two images", "json", "describe", "copy")  # fmt: skip
+SHARES = {
+    "objects": 0.07,
+    "text": 0.19,
+    "labelled": 0.24,
+    "pair": 0.33,
+    "views": 0.03,
+    "page": 0.03,
+    "plain": 0.11,
+}  # what a sample shows; "plain" ones hold no image
+DENSE_SHARES = {"page": 0.2, "objects": 0.2, "text": 0.1, "labelled": 0.5}  # views have no dense labels
+NAMED = CONTAINERS, PLAIN, tuple(SYMBOLS)
+WITH_NAMES = 0.4, 0.25, 0.35, 0.0  # shares of plain shapes, containers, symbols, signs
+FLAWS = {"notched": "notch", "scribbled": "scribble", "dimpled": "dent", "cracked": "crack", "torn": "tear",
+         "stained": "stain", "scratched": "scratch", "crushed": "crease", "dripping": "drip"}  # fmt: skip
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
+
+
+@dataclass
+class Sample:
+    """`images` HWC uint8; `turns` (question, answer, skill); `dense` one label dict an image."""
+
+    images: list[np.ndarray]
+    turns: list[tuple[str, str, str]]
+    dense: list[dict[str, np.ndarray]]
+
+
+def page_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """A page is for the dense labels; as a conversation it holds one easy question, yes and no equally likely."""
+    if rng.random() < 0.5:
+        return [("Is anything printed? Answer yes or no.", "yes", "yes/no")]
+    return [(f"Is there a {random_shape(rng, WITH_NAMES)}? Answer yes or no.", "no", "yes/no")]
+
+
+def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _yes_no(rng: np.random.Generator, true: str, others: list[str] | tuple[str, ...]) -> tuple[str, str]:
+    """A value to ask about and the answer; yes and no are equally likely."""
+    if rng.random() < 0.5:
+        return true, "yes"
+    return _pick(rng, [o for o in others if o != true]), "no"
+
+
+def one_thing_turns(thing: Thing, name: str, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Questions on one shape, called `name` where the scene holds several."""
+    colour, c_answer = _yes_no(rng, thing.colour, list(COLOURS))
+    shape, s_answer = _yes_no(rng, thing.name, _like(thing.shape, rng))
+    state, t_answer = _yes_no(rng, thing.state, STATES)
+    turns = [
+        (f"Which colour is {name}?", thing.colour, "colour"),
+        (f"Is {name} {colour}? Answer yes or no.", c_answer, "yes/no"),
+        (f"Is {name} {state}? Answer yes or no.", t_answer, "yes/no"),
+        (f"Is {name} whole? Answer yes or no.", "yes" if thing.state == "whole" else "no", "state"),
+        (f"In which state is {name}?", thing.state, "state"),
+        (f"Which flaw does {name} have?", FLAWS.get(thing.state, "none"), "state"),
+        (f"Is {name} plain, striped or dotted?", thing.pattern, "describe"),
+    ]
+    if name == "it":
+        turns += [
+            ("Which shape is it?", thing.name, "shape"),
+            (f"Is it a {shape}? Answer yes or no.", s_answer, "yes/no"),
+        ]
+    if thing.text:
+        turns.append((f"What is printed on {name}?", thing.text, "read"))
+    return turns
+
+
+def _like(shape: str, rng: np.random.Generator) -> tuple[str, ...]:
+    """Other shapes to ask for: mostly of the same kind."""
+    kind = next((kind for kind in NAMED if shape in kind), tuple(SYMBOLS))
+    return kind if rng.random() < 0.7 else (*sum(NAMED, ()), "sign")
+
+
+def _describe(things: list[Thing]) -> str:
+    return " and ".join(f"a {t.colour} {t.name}" for t in things)
+
+
+def objects_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Questions on a scene of several shapes: count, position, colour by shape and shape by colour."""
+    things = scene.things
+    if len(things) == 1:
+        t = things[0]
+        row = {"shape": t.name, "colour": t.colour, "pattern": t.pattern, "state": t.state}
+        keys = [k for k in row if rng.random() < 0.7] or ["shape"]
+        ask = "Answer in JSON with the keys " + ", ".join(keys) + "."
+        where = (
+            ("left" if t.centre[0] < scene.image.shape[1] / 2 else "right"),
+            ("top" if t.centre[1] < scene.image.shape[0] / 2 else "bottom"),
+        )
+        return one_thing_turns(t, "it", rng) + [
+            (ask, json.dumps({k: row[k] for k in keys}), "json"),
+            ("Is it on the left or on the right?", where[0], "position"),
+            ("Is it at the top or at the bottom?", where[1], "position"),
+            ("Describe the image.", f"a {t.colour} {t.name}, {t.pattern}, {t.state}", "describe"),
+        ]
+    shapes, colours = [t.name for t in things], [t.colour for t in things]
+    shape, colour = (
+        random_shape(rng, WITH_NAMES) if rng.random() < 0.4 else _pick(rng, shapes),
+        _pick(rng, list(COLOURS) if rng.random() < 0.4 else colours),
+    )
+    turns = [
+        ("How many shapes are there?", NUMBERS[len(things)], "count"),
+        (f"Is there a {shape}? Answer yes or no.", "yes" if shape in shapes else "no", "yes/no"),
+        (f"Is anything {colour}? Answer yes or no.", "yes" if colour in colours else "no", "yes/no"),
+        (f"How many {shape} shapes are there?", NUMBERS[shapes.count(shape)], "count"),
+    ]
+    a, b = (things[i] for i in rng.permutation(len(things))[:2])
+    left, top = sorted(things, key=lambda t: t.centre[0]), sorted(things, key=lambda t: t.centre[1])
+    turns += [
+        ("Which shape is furthest left?", left[0].name, "position"),
+        ("Which colour is the shape at the very top?", top[0].colour, "position"),
+    ]
+    if len(things) <= 3:
+        turns.append(("Describe the image from left to right.", _describe(left), "describe"))
+    if shapes.count(a.name) == 1:
+        turns += one_thing_turns(a, f"the {a.name}", rng)[:5] + (
+            [(f"What is printed on the {a.name}?", a.text, "read")] if a.text else []
+        )
+        if shapes.count(b.name) == 1 and abs(a.centre[0] - b.centre[0]) > 15:
+            side, answer = _yes_no(rng, "left" if a.centre[0] < b.centre[0] else "right", ("left", "right"))
+            turns.append((f"Is the {a.name} {side} of the {b.name}? Answer yes or no.", answer, "position"))
+    if colours.count(b.colour) == 1:
+        turns.append((f"Which shape is {b.colour}?", b.name, "shape"))
+    return turns
+
+
+def text_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Questions on printed lines."""
+    lines = scene.strings
+    all_lines = ("Read all lines.", " | ".join(lines), "read")
+    other = random_string(rng, 8)
+    asked, answer = _yes_no(rng, _pick(rng, lines).split(" ")[0], [other, f"{other}0"])
+    is_there = (f"Is {asked} printed? Answer yes or no.", answer, "yes/no")
+    if len(lines) == 1:
+        turns = [_pick(rng, [("What is printed?", lines[0], "read"), all_lines])]
+        return turns + _behind(lines, rng) + [is_there]
+    k = int(rng.integers(len(lines)))
+    which = ("first", "second", "third", "fourth")[k]
+    spelled = json.dumps({f"line{i + 1}": line for i, line in enumerate(lines)})
+    options = [all_lines, (f"Read the {which} line.", lines[k], "read"), ("Give every line in JSON.", spelled, "json")]
+    count = [("How many lines are there?", NUMBERS[len(lines)], "count")] if rng.random() < 0.1 else []
+    return [options[int(rng.integers(3))], *_behind(lines, rng), is_there, *count]
+
+
+def _behind(lines: list[str], rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """What follows the letters that begin one line and no other."""
+    parts = [re.match(r"([A-Z]+)[: ]+(.+)", line) for line in lines]
+    found = [part.groups() for part in parts if part]
+    alone = [(key, rest) for key, rest in found if sum(line.startswith(key) for line in lines) == 1]
+    if not alone:
+        return []
+    key, rest = alone[int(rng.integers(len(alone)))]
+    return [(f"What is printed behind {key}?", rest, "read")]
+
+
+def labelled_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Questions on a large shape, its text and its badge."""
+    main, badge, text = scene.things[0], scene.things[1], scene.strings[0]
+    row = {"text": text, "shape": main.shape, "colour": main.colour, "badge": badge.name, "state": main.state}
+    keys = [k for k in row if rng.random() < 0.6] or ["text"]
+    return one_thing_turns(main, "the large shape", rng) + [
+        ("What is printed?", text, "read"), ("What is printed?", text, "read"),
+        ("Which shape is the large shape?", main.shape, "shape"),
+        ("Which shape is the badge?", badge.name, "shape"),
+        ("Which colour is the badge?", badge.colour, "colour"),
+        ("Answer in JSON with the keys " + ", ".join(keys) + ".", json.dumps({k: row[k] for k in keys}), "json"),
+        ("Describe the image.", f"a {main.colour} {main.shape} with the text {text} and a {badge.colour} {badge.name}", "describe"),
+    ]  # fmt: skip
+
+
+def view_sample(rng: np.random.Generator, photos: list[np.ndarray]) -> tuple[list[Scene], list[tuple[str, str, str]]]:
+    """Two crops of one photo, or of two photos: unlabelled photos teach the vision tower what stays the same."""
+    i, j = rng.integers(len(photos), size=2)
+    same = rng.random() < 0.5 or i == j
+    scenes = []
+    for photo in (photos[i], photos[i] if same else photos[j]):
+        image, size = Image.fromarray(photo), SIZES_PX[rng.integers(len(SIZES_PX))]
+        side = int(min(image.size) * rng.uniform(0.6, 1.0))
+        x, y = rng.integers(image.width - side + 1), rng.integers(image.height - side + 1)
+        crop = image.crop((x, y, x + side, y + side))
+        crop = crop.transpose(Image.FLIP_LEFT_RIGHT) if rng.random() < 0.3 else crop
+        scenes.append(Scene(finish(crop.resize((size[0] * SCALE, size[1] * SCALE)), size, rng)))
+    return scenes, [
+        ("Are these two views of the same picture? Answer yes or no.", "yes" if same else "no", "two images")
+    ]
+
+
+def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = None, words: list[str] | None = None,
+                shares: dict[str, float] | None = None) -> Sample:  # fmt: skip
+    """Sample `index` of the stream `seed`; `photos` are unlabelled HWC uint8 images for grounds and views, `words` the
+    stuff of turns about text alone; kinds that lack theirs are left out."""
+    rng = np.random.default_rng([seed, index])
+    shares = dict(shares or SHARES)
+    if not photos:
+        shares.pop("views", None)
+    if not words:
+        shares.pop("plain", None)
+    kind = by_lot(shares, rng)
+    if kind == "views":
+        scenes, turns = view_sample(rng, photos or [])
+    elif kind == "pair":
+        scenes = pair_scenes(rng, photos)
+        turns = pair_turns(*(fields(scene) for scene in scenes), rng)
+    elif kind == "plain":
+        scenes, turns = [], plain_turns(rng, words or [])
+    else:
+        draw, ask = {
+            "objects": (objects_scene, objects_turns),
+            "text": (text_scene, text_turns),
+            "page": (page_scene, page_turns),
+            "labelled": (labelled_scene, labelled_turns),
+        }[kind]
+        scenes = [draw(rng, photos)]
+        turns = ask(scenes[0], rng)
+    chosen = [turns[i] for i in rng.permutation(len(turns))[: int(rng.integers(2, 5))]]
+    if scenes:
+        chosen = [(*reword(question, answer, rng), skill) for question, answer, skill in chosen]
+    return Sample([s.image for s in scenes], chosen, [dense_labels(s) for s in scenes])
+
+
+def load_unlabelled(folders: list[Path], *, side_px: int = 160, limit: int | None = None) -> list[np.ndarray]:
+    """Every JPEG below the folders as HWC uint8 squares of `side_px`; labels and names are not read."""
+    paths = sorted(p for folder in folders for p in Path(folder).rglob("*.jpg"))[:limit]
+    photos = []
+    for path in paths:
+        with Image.open(path) as image:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            square = image.convert("RGB").crop((left, top, left + side, top + side))
+            photos.append(np.asarray(square.resize((side_px, side_px), Image.BICUBIC)))
+    return photos

@@ -1,0 +1,310 @@
+"""One static HTML page for a profile: the papers' numbers beside ours, figures, tables, and what each run ran on.
+
+`gather` collects what the run folders hold into plain structures, report.html.jinja lays them out. The page needs no
+network and no other file: figures are embedded.
+"""
+
+import base64
+import csv
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mtive_nb.run.atomic import write_atomic
+from mtive_nb.run.graph import GraphError, Project, find_project
+from mtive_nb.run.progress import duration
+from mtive_nb.run.published import PAPERS, columns_of, load_published, load_tables, rows_of
+from mtive_nb.run.stale import read_run
+
+ROWS_SHOWN = 24
+# Wider tables are split by the part of a column before its slash ("AE/Acc": by task).
+COLUMNS_SHOWN = 6
+DECIMALS = {
+    "points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "f1": 3, "s": 1,
+}  # fmt: skip  # by unit
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run folder's metrics.jsonl. Errors: ValueError naming file and line for one that is broken."""
+    path = folder / "metrics.jsonl"
+    metrics = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), start=1):
+        try:
+            metrics.append(json.loads(line) | {"notebook": folder.name})
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); run the notebook again") from None
+    return metrics
+
+
+def number(value: float, unit: str = "") -> str:
+    """A number as a table shows it: decimals as its unit has them, else four significant digits; thousands apart."""
+    if unit in DECIMALS:
+        return f"{value:,.{DECIMALS[unit]}f}"
+    if float(value).is_integer() and abs(value) < 1e9:
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def cell_of(metric: dict[str, Any]) -> dict[str, str]:
+    """One of our numbers with what it rests on: value, interval, n, seed."""
+    low, high = metric.get("low"), metric.get("high")
+    unit = metric["unit"]
+    value, interval = number(metric["value"], unit), "no interval"
+    if low is not None and high is not None:
+        interval = f"{number(low, unit)} to {number(high, unit)}"
+    if metric["better"] == "none":
+        interval = ""  # a count, a setting
+    seeds = metric.get("seeds", 1)
+    basis = f"n {metric['n']:,} · " + (f"{seeds} seeds" if seeds > 1 else f"seed {metric['seed']}")
+    return {"value": value, "interval": interval, "basis": basis, "notebook": metric["notebook"]}
+
+
+def paper_table(
+    paper: str, table: str, *, metrics: list[dict[str, Any]], stand_ins: dict[str, list[str]], own: dict[str, dict]
+) -> dict[str, Any]:
+    """A printed table with ours in its cells; rows that only we have come last.
+
+    own: our tables by "notebook/table"; one of texts or properties stands below the printed one.
+    """
+    printed = {(p.row, p.column): p for p in load_published() if (p.paper, p.table) == (paper, table)}
+    ours: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for metric in metrics:
+        ours.setdefault((metric["row"], metric["column"]), []).append(cell_of(metric))
+    known = rows_of(paper, table)
+    rows = [*known, *dict.fromkeys(m["row"] for m in metrics if m["row"] not in known)]
+    about = load_tables().get((paper, table))
+    groups = []
+    for title, columns in column_groups(columns_of(paper, table)):
+        heads = [_head(column, metrics, about) for column in columns]
+        lines = []
+        for row in rows:
+            cells = [{"paper": printed.get((row, c)), "ours": ours.get((row, c), [])} for c in columns]
+            if any(c["paper"] or c["ours"] for c in cells):
+                lines.append(
+                    {"name": row, "cells": cells, "only_ours": row not in known, "ours": any(c["ours"] for c in cells)}
+                )
+        groups.append({"title": title, "heads": heads, "rows": lines})
+    shown = own.get(about.ours) if about else None
+    notebooks = sorted({m["notebook"] for m in metrics} | ({about.ours.split("/")[0]} if shown else set()))
+    remarks = [f"{p.row}, {p.column}: {p.note}" for p in printed.values() if _is_remark(p.note)]
+    return {
+        "id": f"{paper}-{table}",
+        "title": f"{PAPERS[paper]} {table}" + (f": {about.title}" if about else ""),
+        "relative_to": about.relative_to if about else None,
+        "anomalies": about.anomalies if about else (),
+        "remarks": remarks,
+        "groups": [group for group in groups if group["rows"]],
+        "own": shown,
+        "notebooks": notebooks,
+        "stand_ins": [(n, text) for n in notebooks for text in stand_ins.get(n, []) if _concerns(text, table)],
+    }
+
+
+def _concerns(note: str, table: str) -> bool:
+    """A note that begins with a table ("T4: ...") is of that table alone."""
+    named = re.match(r"(T\d+): ", note)
+    return named is None or named[1] == table
+
+
+def _is_remark(note: str) -> bool:
+    """A note that tells more than the group of a row or the printed spelling of a number."""
+    return bool(note) and (";" in note or not note.startswith(("group=", "env=", "printed ")))
+
+
+def _head(column: str, metrics: list[dict[str, Any]], about: Any) -> dict[str, str]:
+    """A column's name, our unit, and which way is better."""
+    mine = next((m for m in metrics if m["column"] == column), None)
+    direction = mine["better"] if mine else ""
+    if about and not direction:
+        direction = next((d for name, d, _ in about.metrics if column.split("/")[-1] == name.split(" ")[0]), "")
+    arrow = {"higher": "higher is better", "lower": "lower is better"}.get(direction, "")
+    return {"name": column, "unit": mine["unit"] if mine else "", "arrow": arrow, "ours": bool(mine)}
+
+
+def column_groups(columns: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Columns by the part before the slash where there are too many for one table; else one group without a title."""
+    columns = list(columns)
+    if len(columns) <= COLUMNS_SHOWN:
+        return [("", columns)]
+    groups: dict[str, list[str]] = {}
+    for column in columns:
+        groups.setdefault(column.split("/")[0] if "/" in column else "", []).append(column)
+    return list(groups.items())
+
+
+def table_files(folder: Path) -> list[dict[str, Any]]:
+    """The tables/*.csv of a run folder, the head of long ones."""
+    tables = []
+    for path in sorted((folder / "tables").glob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.reader(file))
+        if lines:
+            body = [[_short(text) for text in line] for line in lines[1 : ROWS_SHOWN + 1]]
+            more = max(0, len(lines) - 1 - ROWS_SHOWN)
+            tables.append({"name": path.stem, "head": lines[0], "rows": body, "more": more})
+    return tables
+
+
+def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
+    """Each claim as the first chapter decided it that could: that over several seeds, the report's, then any other.
+
+    `tries` of a claim are how it was decided again with one thing changed (chapter 26).
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for folder in sorted(folders, key=lambda f: -int(f.name[:2]) if f.name[:2] in ("20", "21") else 0):
+        for row in _table(folder, "claims"):
+            if not found.get(row["claim"], {}).get("n"):
+                found[row["claim"]] = _rounded(row, row.get("unit")) | {"notebook": folder.name, "tries": []}
+    for folder in folders:
+        for row in _table(folder, "why"):
+            if claim := found.get(row["claim"]):
+                claim["tries"].append(_rounded(row, claim.get("unit")) | {"notebook": folder.name})
+    return list(found.values())
+
+
+def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
+    """A row of a claims table for reading: its differences in the decimals of their unit."""
+    differences = {k: number(float(row[k]), unit or "") for k in ("gain", "low", "high") if row.get(k)}
+    return {k: _short(v) for k, v in row.items()} | differences
+
+
+def _table(folder: Path, name: str) -> list[dict[str, str]]:
+    """The rows of a run folder's table; none where it has no such table."""
+    path = folder / "tables" / f"{name}.csv"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return list(csv.DictReader(text.splitlines(keepends=True)))
+
+
+def tally(claims: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """How many of the claims that can be tested here hold, are open, do not hold or were not decided: by paper and
+    priority."""
+    testable = [c for c in claims if not c["verdict"].startswith("not testable")]
+    groups = {"1": ("1",), "2": ("2",), "1 and 2": ("1", "2"), "3": ("3",)}
+    rows = []
+    for paper, title in PAPERS.items():
+        for name, priorities in groups.items():
+            found = [c for c in testable if c["claim"].startswith(f"{paper}-") and c["priority"] in priorities]
+            counts = {v: sum(c["verdict"] == v for c in found) for v in ("holds", "open", "does not hold")}
+            counts = {"testable": len(found), **counts, "not decided": len(found) - sum(counts.values())}
+            rows += [{"paper": title, "priority": name, **counts}] if found else []
+    return rows
+
+
+def _short(text: str) -> str:
+    """A CSV cell for reading: no float's tail, no page-long text."""
+    try:
+        return number(float(text)) if "." in text or "e" in text.lower() else text
+    except (ValueError, OverflowError):
+        return text if len(text) <= 300 else text[:300] + " …"
+
+
+def figure_files(folder: Path) -> list[dict[str, str]]:
+    """The figures of a run folder as data URIs."""
+    figures = []
+    for path in sorted((folder / "figures").glob("*.png")):
+        data = base64.b64encode(path.read_bytes()).decode()
+        figures.append({"name": path.stem.replace("_", " "), "uri": f"data:image/png;base64,{data}"})
+    return figures
+
+
+def run_folders(profile_dir: Path) -> list[Path]:
+    """The good results of a profile, in order; failed and half runs are left out."""
+    found = profile_dir.glob("[0-9][0-9]_*") if profile_dir.is_dir() else ()
+    return sorted(p for p in found if p.is_dir() and p.suffix == "")
+
+
+def notebook_part(folder: Path, *, links: bool) -> dict[str, Any]:
+    """What one run folder contributes: its own numbers, tables, figures, and its provenance."""
+    record = read_run(folder)
+    own = [m for m in read_metrics(folder) if m["paper"] == "own"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for metric in own:
+        line = cell_of(metric) | {"row": metric["row"], "column": metric["column"], "unit": metric["unit"]}
+        line["better"] = {"higher": "higher", "lower": "lower"}.get(metric["better"], "")
+        groups.setdefault(metric["table"], []).append(line)
+    notes = record.get("notes", {})
+    executed = folder / f"{folder.name}.ipynb"
+    git = record.get("git") or {}
+    seconds = record.get("wall_seconds") or record.get("seconds")
+    return {
+        "name": folder.name,
+        "link": f"{folder.name}/{executed.name}" if links and executed.exists() else "",
+        "own": groups,
+        "tables": table_files(folder),
+        "figures": figure_files(folder),
+        "stand_ins": notes.get("stand_in", []),
+        "notes": {k: v for k, v in notes.items() if k != "stand_in"},
+        "commit": (git.get("commit") or "none")[:10],
+        "dirty": bool(git.get("dirty")),
+        "device": record.get("device", "unknown"),
+        "duration": duration(seconds) if seconds is not None else "not finished",
+        "peak": number(round(record["peak_mib"])) if record.get("peak_mib") else "",
+        "seed": record.get("seed", ""),
+        "started": record.get("started", "").replace("T", " ").removesuffix("+00:00"),
+        "command": record.get("command", ""),
+        "parameters": record.get("parameters", {}),
+        "versions": record.get("versions", {}),
+    }
+
+
+def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, Any]:
+    """All that the page shows; `links`: to executed notebooks. Errors: GraphError for a profile without results."""
+    folders = run_folders(project.outputs / profile)
+    if not folders:
+        raise GraphError(f"outputs/{profile}: found no results; make them with: python -m mtive_nb run {profile}")
+    parts = [notebook_part(folder, links=links) for folder in folders]
+    metrics = [m for folder in folders for m in read_metrics(folder)]
+    stand_ins = {part["name"]: part["stand_ins"] for part in parts}
+    claims = claims_board(folders)
+    own = {f"{part['name']}/{table['name']}": table for part in parts for table in part["tables"]}
+    by_table = {key: [m for m in metrics if (m["paper"], m["table"]) == key] for key in load_tables()}
+    here = {key for key, table in load_tables().items() if by_table[key] or table.ours in own}
+    return {
+        "profile": profile,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "tables": [
+            paper_table(*key, metrics=found, stand_ins=stand_ins, own=own)
+            for key, found in by_table.items()
+            if key in here
+        ],
+        "missing": [
+            {"name": f"{PAPERS[paper]} {name}", "title": table.title}
+            for (paper, name), table in load_tables().items()
+            if paper in ("mtive", "vitpro") and name != "text" and (paper, name) not in here
+        ],
+        "stand_ins": stand_ins,
+        "claims": claims,
+        "tally": tally(claims),
+        "parts": parts,
+        "count": len(metrics),
+    }
+
+
+def write_report(project: Project, profile: str, *, page: Path | None = None, links: bool = True) -> Path:
+    """Write outputs/<profile>/report.html, or `page`, and return its path."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.get_template("report.html.jinja").render(**gather(project, profile, links=links))
+    path = page or project.outputs / profile / "report.html"
+    write_atomic(path, html)
+    return path
+
+
+def main(profile: str, *, reference: bool) -> int:
+    """The command line's `report`: write the page, and with `reference` the committed copy."""
+    project = find_project()
+    print(f"report: {write_report(project, profile)}")
+    for row in tally(claims_board(run_folders(project.outputs / profile))):
+        about = f"{row.pop('paper')}, claims of priority {row.pop('priority')}"
+        print(f"{about}: " + ", ".join(f"{number} {what}" for what, number in row.items()))
+    if reference:
+        from mtive_nb.report.reference import copy_reference
+
+        print(f"reference: {copy_reference(project, profile)}")
+    return 0

@@ -1,0 +1,55 @@
+"""Copies a profile's results, without their bulk, to outputs/reference/: what is committed of a stamped run."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from mtive_nb.report.page import run_folders, write_report
+from mtive_nb.run.graph import Project
+from mtive_nb.run.stale import read_run
+
+MAX_BYTES = 2**20
+
+
+def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None] = print) -> Path:
+    """Copy run.json, metrics, tables, figures and the report page to outputs/reference/<profile>/; returns that folder.
+
+    A figure goes as SVG, or as PNG where the SVG is larger than 1 MiB; what is larger still stays behind and is named.
+    The new reference is built aside and swapped in, so that one notebook's old numbers never stand beside new ones.
+    """
+    reference = project.outputs / "reference"
+    target, aside = reference / profile, reference / f".{profile}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    for folder in run_folders(project.outputs / profile):
+        if not read_run(folder).get("results"):
+            tell(f"{folder.name}: run by hand, its numbers carry no stamp of the runner")
+        for path in _kept(folder, tell=tell):
+            copy = aside / folder.name / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    # The copied page links to no executed notebook: none is copied.
+    write_report(project, profile, page=aside / "report.html", links=False)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(aside, target)
+    return target
+
+
+def _kept(folder: Path, *, tell: Callable[[str], None]) -> list[Path]:
+    """The files of a run folder that are worth committing."""
+    kept = [p for p in (folder / "run.json", folder / "metrics.jsonl") if p.exists()]
+    kept += [p for p in sorted((folder / "tables").glob("*.csv")) if _fits(p, tell=tell)]
+    for png in sorted((folder / "figures").glob("*.png")):
+        svg = png.with_suffix(".svg")
+        if svg.exists() and svg.stat().st_size <= MAX_BYTES:
+            kept.append(svg)
+        elif _fits(png, tell=tell):
+            kept.append(png)
+    return kept
+
+
+def _fits(path: Path, *, tell: Callable[[str], None]) -> bool:
+    fits = path.stat().st_size <= MAX_BYTES
+    if not fits:
+        tell(f"{path.parent.parent.name}/{path.parent.name}/{path.name}: larger than 1 MiB, not copied")
+    return fits
