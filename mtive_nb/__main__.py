@@ -1,4 +1,4 @@
-"""The command line: `python -m mtive_nb run <profile> [NN ...]`, `report <profile>`, `preflight <profile>`."""
+"""The command line: `mtive-nb run PROFILE [NN ...]`, `ask`, `report`, `preflight` (also `python -m mtive_nb ...`)."""
 
 import argparse
 import sys
@@ -7,18 +7,24 @@ import sys
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(
-        prog="python -m mtive_nb", description="Check, run and report on the numbered notebooks."
+        prog="mtive-nb", description="Run the numbered notebooks, report on them, ask experts."
     )
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run what is stale, in the order of the graph")
     run.add_argument("profile", help="a folder of params/: smoke, pocket, grocery, paper")
     run.add_argument(
-        "numbers", nargs="*", metavar="NN", help="notebooks, by number or name; all but 00 when none is named"
-    )
+        "numbers", nargs="*", metavar="NN",
+        help="notebooks, by number or name; path: the MTIVE path, seeds: what every seed runs; default: all but 00 and 21",
+    )  # fmt: skip
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="how many at a time (they share the cores)")
     run.add_argument("--dry-run", action="store_true", help="only show what would run, and why")
     run.add_argument("--force", action="store_true", help="run the named notebooks even if nothing changed")
     run.add_argument("--only", action="store_true", help="the named notebooks alone, on earlier results as they are")
+    ask = commands.add_parser("ask", help="ask a trained expert about a photo")
+    ask.add_argument("profile")
+    ask.add_argument("task", help="AE attributes, DD damage, PM match (two photos), EX expiry")
+    ask.add_argument("photos", nargs="+", metavar="PHOTO")
+    ask.add_argument("--question", default="", help="default: the task's own")
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="copy the results into outputs/reference/ as well")
@@ -37,21 +43,29 @@ def main(words: list[str] | None = None) -> int:
     from mtive_nb.run.params import ParameterError
 
     try:
-        if asked.command == "run":
-            from mtive_nb.run.execute import main as run
-
-            how = {"jobs": asked.jobs, "dry_run": asked.dry_run, "force": asked.force, "only": asked.only}
-            return run(asked.profile, numbers=asked.numbers, **how)
-        if asked.command == "preflight":
-            from mtive_nb.report.preflight import main as preflight
-
-            return preflight(asked.profile)
-        from mtive_nb.report.page import main as report
-
-        return report(asked.profile, reference=asked.reference)
+        return _run_command(asked)
     except (GraphError, LockedError, ParameterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _run_command(asked: argparse.Namespace) -> int:
+    if asked.command == "run":
+        from mtive_nb.run.execute import main as run
+
+        options = {"jobs": asked.jobs, "dry_run": asked.dry_run, "force": asked.force, "only": asked.only}
+        return run(asked.profile, numbers=asked.numbers, **options)
+    if asked.command == "ask":
+        from mtive_nb.serve.answer import main as ask
+
+        return ask(asked.profile, asked.task, asked.photos, question=asked.question)
+    if asked.command == "preflight":
+        from mtive_nb.report.preflight import main as preflight
+
+        return preflight(asked.profile)
+    from mtive_nb.report.page import main as report
+
+    return report(asked.profile, reference=asked.reference)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int
     }
 
 
-def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str, str]], *, seed: int,
+def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str, str]], *, seed: int = 0,
                   tasks: Sequence[str] | None = None) -> dict:  # fmt: skip
     """One claim decided with answers of another system in the place of one's own: what its gap is with one thing changed.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 
-def replay_records(old: Sequence[dict], new: Sequence[dict], *, share: float, seed: int) -> list[dict]:
+def replay_records(old: Sequence[dict], new: Sequence[dict], *, share: float, seed: int = 0) -> list[dict]:
     """All of `new` and a `share` in [0, 1] of `old`, shuffled.
 
     Errors: ValueError for a share outside of [0, 1].

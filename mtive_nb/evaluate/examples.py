@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mtive_nb.data.records import question_of
-from mtive_nb.evaluate.judge.rule import Judge, RuleJudge, vocabulary_of
+from mtive_nb.evaluate.judge.rule import Judge, RuleJudge
 from mtive_nb.evaluate.metrics import classify, facts_of
-from mtive_nb.evaluate.statements import Vocabulary
+from mtive_nb.evaluate.statements import Vocabulary, vocabulary_of
 
 
 def example_rows(

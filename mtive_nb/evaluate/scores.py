@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from mtive_nb.evaluate.intervals import (
     paired_difference,
     weighted_f1_of_sums,
 )
-from mtive_nb.evaluate.judge.rule import Judge, RuleJudge, judge_all, vocabulary_of
+from mtive_nb.evaluate.judge.rule import Judge, RuleJudge, judge_all
 from mtive_nb.evaluate.metrics import (
     DATE_ATTRIBUTES,
     UNPARSED,
@@ -33,10 +33,7 @@ from mtive_nb.evaluate.metrics import (
     facts_of,
     is_abstention,
 )
-from mtive_nb.evaluate.statements import Vocabulary
-
-if TYPE_CHECKING:
-    from mtive_nb.run import Run
+from mtive_nb.evaluate.statements import Vocabulary, vocabulary_of
 
 GENERATIVE_TASKS = ("AE", "DD", "PM", "EX")
 CLASS_TASKS = ("PT", "PP")
@@ -52,7 +49,7 @@ def score_table(
     answers_by_system: Mapping[str, Sequence[str]],
     vocabulary: Vocabulary | None = None,
     *,
-    seed: int,
+    seed: int = 0,
     resamples: int = 2000,
     judge: Judge | None = None,
 ) -> pd.DataFrame:
@@ -80,37 +77,6 @@ def score_table(
             found += _exact(task, items, options)
             rows += [{"system": system, "task": task} | row for row in found]
     return pd.DataFrame(rows, columns=list(SCORE_FIELDS))
-
-
-def log_metrics(run: Run, scores: pd.DataFrame, *, seed: int | None = None, seeds: int = 1, **given: object) -> None:
-    """Record every score in the run: rows of system, metric (or column), value, n, and low and high where there are.
-
-    paper, table, unit and better come from the rows or, for all of them alike, from `given` (Run.metric's keywords).
-    `seeds`: the runs that they rest on.
-    """
-    own = ("paper", "table", "column", "unit", "better", "n", "low", "high")
-    for row in scores.rename(columns={"metric": "column"}).to_dict("records"):
-        told = given | {key: row[key] for key in own if key in row}
-        run.metric(row["value"], row=row["system"], **told, seed=seed, seeds=seeds)
-
-
-def log_gains(run: Run, gains: pd.DataFrame, *, table: str, seed: int, seeds: int = 1) -> None:
-    """Record every row of `paired_gains`, under a table of our own."""
-    for row in gains.to_dict("records"):
-        run.metric(
-            row["gain"],
-            paper="own",
-            table=table,
-            row=f"over {row['over']}",
-            column=f"{row['task']}/Acc",
-            unit="points",
-            better="higher",
-            n=row["n"],
-            low=row["low"],
-            high=row["high"],
-            seed=seed,
-            seeds=seeds,
-        )
 
 
 def majority_answers(records: Iterable[Mapping[str, Any]], train: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -157,7 +123,7 @@ def paired_gains(
     system: str,
     over: Sequence[str],
     judge: Judge | None = None,
-    seed: int,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """What `system` gains over each of `over` in the judge's accuracy, in points, a row a task: gain, low, high, n.
 

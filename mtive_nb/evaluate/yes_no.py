@@ -30,7 +30,7 @@ def yes_no_scores(
     return accuracy_table(records, right, seed=seed)
 
 
-def accuracy_table(records: Sequence[dict], right: Mapping[str, np.ndarray], *, seed: int) -> pd.DataFrame:
+def accuracy_table(records: Sequence[dict], right: Mapping[str, np.ndarray], *, seed: int = 0) -> pd.DataFrame:
     """A row a system and column (`<task>/Acc`, then `Overall/Acc`, the mean of the tasks): value, low, high in points, n.
 
     right: by system, 0 or 1 a record. Intervals draw products.
@@ -43,12 +43,14 @@ def accuracy_table(records: Sequence[dict], right: Mapping[str, np.ndarray], *, 
     return pd.DataFrame(rows)
 
 
-def accuracy_gains(records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, seed: int) -> dict[str, Interval]:
+def accuracy_gains(
+    records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, seed: int = 0
+) -> dict[str, Interval]:
     """Accuracy of `left` less that of `right`, 0 or 1 a record each, in points: by task, and the `mean` of tasks."""
     return _means(records, np.asarray(left) - np.asarray(right), seed=seed)
 
 
-def accuracy_ratio(records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, seed: int) -> Interval:
+def accuracy_ratio(records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, seed: int = 0) -> Interval:
     """Mean over tasks of `left`'s accuracy over that of `right`'s, 0 to 1 a record each; products are drawn."""
     _, of_task, groups = _by_task(records)
     sums = np.concatenate([of_task * np.asarray(left)[:, None], of_task * np.asarray(right)[:, None], of_task], axis=1)
@@ -68,7 +70,7 @@ def _by_task(records: Sequence[dict]) -> tuple[list[str], np.ndarray, list[str]]
     return tasks, of_task, [r["product_id"] for r in records]
 
 
-def _means(records: Sequence[dict], values: np.ndarray, *, seed: int) -> dict[str, Interval]:
+def _means(records: Sequence[dict], values: np.ndarray, *, seed: int = 0) -> dict[str, Interval]:
     """100 times the mean value (n,) of each task's records, and the `mean` of those."""
     tasks, of_task, groups = _by_task(records)
     sums = np.concatenate([of_task * values[:, None], of_task], axis=1)  # (n, 2 tasks)

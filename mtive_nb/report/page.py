@@ -6,7 +6,6 @@ network and no other file: figures are embedded.
 
 import base64
 import csv
-import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtive_nb.run.atomic import write_atomic
+from mtive_nb.run.folder import read_metrics
 from mtive_nb.run.graph import GraphError, Project, find_project
 from mtive_nb.run.progress import duration
 from mtive_nb.run.published import PAPERS, columns_of, load_published, load_tables, rows_of
@@ -25,18 +25,6 @@ COLUMNS_SHOWN = 6
 DECIMALS = {
     "points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "f1": 3, "s": 1,
 }  # fmt: skip  # by unit
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run folder's metrics.jsonl. Errors: ValueError naming file and line for one that is broken."""
-    path = folder / "metrics.jsonl"
-    metrics = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), start=1):
-        try:
-            metrics.append(json.loads(line) | {"notebook": folder.name})
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); run the notebook again") from None
-    return metrics
 
 
 def number(value: float, unit: str = "") -> str:
@@ -290,7 +278,7 @@ def write_report(project: Project, profile: str, *, page: Path | None = None, li
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    html = environment.get_template("report.html.jinja").render(**gather(project, profile, links=links))
+    html = environment.get_template("page.html.jinja").render(**gather(project, profile, links=links))
     path = page or project.outputs / profile / "report.html"
     write_atomic(path, html)
     return path

@@ -21,10 +21,9 @@ from transformers import PreTrainedConfig
 
 from mtive_nb.data.sources import SOURCES, data_dir
 from mtive_nb.model import sizes
-from mtive_nb.run.graph import GraphError, Notebook, Project, find_project, read_graph
+from mtive_nb.run.graph import GraphError, Notebook, Project, chapters_of, find_project, read_graph
 from mtive_nb.run.params import ParameterError, check_profile, effective_parameters, files_of, load_yaml
 
-MTIVE_PATH = ("01", "02", "04", "05", "06", "07")
 STAGES = {"04": "PT", "05": "IT"}
 KERNELS = {"sdpa": "torch", "eager": "torch", "flex_attention": "torch", "flash_attention_2": "flash_attn"}
 AdapterSizes = dict[str, dict[str, int]]  # weights of each adapter, by notebook's number and adapter's name
@@ -95,11 +94,11 @@ def preflight(profile: str, *, project: Project | None = None) -> Report:
     try:
         project = project or find_project()
         graph = read_graph(project.notebooks)
-        check_profile(project.params, profile=profile, stems=[n.name for n in graph.values()])
+        check_profile(project.params, profile=profile, notebooks=[n.path for n in graph.values()])
     except (GraphError, ParameterError) as error:
         report.add("fail", error)
         return report
-    for number in (n for n in MTIVE_PATH if n in graph):
+    for number in (n for n in chapters_of("path") if n in graph):
         try:
             values = effective_parameters(graph[number].path, params=project.params, profile=profile)
             books[number] = Book(graph[number], values, project.params / profile)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mtive_nb.run.graph import Project, find_project
+from mtive_nb.run.graph import GROUPS, Project, chapters_of, find_project
 from mtive_nb.run.job import NotebookJob, cell_states, restore_old
 from mtive_nb.run.lock import profile_lock
 from mtive_nb.run.plan import Inputs, Step, describe, make_plan
@@ -74,7 +74,8 @@ def run_notebooks(
 
 
 def _tell_of_upstream(steps: list[Step], numbers: list[str], *, tell: Callable[[str], None]) -> None:
-    named = [s for s in steps if {s.notebook.number, s.notebook.name} & set(numbers)]
+    asked = {n for name in numbers for n in (chapters_of(name) if name in GROUPS else [name])}
+    named = [s for s in steps if {s.notebook.number, s.notebook.name} & asked]
     extra = [s.notebook.number for s in steps if s.stale and s not in named]
     if numbers and extra:
         tell(f"{', '.join(numbers)}: runs {', '.join(extra)} first, whose results it reads and which are out of date")

@@ -6,10 +6,14 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-# 00 trains the shipped base model, 21 reads other profiles: they run when they are named, never with "all".
-ON_REQUEST = ("00", "21")
+import yaml
+
+# What a call may name in place of numbers: the chapters of `make reproduce`, and those that every seed runs anew.
+GROUPS = ("path", "seeds")
 
 
 class GraphError(ValueError):
@@ -46,6 +50,18 @@ class Notebook:
     @property
     def name(self) -> str:
         return self.path.stem
+
+
+@cache
+def load_chapters() -> dict[str, dict[str, Any]]:
+    """chapters.yaml: of each chapter, by number, its name, when it runs (path, all, asked) and whether `seeds` has it."""
+    return yaml.safe_load((Path(__file__).with_name("chapters.yaml")).read_text(encoding="utf-8"))
+
+
+def chapters_of(group: str) -> list[str]:
+    """The numbers of the chapters of a group (GROUPS), in order."""
+    chapters = load_chapters().items()
+    return [n for n, about in chapters if (about["runs"] == "path" if group == "path" else about.get("seeds"))]
 
 
 def find_project() -> Project:
@@ -123,13 +139,15 @@ def read_graph(folder: Path) -> dict[str, Notebook]:
 
 
 def selected(graph: dict[str, Notebook], numbers: Iterable[str], *, only: bool = False) -> list[Notebook]:
-    """The named notebooks and all they rest on, in order; every notebook (but ON_REQUEST) when none is named.
+    """The named notebooks and all they rest on, in order; every notebook but those that run when asked, if none is named.
 
-    `only`: the named ones without what they rest on. A notebook is named by number or by stem. Errors: GraphError for a name that is none.
+    `only`: the named ones without what they rest on. A notebook is named by number or by stem, several by a group of
+    GROUPS. Errors: GraphError for a name that is none.
     """
     by_name = {name: n.number for n in graph.values() for name in (n.number, n.name, n.path.name)}
-    wanted = [n for n in graph if n not in ON_REQUEST]
+    wanted = [n for n in graph if load_chapters().get(n, {}).get("runs") != "asked"]
     if numbers := list(numbers):
+        numbers = [n for name in numbers for n in (chapters_of(name) if name in GROUPS else [name])]
         unknown = [n for n in numbers if n not in by_name]
         if unknown:
             raise GraphError(

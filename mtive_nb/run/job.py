@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 from mtive_nb.run.atomic import write_atomic
+from mtive_nb.run.content import RESULTS, results_digest, results_of
 from mtive_nb.run.graph import Notebook
 from mtive_nb.run.progress import MARK
-from mtive_nb.run.stale import read_run, results_fingerprint
+from mtive_nb.run.stale import read_run
 
 FINGERPRINT, LOG = "fingerprint.json", "papermill.log"
 
@@ -153,7 +154,8 @@ class NotebookJob:
         if problem is None:
             if os.environ.get("MTIVE_KEEP") != "1":
                 shutil.rmtree(partial / "checkpoints", ignore_errors=True)
-            record = read_run(partial)
+            record, results = read_run(partial), results_of(partial)
+            write_atomic(partial / RESULTS, json.dumps(results))
             record |= {
                 "notebook": name,
                 "parameters": self.parameters,
@@ -161,7 +163,7 @@ class NotebookJob:
                 "seconds": record.get("seconds") or round(self.elapsed_s, 1),
                 "wall_seconds": round(self.elapsed_s, 1),
                 "fingerprint": self.fingerprint,
-                "results": results_fingerprint(partial),
+                "results": results_digest(results),
             }
             write_atomic(partial / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             swap_in(self.profile_dir, name)

@@ -8,7 +8,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import yaml
 
 # The runner sets it, from the profile's name: a parameter file may not.
 INJECTED = "PROFILE"
-# What all chapters of a profile take, such as a seed; a chapter's own file goes over it.
+# What all chapters of a profile take that declare the name, such as a seed; a chapter's own file goes over it.
 EVERY = "every"
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 
@@ -187,6 +187,8 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
         for name, value in load_yaml(path).items():
             if name == INJECTED:
                 raise ParameterError(f"{shown}: {INJECTED} comes from the profile's name; take the line out")
+            if name not in declared and path.stem == EVERY:
+                continue  # another notebook's: check_profile has seen to it
             if name not in declared:
                 raise ParameterError(
                     f"{shown}: {name} is no parameter of {notebook.name}{close_to(str(name), list(declared))} "
@@ -224,14 +226,23 @@ def profile_folder(params: Path, *, profile: str) -> Path:
     return params / profile
 
 
-def check_profile(params: Path, *, profile: str, stems: list[str]) -> None:
-    """Refuse a parameter file that belongs to no notebook: it would be ignored without a word."""
-    for path in sorted(profile_folder(params, profile=profile).glob("*.yaml")):
+def check_profile(params: Path, *, profile: str, notebooks: Sequence[Path]) -> None:
+    """Refuse what would be ignored without a word: a parameter file of no notebook, a name in every.yaml that none declares."""
+    folder, stems = profile_folder(params, profile=profile), [notebook.stem for notebook in notebooks]
+    for path in sorted(folder.glob("*.yaml")):
         if path.stem not in (EVERY, *stems):
             raise ParameterError(
                 f"{params.name}/{profile}/{path.name}: there is no notebook {path.stem}.ipynb"
                 f"{close_to(path.stem, stems)}"
             )
+    if (every := folder / f"{EVERY}.yaml").exists():
+        declared = {name for notebook in notebooks for name in read_parameters(notebook)}
+        for name in load_yaml(every):
+            if name not in declared:
+                raise ParameterError(
+                    f"{params.name}/{profile}/{every.name}: {name} is no parameter of any notebook"
+                    f"{close_to(str(name), sorted(declared))}"
+                )
 
 
 def header_minutes(params: Path, *, profile: str, stem: str) -> float | None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtive_nb.run.graph import GraphError, Notebook, Project, read_graph, selected
+from mtive_nb.run.content import code_of_chapter
+from mtive_nb.run.graph import GraphError, Notebook, Project, code_of, read_graph, selected
 from mtive_nb.run.params import check_profile, effective_parameters, header_minutes
 from mtive_nb.run.progress import duration
-from mtive_nb.run.stale import data_fingerprint, fingerprint, package_fingerprint, read_run, reasons
+from mtive_nb.run.stale import data_fingerprint, data_folders, fingerprint, read_run, reasons
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all steps share: the folders, and the package's and the data's fingerprint."""
+    """What all steps share: the folders, and by notebook number the code and the data that a run is made of."""
 
     project: Project
     profile: str
-    package: str
-    data: str
+    code: dict[str, dict[str, str]]
+    data: dict[str, str]
     names: dict[str, str]
 
     @property
@@ -45,8 +46,8 @@ class Inputs:
             notebook,
             parameters=parameters,
             profile_dir=self.profile_dir,
-            package=self.package,
-            data=self.data,
+            code=self.code[notebook.number],
+            data=self.data[notebook.number],
             names=self.names,
         )
 
@@ -62,11 +63,19 @@ def make_plan(
     numbers = list(numbers)
     graph = read_graph(project.notebooks)
     notebooks = selected(graph, numbers, only=only)
-    check_profile(project.params, profile=profile, stems=[n.name for n in graph.values()])
-    names = {number: notebook.name for number, notebook in graph.items()}
-    inputs = Inputs(project, profile, package_fingerprint(), data_fingerprint(), names)
+    named = {n.number for n in selected(graph, numbers, only=True)} if numbers else set()
+    check_profile(project.params, profile=profile, notebooks=[n.path for n in graph.values()])
     # All files are checked before the first notebook starts: a typo in the last costs no hour.
-    parameters = {n.number: effective_parameters(n.path, params=project.params, profile=profile) for n in notebooks}
+    parameters = {
+        n.number: effective_parameters(n.path, params=project.params, profile=profile) for n in selected(graph, numbers)
+    }
+    inputs = Inputs(
+        project,
+        profile,
+        code={n.number: code_of_chapter(code_of(n.path)) for n in notebooks},
+        data=_data_by_number(project, graph, parameters),
+        names={number: notebook.name for number, notebook in graph.items()},
+    )
     steps: list[Step] = []
     running: set[str] = set()
     for notebook in notebooks:
@@ -75,13 +84,26 @@ def make_plan(
             _check_upstream(notebook, now, planned=[n.number for n in notebooks])
         folder = inputs.profile_dir / notebook.name
         why = reasons(folder, now=now, running=running)
-        if force and not why and {notebook.number, notebook.name} & set(numbers):
+        if force and not why and notebook.number in named:
             why = ["asked for (--force)"]
         if why:
             running.add(notebook.number)
         estimate_s = _estimate(folder, project.params, profile=profile, notebook=notebook)
         steps.append(Step(notebook, parameters[notebook.number], tuple(why), estimate_s))
     return steps, inputs
+
+
+def _data_by_number(
+    project: Project, graph: dict[str, Notebook], parameters: dict[str, dict[str, Any]]
+) -> dict[str, str]:
+    """The fingerprint of the photos that each notebook opens, or that a notebook upstream of it opens."""
+    folders: dict[str, set[Path]] = {}
+    for number in sorted(parameters):
+        own = data_folders(graph[number], parameters[number], home=project.home)
+        folders[number] = own.union(*(folders[n] for n in graph[number].upstream))
+    kept = project.outputs / ".data.json"
+    once = {frozenset(found): data_fingerprint(found, cache_file=kept) for found in folders.values()}
+    return {number: once[frozenset(found)] for number, found in folders.items()}
 
 
 def _check_upstream(notebook: Notebook, now: dict[str, Any], *, planned: list[str]) -> None:

@@ -1,52 +1,28 @@
-"""Fingerprints: why a notebook has to run again.
+"""Why a notebook has to run again.
 
-A run is made of five things: the notebook, its effective parameters, the package, the data, and the results of the
-notebooks it reads. Each is hashed, the hashes are kept in run.json, and the difference is the reason that is shown.
-Of an upstream notebook the *results* count, not the run: one that ran again and came out the same makes nothing stale.
+A run is made of five things: the notebook, its effective parameters, the code that its imports lead to, its data, and
+the results of the notebooks that it reads. Each is hashed by content, the hashes are kept in run.json, and the
+difference is the reason that is shown. Of an upstream notebook the *results* count, not the run: one that ran again and
+came out the same makes nothing stale.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mtive_nb.run.graph import Notebook
+from mtive_nb.run.content import RESULTS, data_digest, digest, read_hashes, results_digest, results_of
+from mtive_nb.run.graph import Notebook, code_of
 from mtive_nb.run.params import ParameterError
 
-PACKAGE = Path(__file__).resolve().parents[1]
-PACKAGE_SUFFIXES = (".py", ".csv", ".yaml", ".json", ".safetensors", ".jinja", ".txt", ".md")
-# They show results and change none.
-NOT_HASHED = (
-    "__main__.py",
-    "report/preflight.py",
-    "model/known_configs.json",
-    "report/page.py",
-    "report/reference.py",
-    "run/report.html.jinja",
-    "run/tables.yaml",
-    "show/",
-)
-# A run folder's own records: times and notes differ from run to run.
-NOT_RESULTS = ("run.json", "fingerprint.json", "papermill.log", "parameters.yaml")
+DATA = "MTIVE_DATA"  # environment variable: the folder of real photos
 REASONS = {
     "notebook": "the notebook changed",
     "parameters": "its parameters changed",
-    "package": "the package changed",
-    "data": "the data (MTIVE_DATA) changed",
+    "data": "its data changed",
 }
-
-
-def digest(value: Any) -> str:
-    """A short hash of anything that JSON can write."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """A short hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+FILES_NAMED = 3
 
 
 def notebook_fingerprint(notebook: Path) -> str:
@@ -55,64 +31,53 @@ def notebook_fingerprint(notebook: Path) -> str:
     return digest([[c["cell_type"], "".join(c["source"]), c.get("metadata", {}).get("tags", [])] for c in cells])
 
 
-def package_fingerprint(folder: Path = PACKAGE) -> str:
-    """Of the package's source and packaged data, but for what only shows results."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix in PACKAGE_SUFFIXES and path.is_file() and not name.startswith(NOT_HASHED):
-            files[name] = hash_file(path)
-    return digest(files)
+def data_folders(notebook: Notebook, parameters: Mapping[str, Any], *, home: Path) -> set[Path]:
+    """The folders of photos that a notebook itself opens: where SOURCE points, and MTIVE_DATA where its code names it.
 
-
-def data_fingerprint(folder: str | None = None) -> str:
-    """Of the names and sizes of the files under MTIVE_DATA; dates do not count, so that a copy is the same data.
-
-    Errors: ParameterError for a folder that does not exist.
+    Errors: ParameterError where MTIVE_DATA names no folder.
     """
-    folder = folder or os.environ.get("MTIVE_DATA", "")
-    if not folder:
-        return "none"
-    root = Path(folder)
-    if not root.is_dir():
-        raise ParameterError(f"MTIVE_DATA={folder}: there is no such folder; point it at your photos, or unset it")
-    return digest([[p.relative_to(root).as_posix(), p.stat().st_size] for p in sorted(root.rglob("*")) if p.is_file()])
+    real = os.environ.get(DATA, "")
+    if real and not Path(real).is_dir():
+        raise ParameterError(f"{DATA}={real}: there is no such folder; point it at your photos, or unset it")
+    source = parameters.get("SOURCE", "mart")
+    found = {home / source} if source not in ("mart", "real") else set()
+    if real and (source == "real" or any(DATA in cell for cell in code_of(notebook.path))):
+        found.add(Path(real))
+    return {folder for folder in found if folder.is_dir()}
 
 
-def results_fingerprint(folder: Path) -> str:
-    """Of everything that a run left for others to read: not its log, its executed notebook, its figures."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        aside = name in NOT_RESULTS or name.startswith(("figures/", "checkpoints/")) or path.suffix == ".ipynb"
-        if path.is_file() and not aside:
-            files[name] = hash_file(path)
-    return digest(files)
+def data_fingerprint(folders: Iterable[Path], *, cache_file: Path | None = None) -> str:
+    """Of the content of all these folders; "none" without any."""
+    return digest(sorted(data_digest(f, cache_file=cache_file) for f in folders)) if folders else "none"
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run folder's run.json; an empty mapping where there is none, or half of one."""
-    try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+    return read_hashes(folder / "run.json")
 
 
 def fingerprint(
-    notebook: Notebook, *, parameters: dict[str, Any], profile_dir: Path, package: str, data: str, names: dict[str, str]
+    notebook: Notebook,
+    *,
+    parameters: dict[str, Any],
+    profile_dir: Path,
+    code: Mapping[str, str],
+    data: str,
+    names: Mapping[str, str],
 ) -> dict[str, Any]:
     """What a notebook's next run would be made of. `names`: number -> folder name, for the upstream results."""
+    folders = {n: profile_dir / names[n] for n in notebook.upstream}
     return {
         "notebook": notebook_fingerprint(notebook.path),
         "parameters": digest(parameters),
-        "package": package,
+        "code": dict(code),
         "data": data,
-        "upstream": {n: read_run(profile_dir / names[n]).get("results") for n in notebook.upstream},
+        "upstream": {n: results_digest(results_of(f)) if f.is_dir() else None for n, f in folders.items()},
     }
 
 
 def reasons(folder: Path, *, now: dict[str, Any], running: Iterable[str] = ()) -> list[str]:
-    """Why a notebook has to run, in words; an empty list when its results are those of `now`.
+    """Why a notebook has to run, in words; an empty list when its results are those of `now`, and still whole.
 
     `running`: numbers of the upstream notebooks that will run before it.
     """
@@ -123,6 +88,8 @@ def reasons(folder: Path, *, now: dict[str, Any], running: Iterable[str] = ()) -
     if not record or "results" not in record or not isinstance(before, dict):
         return ["its last run was by hand, not by the runner"]
     found = [text for key, text in REASONS.items() if before.get(key) != now[key]]
+    if changed := _differing(before.get("code", {}), now["code"]):
+        found.append(f"{_named(changed)} changed")
     running = set(running)
     for number in now["upstream"]:
         if number in running:
@@ -131,4 +98,18 @@ def reasons(folder: Path, *, now: dict[str, Any], running: Iterable[str] = ()) -
             found.append(f"the results of {number} changed")
     if set(before.get("upstream", {})) - set(now["upstream"]) and not found:
         found.append("it reads fewer notebooks")
+    results = results_of(folder)
+    if results_digest(results) != record["results"]:
+        left = {name: row[0] for name, row in read_hashes(folder / RESULTS).items()}
+        changed = _differing(left, {name: row[0] for name, row in results.items()}) if left else ["a result"]
+        found.append(f"{_named(changed)} is not what the run left")
     return found
+
+
+def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+
+
+def _named(files: list[str]) -> str:
+    more = len(files) - FILES_NAMED
+    return ", ".join(files[:FILES_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -14,7 +14,7 @@ CUTS = {"accuracy": 50.0, "relevancy": 50.0, "hallucination": 0.0}
 _KEYS = ["system", "id", "product_id", "task"]
 
 
-def agreement(tables: Mapping[str, pd.DataFrame], *, seed: int, resamples: int = 2000) -> pd.DataFrame:
+def agreement(tables: Mapping[str, pd.DataFrame], *, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
     """Agreement of two judges on the same answers: a row for each task, score and statistic.
 
     tables: judge's name -> its table from `judge_systems`, two of them; rows are matched by system and record.
@@ -72,7 +72,7 @@ def _flat(pairs: np.ndarray) -> bool:
 
 
 def _interval(
-    pairs: np.ndarray, statistic: Callable[[np.ndarray], float], *, groups: list[str], seed: int, resamples: int
+    pairs: np.ndarray, statistic: Callable[[np.ndarray], float], *, groups: list[str], seed: int = 0, resamples: int
 ) -> Interval:
     if _flat(pairs):
         nan = float("nan")

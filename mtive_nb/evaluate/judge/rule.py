@@ -28,8 +28,6 @@ from mtive_nb.evaluate.metrics import (
 )
 from mtive_nb.evaluate.statements import Segment, Statement, StatementReader, Vocabulary, vocabulary_of
 
-__all__ = ["Judge", "Judgement", "LetterJudge", "RuleJudge", "judge_all", "vocabulary_of"]
-
 ACCURATE, ANALYSIS, INACCURATE = "accurate", "analysis", "inaccurate"
 _NO_DAMAGE = {"none", "no", "no damage", UNANSWERABLE}
 

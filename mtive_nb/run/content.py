@@ -1,0 +1,166 @@
+"""Fingerprints of files by their content: of results, of data, and of the code that a chapter's imports lead to."""
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]
+NAME = PACKAGE.name
+# They show results, or say when a chapter runs, and change no result.
+NOT_CODE = ("show/", "report/", "run/tables.yaml", "run/chapters.yaml")
+# A run folder's own records: times and notes differ from run to run.
+RESULTS = "results.json"
+NOT_RESULTS = ("run.json", "fingerprint.json", "papermill.log", "parameters.yaml", RESULTS)
+Hashes = dict[str, list]  # name of a file -> [hash, bytes, time of change in ns]
+
+
+def digest(value: Any) -> str:
+    """A short hash of anything that JSON can write."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """A short hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def hash_files(folder: Path, names: Iterable[str], *, known: Mapping[str, list]) -> Hashes:
+    """Hash files of a folder; one whose size and time are those in `known` is not read again."""
+    found: Hashes = {}
+    for name in names:
+        stat = (folder / name).stat()
+        before = known.get(name)
+        same = before is not None and before[1:] == [stat.st_size, stat.st_mtime_ns]
+        found[name] = before if same else [hash_file(folder / name), stat.st_size, stat.st_mtime_ns]
+    return found
+
+
+def read_hashes(path: Path) -> dict[str, Any]:
+    """Hashes that an earlier call kept; none where the file is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def results_of(folder: Path) -> Hashes:
+    """Everything that a run left for others to read: not its log, its executed notebook, its figures."""
+    names = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        aside = name in NOT_RESULTS or name.startswith(("figures/", "checkpoints/")) or path.suffix == ".ipynb"
+        if path.is_file() and not aside:
+            names.append(name)
+    return hash_files(folder, names, known=read_hashes(folder / RESULTS))
+
+
+def results_digest(results: Hashes) -> str:
+    """One hash of a run's results."""
+    return digest({name: row[0] for name, row in results.items()})
+
+
+def data_digest(folder: Path, *, cache_file: Path | None = None) -> str:
+    """One hash of all files below a folder, by name and content; a copy of the folder is the same data.
+
+    `cache_file` keeps the hashes, so that a second call reads only what changed.
+    """
+    known = read_hashes(cache_file) if cache_file else {}
+    names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
+    found = hash_files(folder, names, known=known.get(str(folder.resolve()), {}))
+    if cache_file:
+        from mtive_nb.run.atomic import write_atomic
+
+        try:
+            write_atomic(cache_file, json.dumps(known | {str(folder.resolve()): found}))
+        except OSError:
+            pass  # a folder that cannot be written to costs time, nothing else
+    return results_digest(found)
+
+
+def code_of_chapter(cells: Iterable[str]) -> dict[str, str]:
+    """The package's files that code cells lead to by their imports, {path in the package: hash}.
+
+    A module counts by its statements: comments, docstrings and layout change nothing. A packaged file counts where a
+    module of the same folder names it.
+    """
+    waiting = set().union(*(_imported(ast.parse(cell)) for cell in cells))
+    seen: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        waiting |= (_references(path) if path.suffix == ".py" else set()) - seen
+    names = {path.relative_to(PACKAGE).as_posix(): path for path in seen}
+    return {name: _hash_code(path) for name, path in sorted(names.items()) if not name.startswith(NOT_CODE)}
+
+
+@cache
+def _references(path: Path) -> frozenset[Path]:
+    """The package's modules that a module imports, and the packaged files that it names."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    beside = [path.parent / text for text in texts if re.fullmatch(r"[\w.-]+", text)]
+    files = [f for p in beside if p.is_dir() and not list(p.glob("*.py")) for f in p.iterdir() if f.is_file()]
+    files += [p for p in beside if p.is_file()]
+    return frozenset(_imported(tree) | {f for f in files if f.suffix not in (".py", ".md")})
+
+
+def _imported(tree: ast.AST) -> set[Path]:
+    """The files of the package that code imports, wherever in it the import stands."""
+    names: set[str] = set()
+    aliases: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+            aliases |= {alias.asname or NAME for alias in node.names if alias.name == NAME}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            names.add(f"{NAME}.{node.attr}")
+    own = {_public(name) for name in names if name == NAME or name.startswith(f"{NAME}.")}
+    return {path for name in own for path in _files_of(name)}
+
+
+def _public(name: str) -> str:
+    """The module behind a public name of the package (`mtive_nb.load_vlm`), else the name as it is."""
+    return public_names().get(name.removeprefix(f"{NAME}."), name)
+
+
+@cache
+def public_names() -> dict[str, str]:
+    """The package's public names and their modules, as __init__.pyi lists them."""
+    tree = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    lines = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: f"{NAME}.{line.module}" for line in lines for alias in line.names}
+
+
+def _files_of(name: str) -> list[Path]:
+    """A module's file and the __init__.py of the folders above it; nothing for a name inside a module."""
+    parts = name.split(".")[1:]
+    found = [PACKAGE.joinpath(*parts[:k], "__init__.py") for k in range(len(parts) + 1)]
+    found.append(PACKAGE.joinpath(*parts).with_suffix(".py"))
+    return [path for path in found if path.is_file()]
+
+
+@cache
+def _hash_code(path: Path) -> str:
+    """Of a module, the hash of its statements without docstrings; of another file, that of its bytes."""
+    if path.suffix != ".py":
+        return hash_file(path)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            del body[0]
+    return digest(ast.dump(tree))

@@ -1,0 +1,165 @@
+"""Asking a trained profile's experts: a photo goes in, the answer comes out with its probability and version.
+
+The experts of chapter 06 stand over the trunk of chapters 04 and 05, in this process; for many people at once there are
+serve/engine.py and vLLM.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mtive_nb.data.emdiv import questions as ask
+from mtive_nb.data.photos import PhotoError, photo_fault
+from mtive_nb.data.records import assistant_turn, user_turn
+from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
+from mtive_nb.model.batches import batch_of
+from mtive_nb.model.mixed import mixed_experts
+from mtive_nb.model.stack import open_stack
+from mtive_nb.run.graph import Project, find_project
+from mtive_nb.run.stale import read_run
+from mtive_nb.serve.pool import ExpertPool
+
+# What a task is asked where the user asks nothing of their own.
+QUESTIONS = {
+    "AE": ask.AE_GEN,
+    "DD": ask.DD_BIN,
+    "PM": ask.PM_BIN,
+    "EX": ask.EX_AUG["expiry"][0],
+    "PT": ask.PT_GEN.format(options=ask.options_text(PACKAGINGS)),
+    "PP": ask.PP_GEN.format(options=ask.options_text(PLACEMENTS)),
+}
+MEANT_YES_NO = 0.5  # below this probability of yes and no together the answer is no yes or no
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an expert said: the text, the probability of yes, the expert's version and the milliseconds it took.
+
+    probability_yes: of yes against no as the answer's first word, in [0, 1], not calibrated; None for an open answer.
+    """
+
+    text: str
+    probability_yes: float | None
+    expert: str
+    milliseconds: float
+
+
+class Profile:
+    """The experts of a profile that chapters 04 to 06 have trained, ready to be asked. Close it, or use it as a context.
+
+    Errors: FileNotFoundError naming the chapter that has not run; LineageError for adapters that were changed.
+    """
+
+    def __init__(self, name: str, *, project: Project | None = None) -> None:
+        folder = (project or find_project()).outputs / name
+        chapters = [_run_folder(folder, number) for number in ("04", "05", "06")]
+        stacks = [chapter / "stack" for chapter in chapters]
+        self.name = name
+        self.stack = open_stack((stacks[0], "PT"), (stacks[1], "IT"))
+        self.pool = ExpertPool(self.stack, trunk="IT")
+        for task in read_run(chapters[2])["parameters"]["TASKS"]:
+            self.pool.add(task, stacks[2])
+        self._serving = ExitStack()
+        self._serving.enter_context(self.stack.serving("IT"))
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the base's weights back."""
+        self._serving.close()
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that have an expert."""
+        return list(self.pool.experts)
+
+    def ask(self, task: str, *photos: str | Path, question: str = "", max_new_tokens: int = 64) -> Answer:
+        """The answer of a task's expert to a question about one or two photos; without one, the task's own question.
+
+        Errors: KeyError for a task without an expert, PhotoError for a photo that cannot be used, ValueError for none.
+        """
+        record = question_record(task, photos, question=question)
+        return self.answers([record], max_new_tokens=max_new_tokens)[0]
+
+    @torch.inference_mode()
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
+        """Answers to records in one batch, each by the expert of its task."""
+        started, versions = time.perf_counter(), [self.pool.hold(record["task"]) for record in records]
+        vlm = self.stack.vlm
+        try:
+            inputs = batch_of(vlm, records)
+            shown = {"images": [len(r["images"]) for r in records], "grid_thw": inputs.get("image_grid_thw")}
+            with mixed_experts(self.stack, self.pool.in_memory(versions), trunk="IT", **shown) as model:
+                made = model.generate(
+                    **inputs,
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    output_logits=True,
+                    return_dict_in_generate=True,
+                )
+        finally:
+            for version in versions:
+                self.pool.release(version)
+        texts = vlm.processor.batch_decode(made.sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        first = made.logits[0].float().softmax(-1)  # (B, V): probabilities of the answers' first tokens
+        milliseconds = 1000 * (time.perf_counter() - started) / len(records)
+        encode = vlm.processor.tokenizer.encode
+        yes, no = (first[:, encode(word, add_special_tokens=False)[0]] for word in ("yes", "no"))
+        shares = [
+            y / (y + n) if y + n >= MEANT_YES_NO else None for y, n in zip(yes.tolist(), no.tolist(), strict=True)
+        ]
+        return [
+            Answer(text.strip(), share, version.alias, milliseconds)
+            for text, share, version in zip(texts, shares, versions, strict=True)
+        ]
+
+
+def question_record(task: str, photos: Sequence[str | Path], *, question: str = "") -> dict:
+    """A question about photos as a record without an answer. Errors: as of Profile.ask."""
+    if task not in QUESTIONS and not question:
+        raise KeyError(f"task {task!r}: found no question of its own; ask one (tasks with one: {', '.join(QUESTIONS)})")
+    wanted = 2 if task == "PM" and not question else 1
+    if not wanted <= len(photos) <= 2:
+        raise ValueError(f"photos: found {len(photos)}, expected {wanted if wanted == 2 else '1 or 2'}")
+    images = [str(Path(photo).expanduser().resolve()) for photo in photos]
+    for image in images:
+        if fault := photo_fault(image):
+            raise PhotoError(f"{image}: {fault}")
+    messages = [user_turn(question or QUESTIONS[task], images=len(images)), assistant_turn("")]
+    return {"id": images[0], "task": task, "variant": "own", "images": images, "messages": messages, "answer": ""}
+
+
+def open_profile(name: str, *, project: Project | None = None) -> Profile:
+    """The experts of a trained profile, such as "pocket" or one of your own (`params/mine/`)."""
+    return Profile(name, project=project)
+
+
+def _run_folder(profile_dir: Path, number: str) -> Path:
+    found = sorted(p for p in profile_dir.glob(f"{number}_*") if p.is_dir() and p.suffix == "")
+    if not found:
+        raise FileNotFoundError(
+            f"outputs/{profile_dir.name}/{number}_*: not there; train the experts first: mtive-nb run {profile_dir.name} 06"
+        )
+    return found[0]
+
+
+def main(profile: str, task: str, photos: Sequence[str], *, question: str) -> int:
+    """The command line's `ask`: print the answer; exit code 2 for what cannot be asked."""
+    try:
+        with open_profile(profile) as experts:
+            found = experts.ask(task, *photos, question=question)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
+        return 2
+    sure = "" if found.probability_yes is None else f"  (yes: {found.probability_yes:.2f})"
+    print(f"{found.text}{sure}  [{found.expert}, {found.milliseconds:.0f} ms]")
+    return 0
