@@ -91,7 +91,7 @@ def _of_each(by_task: Mapping[str, str]) -> str:
 
 
 def judged_run(
-    records: Sequence[dict], answers: Mapping[str, Sequence[str]], vocabulary: dict, *, seed: int
+    records: Sequence[dict], answers: Mapping[str, Sequence[str]], vocabulary: dict, *, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
     """What `board` takes of a run's answers, one a record of every system: frames by name.
 

@@ -95,7 +95,7 @@ def majority_answers(records: Iterable[Mapping[str, Any]], train: Iterable[Mappi
 
 
 def attribute_scores(
-    records: Iterable[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, seed: int
+    records: Iterable[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, seed: int = 0
 ) -> pd.DataFrame:
     """Exact match of AE's generative and augmented answers, attribute by attribute: system, attribute, value, low, high, n."""
     kept = [

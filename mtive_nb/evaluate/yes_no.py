@@ -23,7 +23,7 @@ def right_yes_no(records: Sequence[dict], answers: Sequence[str], *, system: str
 
 
 def yes_no_scores(
-    records: Sequence[dict], answers_by_system: Mapping[str, Sequence[str]], *, seed: int
+    records: Sequence[dict], answers_by_system: Mapping[str, Sequence[str]], *, seed: int = 0
 ) -> pd.DataFrame:
     """`accuracy_table` of answers to yes/no questions. Errors: those of `right_yes_no`."""
     right = {name: right_yes_no(records, answers, system=name) for name, answers in answers_by_system.items()}
