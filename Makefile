@@ -1,8 +1,7 @@
-# make reproduce | reproduce-all | seeds | test | lab | demo | report | serve-env | scale-env | serve | test-serve | clean      (PROFILE=pocket unless told: smoke, pocket, pocket1, pocket2, grocery, paper)
+# make reproduce | reproduce-all | seeds | test | lab | demo | report | serve-env | scale-env | serve | test-serve | clean
+# Default: PROFILE=pocket (others: smoke, pocket1, pocket2, grocery, paper, h200, or a folder of your own in params/).
 PROFILE ?= pocket
 JOBS ?= 1
-# The MTIVE path, in the order in which data flows.
-MTIVE_PATH ?= 01 02 04 05 06 07 20
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTHON := .venv/bin/python
@@ -11,28 +10,29 @@ STAMP := .venv/.installed
 .DELETE_ON_ERROR:
 .PHONY: reproduce reproduce-all seeds test lab demo report serve-env scale-env serve test-serve clean
 
+# The MTIVE path: the chapters marked `path` in mtive_nb/run/chapters.yaml.
 reproduce: $(STAMP)
-	$(PYTHON) -m mtive_nb run $(PROFILE) $(MTIVE_PATH) --jobs $(JOBS)
+	$(PYTHON) -m mtive_nb run $(PROFILE) path --jobs $(JOBS)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
 
 reproduce-all: $(STAMP)
 	$(PYTHON) -m mtive_nb run $(PROFILE) --jobs $(JOBS)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
 
-# The path, the baselines and the tasks added later with two more seeds, then what holds over all three.
+# The chapters marked `seeds` with two more seeds, then what holds over all three.
 seeds: $(STAMP)
-	for profile in pocket pocket1 pocket2; do $(PYTHON) -m mtive_nb run $$profile $(MTIVE_PATH) 08 09 --jobs $(JOBS) || exit 1; done
+	for profile in pocket pocket1 pocket2; do $(PYTHON) -m mtive_nb run $$profile seeds --jobs $(JOBS) || exit 1; done
 	$(PYTHON) -m mtive_nb run pocket 21 --only --force
 	$(PYTHON) -m mtive_nb report pocket
 
-# A process a core; a file's tests stay together, since they share what was slow to make.
+# One process a core; the tests of one file stay together, since they share slow fixtures.
 test: $(STAMP)
 	$(PYTHON) -m pytest --numprocesses logical --dist loadfile
 
 lab: $(STAMP)
 	$(PYTHON) -m jupyter lab --notebook-dir .
 
-# Notebook 18 as a web page of its own, until Ctrl-C: for those who ask and need no JupyterLab.
+# Notebook 18 as a web page, without JupyterLab, until Ctrl-C.
 LIVE := outputs/$(PROFILE)/18_demo.live
 demo: $(STAMP)
 	mkdir -p $(LIVE)
@@ -43,8 +43,8 @@ demo: $(STAMP)
 report: $(STAMP)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
 
-# vLLM holds transformers below the version pinned here: an environment of its own, with vLLM's CPU build. On a GPU, set
-# MTIVE_SERVE_PYTHON to the Python of any environment that holds vLLM.
+# vLLM needs an older transformers than the one pinned here, so its CPU build gets an environment of its own. On a GPU, set
+# MTIVE_SERVE_PYTHON to the Python of any environment with vLLM.
 serve-env: .venv-serve/.installed
 
 .venv-serve/.installed: .ci/vllm_cpu.py .ci/vllm_constraints.txt .ci/torchvision_ops.py
@@ -65,13 +65,13 @@ serve: $(STAMP) serve-env
 test-serve: $(STAMP) serve-env
 	$(PYTHON) -m pytest tests/test_vllm.py
 
-# Results of one profile go; the environment and the committed reference results stay.
+# Removes the results of one profile; keeps the environment and the committed reference results.
 clean:
 	@case "$(PROFILE)" in ""|*/*|.*|reference) echo "clean: PROFILE=$(PROFILE) is no profile" >&2; exit 1;; esac
 	rm -rf "outputs/$(PROFILE)" .pytest_cache .ruff_cache
 	find mtive_nb tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-# The stamp is written last: an install that was cut short is taken up again.
+# The stamp is written last, so that an interrupted install starts again.
 $(STAMP): pyproject.toml constraints.txt .ci/torchvision_ops.py
 	@test -n "$(BASE_PYTHON)" || { echo "no python3.11 found: install Python 3.11, or set BASE_PYTHON" >&2; exit 1; }
 	@$(BASE_PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {v} found, 3.11 needed: set BASE_PYTHON")'

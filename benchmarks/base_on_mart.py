@@ -1,15 +1,15 @@
-"""What does an untrained base see of a shop's photos, asked in its own words?
+"""How well does the base answer its own questions on a shop's photos, without training on the shop?
 
     python benchmarks/base_on_mart.py [--model pocket] [--products 96] [--seed 0]
 
-Pocket Mart's customer photos, and the questions that notebook 00 taught the base: nothing of the shop is trained. Low
-figures here with high ones in the base's own exam say that its scenes are too unlike a shop's photos.
+Uses Pocket Mart's customer photos and the questions that notebook 00 taught the base. Low scores here with high scores
+in the base's own exam show that its training scenes differ too much from a shop's photos.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtive_nb.data.catalogue import load_catalogue
@@ -21,13 +21,13 @@ from mtive_nb.model.load import Vlm, load_vlm
 MAX_PX = 140
 
 
-def answers(vlm: Vlm, question: str, photos: list[tuple[str, ...]], *, root: Path) -> list[str]:
-    """One answer an item, each of one or two photos."""
+def answers(vlm: Vlm, question: str, photos: Sequence[Sequence[str]]) -> list[str]:
+    """Return one answer per item; an item has one or two photos."""
     records = []
     for k, images in enumerate(photos):
         turns = [user_turn(question, images=len(images)), assistant_turn("")]
         records.append({"id": str(k), "task": "own", "variant": "gen", "messages": turns, "images": list(images)})
-    return generate_answers(vlm, records, root=root, max_new_tokens=48, side_px=MAX_PX)
+    return generate_answers(vlm, records, max_new_tokens=48)
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
         other = [(*listed[f.product_id].images, *whole[(k + 7) % len(whole)].images) for k, f in enumerate(whole)]
 
         def share(question: str, photos: list[tuple[str, ...]], right: Callable[[int, str], bool]) -> tuple[float, int]:
-            said = answers(vlm, question, photos, root=root)
+            said = answers(vlm, question, [[str(root / photo) for photo in one] for one in photos])
             return sum(right(k, text) for k, text in enumerate(said)) / len(said), len(said)
 
         rows = {

@@ -1,11 +1,12 @@
-"""What does it cost to know what an answer looked at? Our kernel against eager attention with all maps kept.
+"""What does reading an answer's attention cost? Our kernel against eager attention that keeps all maps.
 
     python benchmarks/grounding.py [--lengths 512 1024 2048] [--rounds 3]
 
-A language model of Qwen2.5-VL's architecture (8 layers, random weights: speed does not depend on them), batch 2, half
-of the tokens an image's, 64 answer tokens. Three ways run in turn, `rounds` times: eager with `output_attentions`, as
-the documentation shows; ours; and a forward that reads nothing. Times are medians over rounds. Extra memory is the peak
-during the first forward of a process of its own, less what it held before: freed memory would hide a second one's.
+Model: a language model of Qwen2.5-VL's architecture, 8 layers, random weights (speed does not depend on them). Input:
+batch 2, half of the tokens from an image, 64 answer tokens. Three methods run in turn, `rounds` times: eager attention
+with `output_attentions`, as the documentation shows; our kernel; and a plain forward that reads no attention. Times are
+medians over rounds. Extra memory is the peak of the first forward in a new process, minus the memory before it: in an
+old process, freed memory would hide the peak.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def tokens(length: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def image_attention(model: torch.nn.Module, way: str, ids: torch.Tensor) -> torch.Tensor | None:
-    """Attention on the image by layer, sample and answer token; None from the way that reads nothing."""
+    """Return the attention on the image by layer, sample and answer token; None for the plain forward."""
     length = ids.shape[1]
     columns = torch.zeros(BATCH, 1, length)
     columns[..., 8 : 8 + length // 2] = 1
@@ -63,17 +64,17 @@ def _status(field: str) -> int:
 
 
 def extra_memory(way: str, length: int) -> int:
-    """Bytes that one forward needs on top, in this process."""
+    """Return the additional bytes that one forward needs in this process."""
     model = build()
     image_attention(model, way, tokens(80))
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
     image_attention(model, way, tokens(length))
     return _status("VmHWM") - before
 
 
 def alone(way: str, length: int) -> int:
-    """`extra_memory` in a process of its own."""
+    """Return `extra_memory`, measured in a new process."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(extra_memory, way, length).result()
 

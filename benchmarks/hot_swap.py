@@ -1,12 +1,12 @@
-"""Are experts served, added, updated and removed under load without a failed or a wrongly answered request?
+"""Can experts be added, updated and removed under load without a failed request or a wrong answer?
 
     python benchmarks/hot_swap.py [--requests 10000] [--every 0.1] [--clients 16] [--vllm 0]
 
-The pocket base with four experts of random weights (speed does not depend on them; random ones differ clearly). Clients
-ask in a closed loop; what each version answers by itself is known beforehand, so that every answer is checked. In turn:
-one request at a time with the stack's own `activate` (the plain way), the engine without swaps, the engine with a swap
-every `every` seconds. `--vllm 1000` asks real vLLM as many requests too (`make serve-env`), without and with swaps.
-Prints latencies, failures, wrong answers and the ratio of throughputs.
+The pocket base has four experts with random weights (speed does not depend on them; random experts differ clearly).
+Clients send requests in a closed loop. Each version's answers are computed beforehand, so every answer is checked.
+Measured in turn: one request at a time with the stack's own `activate` (the baseline), the engine without swaps, the
+engine with a swap every `every` seconds. `--vllm 1000` also sends 1000 requests to vLLM (`make serve-env`), without and
+with swaps. Prints latencies, failures, wrong answers and the ratio of throughputs.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SPEC = AdapterSpec(16, 16.0, ("vision.attention", "connector", "language"))
 
 
 def save_experts(stack: LoraStack, home: Path) -> None:
-    """Two trainings of every expert, v1 and v2, as folders."""
+    """Save two versions of every expert, v1 and v2, as folders."""
     torch.manual_seed(0)
     for training in (1, 2):
         for name in EXPERTS:
@@ -52,18 +52,18 @@ def expert_of(k: int) -> str:
 def through_engine(
     home: Path, stack: LoraStack, records: list[dict], truth: dict, given: argparse.Namespace
 ) -> dict[str, Load | int]:
-    """The engine's loads, without swaps and with them."""
+    """Measure the engine's loads, without and with swaps."""
     pool = ExpertPool(stack, trunk=None)
     for expert in EXPERTS:
         pool.add(expert, home / "v1")
 
     def swap(k: int) -> None:
-        """An update of one expert, from one training to the other, and the coming or going of a guest."""
+        """Update one expert to its other version, and add or remove a guest expert."""
         number = max(pool.experts[expert_of(k)].versions)
         pool.update(expert_of(k), home / f"v{1 + number % 2}", expert_of(k))  # version 1 is v1, 2 is v2, 3 is v1 ...
         pool.add("guest", home / "v1", "DD") if k % 2 == 0 else pool.remove("guest")
 
-    with Engine(pool, root=home, side_px=140, max_batch=16) as engine:
+    with Engine(pool, max_batch=16) as engine:
 
         def ask(k: int) -> bool:
             request = engine.submit(records[k % PHOTOS], expert_of(k), max_new_tokens=TOKENS)
@@ -75,13 +75,13 @@ def through_engine(
 def through_vllm(
     home: Path, stack: LoraStack, records: list[dict], truth: dict, given: argparse.Namespace
 ) -> dict[str, Load | int]:
-    """The same through real vLLM on this machine's processor."""
+    """Measure vLLM's loads on this machine's processor, without and with swaps."""
     experts = {expert: home / "v1" / expert for expert in EXPERTS}
     options = ("--enforce-eager", "--max-num-seqs", "16")
     server = VllmServer(export_trunk(stack, home / "trunk", None), experts, log=home / "log", options=options)
 
     def ask(k: int) -> bool:
-        reply = server.ask(records[k % PHOTOS], expert_of(k), root=home, side_px=140, max_new_tokens=TOKENS)
+        reply = server.ask(records[k % PHOTOS], expert_of(k), max_new_tokens=TOKENS)
         return reply.text == truth[expert_of(k), 2 - int(reply.version.split("@")[1]) % 2][k % PHOTOS]
 
     def swap(k: int) -> None:
@@ -94,7 +94,7 @@ def through_vllm(
 
 
 def both_ways(ask: Callable, swap: Callable, *, requests: int, given: argparse.Namespace) -> dict[str, Load | int]:
-    """A load without swaps, then one with a swap every so often."""
+    """Run a load without swaps, then a load with a swap every `every` seconds."""
     closed_loop(ask, requests=4 * given.clients, clients=given.clients)  # warm: a server's first requests are slow
     still = closed_loop(ask, requests=max(20, requests // 5), clients=given.clients)
     with Swaps(swap, every_s=given.every) as swaps:
@@ -133,7 +133,7 @@ def main() -> None:
         home, stack = Path(name), LoraStack(load_vlm("pocket", max_px=140))
         save_experts(stack, home)
         records, truth = noise_records(home, list(islice(cycle(TURNS), PHOTOS)), side_px=140), {}
-        options = {"root": home, "max_new_tokens": TOKENS, "side_px": 140}
+        options = {"max_new_tokens": TOKENS}
         for training in (1, 2):
             for expert in EXPERTS:
                 stack.load(home / f"v{training}", expert)

@@ -1,11 +1,11 @@
-"""Is it faster to train several experts in one pass, each on its own rows, than one after another?
+"""Is training several experts in one pass, each on its own rows, faster than training them one after another?
 
     python benchmarks/joint_training.py [--experts 4] [--rows 4] [--steps 4] [--rounds 5]
 
-The pocket base with a trunk; experts in vision tower, connector and language model. A step gives every expert `rows`
-records with a photo. In turn: all experts in one batch (`mixed_experts`, the sum of their own losses), and one expert
-after another, each on the trunk folded into the base's weights, as `train_adapter` does. Both take the same steps of
-AdamW. The figure is the median over rounds of the ratio within a round; the gradients of both must agree.
+The pocket base has a trunk, and experts in vision tower, connector and language model. In a step, every expert gets
+`rows` records with a photo. Measured in turn: all experts in one batch (`mixed_experts`, the sum of the experts'
+losses); and one expert after another, with the trunk folded into the base's weights, as in `train_adapter`. Both make
+the same AdamW steps. The result is the median over rounds of the time ratio within a round. Both gradients must agree.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 from made_up import noise_records, randomise
 
 from mtive_nb.evaluate.latency import times_in_turn
-from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.batches import batch_of
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.mixed import loss_of_experts, mixed_experts
 from mtive_nb.model.stack import AdapterSpec, LoraStack
@@ -26,17 +26,16 @@ SPEC, SIDE_PX = AdapterSpec(16, 16.0, ("vision.attention", "connector", "languag
 
 
 def make_batch(home: Path, stack: LoraStack, rows: int) -> dict[str, torch.Tensor]:
-    """Solved questions of one length in the processor's form."""
+    """Return a processor batch of questions with answers, all of one length."""
     turn = "Which product is shown and is it damaged?", "a blue bottle of shampoo with a crack"
-    data = RecordDataset(noise_records(home, [turn] * rows, side_px=SIDE_PX), root=home, side_px=SIDE_PX)
-    return Collator(stack.vlm.processor)([data[k] for k in range(rows)])
+    return batch_of(stack.vlm, noise_records(home, [turn] * rows, side_px=SIDE_PX), answers=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experts", type=int, default=4)
     parser.add_argument("--rows", type=int, default=4, help="records of each expert in a step")
-    parser.add_argument("--steps", type=int, default=4, help="steps between two looks at the clock")
+    parser.add_argument("--steps", type=int, default=4, help="steps per time measurement")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     torch.manual_seed(0)
@@ -82,7 +81,7 @@ def main() -> None:
                         learn(name)
 
     def gradient(way: object) -> torch.Tensor:
-        """Of the first expert, whose rows are those of `one`."""
+        """Return the gradient of the first expert, whose rows are those of `one`."""
         way(steps=1, update=False)
         found = torch.cat([p.grad.flatten() for p in weights[names[0]] if p.grad is not None])
         stack.model.zero_grad()

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed ask and load: photos of noise and adapters of random weights, on which speed does not depend."""
+"""Inputs of the speed benchmarks: noise photos and adapters with random weights; speed does not depend on either."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mtive_nb.model.stack import LoraStack
 
 
 def noise_records(home: Path, turns: list[tuple[str, str]], *, side_px: int) -> list[dict]:
-    """A record a turn (question, answer), each with a square photo of its own, written to `home`."""
+    """Return one record per turn (question, answer), each with its own square photo, written to `home`."""
     rng, records = np.random.default_rng(0), []
     for k, (question, answer) in enumerate(turns):
         path = home / f"{k}.png"
@@ -23,7 +23,7 @@ def noise_records(home: Path, turns: list[tuple[str, str]], *, side_px: int) -> 
 
 
 def randomise(stack: LoraStack, name: str, *, spread: float) -> None:
-    """Give an adapter an effect: its second factor, zero at the start, becomes normal with this deviation."""
+    """Give an adapter an effect: fill its B matrices, initially zero, with normal noise of deviation `spread`."""
     with torch.no_grad():
         for parameter, weight in stack.adapter_weights(name).items():
             if "lora_B" in parameter:

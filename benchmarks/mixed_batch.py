@@ -1,15 +1,15 @@
-"""What does a batch that mixes experts cost, against the ways that a user would pick instead?
+"""What does a batch that mixes experts cost, compared with the alternatives of a user?
 
     python benchmarks/mixed_batch.py [--batch 32] [--experts 8] [--tokens 16] [--rounds 5]
 
-The pocket base with a trunk and experts of random weights (speed does not depend on them), language model only, since
-PEFT's `adapter_names` can do no more. One batch of questions with a photo each, its rows dealt to the experts, answered
-with a fixed number of tokens. In turn:
-- ours: `mixed_experts` over a trunk that the base's weights hold, as the engine does it;
+The pocket base has a trunk and experts with random weights (speed does not depend on them). They adapt the language
+model only, the limit of PEFT's `adapter_names`. One batch of questions, with a photo each, is answered with a fixed
+number of tokens; its rows are distributed over the experts. Measured in turn:
+- ours: `mixed_experts` over a trunk that is folded into the base's weights, as in the engine;
 - PEFT's `adapter_names` over the merged trunk;
 - one expert after another: PEFT's `set_adapter` over the merged trunk, each with its own rows;
 - one expert for all rows, and none at all.
-The figures are medians over rounds of the ratio within a round; ours and `adapter_names` must give the same answers.
+Results are medians over rounds of the time ratio within a round; ours and `adapter_names` must give the same answers.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from made_up import noise_records, randomise
 from peft import PeftModel
 
 from mtive_nb.evaluate.latency import times_in_turn
-from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.batches import batch_of
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.mixed import mixed_experts
 from mtive_nb.model.stack import AdapterSpec, LoraStack
@@ -31,7 +31,7 @@ SPEC, SIDE_PX = AdapterSpec(16, 16.0, ("language",)), 140
 
 
 def make_stack(experts: int) -> LoraStack:
-    """The pocket base with a trunk IT and experts E0, E1, ... on it, none of them without effect."""
+    """Return the pocket base with a trunk IT and experts E0, E1, ... on it, all with an effect."""
     torch.manual_seed(0)
     stack = LoraStack(load_vlm("pocket", max_px=SIDE_PX))
     stack.add("IT", SPEC)
@@ -43,14 +43,13 @@ def make_stack(experts: int) -> LoraStack:
 
 
 def make_questions(home: Path, stack: LoraStack, batch: int) -> dict[str, torch.Tensor]:
-    """A batch of questions of one length in the processor's form."""
+    """Return a processor batch of questions, all of one length."""
     records = noise_records(home, [("Which colour is it?", "x")] * batch, side_px=SIDE_PX)
-    data = RecordDataset(records, root=home, side_px=SIDE_PX)
-    return Collator(stack.vlm.processor, answers=False)([data[k] for k in range(batch)])
+    return batch_of(stack.vlm, records)
 
 
 def rows_of(inputs: dict[str, torch.Tensor], rows: list[int]) -> dict[str, torch.Tensor]:
-    """Some rows of a batch in which every row has one image of one size."""
+    """Return some rows of a batch in which every row has one image, all of one size."""
     patches = len(inputs["pixel_values"]) // len(inputs["input_ids"])
     some = {name: value[rows] for name, value in inputs.items() if name != "pixel_values"}
     return some | {"pixel_values": inputs["pixel_values"].unflatten(0, (-1, patches))[rows].flatten(0, 1)}

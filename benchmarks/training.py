@@ -1,10 +1,10 @@
-"""Does stage 1 through the package train faster than a plain Trainer + PEFT script, to the same loss?
+"""Does the package train stage 1 faster than a plain Trainer + PEFT script, to the same loss?
 
     python benchmarks/training.py [--steps 60] [--batch 16] [--accumulate 4] [--rounds 3]
 
-Same model, same records, same number of steps and records a step. The two run in turn, `rounds` times; the figures are
-medians over rounds. The plain way is what the documentation of transformers and PEFT shows: photos opened in the
-collator, rows padded in the order in which they come, the model's own loss over all logits.
+Both use the same model, records, number of steps and records per step. They run in turn, `rounds` times; results are
+medians over rounds. The plain script follows the documentation of transformers and PEFT: it opens photos in the
+collator, pads rows in the order in which they come, and takes the model's own loss over all logits.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from mtive_nb.data.mart.render import render_mart
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import train_adapter
+from mtive_nb.model.train import Training, train_adapter
 
 SPEC = AdapterSpec(32, 32.0, ("vision.attention", "connector", "language.attention"))
 TARGETS = r".*(visual\.blocks\.\d+\.attn\.(qkv|proj)|visual\.merger\.mlp\.(0|2)|layers\.\d+\.self_attn\.(q|k|v|o)_proj)"
 RATE, MAX_PX = 2e-3, 140
 
 
-def plain(records: list[dict], *, root: Path, steps: int, batch: int, folder: Path) -> tuple[torch.nn.Module, float]:
-    """What a user writes after reading the documentation; returns the model and the seconds of training."""
+def plain(records: list[dict], *, steps: int, batch: int, folder: Path) -> tuple[torch.nn.Module, float]:
+    """Train as the documentation shows; returns the model and the seconds of training."""
     vlm = load_vlm("pocket", max_px=MAX_PX)
     processor = vlm.processor
     model = get_peft_model(vlm.model, LoraConfig(r=SPEC.rank, lora_alpha=SPEC.alpha, target_modules=TARGETS))
@@ -42,7 +42,7 @@ def plain(records: list[dict], *, root: Path, steps: int, batch: int, folder: Pa
     def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
         texts = [processor.apply_chat_template(r["messages"]) for r in rows]
         prompts = [processor.apply_chat_template(r["messages"][:-1], add_generation_prompt=True) for r in rows]
-        images = [[Image.open(root / p).convert("RGB") for p in r["images"]] for r in rows]
+        images = [[Image.open(p).convert("RGB") for p in r["images"]] for r in rows]
         inputs = processor(text=texts, images=images, return_tensors="pt", padding=True)
         labels = inputs["input_ids"].clone()
         for k, (row, prompt, photos) in enumerate(zip(labels, prompts, images, strict=True)):
@@ -64,33 +64,22 @@ def plain(records: list[dict], *, root: Path, steps: int, batch: int, folder: Pa
 
 
 def package(
-    records: list[dict], *, root: Path, steps: int, batch: int, folder: Path, accumulate: int
+    records: list[dict], *, steps: int, batch: int, folder: Path, accumulate: int
 ) -> tuple[torch.nn.Module, float]:
-    """The same through the package, a step's records in `accumulate` batches."""
+    """Train with the package, a step's records in `accumulate` batches; returns the model and its training seconds."""
     stack = LoraStack(load_vlm("pocket", max_px=MAX_PX))
     stack.add("PT", SPEC)
     started = time.perf_counter()
-    train_adapter(
-        stack,
-        "PT",
-        records,
-        root=root,
-        checkpoints=folder,
-        steps=steps,
-        batch=batch // accumulate,
-        accumulate=accumulate,
-        rate=RATE,
-        side_px=MAX_PX,
-        save_steps=10**6,
-    )
+    training = Training(steps, RATE, batch // accumulate, accumulate, save_steps=10**6)
+    train_adapter(stack, "PT", records, training, checkpoints=folder)
     return stack.model, time.perf_counter() - started
 
 
 @torch.inference_mode()
-def held_out_loss(model: torch.nn.Module, records: list[dict], *, root: Path) -> float:
-    """Mean loss of the model's own, in nats an answer token, over held-out records."""
+def held_out_loss(model: torch.nn.Module, records: list[dict]) -> float:
+    """Return the model's own mean loss over held-out records, in nats per answer token."""
     processor = load_vlm("pocket", max_px=MAX_PX).processor
-    loader = DataLoader(RecordDataset(records, root=root), batch_size=16, collate_fn=Collator(processor))
+    loader = DataLoader(RecordDataset(records), batch_size=16, collate_fn=Collator(processor))
     sums = [(model.eval()(**b).loss.item() * n, n) for b in loader if (n := int((b["labels"] != -100).sum()))]
     return sum(s for s, _ in sums) / sum(n for _, n in sums)
 
@@ -99,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--accumulate", type=int, default=4, help="batches of a step, through the package")
+    parser.add_argument("--accumulate", type=int, default=4, help="batches per step with the package")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -114,8 +103,8 @@ def main() -> None:
                 set_seed(k)
                 own = {"accumulate": given.accumulate} if way is package else {}
                 folder = Path(name) / f"{way.__name__}{k}"
-                model, seconds[way] = way(train, root=root, steps=given.steps, batch=given.batch, folder=folder, **own)
-                loss[way] = held_out_loss(model, test, root=root)
+                model, seconds[way] = way(train, steps=given.steps, batch=given.batch, folder=folder, **own)
+                loss[way] = held_out_loss(model, test)
             ratios.append(seconds[plain] / seconds[package])
             losses.append(loss[package] - loss[plain])
     rows = [

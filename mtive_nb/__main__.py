@@ -65,7 +65,13 @@ def _run_command(asked: argparse.Namespace) -> int:
         return preflight(asked.profile)
     from mtive_nb.report.page import main as report
 
-    return report(asked.profile, reference=asked.reference)
+    code = report(asked.profile)
+    if asked.reference:
+        from mtive_nb.report.reference import copy_reference
+        from mtive_nb.run.graph import find_project
+
+        print(f"reference: {copy_reference(find_project(), asked.profile)}")
+    return code
 
 
 if __name__ == "__main__":

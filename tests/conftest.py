@@ -3,6 +3,7 @@
 import copy
 import os
 from contextlib import contextmanager
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -61,22 +62,25 @@ def photo_folder(tmp_path_factory):
     return folder
 
 
-def make_record(k: int, *, images: int = 1, question: str = "Is it red?", answer: str = "yes") -> dict:
-    """A record with `images` photos of `photo_folder`."""
+def make_record(k: int, *, images: int = 1, question: str = "Is it red?", answer: str = "yes", folder=Path()) -> dict:
+    """A record with `images` photos of `folder`, which is that of `photo_folder`."""
     content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
     return {
         "id": f"r{k}", "product_id": f"p{k}", "task": "DD", "variant": "bin", "messages": messages,
-        "images": [f"{(k + i) % 8}.png" for i in range(images)], "answer": answer, "label": answer, "facts": None,
+        "images": [str(folder / f"{(k + i) % 8}.png") for i in range(images)], "answer": answer, "label": answer, "facts": None,
         "source": "test", "split": "train",
     }  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def some_records():
+def some_records(photo_folder):
     questions = ["Is it red?", "What is printed here and there?", "Which shape is the large shape here?"]
     answers = ["yes", "no", '{"shape": "circle"}', "A 1"]
-    return [make_record(k, images=1 + k % 2, question=questions[k % 3], answer=answers[k % 4]) for k in range(12)]
+    return [
+        make_record(k, images=1 + k % 2, question=questions[k % 3], answer=answers[k % 4], folder=photo_folder)
+        for k in range(12)
+    ]
 
 
 @pytest.fixture
@@ -86,12 +90,11 @@ def records(some_records):
 
 
 @pytest.fixture
-def batch(tiny, records, photo_folder):
+def batch(tiny, records):
     """The first five records as questions, in the processor's form."""
-    from mtive_nb.model.batches import Collator, RecordDataset
+    from mtive_nb.model.batches import batch_of
 
-    data = RecordDataset(records, root=photo_folder)
-    return Collator(tiny.processor, answers=False)([data[i] for i in range(5)])
+    return batch_of(tiny, records[:5])
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ class Driver:
     def __init__(self, records, path, photo_folder):
         self.now_s = 0.0
         self.form = annotate.AnnotationForm(
-            records, PREFILLS, opened(path), root=photo_folder, clock=lambda: self.now_s, later=lambda action: action()
+            records, PREFILLS, opened(path), clock=lambda: self.now_s, later=lambda action: action()
         )
 
     def enter(self, text=None, *, after_s=2.0):
@@ -314,12 +314,12 @@ def test_the_still_form_is_plain_html(driver):
 
 def test_one_prefill_a_record(records, path, photo_folder):
     with pytest.raises(ValueError, match="1 prefills for 12 records"):
-        annotate.AnnotationForm(records, ["yes"], opened(path), root=photo_folder)
+        annotate.AnnotationForm(records, ["yes"], opened(path))
 
 
 def test_text_that_arrives_just_after_enter_counts(records, path, photo_folder):
     """The browser sends Enter first and what was typed after it; both within the time that the form waits."""
-    form = annotate.AnnotationForm(records[:4], PREFILLS, opened(path), root=photo_folder)
+    form = annotate.AnnotationForm(records[:4], PREFILLS, opened(path))
     form._shown_s -= 60
     form.answer._handle_custom_msg({"event": "submit"}, [])
     form.answer.value = "typed"

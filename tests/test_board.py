@@ -11,6 +11,7 @@ from mtive_nb.evaluate.claims import (
     OPEN,
     SYSTEMS,
     board,
+    claims_of_run,
     decide,
     decided_again,
     judged_run,
@@ -101,6 +102,20 @@ def test_a_claim_decided_again_differs_by_the_answers_that_were_replaced():
     assert decided_again("mtive-moe-beats-shared-lora", asked, of_ae, seed=0, tasks=["AE", "DD"])["gain"] == -50.0
     with pytest.raises(ValueError, match="found .'Base_MTL', 'PT'.; it compares .'Base_MoE', 'Base_SL'. on"):
         decided_again("mtive-moe-beats-shared-lora", asked, {"Base_MTL": {}}, seed=0, tasks=["AE", "PT"])
+
+
+def test_a_chapter_leaves_the_claims_on_its_answers_and_those_that_it_measured():
+    records = [
+        {"id": f"{task}{k}", "product_id": f"P{k}", "task": task, "variant": "gen", "answer": "box", "label": "box",
+         "facts": {"asked": {"packaging": "box"}, "known": {"packaging": "box"}}}
+        for task in ("AE", "DD", "PM", "EX") for k in range(6)
+    ]  # fmt: skip
+    answers = {"Base_MoE": ["box"] * 24, "Base_SL": ["can"] * 24}
+    moved = measured("mtive-frozen-weights-untouched", {"tensors": 1.0}, n=7)
+    found = claims_of_run(records, answers, {"packaging": ["box", "can"]}, further=[moved])
+    verdicts = found.set_index("claim")["verdict"].to_dict()
+    assert verdicts == {"mtive-moe-beats-shared-lora": HOLDS, "mtive-frozen-weights-untouched": FAILS}
+    assert found["n"].tolist() == [24, 7]
 
 
 def test_abstention_is_decided_by_f1_where_something_is_not_there():

@@ -40,9 +40,9 @@ def test_the_error_is_the_mean_gap_over_the_bins():
 
 def test_confidences_are_those_of_the_models_logits(tiny_folder, records, photo_folder):
     stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
-    found = token_confidences(stack, records, root=photo_folder, batch=2)
+    found = token_confidences(stack, records, batch=2)
     for record in records:
-        inputs = Collator(stack.vlm.processor)([RecordDataset([record], root=photo_folder)[0]])
+        inputs = Collator(stack.vlm.processor)([RecordDataset([record])[0]])
         with torch.inference_mode():
             own = stack.model(**inputs)
         mine = found[found["id"] == record["id"]]
@@ -54,12 +54,12 @@ def test_confidences_are_those_of_the_models_logits(tiny_folder, records, photo_
 
 def test_a_model_is_made_to_choose_between_yes_and_no(tiny_folder, records, photo_folder):
     stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
-    said = chosen_yes_no(stack, records, root=photo_folder, batch=2)
+    said = chosen_yes_no(stack, records, batch=2)
     assert len(said) == len(records) and set(said) <= {"yes", "no"}
     first = {w: stack.vlm.processor.tokenizer.encode(w, add_special_tokens=False)[0] for w in ("yes", "no")}
     head = stack.model.get_output_embeddings().weight
     with torch.no_grad():
         head[first["yes"]], head[first["no"]] = head[first["no"]].clone(), head[first["yes"]].clone()
-    turned = chosen_yes_no(stack, records, root=photo_folder, batch=2)
+    turned = chosen_yes_no(stack, records, batch=2)
     tied = stack.model.get_input_embeddings().weight.data_ptr() == head.data_ptr()
     assert tied or all(a != b for a, b in zip(said, turned, strict=True))

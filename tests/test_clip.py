@@ -24,7 +24,7 @@ def pairs(tmp_path_factory):
 def clip(tiny_folder):
     torch.manual_seed(0)
     tokenizer = load_vlm(str(tiny_folder)).processor.tokenizer
-    return build_dual_encoder(tokenizer, side_px=28, width=32, layers=1, longest=16)
+    return build_dual_encoder(tokenizer, image_px=28, width=32, layers=1, longest=16)
 
 
 def test_training_on_pairs_puts_a_text_nearest_to_its_own_images(clip, pairs, tmp_path):

@@ -11,10 +11,10 @@ import torch
 
 from mtive_nb.evaluate.grounding.attention import score_records
 from mtive_nb.evaluate.predict import answers_of_systems
-from mtive_nb.model.experts import Job, train_adapters
+from mtive_nb.model.experts import AdapterPlan, train_adapters
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import train_adapter
+from mtive_nb.model.train import Training, train_adapter
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[scale]'")
 from mtive_nb.serve.cluster import by_ray, stage_training_of, train_adapter_by_ray, workers_of  # noqa: E402
@@ -54,7 +54,7 @@ def test_answers_are_those_of_one_process(stack, records, photo_folder, tmp_path
     found = {}
     for each, given in ((None, {}), (by_ray, {"each": by_ray, "processes": 2})):
         (cache := tmp_path / str(each)).mkdir()
-        given |= {"root": photo_folder, "cache": cache, "batch": 2, "max_new_tokens": 4}
+        given |= {"cache": cache, "batch": 2, "max_new_tokens": 4}
         found[each] = answers_of_systems(stack, systems, records, **given)
     assert found[None] == found[by_ray] and found[None]["zero-shot"] != found[None]["MTIVE_PT"]
 
@@ -62,15 +62,16 @@ def test_answers_are_those_of_one_process(stack, records, photo_folder, tmp_path
 def test_experts_are_those_of_one_process(stack, records, photo_folder, tmp_path):
     weights = {}
     for name, given in (("here", {}), ("there", {"each": by_ray, "processes": 2})):
-        jobs = [Job(f"{t}_{name}", SPEC, "PT", records[k:], 3, 1e-2) for k, t in enumerate(("AE", "DD"))]
-        train_adapters(stack, jobs, root=photo_folder, checkpoints=tmp_path / name, batch=2, **given)
-        weights[name] = [list(stack.adapter_weights(job.name).values()) for job in jobs]
+        three = Training(3, 1e-2, 2)
+        plans = [AdapterPlan(f"{t}_{name}", SPEC, "PT", records[k:], three) for k, t in enumerate(("AE", "DD"))]
+        train_adapters(stack, plans, checkpoints=tmp_path / name, **given)
+        weights[name] = [list(stack.adapter_weights(plan.name).values()) for plan in plans]
     for here, there in zip(*weights.values(), strict=True):
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(here, there, strict=True))
 
 
 def test_scores_are_those_of_one_process(stack, records, photo_folder, tmp_path):
-    given = {"root": photo_folder, "shard": 2, "batch": 2}
+    given = {"shard": 2, "batch": 2}
     here = score_records(stack.vlm, records, tmp_path / "here", **given)
     there = score_records(stack.vlm, records, tmp_path / "there", each=by_ray, processes=2, **given)
     pd.testing.assert_frame_equal(here, there)
@@ -92,14 +93,14 @@ def test_a_killed_workers_item_is_done_by_another(stack, tmp_path):
 
 
 def test_a_stage_in_shares_is_that_of_one_process(stack, records, photo_folder, tmp_path):
-    given = {"root": photo_folder, "steps": 4, "batch": 1, "accumulate": 2, "rate": 1e-2}
+    training = Training(4, 1e-2, 1, accumulate=2)
     for name in ("here", "there"):
         torch.manual_seed(1)
         stack.add(name, SPEC, parent="PT")
-    log = train_adapter(stack, "here", records[:4], checkpoints=tmp_path / "here", **given)
-    other = train_adapter_by_ray(stack, "there", records[:4], checkpoints=tmp_path / "there", **given)
+    log = train_adapter(stack, "here", records[:4], training, checkpoints=tmp_path / "here")
+    other = train_adapter_by_ray(stack, "there", records[:4], training, checkpoints=tmp_path / "there")
     here, there = (list(stack.adapter_weights(name).values()) for name in ("here", "there"))
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(here, there, strict=True))
     assert log["loss"].tolist() == pytest.approx(other["loss"].tolist(), abs=1e-3) and stack.active == ("PT", "there")
     with pytest.raises(ValueError, match="found 3 batches a step; expected a multiple of 2"):
-        train_adapter_by_ray(stack, "there", records, checkpoints=tmp_path, accumulate=3, steps=1, root=photo_folder)
+        train_adapter_by_ray(stack, "there", records, Training(1, accumulate=3), checkpoints=tmp_path)

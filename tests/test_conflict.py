@@ -16,11 +16,11 @@ def test_cosines_are_those_of_the_models_own_gradients(tiny_folder, records, pho
     for weight in stack.adapter_weights("SL").values():
         torch.nn.init.normal_(weight, 0, 0.1)
     tasks = {"a": records[:2], "again": records[:2], "b": records[2:4]}
-    found = gradient_cosines(stack, tasks, root=photo_folder, batch=2)
+    found = gradient_cosines(stack, tasks, batch=2)
     assert found.loc["a", "again"] == pytest.approx(1.0, abs=1e-5) and found.loc["a", "b"] < 0.999
     gradients = {}
     for name in ("a", "b"):
-        data = RecordDataset(tasks[name], root=photo_folder)
+        data = RecordDataset(tasks[name])
         stack.model.zero_grad()
         stack.model(**Collator(stack.vlm.processor)([data[0], data[1]])).loss.backward()
         gradients[name] = torch.cat([p.grad.flatten() for p in stack.model.parameters() if p.requires_grad])
@@ -28,4 +28,4 @@ def test_cosines_are_those_of_the_models_own_gradients(tiny_folder, records, pho
     assert found.loc["a", "b"] == pytest.approx(by_hand, abs=1e-4)
     stack.activate("SL")
     with pytest.raises(ValueError, match="trainable"):
-        gradient_cosines(stack, tasks, root=photo_folder)
+        gradient_cosines(stack, tasks)

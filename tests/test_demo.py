@@ -56,14 +56,15 @@ class Pool:
 def page(tmp_path):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
     (tmp_path / "text.png").write_text("no photo")
-    samples = [record_of("Is it red?", ["a.png"]), record_of("Are they alike?", ["a.png", "a.png"])]
+    red = str(tmp_path / "a.png")
+    samples = [record_of("Is it red?", [red]), record_of("Are they alike?", [red, red])]
     slow, pool = Slow(), Pool()
 
     def broken(record):
         raise RuntimeError("no <weights>")
 
     ways = {"trunk": lambda record: [question_of(record), "!"], "DD": lambda record: slow, "broken": broken}
-    made = ExpertDemo(lambda: ways | {n: ways["DD"] for n in pool.experts}, samples, root=tmp_path,
+    made = ExpertDemo(lambda: ways | {n: ways["DD"] for n in pool.experts}, samples,
                       uploads=tmp_path / "uploads", pool=pool)  # fmt: skip
     return SimpleNamespace(demo=made, slow=slow, pool=pool, folder=tmp_path, samples=samples)
 
@@ -162,7 +163,7 @@ def test_where_the_words_looked_is_shown_by_answer_and_an_error_is_said(page):
         return AnswerAttention(["Is it", " red?!"], [(0, 5), (5, 11)], np.ones((3, 2, 1)), **shape)
 
     demo = ExpertDemo(lambda: {"trunk": lambda record: [question_of(record), "!"], "mute": lambda record: []},
-                      page.samples, root=page.folder, uploads=page.folder, look=look)  # fmt: skip
+                      page.samples, uploads=page.folder, look=look)  # fmt: skip
     assert demo.look in demo.children[5].children and demo.look.disabled
     demo.ask.click()
     demo.wait()
@@ -192,7 +193,7 @@ def test_what_is_asked_is_closed_when_it_is_cancelled(page):
         finally:
             closed.set()
 
-    demo = ExpertDemo(lambda: {"server": pieces}, page.samples, root=page.folder, uploads=page.folder)
+    demo = ExpertDemo(lambda: {"server": pieces}, page.samples, uploads=page.folder)
     demo.ask.click()
     until(lambda: "first" in demo.said.value)
     demo.cancel.click()

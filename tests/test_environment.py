@@ -73,5 +73,5 @@ def test_version_stands_once_and_packaged_data_exist(project: dict) -> None:
     import mtive_nb
 
     assert mtive_nb.__version__ == project["version"]
-    for name in ("run/published.csv", "run/tables.yaml", "run/report.html.jinja"):
+    for name in ("run/published.csv", "run/tables.yaml", "report/page.html.jinja"):
         assert (HOME / "mtive_nb" / name).is_file()

@@ -24,13 +24,12 @@ WRITE = "import os, pathlib\nout = pathlib.Path(os.environ['MTIVE_RUN_DIR'])\n"
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """An empty project; the package counts as unchanged, whoever is editing it."""
+    """An empty project."""
     for folder in ("notebooks", "params/pocket"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("MTIVE_RUN_DIR", "MTIVE_PROFILE_DIR", "MTIVE_DATA", "MTIVE_KEEP"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MTIVE_HOME", str(tmp_path))
-    monkeypatch.setattr("mtive_nb.run.plan.package_fingerprint", lambda: "package")
     return Project(tmp_path)
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from mtive_nb.evaluate.predict import answers_of_systems
-from mtive_nb.model.experts import Job, train_adapters
+from mtive_nb.model.experts import AdapterPlan, train_adapters
 from mtive_nb.model.load import load_vlm
-from mtive_nb.model.parallel import train_adapter_together
+from mtive_nb.model.parallel import train_adapter_in_shares
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import train_adapter
+from mtive_nb.model.train import Training, train_adapter
 
 SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))
 
@@ -21,17 +21,15 @@ def test_processes_give_what_one_process_gives(tiny_folder, records, photo_folde
         stack.add("PT", SPEC)
         for weight in stack.adapter_weights("PT").values():
             torch.nn.init.normal_(weight, 0, 0.1)
-        jobs = [
-            Job("AE", SPEC, "PT", records, 4, 1e-2),
-            Job("DD", SPEC, "PT", records[:3], 3, 1e-2),
-            Job("Base_AE", SPEC, None, records, 3, 1e-2),
+        plans = [
+            AdapterPlan("AE", SPEC, "PT", records, Training(4, 1e-2, 2)),
+            AdapterPlan("DD", SPEC, "PT", records[:3], Training(3, 1e-2, 2)),
+            AdapterPlan("Base_AE", SPEC, None, records, Training(3, 1e-2, 2)),
         ]
-        logs = train_adapters(
-            stack, jobs, processes=processes, root=photo_folder, checkpoints=tmp_path / str(processes), batch=2
-        )
+        logs = train_adapters(stack, plans, processes=processes, checkpoints=tmp_path / str(processes))
         assert list(logs) == ["AE", "DD", "Base_AE"] and all(len(log) for log in logs.values())
         assert stack.branch("DD") == ("PT", "DD") and stack.active == ("Base_AE",)
-        found[processes] = {j.name: {n: w.clone() for n, w in stack.adapter_weights(j.name).items()} for j in jobs}
+        found[processes] = {p.name: {n: w.clone() for n, w in stack.adapter_weights(p.name).items()} for p in plans}
         assert not any(p.requires_grad for p in stack.model.parameters())
     for name, weights in found[1].items():
         assert all(torch.allclose(w, found[2][name][n], atol=1e-5) for n, w in weights.items())
@@ -44,13 +42,13 @@ def test_a_step_in_shares_is_the_step_of_one_process(tiny_folder, records, photo
     for processes in (1, 2):
         torch.manual_seed(0)
         stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
-        given = {"root": photo_folder, "checkpoints": tmp_path / str(processes), "steps": 4, "batch": 1, "rate": 1e-2}
+        training, kept = Training(4, 1e-2, 1, accumulate=2, beta=0.1), tmp_path / str(processes)
         stack.add("before", SPEC)
-        train_adapter(stack, "before", records[:2], **given)
+        train_adapter(stack, "before", records[:2], Training(4, 1e-2, 1), checkpoints=kept)
         torch.manual_seed(1)
         stack.add("PT", SPEC)
-        logs[processes] = train_adapter_together(
-            stack, "PT", records[:4], processes=processes, accumulate=2, beta=0.1, **given
+        logs[processes] = train_adapter_in_shares(
+            stack, "PT", records[:4], training, processes=processes, checkpoints=kept
         )
         found[processes] = {n: w.clone() for n, w in stack.adapter_weights("PT").items()}
         assert stack.active == ("PT",) and not any(p.requires_grad for p in stack.model.parameters())
@@ -58,7 +56,7 @@ def test_a_step_in_shares_is_the_step_of_one_process(tiny_folder, records, photo
     assert any(w.abs().max() > 0 for n, w in found[1].items() if "lora_B" in n)
     assert logs[1]["loss"].tolist() == pytest.approx(logs[2]["loss"].tolist(), abs=1e-3)
     with pytest.raises(ValueError, match="found 3 batches a step; expected a multiple of 2"):
-        train_adapter_together(stack, "PT", records, processes=2, accumulate=3, **given)
+        train_adapter_in_shares(stack, "PT", records, Training(4, accumulate=3), processes=2)
 
 
 def test_processes_answer_as_one_does(tiny_folder, records, photo_folder, tmp_path):
@@ -68,7 +66,7 @@ def test_processes_answer_as_one_does(tiny_folder, records, photo_folder, tmp_pa
         torch.nn.init.normal_(weight, 0, 0.1)
     tasks = {r["task"] for r in records}
     systems = {"zero-shot": dict.fromkeys(tasks), "MTIVE_PT": dict.fromkeys(tasks, "PT")}
-    given = {"root": photo_folder, "batch": 2, "max_new_tokens": 4}
+    given = {"batch": 2, "max_new_tokens": 4}
     found = []
     for processes in (1, 2):
         (cache := tmp_path / str(processes)).mkdir()

@@ -19,7 +19,7 @@ from transformers import (
 from mtive_nb.evaluate.predict import answers_of_systems
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import train_adapter
+from mtive_nb.model.train import Training, train_adapter
 
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": 16}  # fmt: skip
@@ -91,7 +91,7 @@ def folder(request, tmp_path_factory):
 
 def test_a_further_row_is_asked_like_the_base(folder, records, photo_folder, tmp_path):
     stack = LoraStack(load_vlm(str(folder), dtype="float32", device="cpu", max_px=112))
-    asked = {"root": photo_folder, "cache": tmp_path, "batch": 2, "max_new_tokens": 4}
+    asked = {"cache": tmp_path, "batch": 2, "max_new_tokens": 4}
     tasks = {r["task"] for r in records}
     answers = answers_of_systems(stack, {"another": dict.fromkeys(tasks)}, records, **asked)["another"]
     assert len(answers) == len(records) and all(isinstance(a, str) for a in answers)
@@ -102,7 +102,6 @@ def test_a_further_row_is_asked_like_the_base(folder, records, photo_folder, tmp
 def test_an_adapter_learns_on_it(folder, records, photo_folder, tmp_path):
     stack = LoraStack(load_vlm(str(folder), dtype="float32", device="cpu", max_px=112))
     stack.add("PT", AdapterSpec(4, 8, ("vision.attention", "language.attention")))
-    given = {"root": photo_folder, "checkpoints": tmp_path, "batch": 2, "rate": 3e-2}
-    log = train_adapter(stack, "PT", records[:2], steps=20, **given)
+    log = train_adapter(stack, "PT", records[:2], Training(20, 3e-2, 2))
     stack.assert_alive("PT")
     assert log["loss"].iloc[-1] < 0.8 * log["loss"].iloc[0]

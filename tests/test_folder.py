@@ -141,6 +141,64 @@ def test_bad_metrics(home: Path, change: dict, message: str) -> None:
     assert lines(run) == []
 
 
+def test_a_long_table_records_itself(home: Path) -> None:
+    run = start_run("07_evaluation", profile="pocket", seed=2)
+    frame = pandas.DataFrame(
+        [
+            {"system": "A", "metric": "AE/Acc", "value": 1.0, "low": 0.5, "high": 2.0, "n": 3, "paper": "mtive", "table": "T1"},
+            {"system": "B", "metric": "AE/Acc", "value": 2.0, "low": float("nan"), "high": 3.0, "n": 4, "paper": "own", "table": "x"},
+            {"system": "C", "metric": "AE/Acc", "value": float("nan"), "low": 0.0, "high": 3.0, "n": 4, "paper": "own", "table": "x"},
+        ]
+    )  # fmt: skip
+    assert run.metrics(frame, unit="points", seeds=3) is frame
+    first, second = lines(run)  # what could not be measured is left out
+    assert first == T1 | {
+        "row": "A",
+        "value": 1.0,
+        "unit": "points",
+        "n": 3,
+        "low": 0.5,
+        "high": 2.0,
+        "seed": 2,
+        "seeds": 3,
+        "better": "higher",
+    }
+    assert (second["row"], second["paper"], second["low"], second["high"]) == ("B", "own", None, 3.0)
+    run.metrics(
+        frame.head(1).drop(columns=["paper", "table"]),
+        table="one",
+        row="everyone",
+        column="loss",
+        unit="nats",
+        better="lower",
+    )
+    assert [(m["row"], m["column"], m["better"]) for m in lines(run)[2:]] == [("everyone", "loss", "lower")]
+    with pytest.raises(ValueError, match="no column 'AE/Right'"):
+        run.metrics(frame.assign(metric="AE/Right"), unit="points")
+
+
+def test_a_wide_table_and_a_series_record_themselves(home: Path) -> None:
+    run = start_run("13_latency", profile="pocket", seed=2)
+    wide = pandas.DataFrame({"P50": [1.0, 2.0], "rate": [3.0, 4.0], "note": ["x", "y"]}, index=["one", "two"])
+    run.metrics(wide, table="speed", unit={"P50": "ms", "rate": "1/s"}, better={"P50": "lower", "rate": "higher"}, n=5)
+    run.metrics(pandas.Series({"first": 5.0, "last": 4.0}), table="loss", row="PT", unit="nats", better="lower", n=9)
+    run.metrics(pandas.Series({"PT": 7.0}), table="size", column="weights", unit="count", better="none", n=1)
+    found = [(m["table"], m["row"], m["column"], m["value"], m["unit"], m["better"], m["n"]) for m in lines(run)]
+    assert found == [
+        ("speed", "one", "P50", 1.0, "ms", "lower", 5),
+        ("speed", "one", "rate", 3.0, "1/s", "higher", 5),
+        ("speed", "two", "P50", 2.0, "ms", "lower", 5),
+        ("speed", "two", "rate", 4.0, "1/s", "higher", 5),
+        ("loss", "PT", "first", 5.0, "nats", "lower", 9),
+        ("loss", "PT", "last", 4.0, "nats", "lower", 9),
+        ("size", "PT", "weights", 7.0, "count", "none", 1),
+    ]
+    with pytest.raises(ValueError, match="at least one item"):
+        run.metrics(pandas.Series({"PT": 7.0}), table="size", column="weights", unit="count")
+    with pytest.raises(ValueError, match="expected both"):
+        run.metrics(pandas.Series({"PT": 7.0}), column="weights", n=1)
+
+
 def test_tables_and_figures(home: Path) -> None:
     from matplotlib.figure import Figure
 

@@ -7,16 +7,28 @@ import nbformat
 import pytest
 
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.run.graph import GraphError, read_graph, selected, upstream_of
-from mtive_nb.run.params import ParameterError
-from mtive_nb.run.stale import (
-    data_fingerprint,
-    fingerprint,
-    notebook_fingerprint,
-    package_fingerprint,
-    reasons,
-    results_fingerprint,
+from mtive_nb.run.content import (
+    PACKAGE,
+    RESULTS,
+    code_of_chapter,
+    data_digest,
+    hash_code,
+    public_names,
+    results_digest,
+    results_of,
 )
+from mtive_nb.run.graph import (
+    GraphError,
+    Notebook,
+    chapters_of,
+    code_of,
+    load_chapters,
+    read_graph,
+    selected,
+    upstream_of,
+)
+from mtive_nb.run.params import ParameterError
+from mtive_nb.run.stale import data_fingerprint, data_folders, fingerprint, notebook_fingerprint, reasons
 
 
 def make(folder: Path, name: str, *cells: str) -> Path:
@@ -81,7 +93,9 @@ def test_one_number_twice(tmp_path: Path) -> None:
 
 def ran(folder: Path, made_of: dict) -> None:
     """What a good run leaves, as far as staleness looks."""
-    write_atomic(folder / "run.json", json.dumps({"fingerprint": made_of, "results": results_fingerprint(folder)}))
+    results = results_of(folder)
+    write_atomic(folder / RESULTS, json.dumps(results))
+    write_atomic(folder / "run.json", json.dumps({"fingerprint": made_of, "results": results_digest(results)}))
 
 
 def test_each_change_is_named(tmp_path: Path) -> None:
@@ -89,32 +103,54 @@ def test_each_change_is_named(tmp_path: Path) -> None:
     graph = read_graph(tmp_path / "notebooks")
     names = {number: notebook.name for number, notebook in graph.items()}
     outputs = tmp_path / "outputs"
-    given = {"parameters": {"SEED": 0}, "profile_dir": outputs, "package": "p", "data": "d", "names": names}
+    common = {"parameters": {"SEED": 0}, "profile_dir": outputs, "code": {"a.py": "1"}, "data": "d", "names": names}
 
     (outputs / "01_data").mkdir(parents=True)
     (outputs / "01_data" / "products.jsonl").write_text("a")
     ran(outputs / "01_data", {})
-    made_of = fingerprint(graph["02"], **given)
+    made_of = fingerprint(graph["02"], **common)
     folder = outputs / "02_instructions"
     assert reasons(folder, now=made_of) == ["never ran in this profile"]
     folder.mkdir()
     assert reasons(folder, now=made_of) == ["its last run was by hand, not by the runner"]
+    write_atomic(folder / "pairs.jsonl", "many pairs")
     ran(folder, made_of)
     assert reasons(folder, now=made_of) == []
 
     for change, text in [
         ({"parameters": {"SEED": 1}}, "its parameters changed"),
-        ({"package": "q"}, "the package changed"),
-        ({"data": "e"}, "the data (MTIVE_DATA) changed"),
+        ({"code": {"a.py": "2"}}, "a.py changed"),
+        ({"code": dict.fromkeys("abcde", "1")}, "a, a.py, b and 3 more changed"),
+        ({"data": "e"}, "its data changed"),
     ]:
-        assert reasons(folder, now=fingerprint(graph["02"], **(given | change))) == [text]
+        assert reasons(folder, now=fingerprint(graph["02"], **(common | change))) == [text]
     assert reasons(folder, now=made_of, running={"01"}) == ["upstream 01 runs first"]
 
-    (outputs / "01_data" / "products.jsonl").write_text("b")
-    ran(outputs / "01_data", {})
-    assert reasons(folder, now=fingerprint(graph["02"], **given)) == ["the results of 01 changed"]
+    write_atomic(folder / "pairs.jsonl", "many")
+    assert reasons(folder, now=made_of) == ["pairs.jsonl is not what the run left"]
+    write_atomic(folder / "pairs.jsonl", "many pairs")
+    assert reasons(folder, now=made_of) == []
+
     make(tmp_path / "notebooks", "02_instructions", 'run.upstream("01")', "2")
-    assert reasons(folder, now=fingerprint(graph["02"], **given))[0] == "the notebook changed"
+    assert reasons(folder, now=fingerprint(graph["02"], **common))[0] == "the notebook changed"
+
+
+def test_a_result_counts_by_its_content_whatever_run_json_says(tmp_path: Path) -> None:
+    make_line(tmp_path / "notebooks")
+    graph = read_graph(tmp_path / "notebooks")
+    names = {number: notebook.name for number, notebook in graph.items()}
+    common = {"parameters": {}, "profile_dir": tmp_path, "code": {}, "data": "none", "names": names}
+    records = tmp_path / "01_data" / "records" / "emdiv.jsonl"
+    write_atomic(records, "one\ntwo\n")
+    ran(tmp_path / "01_data", {})
+    folder = tmp_path / "02_instructions"
+    folder.mkdir()
+    ran(folder, fingerprint(graph["02"], **common))
+    write_atomic(records, "one\n")  # cut short after its run
+    assert reasons(folder, now=fingerprint(graph["02"], **common)) == ["the results of 01 changed"]
+    assert reasons(tmp_path / "01_data", now=fingerprint(graph["01"], **common))[-1] == (
+        "records/emdiv.jsonl is not what the run left"
+    )
 
 
 def test_outputs_and_times_change_no_fingerprint(tmp_path: Path) -> None:
@@ -132,27 +168,78 @@ def test_outputs_and_times_change_no_fingerprint(tmp_path: Path) -> None:
 
 def test_results_are_what_others_read(tmp_path: Path) -> None:
     write_atomic(tmp_path / "metrics.jsonl", "1")
-    before = results_fingerprint(tmp_path)
-    for aside in ("run.json", "papermill.log", "01_data.ipynb", "figures/a.svg"):
-        write_atomic(tmp_path / aside, "x")
-    assert results_fingerprint(tmp_path) == before
+    before = results_digest(results_of(tmp_path))
+    for aside in ("run.json", "papermill.log", "01_data.ipynb", "figures/a.svg", RESULTS):
+        write_atomic(tmp_path / aside, "{}")
+    assert results_digest(results_of(tmp_path)) == before
     write_atomic(tmp_path / "tables" / "a.csv", "x")
-    assert results_fingerprint(tmp_path) != before
+    assert results_digest(results_of(tmp_path)) != before
 
 
-def test_package_and_data_fingerprints(tmp_path: Path) -> None:
-    package = tmp_path / "package"
-    write_atomic(package / "data" / "mart.py", "1")
-    before = package_fingerprint(package)
-    for aside in ("show/plots.py", "report/page.py", "data/mart/render.pyc"):
-        write_atomic(package / aside, "x")
-    assert package_fingerprint(package) == before
-    write_atomic(package / "data" / "words.txt", "x")
-    assert package_fingerprint(package) != before
+def test_code_is_what_the_imports_lead_to() -> None:
+    code = code_of_chapter(["import mtive_nb as m\nrecords = m.load_records(path)"])
+    assert {"__init__.py", "data/records.py", "data/splits.py", "data/photos.py"} <= code.keys()
+    assert not [name for name in code if name.startswith(("model/", "evaluate/"))]
+    within = code_of_chapter(["def f():\n    from mtive_nb.evaluate.claims import board"])
+    assert (
+        {"evaluate/claims.py", "evaluate/claims.yaml", "run/published.csv"}
+        <= within.keys()
+        > code.keys() - within.keys()
+    )
+    assert {"model/pocket_base/model.safetensors"} <= code_of_chapter(["from mtive_nb import load_vlm"]).keys()
+    assert code_of_chapter(["import json"]) == {}
 
-    assert data_fingerprint(str(tmp_path)) != data_fingerprint(str(package))
-    one = data_fingerprint(str(package))
-    write_atomic(package / "data" / "mart.py", "22")
-    assert data_fingerprint(str(package)) != one
+
+def test_a_module_counts_by_its_statements(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+
+    def hashed(text: str) -> str:
+        path.write_text(text)
+        hash_code.cache_clear()
+        return hash_code(path)
+
+    one = hashed('"""Doc."""\n\n\ndef f(x):\n    """Say."""\n    return x  # why\n')
+    assert hashed('"""Other."""\ndef f( x ):\n    """Words."""\n\n    return x\n') == one
+    assert hashed('"""Doc."""\n\n\ndef f(x):\n    return x + 1\n') != one
+
+
+def test_a_statement_in_the_judges_agreement_makes_one_chapter_stale() -> None:
+    notebooks = sorted((PACKAGE.parent / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    resting = [p.stem for p in notebooks if "evaluate/judge/agreement.py" in code_of_chapter(code_of(p))]
+    assert resting == ["23_judges"]
+
+
+def test_public_names_lead_to_modules() -> None:
+    names = public_names()
+    assert names["train_adapter"] == "mtive_nb.model.train" and len(names) > 20
+
+
+def test_data_count_by_content(tmp_path: Path) -> None:
+    one, other, kept = tmp_path / "one", tmp_path / "other", tmp_path / "kept.json"
+    for folder in (one, other):
+        write_atomic(folder / "a" / "photo.jpg", "same size")
+    assert data_digest(one, cache_file=kept) == data_digest(other, cache_file=kept) == data_digest(one, cache_file=kept)
+    write_atomic(one / "a" / "photo.jpg", "same-size")  # as many bytes
+    assert data_digest(one, cache_file=kept) == data_digest(one) != data_digest(other)
+    assert data_fingerprint([]) == "none" != data_fingerprint([one]) != data_fingerprint([other])
+
+
+def test_the_data_of_a_chapter_are_what_it_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Notebook("01", make(tmp_path, "01_data", "SOURCE"), ())
+    names_it = Notebook("11", make(tmp_path, "11_print", 'os.environ["MTIVE_DATA"]'), ())
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "photos").mkdir()
+    monkeypatch.setenv("MTIVE_DATA", str(tmp_path / "photos"))
+    found = {source: data_folders(plain, {"SOURCE": source}, home=tmp_path) for source in ("mart", "real", "shop")}
+    assert found == {"mart": set(), "real": {tmp_path / "photos"}, "shop": {tmp_path / "shop"}}
+    assert data_folders(names_it, {}, home=tmp_path) == {tmp_path / "photos"}
+    monkeypatch.setenv("MTIVE_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(ParameterError, match="MTIVE_DATA=.*no such folder"):
-        data_fingerprint(str(tmp_path / "nowhere"))
+        data_folders(plain, {"SOURCE": "mart"}, home=tmp_path)
+
+
+def test_the_list_of_chapters_is_that_of_the_notebooks() -> None:
+    notebooks = {p.stem[:2]: p.stem[3:] for p in (PACKAGE.parent / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    assert {number: about["name"] for number, about in load_chapters().items()} == notebooks
+    assert {about["runs"] for about in load_chapters().values()} == {"path", "all", "asked"}
+    assert set(chapters_of("path")) < set(chapters_of("seeds"))

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from mtive_nb.evaluate.grounding.attention import attention as grounding
+from mtive_nb.evaluate.grounding import attention as grounding
 from mtive_nb.evaluate.grounding.attention import (
-    read_answers,
+    read_attention,
     score_records,
     threshold_from_shuffled,
     threshold_of_share,
     with_other_images,
 )
-from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.batches import batch_of
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 
@@ -22,11 +22,10 @@ def vlm(tiny_folder):
     return load_vlm(str(tiny_folder), dtype="float32")
 
 
-def eager_maps(tiny_folder, records, root):
+def eager_maps(tiny_folder, records):
     """Every layer's attention, (L, B, H, T, T), as transformers itself returns it, with the batch's inputs."""
     vlm = load_vlm(str(tiny_folder), attention="eager", dtype="float32")
-    data = RecordDataset(records, root=root)
-    inputs = Collator(vlm.processor)([data[i] for i in range(len(data))])
+    inputs = batch_of(vlm, records, answers=True)
     labels = inputs.pop("labels")
     with torch.inference_mode():
         maps = vlm.model(**inputs, output_attentions=True, use_cache=False).attentions
@@ -35,8 +34,8 @@ def eager_maps(tiny_folder, records, root):
 
 @pytest.mark.parametrize("query", grounding.QUERIES)
 def test_scores_equal_those_of_kept_attention_maps(tiny_folder, vlm, records, photo_folder, query):
-    found = read_answers(vlm, records[:6], root=photo_folder, query=query, maps=True)
-    maps, ids, labels, image_token = eager_maps(tiny_folder, records[:6], photo_folder)
+    found = read_attention(vlm, records[:6], query=query, maps=True)
+    maps, ids, labels, image_token = eager_maps(tiny_folder, records[:6])
     assert (ids[:, 0] == ids[0, 0]).any() and len({len(f.tokens) for f in found}) > 1  # of several lengths
     for b, one in enumerate(found):
         rows = torch.where(labels[b] != IGNORE)[0][: len(one.tokens)] - int(query == "predicting")
@@ -51,8 +50,8 @@ def test_scores_equal_those_of_kept_attention_maps(tiny_folder, vlm, records, ph
 
 def test_each_image_has_its_share(tiny_folder, vlm, records, photo_folder):
     two = [r for r in records if len(r["images"]) == 2][:2]
-    maps, ids, labels, image_token = eager_maps(tiny_folder, two, photo_folder)
-    for b, one in enumerate(read_answers(vlm, two, root=photo_folder)):
+    maps, ids, labels, image_token = eager_maps(tiny_folder, two)
+    for b, one in enumerate(read_attention(vlm, two)):
         rows = torch.where(labels[b] != IGNORE)[0][: len(one.tokens)]
         places = torch.where(ids[b] == image_token)[0]
         first = places[: one.image_tokens[0]]
@@ -61,8 +60,7 @@ def test_each_image_has_its_share(tiny_folder, vlm, records, photo_folder):
 
 
 def test_reading_leaves_the_answers_logits_as_they_are(vlm, records, photo_folder):
-    data = RecordDataset(records[:4], root=photo_folder)
-    inputs = Collator(vlm.processor, answers=False)([data[i] for i in range(4)])
+    inputs = batch_of(vlm, records[:4])
     with torch.inference_mode():
         plain = vlm.model(**inputs).logits
         ids = inputs["input_ids"]
@@ -78,7 +76,7 @@ def test_reading_leaves_the_answers_logits_as_they_are(vlm, records, photo_folde
 def test_a_segment_is_scored_by_its_own_tokens(vlm, records, photo_folder):
     record = records[2] | {"answer": "red circle"}
     record["messages"] = [*record["messages"][:-1], record["messages"][-1] | {"content": "red circle"}]
-    (one,) = read_answers(vlm, [record], root=photo_folder)
+    (one,) = read_attention(vlm, [record])
     scores = one.token_scores()
     assert "".join(one.tokens) == "red circle" and one.spans[-1][1] == 10
     inside = [a < 3 for a, _ in one.spans]
@@ -92,11 +90,11 @@ def test_a_segment_is_scored_by_its_own_tokens(vlm, records, photo_folder):
 
 
 def test_shards_resume_and_are_not_mixed_up(vlm, records, photo_folder, tmp_path, monkeypatch):
-    given = {"root": photo_folder, "shard": 5, "batch": 2}
+    given = {"shard": 5, "batch": 2}
     whole = score_records(vlm, records, tmp_path / "whole", **given)
     assert list(whole["id"]) == [r["id"] for r in records] and (whole["score"] > 0).all()
 
-    read, calls = grounding.read_answers, []
+    read, calls = grounding.read_attention, []
 
     def dies(*args, **kwargs):
         calls.append(1)
@@ -105,10 +103,10 @@ def test_shards_resume_and_are_not_mixed_up(vlm, records, photo_folder, tmp_path
         return read(*args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(grounding, "read_answers", dies)
+        patch.setattr(grounding, "read_attention", dies)
         score_records(vlm, records, tmp_path / "cut", **given)
     assert len(list((tmp_path / "cut").glob("scores_*.jsonl"))) == 1
-    monkeypatch.setattr(grounding, "read_answers", lambda *a, **k: calls.append(2) or read(*a, **k))
+    monkeypatch.setattr(grounding, "read_attention", lambda *a, **k: calls.append(2) or read(*a, **k))
     resumed = score_records(vlm, records, tmp_path / "cut", **given)
     assert calls.count(2) == 3 + 1 and np.allclose(resumed["score"], whole["score"], atol=1e-7)
     with pytest.raises(ValueError, match="found scores of records 12"):
@@ -116,9 +114,9 @@ def test_shards_resume_and_are_not_mixed_up(vlm, records, photo_folder, tmp_path
 
 
 def test_a_batch_scores_as_its_records_alone(vlm, records, photo_folder):
-    together = read_answers(vlm, records[:5], root=photo_folder)
+    together = read_attention(vlm, records[:5])
     for record, one in zip(records[:5], together, strict=True):
-        assert np.allclose(read_answers(vlm, [record], root=photo_folder)[0].mass, one.mass, atol=1e-5)
+        assert np.allclose(read_attention(vlm, [record])[0].mass, one.mass, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +125,9 @@ def test_a_batch_scores_as_its_records_alone(vlm, records, photo_folder):
 )
 def test_what_cannot_be_grounded_is_named(vlm, records, photo_folder, change, message):
     with pytest.raises(ValueError, match=message):
-        read_answers(vlm, [records[0] | change], root=photo_folder)
+        read_attention(vlm, [records[0] | change])
     with pytest.raises(ValueError, match="query: found 'next', expected one of"):
-        read_answers(vlm, records[:1], root=photo_folder, query="next")
+        read_attention(vlm, records[:1], query="next")
 
 
 def test_thresholds():

@@ -10,6 +10,7 @@ import pytest
 
 from mtive_nb.data.catalogue import load_catalogue
 from mtive_nb.data.customer_photos import known_truth
+from mtive_nb.data.endpoint import Endpoint
 from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, build_instructions
 from mtive_nb.data.instructions.grammar import Grammar, Sight
 from mtive_nb.data.instructions.llm import EndpointError, LlmGenerator
@@ -137,10 +138,8 @@ def endpoint():
 
 def make(endpoint, folder, **options):
     waits = []
-    generator = LlmGenerator(
-        endpoint.url, model="some-vlm", cache=folder, api_key_env="MTIVE_TEST_KEY", sleep=waits.append, **options
-    )
-    return generator, waits
+    asked = Endpoint(endpoint.url, model="some-vlm", api_key_env="MTIVE_TEST_KEY", sleep=waits.append, **options)
+    return LlmGenerator(asked, cache=folder), waits
 
 
 def ask(generator, shop, index=0):
@@ -191,10 +190,10 @@ def test_a_refusal_for_good_and_a_dead_address_are_told_apart(endpoint, shop, tm
     generator, _ = make(endpoint, tmp_path)
     with pytest.raises(EndpointError, match="HTTP 401 for model 'some-vlm'"):
         ask(generator, shop)
-    dead = LlmGenerator("http://127.0.0.1:9/v1", model="m", cache=tmp_path, retries=1, sleep=lambda _: None)
+    dead = LlmGenerator(Endpoint("http://127.0.0.1:9/v1", model="m", retries=1, sleep=lambda _: None), cache=tmp_path)
     assert ask(dead, shop) == [] and dead.failures == Counter({"no answer: ConnectError": 1})
     with pytest.raises(ValueError, match="expected an address such as"):
-        LlmGenerator("localhost", model="m", cache=tmp_path)
+        Endpoint("localhost", model="m")
 
 
 def test_an_endpoint_s_pairs_become_records(endpoint, shop, tmp_path):

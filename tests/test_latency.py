@@ -5,6 +5,7 @@ import torch
 from mtive_nb.evaluate.latency import ratios_to, step_times_in_turn, times_in_turn
 from mtive_nb.model.mixture import LoraMixture, MixtureSpec
 from mtive_nb.model.stack import AdapterSpec, LoraStack
+from mtive_nb.model.train import Training
 
 
 def test_every_way_runs_once_unmeasured_and_once_a_round_in_both_orders():
@@ -24,7 +25,7 @@ def test_timing_a_training_leaves_every_weight_as_it_was(tiny, records, photo_fo
     weights = {**stack.adapter_weights("one"), **dict(mixture.weights.named_parameters())}
     before = {name: weight.clone() for name, weight in weights.items()}
     ways = {"one": (stack, "one", records), "several": (mixture, "several", records)}
-    seconds = step_times_in_turn(ways, steps=2, rounds=1, root=photo_folder, batch=2)
+    seconds = step_times_in_turn(ways, Training(2, batch=2), rounds=1)
     assert list(seconds) == ["one", "several"] and (seconds > 0).all().all()
     assert all(torch.equal(weights[name], weight) for name, weight in before.items())
     assert stack.active == ()

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
-from mtive_nb.data.endpoint import EndpointError
+from mtive_nb.data.endpoint import Endpoint, EndpointError
 from mtive_nb.data.records import make_record
 from mtive_nb.evaluate.judge.agreement import agreement, kappa, pearson, spearman
 from mtive_nb.evaluate.judge.llm import JUDGED, LlmJudge, judge_systems, judged_for_all
@@ -88,8 +88,11 @@ def judge(server, tmp_path, monkeypatch):
     monkeypatch.setenv("MTIVE_TEST_KEY", KEY)
 
     def make(**options):
-        options = {"model": "some-vlm", "cache": tmp_path / "judge", "workers": 1} | options
-        return LlmJudge(server.url, api_key_env="MTIVE_TEST_KEY", sleep=make.waits.append, **options)
+        own = {"cache": tmp_path / "judge", "workers": 1} | {
+            key: options.pop(key) for key in ("cache", "workers", "request") if key in options
+        }
+        options = {"model": "some-vlm", "api_key_env": "MTIVE_TEST_KEY", "sleep": make.waits.append} | options
+        return LlmJudge(Endpoint(server.url, **options), **own)
 
     make.waits, make.cache = [], tmp_path / "judge"
     return make

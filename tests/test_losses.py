@@ -6,7 +6,7 @@ from mtive_nb.model.losses import noise_robust_loss
 
 
 def test_equals_the_models_own_loss_at_beta_0(tiny, records, photo_folder):
-    data = RecordDataset(records, root=photo_folder)
+    data = RecordDataset(records)
     batch = Collator(tiny.processor)([data[i] for i in range(6)])
     own = tiny.model(**batch)
     ours = noise_robust_loss(own.logits, batch["labels"])

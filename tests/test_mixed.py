@@ -30,7 +30,7 @@ def stack(tiny_folder):
 
 
 def batch_of(stack, records, root, *, answers=False):
-    data = RecordDataset(records, root=root)
+    data = RecordDataset(records)
     inputs = Collator(stack.vlm.processor, answers=answers)([data[i] for i in range(len(data))])
     given = {"trunk": "IT", "images": [len(r["images"]) for r in records], "grid_thw": inputs["image_grid_thw"]}
     return inputs, given
@@ -58,7 +58,7 @@ def test_every_row_answers_as_with_its_expert_alone(stack, records, photo_folder
 
 def test_answers_are_those_of_each_expert_alone(stack, records, photo_folder):
     experts = [EXPERTS[k % 6] for k in range(len(records))]
-    given = {"root": photo_folder, "max_new_tokens": 6}
+    given = {"max_new_tokens": 6}
     mixed = generate_mixed_answers(stack, records, experts, trunk="IT", batch=5, **given)
     for expert in dict.fromkeys(experts):
         stack.activate(expert or "IT")

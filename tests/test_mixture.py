@@ -10,7 +10,7 @@ from mtive_nb.model.lineage import LineageError, sha256_of
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.mixture import LoraMixture, MixtureSpec, balance_loss, matching_rank, router_statistics
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import train_adapter
+from mtive_nb.model.train import Training, train_adapter
 
 PLACEMENT = ("vision.attention", "connector", "language")
 SPEC = MixtureSpec(rank=2, alpha=4, placement=PLACEMENT, experts=3, top_k=2)
@@ -143,9 +143,9 @@ def two_tasks(records: list[dict]) -> list[dict]:
 def test_statistics_equal_those_counted_token_by_token(stack, records, photo_folder):
     """Padded batches of three against one record at a time, from what each layer really received."""
     mixture, some = randomise(LoraMixture(stack, "MoE", SPEC)), two_tasks(records)
-    table = router_statistics(mixture, some, root=photo_folder, batch=3).set_index(["task", "layer"])
+    table = router_statistics(mixture, some, batch=3).set_index(["task", "layer"])
     assert len(table) == 2 * len(mixture.layers)
-    data, collate = RecordDataset(some, root=photo_folder), Collator(stack.vlm.processor)
+    data, collate = RecordDataset(some), Collator(stack.vlm.processor)
     for path in ("model.visual.blocks.1.attn.qkv", "model.visual.merger.mlp.0", "model.language_model.layers.1.mlp.up_proj"):  # fmt: skip
         received = []
         hook = stack.vlm.model.get_submodule(path).register_forward_pre_hook(lambda _m, x, to=received: to.append(x[0]))
@@ -174,7 +174,7 @@ def test_statistics_of_routers_that_know_nothing(stack, records, photo_folder):
     mixture = LoraMixture(stack, "MoE", replace(SPEC, top_k=3))
     for routed in mixture.layers.values():
         routed.router.data.zero_()
-    table = router_statistics(mixture, two_tasks(records), root=photo_folder)
+    table = router_statistics(mixture, two_tasks(records))
     assert table["entropy_nat"].tolist() == pytest.approx([math.log(3)] * len(table))
     assert table["expert_1"].tolist() == pytest.approx([1 / 3] * len(table))
     assert set(table["part"]) == {"vision", "connector", "language"} and set(table["task"]) == {"AE", "DD"}
@@ -255,14 +255,14 @@ def test_training_lowers_the_loss_and_touches_the_mixture_alone(tiny_folder, rec
     mixture = fresh_mixture(tiny_folder)
     own = set(mixture.weights.parameters())
     before = {n: p.detach().clone() for n, p in mixture.model.named_parameters() if p not in own}
-    log = train_adapter(mixture, "MoE", records, root=photo_folder, checkpoints=tmp_path, steps=30, batch=4, rate=2e-2)
+    log = train_adapter(mixture, "MoE", records, Training(30, 2e-2, 4))
     assert log["loss"].iloc[-1] < 0.75 * log["loss"].iloc[0]
     assert all(torch.equal(p, before[n]) for n, p in mixture.model.named_parameters() if p not in own)
     mixture.assert_trainable(None)
     assert mixture.stack.active == ("PT", "IT")
-    answers = generate_answers(mixture.stack, records[:3], root=photo_folder, max_new_tokens=4)
+    answers = generate_answers(mixture.stack, records[:3], max_new_tokens=4)
     mixture.activate(None)
-    assert answers != generate_answers(mixture.stack, records[:3], root=photo_folder, max_new_tokens=4)
+    assert answers != generate_answers(mixture.stack, records[:3], max_new_tokens=4)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -271,8 +271,7 @@ def test_the_load_balance_loss_is_part_of_the_loss(tiny_folder, records, photo_f
         mixture = fresh_mixture(tiny_folder, replace(SPEC, balance=balance))
         for routed in mixture.layers.values():
             routed.router.data.zero_()  # P = 1/3 everywhere, so that the load-balance loss is 1 whatever f is
-        given = {"root": photo_folder, "checkpoints": tmp_path / str(balance), "batch": 12 // accumulate}
-        log = train_adapter(mixture, "MoE", records, steps=1, accumulate=accumulate, **given)
+        log = train_adapter(mixture, "MoE", records, Training(1, batch=12 // accumulate, accumulate=accumulate))
         return log["loss"].iloc[0]
 
     assert first_loss(10.0) - first_loss(0.0) == pytest.approx(10.0, abs=1e-3)
@@ -282,8 +281,7 @@ def test_checkpointed_activations_train_to_the_same_weights(tiny_folder, records
     trained = []
     for checkpointing in (False, True):
         mixture = fresh_mixture(tiny_folder, replace(SPEC, balance=1.0))
-        given = {"root": photo_folder, "checkpoints": tmp_path / str(checkpointing), "batch": 4, "rate": 1e-2}
-        train_adapter(mixture, "MoE", records, steps=3, checkpointing=checkpointing, **given)
+        train_adapter(mixture, "MoE", records, Training(3, 1e-2, 4, checkpointing=checkpointing))
         trained.append(mixture.weights.state_dict())
     for name, weight in trained[0].items():
         assert torch.allclose(weight, trained[1][name], atol=1e-5), name
@@ -292,15 +290,15 @@ def test_checkpointed_activations_train_to_the_same_weights(tiny_folder, records
 def test_a_training_killed_and_resumed_equals_an_uninterrupted_one(
     tiny_folder, records, photo_folder, tmp_path, interrupted
 ):
-    given = {"root": photo_folder, "steps": 6, "batch": 4, "rate": 1e-2, "save_steps": 3}
+    training = Training(6, 1e-2, 4, save_steps=3)
     whole = fresh_mixture(tiny_folder)
-    train_adapter(whole, "MoE", records, checkpoints=tmp_path / "whole", **given)
+    train_adapter(whole, "MoE", records, training, checkpoints=tmp_path / "whole")
 
     cut = fresh_mixture(tiny_folder)
     with interrupted(5):  # after the checkpoint of step 3
-        train_adapter(cut, "MoE", records, checkpoints=tmp_path / "cut", **given)
+        train_adapter(cut, "MoE", records, training, checkpoints=tmp_path / "cut")
     cut.assert_trainable("MoE")  # folding is undone, and the mixture is as it was
     resumed = fresh_mixture(tiny_folder)
-    train_adapter(resumed, "MoE", records, checkpoints=tmp_path / "cut", **given)
+    train_adapter(resumed, "MoE", records, training, checkpoints=tmp_path / "cut")
     for name, weight in whole.weights.state_dict().items():
         assert torch.allclose(weight, resumed.weights.state_dict()[name], atol=1e-6), name

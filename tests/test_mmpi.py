@@ -62,7 +62,7 @@ def test_views_show_the_same_item_with_its_damage(shop, views, tmp_path):
 
 def test_photos_are_shrunk_and_cut(shop, views, tmp_path):
     records = build_mmpi(shop, counts={"DD/bin": 4}, seed=0, views=views).records[:2]
-    made = with_inputs(records, tmp_path, root=shop.root, side_px=112, split=True)
+    made = with_inputs(records, tmp_path, shrink_to_px=112, split=True)
     assert all(record_fault(r) is None and len(r["images"]) == 15 for r in made)
     assert [Image.open(p).size for p in made[0]["images"][:5]] == [(112, 112)] + [(56, 56)] * 4
     quarters = [np.asarray(Image.open(p), int) for p in made[0]["images"][1:5]]
@@ -71,7 +71,7 @@ def test_photos_are_shrunk_and_cut(shop, views, tmp_path):
     assert abs(joined - whole).mean() < 6  # JPEG apart
     kinds = [part["type"] for part in made[0]["messages"][0]["content"]]
     assert kinds == ["text", *["image"] * 5] * 3 + ["text"]
-    assert with_inputs(records, tmp_path, root=shop.root)[0]["images"] == [str(p) for p in records[0]["images"]]
+    assert with_inputs(records, tmp_path)[0]["images"] == [str(p) for p in records[0]["images"]]
 
 
 def test_prompts_of_several_images(shop, views):

@@ -60,8 +60,8 @@ def test_print_stands_before_the_question(photo_folder):
         str(photo_folder / "0.png"): [Line("EXP 1", 1.0, BOX), Line("LOT", 1.0, BOX)],
         str(photo_folder / "1.png"): [],
     }
-    one, two, none = make_record(0), make_record(0, images=2), make_record(1)
-    found = with_print([one, two, none], lines, root=photo_folder)
+    one, two, none = (make_record(k, images=n, folder=photo_folder) for k, n in ((0, 1), (0, 2), (1, 1)))
+    found = with_print([one, two, none], lines)
     asked = [r["messages"][0]["content"][-1]["text"] for r in found]
     assert asked[0] == "Printed: EXP 1 | LOT. Is it red?"
     assert asked[1] == "Printed: image 1: EXP 1 | LOT; image 2: . Is it red?"
@@ -69,9 +69,9 @@ def test_print_stands_before_the_question(photo_folder):
     assert one["messages"][0]["content"][-1]["text"] == "Is it red?" and found[0]["answer"] == "yes"
     announced = [{"type": "text", "text": "Image 1:"}, *one["messages"][0]["content"]]
     first = one | {"messages": [{"role": "user", "content": announced}, one["messages"][1]]}
-    parts = with_print([first], lines, root=photo_folder)[0]["messages"][0]["content"]
+    parts = with_print([first], lines)[0]["messages"][0]["content"]
     assert parts[0]["text"] == "Image 1:" and parts[-1]["text"] == asked[0]  # print stands before the question
-    short = with_print([one], lines, root=photo_folder, most_characters=3)
+    short = with_print([one], lines, most_characters=3)
     assert short[0]["messages"][0]["content"][-1]["text"] == "Printed: EXP. Is it red?"
 
 

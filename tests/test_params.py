@@ -10,11 +10,11 @@ from mtive_nb.run.params import (
     ParameterError,
     check_profile,
     check_type,
+    choose,
     effective_parameters,
     header_minutes,
     load_yaml,
     read_parameters,
-    way_of,
 )
 
 CELL = """PROFILE: str = "pocket"
@@ -28,19 +28,24 @@ ANSWER: str = "yes"
 
 
 def make(
-    tmp_path: Path, source: str = CELL, *, yaml: str | None = None, tags: tuple[str, ...] = ("parameters",)
+    tmp_path: Path,
+    source: str = CELL,
+    *,
+    yaml: str | None = None,
+    tags: tuple[str, ...] = ("parameters",),
+    name: str = "04_stage1",
 ) -> Path:
-    """A project with one notebook, 04_stage1, and its file in the profile `pocket`."""
+    """A project with one notebook and its file in the profile `pocket`."""
     cell = nbformat.v4.new_code_cell(source)
     cell.metadata.tags = list(tags)
     book = nbformat.v4.new_notebook(cells=[cell])
-    path = tmp_path / "notebooks" / "04_stage1.ipynb"
+    path = tmp_path / "notebooks" / f"{name}.ipynb"
     path.parent.mkdir(exist_ok=True)
     nbformat.write(book, path)
     folder = tmp_path / "params" / "pocket"
     folder.mkdir(parents=True, exist_ok=True)
     if yaml is not None:
-        (folder / "04_stage1.yaml").write_text(yaml)
+        (folder / f"{name}.yaml").write_text(yaml)
     return path
 
 
@@ -63,12 +68,22 @@ def test_what_every_chapter_takes_stands_under_its_own_file(tmp_path: Path) -> N
     path = make(tmp_path, yaml="RANKS: [2]")
     every = tmp_path / "params" / "pocket" / "every.yaml"
     every.write_text("SEED: 3\nRANKS: [1]\n")
-    check_profile(tmp_path / "params", profile="pocket", stems=["04_stage1"])
+    check_profile(tmp_path / "params", profile="pocket", notebooks=[path])
     found = effective_parameters(path, params=tmp_path / "params", profile="pocket")
     assert found["SEED"] == 3 and found["RANKS"] == [2] and found["SHUFFLE"] is True
     every.write_text("SEEDS: 3\n")
-    with pytest.raises(ParameterError, match="every.yaml: SEEDS is no parameter of 04_stage1.ipynb; did you mean SEED"):
-        effective_parameters(path, params=tmp_path / "params", profile="pocket")
+    with pytest.raises(ParameterError, match="every.yaml: SEEDS is no parameter of any notebook; did you mean SEED"):
+        check_profile(tmp_path / "params", profile="pocket", notebooks=[path])
+
+
+def test_a_name_of_every_yaml_goes_to_the_notebooks_that_declare_it(tmp_path: Path) -> None:
+    path = make(tmp_path, yaml="SEED: 2\n")
+    other = make(tmp_path, 'PROFILE: str = "pocket"\nMODEL: str = "pocket"\n', name="05_stage2")
+    (tmp_path / "params" / "pocket" / "every.yaml").write_text("MODEL: big\nSEED: 3\n")
+    check_profile(tmp_path / "params", profile="pocket", notebooks=[path, other])
+    found = [effective_parameters(p, params=tmp_path / "params", profile="pocket") for p in (path, other)]
+    assert found[0]["SEED"] == 2 and "MODEL" not in found[0]
+    assert found[1] == {"PROFILE": "pocket", "MODEL": "big"}
 
 
 def test_profile_is_injected_and_may_not_be_written(tmp_path: Path) -> None:
@@ -168,7 +183,7 @@ def test_unknown_profile_and_file_without_a_notebook(tmp_path: Path) -> None:
         effective(path, "poket")
     (tmp_path / "params" / "pocket" / "04_stage_1.yaml").write_text("")
     with pytest.raises(ParameterError, match=r"no notebook 04_stage_1\.ipynb; did you mean 04_stage1\?"):
-        check_profile(tmp_path / "params", profile="pocket", stems=["04_stage1"])
+        check_profile(tmp_path / "params", profile="pocket", notebooks=[path])
 
 
 def test_papermill_reads_back_what_the_runner_writes(tmp_path: Path) -> None:
@@ -189,6 +204,6 @@ def test_header_minutes(tmp_path: Path) -> None:
 
 
 def test_a_value_that_names_no_way_is_refused_with_those_that_there_are():
-    assert way_of("ENGINE", "ray", local=1, ray=2) == 2
+    assert choose("ENGINE", "ray", {"local": 1, "ray": 2}) == 2
     with pytest.raises(ValueError, match="GENERATOR: found 'gpt', expected sight or text"):
-        way_of("GENERATOR", "gpt", sight=1, text=2)
+        choose("GENERATOR", "gpt", {"sight": 1, "text": 2})

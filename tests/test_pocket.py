@@ -9,9 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mtive_nb.model.parallel import AverageGradients, train_base_together
+from mtive_nb.model.load import POCKET_BASE
 from mtive_nb.pocket.base import (
-    POCKET_BASE,
     build_config,
     build_model,
     build_processor,
@@ -21,6 +20,7 @@ from mtive_nb.pocket.base import (
 from mtive_nb.pocket.compare import Comparisons, encode_pool
 from mtive_nb.pocket.exam import card, character_accuracy, exam_records, exam_scores
 from mtive_nb.pocket.muon import Muon, orthogonalise, split_parameters
+from mtive_nb.pocket.parallel import AverageGradients, train_base_together
 from mtive_nb.pocket.pretrain import (
     BaseTrainer,
     DenseHeads,
@@ -272,6 +272,6 @@ def test_what_ships_sees_colours(tmp_path):
     from mtive_nb.model.load import load_vlm
 
     records = [r for r in exam_records(tmp_path, n=400, words=["bolan"]) if r["task"] == "colour"]
-    answers = generate_answers(load_vlm("pocket"), records, root=tmp_path, max_new_tokens=4)
+    answers = generate_answers(load_vlm("pocket"), records, max_new_tokens=4)
     right = sum(a == r["answer"] for a, r in zip(answers, records, strict=True))
     assert len(records) >= 15 and right / len(records) > 0.6

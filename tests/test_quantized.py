@@ -7,7 +7,7 @@ from mtive_nb.evaluate.latency import ratios_to, times_in_turn
 from mtive_nb.evaluate.predict import next_token_logits
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
-from mtive_nb.model.train import train_adapter
+from mtive_nb.model.train import Training, train_adapter
 
 SPEC = AdapterSpec(4, 4.0, ("vision", "connector", "language"))
 
@@ -34,19 +34,18 @@ def test_an_adapter_trained_over_whole_weights_stands_on_four_bits(saved, four_b
     four = load_stack(four_bits, folder)
     assert four.base_fingerprint == whole.base_fingerprint
     assert four.model.get_memory_footprint() < 0.8 * whole.model.get_memory_footprint()
-    exact, rounded = (next_token_logits(s, records[:4], root=photo_folder) for s in (whole, four))
+    exact, rounded = (next_token_logits(s, records[:4]) for s in (whole, four))
     assert not torch.equal(exact, rounded)
     assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.9
     four.activate(None)
-    assert not torch.allclose(next_token_logits(four, records[:4], root=photo_folder), rounded, atol=1e-3)
+    assert not torch.allclose(next_token_logits(four, records[:4]), rounded, atol=1e-3)
 
 
 def test_four_bits_are_trained_over_and_never_folded_or_merged_into(saved, four_bits, records, photo_folder, tmp_path):
     four = load_stack(four_bits, saved[1])
     four.add("EX", SPEC, parent="DD")
     before = {n: w.clone() for n, w in four.vlm.model.named_parameters() if "lora_" not in n}
-    given = {"root": photo_folder, "checkpoints": tmp_path, "steps": 6, "batch": 4, "rate": 5e-3}
-    log = train_adapter(four, "EX", records, **given)
+    log = train_adapter(four, "EX", records, Training(6, 5e-3, 4))
     four.assert_alive("EX")
     assert log["loss"].iloc[-1] < log["loss"].iloc[0]
     after = dict(four.vlm.model.named_parameters())

@@ -18,7 +18,7 @@ def test_it_is_a_folder_like_any_other(tiny_folder, records, photo_folder, tmp_p
     assert {p.dtype for p in stack.model.parameters()} == {torch.bfloat16}
     stack.add("PT", AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention")))
     stack.activate("PT")
-    answers = generate_answers(stack, records[:3], root=photo_folder, batch=3, max_new_tokens=3)
+    answers = generate_answers(stack, records[:3], batch=3, max_new_tokens=3)
     assert len(answers) == 3
 
 

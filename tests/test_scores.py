@@ -4,7 +4,8 @@ from sklearn.metrics import f1_score
 
 from mtive_nb.data.records import make_record
 from mtive_nb.evaluate.examples import example_rows
-from mtive_nb.evaluate.scores import log_metrics, score_table, wide_table
+from mtive_nb.evaluate.scores import score_table, wide_table
+from mtive_nb.run import start_run
 from mtive_nb.run.published import columns_of
 
 COLOURS = ("blue", "red", "green")
@@ -112,20 +113,15 @@ def test_saying_unanswerable_always_earns_nothing_where_a_date_is_printed():
     assert (present["value"], present["n"]) == (0, 3)
 
 
-def test_metrics_go_where_the_paper_prints_them(scores):
-    class Recorder:
-        def __init__(self):
-            self.lines = []
-
-        def metric(self, value, **fields):
-            assert fields["low"] <= value <= fields["high"]
-            assert fields["paper"] == "own" or fields["column"] in columns_of(fields["paper"], fields["table"])
-            self.lines.append((fields["row"], fields["table"], fields["column"]))
-
-    run = Recorder()
-    log_metrics(run, scores)
-    assert len(set(run.lines)) == len(scores)
-    assert ("MTIVE_MTL", "T1", "AE/Hal") in run.lines
+def test_metrics_go_where_the_paper_prints_them(scores, tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("MTIVE_HOME", str(tmp_path))
+    run = start_run("07_evaluation", profile="pocket", seed=0)
+    assert run.metrics(scores) is scores and len(run.recorded) == len(scores)
+    for metric in run.recorded:
+        assert metric["low"] <= metric["value"] <= metric["high"]
+        assert metric["paper"] == "own" or metric["column"] in columns_of(metric["paper"], metric["table"])
+    assert ("MTIVE_MTL", "T1", "AE/Hal") in {(m["row"], m["table"], m["column"]) for m in run.recorded}
 
 
 def test_the_wide_table_shows_systems_by_columns(scores):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtive_nb.evaluate.grounding.attention import read_answers
+from mtive_nb.evaluate.grounding.attention import read_attention
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.load import load_vlm
@@ -61,7 +61,7 @@ def pool(home, stack):
 def alone(home, tiny_folder, photo_folder, some_records):
     """What each version answers by itself: {(expert, version): one answer a record}."""
     stack, said = load_stack(load_vlm(str(tiny_folder), dtype="float32"), (home / "trunk", "IT")), {}
-    given = {"root": photo_folder, "max_new_tokens": TOKENS}
+    given = {"max_new_tokens": TOKENS}
     said[None] = generate_answers(stack, some_records, **given)
     for number in (1, 2):
         for name in SPECS:
@@ -73,7 +73,7 @@ def alone(home, tiny_folder, photo_folder, some_records):
 
 
 def test_the_engine_answers_as_each_expert_alone(pool, alone, records, photo_folder):
-    with Engine(pool, root=photo_folder, max_batch=4) as engine:
+    with Engine(pool, max_batch=4) as engine:
         asked = [
             (k, e, engine.submit(r, e, max_new_tokens=TOKENS))
             for k, r in enumerate(records)
@@ -90,7 +90,7 @@ def test_pieces_arrive_while_the_answer_is_made(pool, alone, records, photo_fold
     expert, k = max(
         said, key=lambda asked: sum(c.isprintable() and c.isascii() for c in said[asked])
     )  # whole characters
-    with Engine(pool, root=photo_folder) as engine:
+    with Engine(pool) as engine:
         pieces = list(engine.submit(records[k], expert and expert.split("@")[0], max_new_tokens=TOKENS))
     assert len(pieces) > 1 and "".join(pieces).strip() == said[expert, k]
 
@@ -109,7 +109,7 @@ def test_experts_are_swapped_under_load_and_no_request_meets_the_wrong_one(pool,
 
     # Version numbers go on counting: odd ones of AE are the first training, even ones the second.
     truth = {"AE": {1: alone["AE@1"], 0: alone["AE@2"]}}
-    with Engine(pool, root=photo_folder, max_batch=8, max_waiting=400) as engine:
+    with Engine(pool, max_batch=8, max_waiting=400) as engine:
         swapper = threading.Thread(target=swap)
         swapper.start()
         for k in range(160):
@@ -129,7 +129,7 @@ def test_experts_are_swapped_under_load_and_no_request_meets_the_wrong_one(pool,
 
 
 def test_a_request_keeps_the_version_it_started_with(pool, alone, records, photo_folder, home):
-    engine = Engine(pool, root=photo_folder)
+    engine = Engine(pool)
     before = engine.submit(records[0], "AE", max_new_tokens=TOKENS)  # waits: the engine has not begun
     pool.update("AE", home / "v2", "AE")
     after = engine.submit(records[0], "AE", max_new_tokens=TOKENS)
@@ -165,7 +165,7 @@ def test_what_does_not_fit_the_budget_comes_back_when_asked_for(home, stack, alo
     for name in SPECS:
         pool.add(name, home / "v1")
     assert [row["resident"] for row in pool.state()] == [False, True]
-    with Engine(pool, root=photo_folder, max_batch=1) as engine:
+    with Engine(pool, max_batch=1) as engine:
         for name in ("AE", "DD", "AE"):
             assert engine.submit(records[1], name, max_new_tokens=TOKENS).text() == alone[f"{name}@1"][1]
     assert [row["resident"] for row in pool.state()] == [True, False]
@@ -190,7 +190,7 @@ def test_a_folder_that_does_not_belong_is_refused_and_leaves_nothing(pool, home,
 
 
 def test_cancel_time_limit_and_a_full_queue(pool, records, photo_folder):
-    engine = Engine(pool, root=photo_folder, max_waiting=3)
+    engine = Engine(pool, max_waiting=3)
     cancelled = engine.submit(records[0], "AE", max_new_tokens=400)
     late = engine.submit(records[1], "DD", max_new_tokens=400, limit_s=0.0)
     engine.submit(records[1], None, max_new_tokens=2)
@@ -212,7 +212,7 @@ def test_cancel_time_limit_and_a_full_queue(pool, records, photo_folder):
 
 
 def test_a_bad_photo_fails_its_own_request_alone(pool, alone, records, photo_folder):
-    engine = Engine(pool, root=photo_folder, max_batch=8)
+    engine = Engine(pool, max_batch=8)
     good = engine.submit(records[0], "AE", max_new_tokens=TOKENS)
     bad = engine.submit(records[0] | {"images": ["no_such.jpg"]}, "AE", max_new_tokens=TOKENS)
     with engine:
@@ -226,7 +226,7 @@ def test_a_bad_photo_fails_its_own_request_alone(pool, alone, records, photo_fol
 def test_where_an_answer_looked_is_read_with_its_expert_between_batches(pool, home, tiny_folder, photo_folder, records):
     """Equal to the stack with that expert alone, while the base's weights hold the trunk; afterwards all is as it was."""
     record = records[1]  # of two images
-    with Engine(pool, root=photo_folder) as engine:
+    with Engine(pool) as engine:
         before = engine.submit(records[0], "DD", max_new_tokens=4).text()
         found = {name: engine.look(record, name) for name in ("DD", None)}
         assert engine.submit(records[0], "DD", max_new_tokens=4).text() == before
@@ -235,7 +235,7 @@ def test_where_an_answer_looked_is_read_with_its_expert_between_batches(pool, ho
     stack = pool.stack
     for name, seen in found.items():
         stack.load(home / "v1", "DD") if name else stack.activate("IT")
-        (alone,) = read_answers(stack.vlm, [record], root=photo_folder, maps=True)
+        (alone,) = read_attention(stack.vlm, [record], maps=True)
         assert np.allclose(seen.maps, alone.maps, atol=1e-5) and len(seen.grids) == 2
     assert not np.allclose(found["DD"].maps, found[None].maps, atol=1e-4)
     assert [row["requests"] for row in pool.state()] == [0] * len(pool.state())

@@ -50,8 +50,10 @@ def test_lines_one_a_group():
 
 def test_answer_table_escapes_and_marks_right_answers(tmp_path):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
-    rows = pd.DataFrame([{"images": ["a.png"], "question": "<b>?", "truth": "yes", "one": "yes", "other": "no"}])
-    page = answer_table(rows, root=tmp_path).data
+    rows = pd.DataFrame(
+        [{"images": [tmp_path / "a.png"], "question": "<b>?", "truth": "yes", "one": "yes", "other": "no"}]
+    )
+    page = answer_table(rows).data
     assert "&lt;b&gt;?" in page and page.count("font-weight:600") == 1 and "data:image/jpeg" in page
 
 

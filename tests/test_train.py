@@ -7,7 +7,7 @@ from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import SortedSteps, train_adapter
+from mtive_nb.model.train import SortedSteps, Training, train_adapter
 
 SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))
 
@@ -24,7 +24,7 @@ def weights(stack: LoraStack) -> dict[str, torch.Tensor]:
 
 
 def test_labels_are_the_answer_and_its_end_mark(tiny, records, photo_folder):
-    data = RecordDataset(records, root=photo_folder)
+    data = RecordDataset(records)
     batch = Collator(tiny.processor)([data[i] for i in range(len(data))])
     for record, ids, labels in zip(records, batch["input_ids"], batch["labels"], strict=True):
         kept = ids[labels != IGNORE]
@@ -48,7 +48,7 @@ def test_steps_hold_random_records_sorted_by_length():
 
 
 def test_images_beyond_one_stay_with_their_rows(tiny, records, photo_folder):
-    data = RecordDataset(records, root=photo_folder)
+    data = RecordDataset(records)
     collate = Collator(tiny.processor, answers=False)
     with torch.inference_mode():
         together = tiny.model(**collate([data[0], data[1], data[3]])).logits[:, -1]
@@ -59,51 +59,50 @@ def test_images_beyond_one_stay_with_their_rows(tiny, records, photo_folder):
 def test_training_lowers_the_loss_and_touches_the_adapter_alone(tiny_folder, records, photo_folder, tmp_path):
     stack = fresh(tiny_folder)
     before = {n: p.detach().clone() for n, p in stack.model.named_parameters() if "lora_" not in n}
-    log = train_adapter(stack, "PT", records, root=photo_folder, checkpoints=tmp_path, steps=30, batch=4, rate=2e-2)
+    log = train_adapter(stack, "PT", records, Training(30, 2e-2, 4), checkpoints=tmp_path)
     assert isinstance(log, pd.DataFrame) and log["loss"].iloc[-1] < 0.75 * log["loss"].iloc[0]
     assert all(torch.equal(p, before[n]) for n, p in stack.model.named_parameters() if "lora_" not in n)
     stack.assert_alive("PT")
-    answers = generate_answers(stack, records, root=photo_folder, batch=5, max_new_tokens=8)
+    answers = generate_answers(stack, records, batch=5, max_new_tokens=8)
     assert len(answers) == len(records) and all(isinstance(a, str) for a in answers)
 
 
 def test_a_training_killed_and_resumed_equals_an_uninterrupted_one(
     tiny_folder, records, photo_folder, tmp_path, interrupted
 ):
-    given = {"root": photo_folder, "steps": 8, "batch": 4, "rate": 1e-2, "save_steps": 4}
+    training = Training(8, 1e-2, 4, save_steps=4)
     whole = fresh(tiny_folder)
-    log = train_adapter(whole, "PT", records, checkpoints=tmp_path / "whole", **given)
+    log = train_adapter(whole, "PT", records, training, checkpoints=tmp_path / "whole")
 
     with interrupted(7):  # after the checkpoint of step 4
-        train_adapter(fresh(tiny_folder), "PT", records, checkpoints=tmp_path / "cut", **given)
+        train_adapter(fresh(tiny_folder), "PT", records, training, checkpoints=tmp_path / "cut")
     resumed = fresh(tiny_folder)
-    again = train_adapter(resumed, "PT", records, checkpoints=tmp_path / "cut", **given)
+    again = train_adapter(resumed, "PT", records, training, checkpoints=tmp_path / "cut")
     columns = ["step", "loss", "rate"]
     pd.testing.assert_frame_equal(again[columns], log[columns], atol=1e-5)
     assert again["seconds"].is_monotonic_increasing
-    ended = train_adapter(fresh(tiny_folder), "PT", records, checkpoints=tmp_path / "cut", **given)
+    ended = train_adapter(fresh(tiny_folder), "PT", records, training, checkpoints=tmp_path / "cut")
     pd.testing.assert_frame_equal(ended, again)  # nothing is left to train: the log is there all the same
     for name, weight in weights(whole).items():
         assert torch.allclose(weight, weights(resumed)[name], atol=1e-6), name
 
 
 def test_a_checkpoint_of_another_adapter_is_refused(tiny_folder, records, photo_folder, tmp_path):
-    given = {"root": photo_folder, "checkpoints": tmp_path, "batch": 4}
-    train_adapter(fresh(tiny_folder), "PT", records, steps=2, save_steps=2, **given)
+    train_adapter(fresh(tiny_folder), "PT", records, Training(2, batch=4, save_steps=2), checkpoints=tmp_path)
     other = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
     other.add("PT", AdapterSpec(4, 8, ("connector",)))
     with pytest.raises(ValueError, match="weights of another adapter"):
-        train_adapter(other, "PT", records, steps=4, save_steps=2, **given)
+        train_adapter(other, "PT", records, Training(4, batch=4, save_steps=2), checkpoints=tmp_path)
 
 
 def test_nothing_to_train_on_is_an_error(tiny_folder, photo_folder, tmp_path):
     with pytest.raises(ValueError, match="found no record"):
-        train_adapter(fresh(tiny_folder), "PT", [], root=photo_folder, checkpoints=tmp_path, steps=1)
+        train_adapter(fresh(tiny_folder), "PT", [], Training(1))
 
 
 def test_answers_do_not_depend_on_the_batch(tiny, records, photo_folder):
-    one = generate_answers(tiny, records, root=photo_folder, batch=1, max_new_tokens=6)
-    many = generate_answers(tiny, records, root=photo_folder, batch=7, max_new_tokens=6)
+    one = generate_answers(tiny, records, batch=1, max_new_tokens=6)
+    many = generate_answers(tiny, records, batch=7, max_new_tokens=6)
     assert one == many
 
 
@@ -118,7 +117,7 @@ def test_an_expert_trained_over_folded_stages_equals_one_trained_live(
             weight.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(3))
         torch.manual_seed(1)
         stack.add("E", SPEC, parent="PT")
-        train_adapter(stack, "E", records, root=photo_folder, checkpoints=tmp_path / name, steps=6, batch=4, rate=1e-2)
+        train_adapter(stack, "E", records, Training(6, 1e-2, 4))
         return {n: w for n, w in weights(stack).items() if ".E." in n}
 
     folded = expert("folded")

@@ -8,6 +8,7 @@ import openai
 import pytest
 import torch
 
+from mtive_nb.data.endpoint import Endpoint
 from mtive_nb.evaluate.judge.llm import JUDGED, LlmJudge
 from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.load import load_vlm
@@ -63,7 +64,7 @@ def stacks(home, tiny_folder):
 
 def replies(stack, name, records, root) -> list[Reply]:
     stack.activate(name)
-    return live_replies(stack, records, root=root, max_new_tokens=TOKENS)
+    return live_replies(stack, records, max_new_tokens=TOKENS)
 
 
 def test_exported_trunk_with_an_expert_is_the_live_stack(home, stacks, some_records, photo_folder):
@@ -74,7 +75,7 @@ def test_exported_trunk_with_an_expert_is_the_live_stack(home, stacks, some_reco
         served.peft = PeftModel.from_pretrained(
             load_vlm(str(home / "trunk"), dtype="float32").model, home / "served1" / name
         )
-        said = live_replies(served, some_records, root=photo_folder, max_new_tokens=TOKENS)
+        said = live_replies(served, some_records, max_new_tokens=TOKENS)
         found = compare(replies(stacks[1], name, some_records, photo_folder), said)
         assert found.n == 12 and found.same == 1.0 and found.largest_nats < 1e-4
 
@@ -91,7 +92,7 @@ def test_flattened_branch_over_the_bare_base_is_the_live_stack(
     served = LoraStack(load_vlm(str(tiny_folder), dtype="float32"))
     served.peft = PeftModel.from_pretrained(served.vlm.model, flat)
     assert served.peft.peft_config["default"].r == 24
-    found = compare(live, live_replies(served, some_records, root=photo_folder, max_new_tokens=TOKENS))
+    found = compare(live, live_replies(served, some_records, max_new_tokens=TOKENS))
     assert found.same == 1.0 and found.largest_nats < 1e-4
 
 
@@ -140,7 +141,7 @@ def test_an_error_of_a_swap_is_not_lost():
 
 
 def test_photos_travel_as_the_pipeline_sees_them(some_records, photo_folder):
-    turns = chat_with_photos(some_records[1], root=photo_folder, side_px=None)
+    turns = chat_with_photos(some_records[1], None)
     kinds = [part["type"] for part in turns[0]["content"]]
     assert kinds.count("image_url") == len(some_records[1]["images"]) and kinds[-1] == "text"
     assert turns[0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
@@ -166,7 +167,7 @@ def server(home, tmp_path_factory):
 
 
 def asked(server, expert, records, root) -> list[Reply]:
-    return [server.ask(r, expert, root=root, max_new_tokens=TOKENS) for r in records]
+    return [server.ask(r, expert, max_new_tokens=TOKENS) for r in records]
 
 
 @real
@@ -193,7 +194,7 @@ def test_a_new_version_answers_in_place_of_the_old_one(server, stacks, home, som
     assert compare(before, guest).same == 1.0
     server.remove("guest")
     with pytest.raises(KeyError, match="no expert 'guest'"):
-        server.ask(some_records[0], "guest", root=photo_folder)
+        server.ask(some_records[0], "guest")
     assert server.add("guest", home / "served2" / "DD") == "guest@2"  # a name is never given twice
 
 
@@ -207,7 +208,7 @@ def test_swaps_under_load_fail_no_request(server, home, some_records, photo_fold
 
     def ask(k: int) -> bool:
         row = k % len(some_records)
-        reply = server.ask(some_records[row], "AE", root=photo_folder, max_new_tokens=TOKENS)
+        reply = server.ask(some_records[row], "AE", max_new_tokens=TOKENS)
         training = 1 + (int(reply.version.split("@")[1]) - first) % 2
         return reply.text == truth[training][row]
 
@@ -227,16 +228,18 @@ def test_the_llm_judge_speaks_with_vllm(server, tmp_path, some_records, photo_fo
     parts = {"jus": text, "rel": mark, "acc": mark, "segments": {"type": "array", "items": segment, "minItems": 1, "maxItems": 2}}  # fmt: skip
     schema = {"type": "object", "properties": parts, "required": list(parts), "additionalProperties": False}
     form = {"type": "json_schema", "json_schema": {"name": "judgement", "schema": schema}}
-    given = {"model": BASE, "cache": tmp_path / "cache", "retries": 0}
-    judge = LlmJudge(
-        f"{server.url}/v1", request={"temperature": 0, "max_tokens": 400, "response_format": form}, **given
-    )
-    record = some_records[1] | {"images": [str(photo_folder / name) for name in some_records[1]["images"]]}
+
+    def endpoint():
+        return Endpoint(f"{server.url}/v1", model=BASE, retries=0)
+
+    request = {"temperature": 0, "max_tokens": 400, "response_format": form}
+    judge = LlmJudge(endpoint(), cache=tmp_path / "cache", request=request)
+    record = some_records[1]
     found = judge.judge(record, "yes, it is red")
-    assert found.status == JUDGED and 0 <= found.accuracy <= 100 and found.claims in (1, 2)
+    assert found.status == JUDGED and 0 <= found.accuracy <= 100 and found.statements in (1, 2)
     assert judge.endpoint.requests == 2 and judge.judge(record, "yes, it is red") == found
     assert judge.endpoint.requests == 2  # a rerun reads the cache
-    freely = LlmJudge(f"{server.url}/v1", request={"temperature": 0, "max_tokens": 8}, **given)
+    freely = LlmJudge(endpoint(), cache=tmp_path / "cache", request={"temperature": 0, "max_tokens": 8})
     assert "reply is not the JSON asked for" in freely.judge(record, "no").status
     assert sum(freely.failures.values()) == 2
 
@@ -244,7 +247,7 @@ def test_the_llm_judge_speaks_with_vllm(server, tmp_path, some_records, photo_fo
 @real
 def test_a_running_server_is_asked_and_changed_by_its_address(server, home, some_records, photo_folder):
     """By someone who did not start it: its experts are found, answers come in pieces, and end where one hangs up."""
-    given = {"root": photo_folder, "max_new_tokens": TOKENS}
+    given = {"max_new_tokens": TOKENS}
     with VllmClient(f"{server.url}/v1") as client:
         assert client.current == server.current and client.versions == server.versions
         said = {(r["id"], e): list(client.stream(r, e, **given)) for r in some_records[:4] for e in (None, *SPECS)}

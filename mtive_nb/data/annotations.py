@@ -1,8 +1,8 @@
-"""What a person decides about prefilled answers, and the training records that come of it.
+"""A person's decisions on prefilled answers, and the training records made from them.
 
 MTIVE, s4.1: the instruction-tuned model prefills an answer, a person accepts or corrects it.
-The store is a file of JSON lines that only grows: one line a decision, on the disk before `decide` returns. A decision
-is taken back by a further line, so the file also tells what was undone. One person writes to a file at a time.
+The store is an append-only file of JSON lines: one line per decision, on disk before `decide` returns. Undoing a
+decision appends a further line, so the file also records what was undone. One person writes to a file at a time.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ SIMULATED = "simulated"  # the annotator's name where no person decided
 
 
 class AnnotationError(ValueError):
-    """An answer that cannot be kept, or a line of the file that is no decision."""
+    """An answer that cannot be stored, or a line of the file that is not a decision."""
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """One decision. `answer` is the final one, None where skipped; `seconds` it took; `time` is UTC in ISO 8601."""
+    """One decision. `answer` is the final answer, None if skipped; `seconds` is the time it took; `time` is UTC in ISO 8601."""
 
     record_id: str
     prefill: str
@@ -39,27 +39,27 @@ class Annotation:
 
 
 class AnnotationStore:
-    """The decisions in one file; `annotations` holds those in force by record id, the latest last."""
+    """The decisions in one file; `annotations` maps each record id to its current decision, the latest last."""
 
     def __init__(self, path: str | Path, *, annotator: str) -> None:
-        """Open a file of decisions and go on where it stopped; a file that is not there yet is empty.
+        """Open a file of decisions to append to; a missing file counts as empty.
 
-        A half line, left by a killed process or a full disk, is dropped with a warning.
-        Errors: AnnotationError for a whole line that is no decision.
+        An incomplete line, left by a killed process or a full disk, is dropped with a warning.
+        Errors: AnnotationError for a complete line that is not a decision.
         """
         self.path, self.annotator = Path(path), annotator
         self.annotations: dict[str, Annotation] = {}
         content = self.path.read_bytes() if self.path.is_file() else b""
-        self._torn = content[-1:] not in (b"", b"\n")  # the next line then begins with the end of this one
+        self._torn = content[-1:] not in (b"", b"\n")  # the next write must then end this line first
         for number, line in enumerate(content.split(b"\n"), start=1):
             if line.strip():
                 self._read(line, where=f"{self.path}, line {number}")
 
     def decide(self, record_id: str, *, prefill: str, answer: str | None, seconds: float) -> Annotation:
-        """Keep one decision: None skips the record, the prefill accepts it, any other answer corrects it.
+        """Store one decision. Answer None skips the record, the prefill accepts it, any other answer corrects it.
 
-        Spaces around a text do not count. A record that was decided before is decided anew.
-        Errors: AnnotationError for an empty answer; OSError where the file cannot be written: nothing is kept then.
+        Surrounding spaces are ignored. A new decision replaces an earlier decision on the record.
+        Errors: AnnotationError for an empty answer; OSError if the file cannot be written, and nothing is stored.
         """
         prefill, answer = prefill.strip(), None if answer is None else answer.strip()
         if answer == "":
@@ -72,7 +72,7 @@ class AnnotationStore:
         return annotation
 
     def undo(self, record_id: str) -> Annotation:
-        """Take back the decision on a record and return it. Errors: KeyError where there is none; OSError."""
+        """Undo the decision on a record and return it. Errors: KeyError if there is none; OSError as in `decide`."""
         taken_back = self.annotations[record_id]
         self._append(replace(taken_back, decision=UNDONE, annotator=self.annotator, time=_now()))
         return taken_back
@@ -115,16 +115,16 @@ def _now() -> str:
 
 
 def sft_records(records: Sequence[dict], annotations: Mapping[str, Annotation]) -> list[dict]:
-    """The records that were accepted or corrected, with their final answers; label and facts stay as they came."""
+    """The records that were accepted or corrected, with their final answers; label and facts are unchanged."""
     decided = ((record, annotations.get(record["id"])) for record in records)
     return [_with_answer(record, a.answer) for record, a in decided if a and a.answer is not None]
 
 
 def preference_pairs(records: Sequence[dict], annotations: Mapping[str, Annotation]) -> list[dict]:
-    """A pair a correction: the record with the corrected answer, and beside its fields `chosen` and `rejected`.
+    """One pair per correction: the record with the corrected answer and two more fields, `chosen` and `rejected`.
 
-    `chosen` is the corrected answer, `rejected` the prefill; messages without their last turn are the prompt. An empty
-    prefill makes no pair: there is nothing to prefer the correction to.
+    `chosen` is the corrected answer, `rejected` the prefill; the messages without their last turn are the prompt. An
+    empty prefill makes no pair, as it leaves nothing to reject.
     """
     decided = ((record, annotations.get(record["id"])) for record in records)
     return [
@@ -139,5 +139,5 @@ def _with_answer(record: dict, answer: str) -> dict:
 
 
 def simulated_annotator(record: dict, prefill: str, *, is_right: Callable[[dict, str], bool]) -> str:
-    """A STAND-IN for a person: the answer of one who knows the truth, and accepts every prefill that is right."""
+    """STAND-IN for a person who knows the truth: returns the prefill if it is right, else the record's answer."""
     return prefill if is_right(record, prefill) else record["answer"]

@@ -1,9 +1,9 @@
-"""A catalogue: products with the shop's photos, and customers' feedback with theirs.
+"""A catalogue: products with the shop's photos, and customers' feedback with the customers' photos.
 
 On disk a catalogue is a folder with `products.jsonl`, `feedback.jsonl` (one JSON object a line), the photos they name,
 and optionally `splits.json` (`{"id": "train" | "val" | "test"}`). Pocket Mart is rendered into this layout;
-`sources.py` builds the same objects from public sets. Every row and photo that cannot be used becomes a `Quarantined`
-row: loading neither crashes on it nor drops it silently. Boxes are XYXY in pixels of the upright photo.
+`sources.py` builds the same objects from public sets. Every unusable row or photo becomes a `Quarantined` row: loading
+neither crashes nor drops it silently. Boxes are XYXY in pixels of the upright photo.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """Something left out: where it stood (line from 1, None for a whole file), what was found, why it is unusable."""
+    """A row or photo left out: its place (line from 1, None for a whole file), what was found, why it is unusable."""
 
     file: str
     line: int | None
@@ -82,9 +82,9 @@ class Quarantined:
 
 @dataclass
 class Catalogue:
-    """Products and feedback that can be used, and the rows and photos that cannot.
+    """The usable products and feedback, and the quarantined rows and photos.
 
-    `splits` maps product_id or feedback_id to train, val or test where the source fixes it, else it is None.
+    `splits` maps product_id or feedback_id to train, val or test if the source defines splits, else it is None.
     """
 
     name: str
@@ -98,8 +98,8 @@ class Catalogue:
 def load_catalogue(folder: str | Path) -> Catalogue:
     """Read a catalogue folder, decoding every photo once.
 
-    A missing folder or products.jsonl raises FileNotFoundError with the expected fields and an example;
-    everything smaller goes to the catalogue's `quarantine`.
+    Errors: FileNotFoundError, with the expected fields and an example, if the folder or products.jsonl is missing.
+    Every lesser fault goes to the catalogue's `quarantine`.
     """
     root = Path(folder)
     if not (root / "products.jsonl").is_file():
@@ -118,9 +118,9 @@ def load_catalogue(folder: str | Path) -> Catalogue:
 
 
 def write_catalogue(catalogue: Catalogue, folder: str | Path) -> Path:
-    """Write the catalogue in the folder layout, copying its photos unless they already lie there; returns the folder.
+    """Write the catalogue in the folder layout, copying its photos unless they are there already; returns the folder.
 
-    Photos keep their relative paths. quarantine.csv is written too, with a header alone when nothing was quarantined.
+    Photos keep their relative paths. quarantine.csv is always written, with only a header when nothing was quarantined.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def write_quarantine(rows: list[Quarantined], path: str | Path) -> Path:
 def _rows(
     catalogue: Catalogue, name: str, fields: dict[str, type | tuple[type, ...]], *, known: set[str] | None = None
 ) -> Iterator[dict]:
-    """The usable rows of one jsonl file, photos decoded; the others go to the quarantine. `known`: ids of products."""
+    """The usable rows of one JSONL file, photos decoded; faulty rows go to the quarantine. `known`: ids of products."""
     id_field, seen = next(iter(fields)), {}
     for line, row in _parsed(catalogue, name):
         faults = row_faults(row, fields)
@@ -173,7 +173,7 @@ def _rows(
 
 def _parsed(catalogue: Catalogue, name: str) -> Iterator[tuple[int, dict]]:
     content = (catalogue.root / name).read_bytes().removeprefix(b"\xef\xbb\xbf")  # a byte order mark, from Windows
-    # Split as bytes, so that one line in a wrong encoding does not cost the file.
+    # Split as bytes, so that one line in a wrong encoding does not make the whole file unreadable.
     for line, raw in enumerate(content.split(b"\n"), start=1):
         if not raw.strip():
             continue

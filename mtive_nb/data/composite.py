@@ -1,8 +1,8 @@
-"""Customer photos made from real ones: damage drawn onto them, dates printed onto a part of them.
+"""Customer photos composited from real photos: damage drawn onto them, or dates printed onto a cut-out part.
 
-Real damage and real dates are rare in public sets, so these stand in; `facts["composited"]` says so in each row.
-Every photo that is made, damaged or not, is saved in the same way, so that the JPEG itself gives nothing away.
-A made photo stays in the split of the photo it was made from.
+Real damage and real dates are rare in public sets, so these photos stand in; `facts["composited"]` marks them.
+All photos, damaged or not, are saved in the same way, so that the JPEG compression does not reveal the answer.
+A composited photo stays in the split of its source photo.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mtive_nb.data.source_tables import LOOSE
 
 __all__ = ["composite_damage", "composite_dates", "draw_damage", "print_date"]
 
-LOOSE_DAMAGES = ("crush", "stain", "crack")  # what befalls fruit and vegetables; the others need a package
+LOOSE_DAMAGES = ("crush", "stain", "crack")  # the kinds possible on fruit and vegetables; the others need a package
 LABEL_SIZE_PX = (336, 224)  # twice 168 x 112, the size at which the small model reads
 PAPERS = ((246, 244, 236), (252, 252, 252), (250, 226, 120), (236, 232, 214))
 INKS = ((20, 20, 24), (24, 24, 70), (70, 16, 20))
@@ -33,10 +33,10 @@ DAMAGE_NOTE, DATE_NOTE = "damage composited on a real photo", "date composited o
 def composite_damage(
     catalogue: Catalogue, folder: str | Path, *, share: float = 0.5, n: int | None = None, seed: int = 0
 ) -> Catalogue:
-    """A catalogue of the same products in which a share of the customer photos got damage drawn onto them.
+    """Build a catalogue of the same products with damage drawn onto a `share` of the customer photos.
 
-    `n` limits the photos (an even draw over all feedback; None takes each one). The others are saved again as they are
-    and count as whole: the shops' photos show no damage. Boxes are XYXY in pixels. Photos go to `folder`/images.
+    `n` limits the photos (a uniform draw over all feedback; None: all). Photos without drawn damage are saved again and
+    count as undamaged, as photos from shops show no damage. Boxes are XYXY in pixels. Photos go to `folder`/images.
     """
     _check_share(share)
     rng = np.random.default_rng([seed, 1])
@@ -57,10 +57,10 @@ def composite_damage(
 def composite_dates(
     catalogue: Catalogue, folder: str | Path, *, n: int, share_none: float = 0.1, seed: int = 0
 ) -> Catalogue:
-    """A catalogue of `n` close-ups cut from customer photos with a date printed onto each, as onto a package.
+    """Build a catalogue of `n` close-ups cut from customer photos, with a date printed onto each as on a package.
 
-    `share_none` of them carry a label without a date (its facts are null). Facts hold the dates alone: what else the
-    whole photo showed may be outside of the close-up. Photos, 336 x 224 pixels, go to `folder`/images.
+    A share `share_none` shows a label without a date (all dates are null). Facts contain the dates alone: anything else
+    in the whole photo may lie outside the close-up. Photos, 336 x 224 pixels, go to `folder`/images.
     """
     _check_share(share_none)
     rng = np.random.default_rng([seed, 2])
@@ -80,7 +80,7 @@ def print_date(image: Image.Image, lines: list[str], rng: np.random.Generator) -
     Half of the prints are paper labels, half are ink on a flat part of the package in the photo's own colour.
     """
     if not lines:
-        raise ValueError("print_date: found no lines, expected one at least")
+        raise ValueError("print_date: found no lines, expected at least one")
     width, height = LABEL_SIZE_PX
     side = min(image.width / 3, image.height / 2) * rng.uniform(0.5, 0.8)
     left, top = rng.uniform(0, image.width - 3 * side), rng.uniform(0, image.height - 2 * side)
@@ -113,7 +113,7 @@ def _patch(part: Image.Image, lines: list[str], face: ImageFont.FreeTypeFont, rn
     else:
         mean = np.asarray(part, dtype=np.float32).mean(axis=(0, 1))
         dark = mean.mean() < 118
-        # Packages leave a plain field for the date; dark fields are printed white, light ones black.
+        # Packages leave a plain field for the date; dark fields are printed in white, light fields in black.
         field = mean * 0.6 if dark else mean * 0.5 + 118
         ink = (244, 244, 240) if dark else (22, 22, 26)
         mask = Image.new("L", size)
@@ -127,7 +127,7 @@ def _patch(part: Image.Image, lines: list[str], face: ImageFont.FreeTypeFont, rn
 
 
 def _fitting_font(lines: list[str], *, width_px: float, height_px: float) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, as large as the space allows: it is there on every machine."""
+    """Pillow's built-in font, which every machine has, as large as the space allows."""
     trial = ImageFont.load_default(40)
     longest = max(trial.getlength(line) for line in lines) / 40 + 0.9  # in units of the font size, margins included
     size = min(width_px / longest, height_px / (1.3 * len(lines) + 0.6), 64)
@@ -135,14 +135,14 @@ def _fitting_font(lines: list[str], *, width_px: float, height_px: float) -> Ima
 
 
 def _other_lines(rng: np.random.Generator) -> list[str]:
-    """What stands on a package beside dates: a lot number, a net weight, advice. Nothing that reads as a date."""
+    """Print on a package besides dates: a lot number, a net weight, advice. Nothing that could be read as a date."""
     lot = f"LOT {''.join(rng.choice(list('ABCDEFGHKLMNPRSTUX'), 2))}{rng.integers(1000, 9999)}"
     weight = f"NET {rng.choice([100, 250, 330, 500, 750])} {rng.choice(['G', 'ML'])}"
     return [[lot], [weight], [lot, weight], ["KEEP COOL"], ["STORE DRY", lot]][int(rng.integers(5))]
 
 
 def _start(catalogue: Catalogue, name: str, folder: str | Path) -> Catalogue:
-    """An empty catalogue in `folder` with the same products, their own photos copied."""
+    """A catalogue in `folder` with the same products and copies of their photos, without feedback."""
     root = Path(folder)
     (root / "images").mkdir(parents=True, exist_ok=True)
     products: list[Product] = []
@@ -175,7 +175,7 @@ def _draw_rows(feedback: list[Feedback], n: int | None, rng: np.random.Generator
 
 
 def _rng_of(source: Feedback, seed: int) -> np.random.Generator:
-    """A generator of the row's own, so that a photo looks the same however many others are made."""
+    """The row's own generator, so that a photo looks the same however many other photos are made."""
     digest = hashlib.sha256(source.feedback_id.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 

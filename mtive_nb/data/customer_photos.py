@@ -1,5 +1,6 @@
-"""Customer photos by split, and what is known to be true of one: the door through which EMDIV, the dialogues and the
-instructions read a catalogue.
+"""Customer photos by split, and what is known to be true of each photo.
+
+EMDIV, the dialogues and the instructions read a catalogue through this module.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ DATES = ("expiry", "production")
 
 @dataclass(frozen=True)
 class CustomerPhoto:
-    """One customer photo with what is known of it; `path` is absolute."""
+    """One customer photo with its feedback, product and split; `path` is absolute."""
 
     feedback: Feedback
     product: Product
@@ -31,7 +32,7 @@ class CustomerPhoto:
 
     @property
     def seen(self) -> dict[str, str]:
-        """The attributes visible in the photo; of a photo without facts, those of the listing."""
+        """The attributes visible in the photo; if the photo has no facts, the listing's attributes."""
         return self.product.attributes if self.feedback.facts is None else _texts(self.facts.get("attributes"))
 
     @property
@@ -71,7 +72,7 @@ def _texts(attributes: dict | None) -> dict[str, str]:
 
 
 def photos_by_split(catalogue: Catalogue, splits: Mapping[str, str] | None = None) -> dict[str, list[CustomerPhoto]]:
-    """Every customer photo with its product, sorted into train, val and test."""
+    """Every customer photo with its product, grouped by train, val and test."""
     if splits is None:
         splits = catalogue.splits or split_products(product.product_id for product in catalogue.products)
     products = {product.product_id: product for product in catalogue.products}
@@ -87,5 +88,5 @@ def photos_by_split(catalogue: Catalogue, splits: Mapping[str, str] | None = Non
 
 
 def split_negatives(catalogue: Catalogue, photos: list[CustomerPhoto]) -> HardNegatives:
-    """Negatives among the products that stand in these photos' split."""
+    """Hard negatives among the products of these photos."""
     return HardNegatives(catalogue, allowed={photo.product.product_id for photo in photos})

@@ -1,7 +1,7 @@
-"""Damage drawn onto real photos, made from the photo's own pixels where damage is a change of shape.
+"""Draws damage onto real photos; damage that changes the shape moves the photo's own pixels.
 
-Images are RGB, HWC float32 in [0, 255] here, boxes XYXY in pixels. Sizes go with the photo's shorter side:
-damage fills a third to a half of it and is still plain when the photo is shown 140 pixels wide.
+Images are RGB, HWC float32 in [0, 255] here, boxes XYXY in pixels. Sizes scale with the photo's shorter side:
+damage covers a third to a half of it and stays obvious when the photo is shown 140 pixels wide.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 Box = tuple[int, int, int, int]
-VISIBLE_CHANGE = 10  # of 255: smaller changes are not damage that anyone could see
-PLAIN_CHANGE, PLAIN_SHARE = 40, 0.02  # so large a change, on so much of the photo, is plain at 140 pixels
+VISIBLE_CHANGE = 10  # of 255: smaller changes are invisible
+PLAIN_CHANGE, PLAIN_SHARE = 40, 0.02  # this change (of 255), on this share of the photo, is obvious at 140 pixels
 TRIES = 6
 
 
 def draw_damage(image: Image.Image, kind: str, rng: np.random.Generator) -> tuple[Image.Image, Box]:
     """Draw damage of one of DRAWN_DAMAGES near the middle of a photo.
 
-    Returns the new photo and the XYXY box in pixels round all that changed; outside the box every pixel is as before.
+    Returns the new photo and the XYXY box in pixels around all changes; outside the box no pixel changes.
     """
     if kind not in DRAWN_DAMAGES:
         raise ValueError(f"draw_damage: found the kind {kind!r}, expected one of {', '.join(DRAWN_DAMAGES)}")
@@ -36,7 +36,7 @@ def draw_damage(image: Image.Image, kind: str, rng: np.random.Generator) -> tupl
 
 
 def _plainest(before: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Draw until the damage is plain to see, or keep the plainest of some tries: a dent in the dark does not show."""
+    """Draw until the damage is obvious, or keep the most obvious of TRIES: a dent in the dark does not show."""
     height, width = before.shape[:2]
     best, best_share = before, -1.0
     for _ in range(TRIES):
@@ -58,7 +58,7 @@ def _change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _dent(pixels: np.ndarray, centre: np.ndarray, size_px: float, rng: np.random.Generator) -> np.ndarray:
-    """A hollow: the picture is pulled to its middle; the side turned from the light is dark, the other bright."""
+    """A hollow: the picture is pulled to its middle; the side facing away from the light is dark, the other bright."""
     dx, dy, radius = _polar(pixels, centre, size_px, stretch=rng.uniform(0.7, 1.3), angle=rng.uniform(0, np.pi))
     depth = np.clip(1 - radius**2, 0, 1) ** 2
     warped = _sample(pixels, dx * depth * 0.75, dy * depth * 0.75)
@@ -69,7 +69,7 @@ def _dent(pixels: np.ndarray, centre: np.ndarray, size_px: float, rng: np.random
 
 
 def _crush(pixels: np.ndarray, centre: np.ndarray, size_px: float, rng: np.random.Generator) -> np.ndarray:
-    """Crumpled facets: each piece between the creases is shifted and lit on its own."""
+    """Crumpled facets: each piece between the creases is shifted and lit separately."""
     dx, dy, radius = _polar(pixels, centre, size_px * 1.25, stretch=rng.uniform(0.8, 1.25), angle=rng.uniform(0, np.pi))
     corners = rng.uniform(-1.1, 1.1, (9, 2)) * size_px
     distance = np.stack([np.hypot(dx - x, dy - y) for x, y in corners])  # (facets, height, width)
@@ -111,7 +111,7 @@ def _tear(pixels: np.ndarray, centre: np.ndarray, size_px: float, rng: np.random
 
 
 def _stain(pixels: np.ndarray, centre: np.ndarray, size_px: float, rng: np.random.Generator) -> np.ndarray:
-    """A dried spill: darkened through and through, darkest at its rim, with a few drops beside it."""
+    """A dried spill: dark throughout, darkest at its rim, with a few drops beside it."""
     tint = np.array([(0.52, 0.36, 0.2), (0.3, 0.24, 0.2), (0.55, 0.2, 0.2)])[rng.integers(3)]
     drops = [(centre, size_px * 1.05)]
     for _ in range(int(rng.integers(2, 5))):
@@ -134,7 +134,7 @@ def _stain(pixels: np.ndarray, centre: np.ndarray, size_px: float, rng: np.rando
 
 
 def _scratch(pixels: np.ndarray, centre: np.ndarray, size_px: float, rng: np.random.Generator) -> np.ndarray:
-    """Several scores in nearly one direction: the pale layer beneath shows, with a dark edge on one side."""
+    """Several grooves in nearly one direction: the pale layer beneath shows, with a dark edge on one side."""
     angle = rng.uniform(0, np.pi)
     result = pixels
     for _ in range(int(rng.integers(4, 7))):
@@ -189,14 +189,14 @@ def _offsets(pixels: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.nda
 def _polar(
     pixels: np.ndarray, centre: np.ndarray, size_px: float, *, stretch: float, angle: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Offsets from the centre in pixels, and the radius in an ellipse's units: 1 on its outline."""
+    """Offsets from the centre in pixels, and the radius relative to an ellipse: 1 on its outline."""
     dx, dy = _offsets(pixels, centre)
     along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
     return dx, dy, np.hypot(along / stretch, across * stretch) / size_px
 
 
 def _sample(pixels: np.ndarray, shift_x: np.ndarray, shift_y: np.ndarray) -> np.ndarray:
-    """Each pixel taken from `shift` pixels away, bilinear, (H, W, 3) -> (H, W, 3)."""
+    """Resample each pixel from `shift` pixels away, bilinear, (H, W, 3) -> (H, W, 3)."""
     height, width = pixels.shape[:2]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     x, y = np.clip(columns + shift_x, 0, width - 1.001), np.clip(rows + shift_y, 0, height - 1.001)

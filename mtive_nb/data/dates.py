@@ -1,9 +1,8 @@
-"""Printed dates: the formats found on packages, drawing random ones, and reading them back.
+"""Printed dates: the formats found on packages, random dates in these formats, and a parser.
 
-The one list of date formats in the project: Pocket Mart and `composite.py` print with it, the metrics read with it.
-A date's truth is an ISO string, `YYYY-MM-DD`, or `YYYY-MM` where the package gives the month alone.
-Numbers without a month name are read day first (03/04/23 is the third of April), as in Europe and India, unless a
-year of four digits leads.
+The project's only module for date formats: Pocket Mart and `composite.py` print with it, the metrics parse with it.
+The true date is an ISO string, `YYYY-MM-DD`, or `YYYY-MM` where the package shows only the month. Dates without a month
+name are read day first (03/04/23 is the third of April), as in Europe and India, unless a year of four digits leads.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ import numpy as np
 
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
-# {b} month name, {d} day, {m} month, {y} year of two digits, {Y} year of four. The comment shows 3 August 2021.
+# {b} month name, {d} day, {m} month, {y} year of two digits, {Y} year of four. The comments show 3 August 2021.
 DATE_FORMATS: tuple[str, ...] = (
     "{d} {b} {Y}",  # 03 AUG 2021
     "{Y}.{m}.{d}",  # 2021.08.03
     "{d}/{m}/{Y}",  # 03/08/2021
     "{d}/{m}/{y}",  # 03/08/21
-    "{b} {Y}",  # AUG 2021: to the month
+    "{b} {Y}",  # AUG 2021: month only
     "{b}/{d}/{y}",  # AUG/03/21
     "{Y}-{m}-{d}",  # 2021-08-03
     "{d} {m} {y}",  # 03 08 21
     "{d}{b}{y}",  # 03AUG21
     "{d}.{m}.{Y}",  # 03.08.2021
-    "{m}/{Y}",  # 08/2021: to the month
+    "{m}/{Y}",  # 08/2021: month only
 )
 
 EXPIRY_PREFIXES: tuple[str, ...] = ("EXP", "BEST BEFORE", "USE BY", "BB", "E")
@@ -46,7 +45,7 @@ _YEAR_MONTH = re.compile(r"(\d{4})[ ./-](\d{1,2})")
 
 
 def format_date(date: dt.date, fmt: str) -> str:
-    """Print `date` in one of `DATE_FORMATS`, in capitals, days and months with two digits."""
+    """Print `date` in one of `DATE_FORMATS`, in capitals, with two digits for days and months."""
     if fmt not in DATE_FORMATS:
         raise ValueError(f"format_date: found the format {fmt!r}, expected one of DATE_FORMATS {DATE_FORMATS}")
     return fmt.format(
@@ -55,14 +54,14 @@ def format_date(date: dt.date, fmt: str) -> str:
 
 
 def iso_date(date: dt.date, fmt: str) -> str:
-    """The truth that a print in `fmt` holds: `YYYY-MM-DD`, or `YYYY-MM` when the format has no day."""
+    """The ISO date that a print in `fmt` shows: `YYYY-MM-DD`, or `YYYY-MM` when the format has no day."""
     return date.isoformat() if "{d}" in fmt else f"{date.year:04d}-{date.month:02d}"
 
 
 def parse_date(text: str) -> str | None:
-    """Read a date as printed, or as a model wrote it, into ISO; a prefix such as EXP may precede it. None if unread.
+    """Parse a date, as printed or as a model wrote it, into ISO; a prefix such as EXP may precede it.
 
-    A date that no calendar has (31/02/21), or more text than one prefix and one date, is None: nothing is guessed.
+    Returns None for a date that does not exist (31/02/21), or text beyond one prefix and one date: nothing is guessed.
     """
     text = strip_prefix(text)
     readers = (
@@ -82,7 +81,7 @@ def parse_date(text: str) -> str | None:
 
 
 def strip_prefix(text: str) -> str:
-    """The text without a leading EXP, BEST BEFORE, MFG ..., in capitals: `Best By FEB/21/21` gives `FEB/21/21`."""
+    """The text in capitals, without a leading EXP, BEST BEFORE, MFG ...: `Best By FEB/21/21` gives `FEB/21/21`."""
     words = (*EXPIRY_PREFIXES, *PRODUCTION_PREFIXES, "EXPIRY", "EXPIRES", "BBE", "BEST BY", "MFD")
     alternatives = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
     return re.sub(rf"^(?:{alternatives})(?![A-Z])[ .:]*", "", text.upper().strip()).strip()
@@ -107,7 +106,7 @@ def random_dates(
     if rng.random() < share_production:
         production = expiry - dt.timedelta(days=int(rng.integers(60, 900)))
         block = _print(found, "production", production, fmt=fmt, prefix=str(rng.choice(PRODUCTION_PREFIXES)))
-        blocks.insert(int(rng.integers(2)), block)  # either may stand first: the prefix tells, not the place
+        blocks.insert(int(rng.integers(2)), block)  # either date may come first: its prefix identifies it, not its position
     found["lines"] = [line for block in blocks for line in block]
     return found
 

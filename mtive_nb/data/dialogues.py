@@ -1,10 +1,10 @@
 """Stage 1's dialogues: the ten templates of MTIVE's Table 5, drawn with equal probability, and raw image-text pairs.
 
 Six templates are generative, four contrastive. A shop without customers' texts (the grocery photos have none) or with
-too few products fills fewer of them; those that can be filled stay equally likely.
+too few products can fill fewer templates; these stay equally likely.
 
-Customers' texts are taken with all their noise, as the loss of stage 1 is made for it (MTIVE, section 3.1); texts are
-only cut, so that a small model sees the whole of them.
+Customers' texts keep all their noise, as the loss of stage 1 is designed for it (MTIVE, section 3.1). Texts are only
+shortened, so that a small model sees all of a text.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ ASK_MATCH = ("Do both images show the same product?", "Is this one product in bo
 
 @dataclass(frozen=True)
 class Part:
-    """What the templates are filled from: one customer photo and, for the contrastive ones, another product's photos.
+    """The input of a template: one customer photo and, for contrastive templates, another product's photos.
 
-    All paths are absolute; the generative templates have no other product, and None there.
+    All paths are absolute; for generative templates, which have no other product, `other_*` is None.
     """
 
     photo: CustomerPhoto
@@ -130,7 +130,7 @@ CONTRASTIVE: dict[str, Template] = {
     "negative feedback photo + catalogue -> yes/no": _negative_feedback_first,
 }
 TEMPLATES = {**GENERATIVE, **CONTRASTIVE}
-# The rows that carry a matching photo half of the time under `balance`.
+# With `balance`, these rows show the matching photo half of the time.
 _MATCHING = {
     "catalogue + negative feedback photo -> yes/no": _matching_feedback,
     "negative feedback photo + catalogue -> yes/no": _matching_feedback_first,
@@ -149,12 +149,12 @@ def build_dialogues(
     raw_share: float = 0.1,
     balance: bool = True,
 ) -> list[dict]:
-    """`n` records of stage 1, task PRETRAIN, the template's name as label and "gen", "bin" or "raw" as variant.
+    """Build `n` records of stage 1: task PRETRAIN, the template's name as label, "gen", "bin" or "raw" as variant.
 
-    raw_share: records that are an image and its text without any question ("apart from using raw image-text pairs").
+    raw_share: share of records with an image and its text but no question ("apart from using raw image-text pairs").
     negatives: "hard" (TF-IDF) or "random". balance: Table 5 prints Yes/No as the output of all four contrastive rows,
-    yet read to the letter three of them always say no. With True the two rows of negative feedback photos carry the
-    matching photo half of the time, so that yes and no are equally likely; False is the table to the letter.
+    but read literally three of them always answer no. With True, the two rows of negative feedback photos show the
+    matching photo half of the time, so that yes and no are equally likely. False follows the table literally.
     """
     if negatives not in ("hard", "random") or not 0 <= raw_share <= 1 or n < 0:
         found = f"negatives={negatives!r}, raw_share={raw_share}, n={n}"
@@ -169,7 +169,7 @@ def build_dialogues(
         raise ValueError(f"build_dialogues: {catalogue.name} has neither texts nor other products: no template fits")
     records = []
     for index in range(n):
-        # Which template comes is decided first, and only then which of the photos that can fill it.
+        # Draw the template first, then one of the photos that can fill it.
         name = RAW if rng.random() < raw_share else str(rng.choice(names))
         part = parts.draw(name, rng)
         if name == RAW:
@@ -195,9 +195,9 @@ def build_dialogues(
 
 
 def with_noisy_text(records: list[dict], *, share: float, seed: int) -> list[dict]:
-    """The dialogues with a `share` of their texts, the last answer, replaced by that of another product: known noise.
+    """Add known noise: replace the last answer of a `share` of the dialogues by an answer about another product.
 
-    Yes/no dialogues stay as they are. Errors: ValueError for a share outside of [0, 1].
+    Yes/no dialogues stay unchanged. Errors: ValueError for a share outside [0, 1].
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share: found {share}, expected a number from 0 to 1")
@@ -218,7 +218,7 @@ def cut_words(text: str, limit: int) -> str:
 
 
 def cut_sentences(text: str, limit: int) -> str:
-    """As many whole sentences as fit into `limit` words; a first sentence that is longer is cut."""
+    """As many whole sentences as fit into `limit` words; a longer first sentence is cut."""
     kept: list[str] = []
     for sentence in re.split(r"(?<=[.!?])\s+", text.strip()):
         if kept and len(" ".join([*kept, sentence]).split()) > limit:
@@ -245,7 +245,7 @@ class _Parts:
         self._of: dict[str, list[CustomerPhoto]] = {}
         for photo in self._clear:
             self._of.setdefault(photo.product.product_id, []).append(photo)
-        # Among products with a recognisable customer photo, so that every negative has both kinds of photo.
+        # Negatives have a recognisable customer photo, so that both kinds of photo exist for each.
         self._negatives = split_negatives(catalogue, self._clear)
         considered = NEGATIVES_CONSIDERED if hard else len(self._of)
         self._near = {own: self._negatives.nearest(own, considered) for own in self._of}

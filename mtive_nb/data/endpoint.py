@@ -1,6 +1,6 @@
-"""One client for any OpenAI-compatible endpoint: a user's turn with photos goes in, a checked JSON object comes out.
+"""Client for any OpenAI-compatible endpoint: sends one user turn with photos, returns a checked JSON object.
 
-The key is read from an environment variable and goes into the request's header alone: no file, no message holds it.
+The key comes from an environment variable and goes only into the request's header, never into a file or message.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _THIS_REQUEST = (400, 413, 422)  # too large, filtered: the next request may pas
 
 
 class EndpointError(RuntimeError):
-    """The endpoint refuses every request (wrong key, model or address): going on would only repeat it."""
+    """The endpoint refuses every request (wrong key, model or address): trying again would not help."""
 
 
 class BudgetError(RuntimeError):
-    """The requests or tokens that were allowed are spent."""
+    """The budget of requests or tokens is spent."""
 
 
 class Endpoint:
-    """Asks `POST {url}/chat/completions`; may be used from several threads at once.
+    """Sends `POST {url}/chat/completions`; may be used from several threads at once.
 
-    Timeouts, broken connections, 408, 429, 5xx and replies that are not the JSON asked for are tried `retries` times
-    more, waiting `backoff_s`, twice that, and so on, or as long as `Retry-After` says (at most `LONGEST_WAIT_S`).
-    budget_requests counts every try. budget_tok counts the tokens that the endpoint reports (none: no limit); what is
-    under way when it is spent still ends, so that it may be passed by a reply for each thread.
+    Timeouts, broken connections, 408, 429, 5xx and replies without the requested JSON are retried `retries` times. The
+    wait is `backoff_s` at most and doubles each time, unless `Retry-After` is longer (at most `LONGEST_WAIT_S`).
+    budget_requests counts every attempt, budget_tok the tokens that the endpoint reports (None: no limit). Requests in
+    flight when the budget is spent still finish, so that each thread may exceed budget_tok by one reply.
     """
 
     def __init__(
@@ -72,15 +72,15 @@ class Endpoint:
     ) -> tuple[dict | None, str]:
         """The reply's JSON object and "", or None and the reason of the last failure.
 
-        content: the parts of one user's turn. fault: what is wrong with a reply, None where nothing is.
+        content: the parts of one user turn. fault: returns what is wrong with a reply, or None.
         request: further fields of the request, such as temperature.
-        Errors: EndpointError when the endpoint refuses for good, BudgetError when the budget is spent.
+        Errors: EndpointError when the endpoint refuses permanently, BudgetError when the budget is spent.
         """
         body = {"model": self.model, "messages": [{"role": "user", "content": content}], **(request or {})}
         reason, wait_s = "", 0.0
         for attempt in range(self.retries + 1):
             if attempt:
-                # Drawn at random within the wait, so that many workers do not come back at once.
+                # The wait is random, so that many workers do not retry at once.
                 self._sleep(max(wait_s, self.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)))
             self._spend()
             wait_s = 0.0
@@ -116,7 +116,7 @@ class Endpoint:
             self.requests += 1
 
     def _read(self, response: httpx.Response, fault: Callable[[dict], str | None]) -> tuple[dict | None, str]:
-        """The object that the model wrote; a fence or words around the JSON are borne with."""
+        """The object that the model wrote; a code fence or words around the JSON are tolerated."""
         try:
             whole = response.json()
             with self._lock:
@@ -134,7 +134,7 @@ class Endpoint:
 
 
 def photo_part(photo: bytes, path: str | Path) -> dict:
-    """A photo as a part of a turn, its bytes as they are; the path's ending says of which type they are."""
+    """A photo as a part of a turn, its bytes unchanged; the path's suffix sets the MIME type."""
     mime = mimetypes.guess_type(str(path))[0] or "image/jpeg"
     return {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{base64.b64encode(photo).decode()}"}}
 

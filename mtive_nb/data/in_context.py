@@ -16,9 +16,9 @@ def with_examples(record: dict, examples: Sequence[dict]) -> dict:
 
 
 def hand_picked(pool: Sequence[dict], n: int) -> list[dict]:
-    """`n` examples for all questions of a form: each answer or label in turn, each of another product.
+    """`n` examples for all questions of a form: labels (or answers) take turns, and no product repeats.
 
-    The rule stands for a person who picks examples that show every kind of answer.
+    The rule stands in for a person who picks examples that show every kind of answer.
     """
     waiting: dict[str, list[dict]] = {}
     for record in pool:
@@ -38,7 +38,7 @@ def _category(record: dict) -> str | None:
 
 
 def random_of_category(pool: Sequence[dict], record: dict, n: int, rng: np.random.Generator) -> list[dict]:
-    """`n` random examples, of the record's own category as far as there are any."""
+    """`n` random examples, from the record's own category first."""
     own = [other for other in pool if _category(other) == _category(record)]
     rest = [other for other in pool if _category(other) != _category(record)]
     order = [group[int(i)] for group in (own, rest) for i in rng.permutation(len(group))]
@@ -46,9 +46,9 @@ def random_of_category(pool: Sequence[dict], record: dict, n: int, rng: np.rando
 
 
 def in_context(records: Sequence[dict], train: Sequence[dict], *, n: int, choice: str, seed: int = 0) -> list[dict]:
-    """Every record behind `n` examples of its own task and variant from `train`; `choice` is one of CHOICES.
+    """Put `n` examples from `train`, of the same task and variant, before every record; `choice` is one of CHOICES.
 
-    Errors: ValueError for another choice, or where a form has fewer than `n` examples to choose from.
+    Errors: ValueError for an unknown choice, or if a form has fewer than `n` examples.
     """
     if choice not in CHOICES:
         raise ValueError(f"choice: found {choice!r}, expected one of {CHOICES}")

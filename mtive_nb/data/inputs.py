@@ -1,6 +1,6 @@
-"""How photos stand in a prompt: smaller, cut into tiles, numbered or not, in another order (VIT-Pro T5, appendix E).
+"""Changes how photos enter a prompt: shrunk, cut into tiles, numbered or not, reordered (VIT-Pro T5, appendix E).
 
-Every function maps records to records, so that training, answering and serving need not know of it.
+Every function maps records to records, so that training, answering and serving need no change.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ MARK = "###"  # VIT-Pro's delimiter between the parts of a prompt
 
 
 def with_inputs(records: Sequence[dict], folder: Path, *, shrink_to_px: int = 0, split: bool = False) -> list[dict]:
-    """The records with their photos shrunk, or cut, or both; the new photos lie in `folder`, as JPEG.
+    """The records with their photos shrunk, split or both; the new photos are saved in `folder` as JPEG.
 
-    shrink_to_px: a larger photo is shrunk to the area of this square, 0 keeps it. split: each photo is followed by its four
-    quarters, so that five images stand for it.
+    shrink_to_px: a larger photo is shrunk to the area of a square with this side, 0 keeps its size. split: each photo is
+    followed by its four quarters, so that five images replace it.
     """
     folder, made = Path(folder), {}
     times = 5 if split else 1
@@ -40,7 +40,7 @@ def with_inputs(records: Sequence[dict], folder: Path, *, shrink_to_px: int = 0,
 
 
 def _cut(path: Path, folder: Path, *, shrink_to_px: int, split: bool) -> list[str]:
-    """The files that stand for one photo: itself, shrunk or not, and its quarters."""
+    """The files that replace one photo: the photo, shrunk or not, and with `split` its quarters."""
     if not shrink_to_px and not split:
         return [str(path)]
     name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
@@ -57,14 +57,14 @@ def _cut(path: Path, folder: Path, *, shrink_to_px: int, split: bool) -> list[st
 
 
 def _quarters(photo: Image.Image) -> list[Image.Image]:
-    """Left and right above, left and right below."""
+    """The quarters of a photo: top left, top right, bottom left, bottom right."""
     x, y = photo.width // 2, photo.height // 2
     rows = [(0, y), (y, photo.height)]
     return [photo.crop((a, top, b, bottom)) for top, bottom in rows for a, b in ((0, x), (x, photo.width))]
 
 
 def stacked(records: Sequence[dict]) -> list[dict]:
-    """The records without the words that announce images: several stand one after the other."""
+    """The records without the texts that announce images: several images follow each other directly."""
     return [_with_parts(r, lambda parts: [p for p in parts if not announces_image(p)]) for r in records]
 
 
@@ -79,7 +79,7 @@ def delimited(records: Sequence[dict]) -> list[dict]:
 
 
 def reordered(records: Sequence[dict], *, seed: int = 0) -> list[dict]:
-    """The records of one turn with their images in another order: each record of several images gets a new one."""
+    """Reorder the images of single-turn records: each record with several images gets a different order."""
     rng, changed = np.random.default_rng(seed), []
     for record in records:
         images = list(record["images"])

@@ -1,9 +1,9 @@
-"""TF-IDF hard negatives: products whose words are nearest and whose looks are not (MTIVE, section 3.1).
+"""TF-IDF hard negatives: products with similar texts that look different (MTIVE, section 3.1).
 
-The words are title, description and category; nearness is the cosine of their TF-IDF vectors (Sparck Jones, 1972).
-Two products look different when an attribute that a photo shows differs where both are known, and their catalogue
-photos are at least `min_distance` apart: the larger of the share of differing bits of their perceptual hashes and the
-root mean square difference of 4 x 4 thumbnails, both in [0, 1].
+The text is title, description and category; similarity is the cosine of TF-IDF vectors (Sparck Jones, 1972). Two
+products look different when two conditions hold: a visible attribute that is known for both differs (if there is any),
+and their catalogue photos are at least `min_distance` apart. The distance is the larger of two numbers in [0, 1]: the
+share of differing bits of the perceptual hashes, and the root mean square difference of 4 x 4 thumbnails.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from mtive_nb.data.catalogue import Catalogue, Product
 from mtive_nb.data.photos import load_image
 
 VISIBLE_ATTRIBUTES = ("category", "name", "brand", "colour", "packaging")  # what a photo shows; not size or price
-NEGATIVES_CONSIDERED = 6  # of the hardest: one of them is drawn, so that a product does not always meet the same one
+NEGATIVES_CONSIDERED = 6  # draw among the hardest, so that a product does not always meet the same negative
 COLUMNS = ["product_id", "rank", "negative_id", "similarity", "visual_distance", "same_coarse", "differs"]
 
 
 class HardNegatives:
-    """Nearest products in words that are distinct to the eye.
+    """Finds the products with the most similar texts among those that look different.
 
-    `allowed` keeps to the products of one split, so that no catalogue photo stands in two. Products of the same coarse
-    group come first; where too few of them are distinct, the nearest of the other groups follow.
+    `allowed` restricts the search to the products of one split, so that no catalogue photo is in two splits. Products of
+    the same coarse group come first; if too few of them look different, the nearest of the other groups follow.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class HardNegatives:
         return found
 
     def random(self, product_id: str, rng: np.random.Generator) -> str | None:
-        """Any other product that looks different, each with the same chance; None when there is none."""
+        """Draw uniformly another product that looks different; None when there is none."""
         here = self._index(product_id)
         for other in rng.permutation(len(self._ids)):
             if other != here and self._distinct(here, int(other)):
@@ -84,7 +84,7 @@ class HardNegatives:
 
     def _index(self, product_id: str) -> int:
         if product_id not in self._place:
-            raise KeyError(f"HardNegatives: found no product {product_id!r} among the {len(self._ids)} allowed ones")
+            raise KeyError(f"HardNegatives: found no product {product_id!r} among the {len(self._ids)} allowed products")
         return self._place[product_id]
 
     def _distinct(self, one: int, other: int) -> bool:
@@ -112,12 +112,12 @@ class HardNegatives:
 
 
 def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
-    """The visible attributes known on both sides that differ, the most telling first."""
+    """The visible attributes that are known for both and differ, in the order of VISIBLE_ATTRIBUTES."""
     return [name for name in VISIBLE_ATTRIBUTES if name in one and name in other and one[name] != other[name]]
 
 
 def _similarity(products: list[Product]) -> np.ndarray:
-    """(N, N) cosines of the products' TF-IDF vectors, which scikit-learn has brought to length 1."""
+    """(N, N) cosines of the products' TF-IDF vectors, which scikit-learn normalises to length 1."""
     if not products:
         return np.zeros((0, 0))
     texts = [f"{product.title} {product.description} {product.category}" for product in products]

@@ -1,7 +1,7 @@
-"""Print read from photos by an OCR engine, to stand in the prompt beside the photo (VIT-Pro, section 3.1).
+"""Text that an OCR engine reads from photos, to add to the prompt beside the photo (VIT-Pro, section 3.1).
 
-The embedded engine is RapidOCR: PaddleOCR's models under onnxruntime, carried in its wheel. Any other, such as the
-paper's AWS Textract, is an object with a `name` and a `read`.
+The built-in engine is RapidOCR: PaddleOCR's models under onnxruntime, shipped in its wheel. Any other engine, such as
+the paper's AWS Textract, is an object with a `name` and a `read` method.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Line:
 
 
 class OcrEngine(Protocol):
-    """Anything that reads an image's lines, from top to bottom."""
+    """An engine that reads the lines of text in an image, from top to bottom."""
 
     name: str
 
@@ -39,13 +39,14 @@ class OcrEngine(Protocol):
 
 
 class RapidOcr:
-    """The embedded engine. Errors: ImportError that names the extra, where it is not installed."""
+    """The built-in engine. Errors: ImportError that names the extra to install, if rapidocr is missing."""
 
     def __init__(self, *, side_px: int = 736, turned: bool = True, threads: int = -1) -> None:
-        """`threads` of onnxruntime, -1 for its own choice.
+        """Load the engine.
 
-        side_px: where the photo's shorter side is below this, lines are sought on the enlarged photo: fewer find less of
-        small print, sooner. turned: whether a line may stand on its head, at the risk of turning one that does not.
+        threads: onnxruntime's threads, -1 for its own choice. side_px: a photo whose shorter side is below this is
+        enlarged before lines are detected; smaller values are faster and miss more small print. turned: whether to
+        recognise upside-down lines too, at the risk of turning upright lines.
         """
         self.name = (
             "rapidocr" if (side_px, turned) == (736, True) else f"rapidocr-{side_px}{'' if turned else '-upright'}"
@@ -59,8 +60,8 @@ class RapidOcr:
         self._engine = RapidOCR(params=settings)
 
     def read(self, image: Image.Image) -> list[Line]:
-        """The lines of one photo, an empty list where nothing is printed."""
-        found = self._engine(np.asarray(image.convert("RGB"))[..., ::-1])  # it takes BGR
+        """Return the lines of one photo; an empty list where nothing is printed."""
+        found = self._engine(np.asarray(image.convert("RGB"))[..., ::-1])  # the engine expects BGR
         if found.boxes is None:
             return []
         corners = [np.concatenate([box.min(0), box.max(0)]).tolist() for box in found.boxes]
@@ -68,7 +69,7 @@ class RapidOcr:
 
 
 def read_photos(engine: OcrEngine, paths: Iterable[str | Path], *, cache: Path) -> dict[str, list[Line]]:
-    """The lines of every photo, {path as given: lines}. What was read once lies under `cache`, by the photo's hash."""
+    """Read the lines of every photo, {path as passed: lines}. Results are cached under `cache` by the photo's hash."""
     found = {}
     for path in progress(list(dict.fromkeys(map(str, paths))), what=f"OCR by {engine.name}"):
         kept = Path(cache) / engine.name / f"{hashlib.sha256(Path(path).read_bytes()).hexdigest()}.json"
@@ -83,9 +84,9 @@ def read_photos(engine: OcrEngine, paths: Iterable[str | Path], *, cache: Path) 
 def with_print(
     records: Sequence[dict], lines: Mapping[str, Sequence[Line]], *, most_characters: int = 120
 ) -> list[dict]:
-    """The records with what is printed on each of their photos put before the question, cut at `most_characters`.
+    """The records with the text printed on their photos before the question, cut at `most_characters`.
 
-    `lines` are by the photo's path, as the record has it. Records of several turns get it before the first.
+    `lines` maps a photo's path, as in the record, to its lines. Records of several turns get the text before the first.
     """
     changed = []
     for record in records:
@@ -93,14 +94,14 @@ def with_print(
         said = "; ".join(f"image {k}: {text}" for k, text in enumerate(texts, 1)) if len(texts) > 1 else "".join(texts)
         first, *others = record["messages"]
         parts = [dict(part) for part in first["content"]]
-        asked = [part for part in parts if part["type"] == "text"][-1]  # the others announce images
+        asked = [part for part in parts if part["type"] == "text"][-1]  # earlier text parts announce images
         asked["text"] = f"Printed: {said[:most_characters] or 'nothing'}. {asked['text']}"
         changed.append(record | {"messages": [{**first, "content": parts}, *others]})
     return changed
 
 
 def expiry_of_print(lines: Sequence[Line]) -> str:
-    """The expiry date by rule, without a model: the latest date of all lines as printed; UNANSWERABLE without one."""
+    """The expiry date by rule, without a model: the latest date of all lines, as printed; UNANSWERABLE if none."""
     dates = [(parse_date(line.text), line.text) for line in lines]
     dates = [(day, text) for day, text in dates if day]
     return strip_prefix(max(dates)[1]) if dates else UNANSWERABLE

@@ -1,4 +1,4 @@
-"""Reading photos from outside: decode in full, or say in one line what is wrong with the file.
+"""Loads photos from outside: decodes them in full, or says in one line what is wrong with the file.
 
 Images leave this module as PIL RGB, turned upright by their EXIF orientation; as arrays they are HWC uint8.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MIN_SIDE_PX = 16  # below this there is nothing to verify
+MIN_SIDE_PX = 16  # smaller photos show nothing to verify
 MAX_PIXELS = 64_000_000  # a 64-megapixel photo takes 192 MB as RGB; larger files are mistakes or attacks
 
 
@@ -21,8 +21,8 @@ class PhotoError(ValueError):
 def load_image(path: str | Path) -> Image.Image:
     """Decode a photo in full into upright RGB.
 
-    Raises PhotoError for a missing, empty, truncated, non-image, tiny or giant file.
-    Transparent pixels are laid on white, as a shop shows its cut-out products.
+    Transparent pixels become white, as a shop shows its cut-out products.
+    Errors: PhotoError for a missing, empty, truncated, non-image, tiny or giant file.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,6 +1,6 @@
-"""Customers' phrases with their truth: which parts of a text does its own photo show?
+"""Customers' phrases, each labelled by whether the photo shows it.
 
-The stuff of VIT-Pro's pilot study (section 3.2), where people judged 200 samples; Pocket Mart knows the truth of each.
+VIT-Pro's pilot study (section 3.2) used such phrases, and people judged 200 samples. Pocket Mart knows every label.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ SAID_OF = {
 
 @dataclass(frozen=True)
 class Phrase:
-    """Characters `span` of record `record`'s answer; `visible` says whether the photo shows what they say."""
+    """Characters `span` of the answer of record number `record`; `visible`: whether the photo shows what they state."""
 
     record: int
     span: tuple[int, int]
@@ -33,7 +33,7 @@ class Phrase:
 
 
 def phrase_records(photos: Iterable[CustomerPhoto], *, source: str) -> tuple[list[dict], list[Phrase]]:
-    """A record for each photo whose customer's text has known phrases, its answer that text; and all the phrases."""
+    """A record for each photo with labelled phrases, its answer the customer's text; and all the phrases."""
     records, phrases = [], []
     for photo in photos:
         known = photo.facts.get("phrases")
@@ -53,8 +53,10 @@ def phrase_records(photos: Iterable[CustomerPhoto], *, source: str) -> tuple[lis
 
 
 def swapped_records(photos: Sequence[CustomerPhoto], *, source: str, seed: int = 0) -> tuple[list[dict], list[Phrase]]:
-    """As phrase_records, for photos without a customer's text: a phrase for each attribute that the photo shows, and
-    half of them with a value that another of the photos has."""
+    """As phrase_records, for photos without a customer's text, from the attributes that the photos show.
+
+    Each attribute of a photo makes one phrase; about half of the phrases have the value of another photo instead.
+    """
     rng, records, phrases = np.random.default_rng(seed), [], []
     values = {name: sorted({p.seen[name] for p in photos if p.seen.get(name)}) for name in SAID_OF}
     for photo in photos:
@@ -69,6 +71,20 @@ def swapped_records(photos: Sequence[CustomerPhoto], *, source: str, seed: int =
         if seen:
             records.append(_says(photo, text, source))
     return records, phrases
+
+
+def pilot_phrases(
+    photos: Sequence[CustomerPhoto], *, source: str, n: int, seed: int = 0
+) -> tuple[list[dict], list[Phrase]]:
+    """The first `n` phrases of the photos and the records that hold them.
+
+    The phrases come from phrase_records; where no text has labelled phrases, they come from swapped_records.
+    """
+    records, phrases = phrase_records(photos, source=source)
+    if not phrases:
+        records, phrases = swapped_records(photos, source=source, seed=seed)
+    phrases = phrases[:n]
+    return records[: 1 + max((p.record for p in phrases), default=-1)], phrases
 
 
 def _says(photo: CustomerPhoto, text: str, source: str) -> dict:

@@ -1,10 +1,10 @@
-"""The record: one chat about one or two photos, with its answer and the truth it is scored against.
+"""The record: one chat about one or two photos, with its answer and the truth for scoring.
 
 A record is a plain dict with the fields of `FIELDS`; files hold one record a line. `messages` is a chat whose image
 parts stand in the order of `images`; two photos are announced as "Image 1:" and "Image 2:". `facts` is
-`{"asked": {name: value}, "known": {name: value}}`: what a right answer must say, and everything that is true of the
-photo, so that a further true statement counts as no hallucination. Values are texts, or lists of texts of which any
-one is right. Photos' paths are absolute in memory; in a file those near it are relative to its folder.
+`{"asked": {name: value}, "known": {name: value}}`. `asked` is what a right answer must state; `known` is everything
+true of the photo, so that a further true statement is no hallucination. A value is a text, or a list of texts of which
+any is right. Photo paths are absolute in memory; in a file, paths of nearby photos are relative to its folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TASKS = ("AE", "DD", "PM", "EX", "PT", "PP", "PRETRAIN", "INSTRUCT")
 EMDIV_VARIANTS = ("gen", "aug", "bin")
-UNANSWERABLE = "Unanswerable"  # the answer to a question for a date that is not printed
+UNANSWERABLE = "Unanswerable"  # the answer to a question about a date that is not printed
 
 NONE = type(None)
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -49,7 +49,7 @@ class RecordError(ValueError):
 def user_turn(question: str, *, images: int = 0, first: int | None = None) -> dict:
     """A user's message: its images, then the question (left out when empty).
 
-    With two images, or when `first` gives the number of the first one, each is announced as "Image k:".
+    With two images, or when `first` is the number of the first image, each is announced as "Image k:".
     """
     parts: list[dict[str, str]] = []
     for k in range(images):
@@ -91,7 +91,7 @@ def make_record(
 
 
 def announces_image(part: dict) -> bool:
-    """Whether a part of a message only announces the image behind it, as `user_turn` writes it."""
+    """Whether a part of a message only announces the image after it, as `user_turn` writes it."""
     text = part.get("text", "")
     return text.startswith("Image ") and text.endswith(":")
 
@@ -103,7 +103,7 @@ def question_of(record: dict) -> str:
 
 
 def record_fault(record: object) -> tuple[str, object, str] | None:
-    """The first thing wrong with a record as (field, found, expected), or None when it is usable."""
+    """The first fault of a record as (field, found, expected), or None when the record is usable."""
     if not isinstance(record, dict):
         return "", record, "a JSON object"
     for name, types in FIELDS.items():
@@ -159,9 +159,9 @@ def write_records(records: Iterable[dict], path: str | Path) -> Path:
 
 
 def write_rows(rows: Iterable[dict], path: str | Path) -> Path:
-    """Write rows with `images`, records or more than those, as JSON lines, whole or not at all; returns the path.
+    """Write rows with `images` (records, with or without further fields) as JSON lines, atomically; returns the path.
 
-    Photos in the file's folder, or in a folder beside it, are written relative to the file: run folders move together.
+    Photos in the file's folder, or in a folder beside it, get relative paths, so that run folders can move together.
     """
     path = Path(path)
     with replacing(path) as part, part.open("w", encoding="utf-8") as stream:
@@ -172,10 +172,10 @@ def write_rows(rows: Iterable[dict], path: str | Path) -> Path:
 
 
 def load_records(path: str | Path, *, check_photos: bool = True) -> list[dict]:
-    """Read records and make photos' paths absolute; RecordError names the wrong line or the missing photo."""
+    """Read records and make their photo paths absolute. Errors: RecordError names the faulty line or the missing photo."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"records {path}: no such file; the notebook that writes it has to run first")
+        raise FileNotFoundError(f"records {path}: no such file; first run the notebook that writes it")
     records, lines = [], []
     rows = path.read_text(encoding="utf-8").split("\n")  # not splitlines: customers' texts may hold U+2028
     for line, text in enumerate(rows, start=1):
@@ -198,7 +198,7 @@ def load_records(path: str | Path, *, check_photos: bool = True) -> list[dict]:
 def to_dataset(records: Iterable[dict]) -> datasets.Dataset:
     """The records as a `datasets.Dataset`.
 
-    Arrow wants one type a column: every message's content becomes a list of parts, and `facts` JSON text.
+    Arrow requires one type per column: every message's content becomes a list of parts, `facts` becomes JSON text.
     """
     import datasets  # takes a second to import, and most readers of records do not need it
 

@@ -1,8 +1,8 @@
-"""What a row of products.jsonl or feedback.jsonl must look like, and what is wrong with one that does not."""
+"""Checks the rows of products.jsonl and feedback.jsonl: their expected fields, and the faults of a row."""
 
 from __future__ import annotations
 
-# One word each, in the whole project: PACKAGINGS are the classes of task PT, PLACEMENTS of PP.
+# The names used in the whole project: PACKAGINGS are the classes of task PT, PLACEMENTS those of PP.
 PACKAGINGS = ("bottle", "box", "can", "jar", "pouch", "tube")
 PLACEMENTS = ("on shelf", "in hand", "on floor", "in carton")
 DAMAGES = ("dent", "crack", "tear", "leak", "crush", "stain", "scratch")
@@ -23,7 +23,7 @@ FEEDBACK_FIELDS: dict[str, Types] = {"feedback_id": str, "product_id": str, "tex
 MAY_BE_EMPTY = ("description", "text", "coarse")
 
 NONE = type(None)
-# The facts that the tasks read; others are carried along unchecked.
+# The facts that the tasks read; other facts are kept unchecked.
 FACT_TYPES: dict[str, Types] = {
     "damaged": (bool, NONE),
     "damage": (str, NONE),
@@ -41,7 +41,7 @@ Fault = tuple[str, object, str]  # field, found, reason
 
 
 def row_faults(row: dict, fields: dict[str, Types]) -> list[Fault]:
-    """All that is wrong with one parsed row: fields missing, unknown or of a wrong type; [] when it is usable."""
+    """All faults of one parsed row: missing or unknown fields, and wrong types; [] when the row is usable."""
     faults: list[Fault] = []
     for name, types in fields.items():
         if name not in row:
@@ -60,7 +60,7 @@ def row_faults(row: dict, fields: dict[str, Types]) -> list[Fault]:
 def _text_faults(name: str, text: str) -> list[Fault]:
     if not text.strip() and name not in MAY_BE_EMPTY:
         return [(name, text, "empty text")]
-    if any("\ud800" <= character <= "\udfff" for character in text):  # half a character, which no file can hold
+    if any("\ud800" <= character <= "\udfff" for character in text):  # a lone surrogate, which no UTF-8 file can contain
         return [(name, ascii(text), "not valid Unicode text")]
     return []
 

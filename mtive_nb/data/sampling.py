@@ -1,4 +1,4 @@
-"""Choosing records: so many for training, in given shares of the variants; the first few of each form."""
+"""Samples records: a number for training, by shares of the variants; or the first few of each form."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def sample_variants(records: list[dict], shares: Mapping[str, float], *, n: int, seed: int = 0) -> list[dict]:
-    """At most `n` records without repetition, variants in the given `shares` as far as there are records of each.
+    """Sample at most `n` records without repetition, variants in proportion to `shares` as far as records suffice.
 
-    Errors: ValueError when a share names a variant of which there is no record.
+    Errors: ValueError when `shares` names a variant without records.
     """
     rng, total, chosen = np.random.default_rng(seed), sum(shares.values()), []
     for variant, share in shares.items():
@@ -24,7 +24,7 @@ def sample_variants(records: list[dict], shares: Mapping[str, float], *, n: int,
 
 
 def first_of_each_form(records: list[dict], limit: int) -> list[dict]:
-    """The first `limit` records of each task and variant, in the order given; 0 keeps all."""
+    """The first `limit` records of each task and variant, in their order; limit 0 keeps all."""
     seen, chosen = Counter(), []
     for record in records:
         form = record["task"], record["variant"]

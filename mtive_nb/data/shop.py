@@ -1,7 +1,7 @@
 """A shop as notebook 01 opens it: Pocket Mart, the public sets of real photos, or the user's own folder.
 
-A shop is one or more catalogues, each good for some of EMDIV's tasks: no public set has damage, dates and names alike.
-`shop.json` keeps what was opened, without the photos, so that later notebooks read it instead of opening it again.
+A shop is one or more catalogues, each for some of EMDIV's tasks: no public set has damage, dates and names together.
+`shop.json` stores the opened shop without its photos, so that later notebooks read the file instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pandas as pd
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product, load_catalogue
 from mtive_nb.data.composite import composite_damage, composite_dates
-from mtive_nb.data.customer_photos import photos_by_split
+from mtive_nb.data.customer_photos import CustomerPhoto, photos_by_split
 from mtive_nb.data.emdiv.build import MAKERS, Emdiv, build_emdiv
 from mtive_nb.data.emdiv.questions import AE_ATTRIBUTES
 from mtive_nb.data.mart.render import render_mart
@@ -31,12 +31,12 @@ from mtive_nb.data.splits import SPLITS, split_products
 from mtive_nb.run.atomic import write_atomic
 
 ALL_TASKS = tuple(MAKERS)
-SEEN_FACTS = (*AE_ATTRIBUTES, "count", "damage", "damaged", "placement")  # what a photo can show, if its facts tell
+SEEN_FACTS = (*AE_ATTRIBUTES, "count", "damage", "damaged", "placement")  # facts that a photo can show
 
 
 @dataclass(frozen=True)
 class ShopPart:
-    """One catalogue of the shop and the tasks of EMDIV that it is good for; `composited` says what was drawn on."""
+    """One catalogue of the shop and its tasks of EMDIV; `composited` says what was drawn onto its photos."""
 
     catalogue: Catalogue
     tasks: tuple[str, ...]
@@ -44,7 +44,7 @@ class ShopPart:
 
     @property
     def splits(self) -> dict[str, str]:
-        """Id of a product or feedback -> split: the source's own, else drawn by product."""
+        """Id of a product or feedback -> split: the source's own splits, else drawn by product."""
         products = self.catalogue.products
         return self.catalogue.splits or split_products(product.product_id for product in products)
 
@@ -52,11 +52,11 @@ class ShopPart:
 def open_shop(
     source: str, folder: str | Path, *, mart: Mapping[str, Any], composited: Mapping[str, int], seed: int = 0
 ) -> list[ShopPart]:
-    """The catalogues of a source; what has to be made is made in `folder`.
+    """Open the catalogues of a source; new photos are written to `folder`.
 
-    source: "mart" renders Pocket Mart (`mart`: arguments of `render_mart`) into `folder`/mart; "real" opens the public
-    sets under MTIVE_DATA and draws damage and dates on as many grocery photos a split as `composited` says, into
-    `folder`/composited; anything else is a catalogue folder. Errors: FileNotFoundError naming what is missing.
+    source: "mart" renders Pocket Mart into `folder`/mart (`mart`: arguments of `render_mart`). "real" opens the public
+    sets under MTIVE_DATA and draws damage and dates on grocery photos, into `folder`/composited (`composited`: number of
+    photos per split). Any other source is a catalogue folder. Errors: FileNotFoundError naming what is missing.
     """
     folder = Path(folder)
     if source == "mart":
@@ -77,9 +77,9 @@ def open_shop(
 
 
 def expand_counts(*, train: Mapping[str, int], val: int, test: Mapping[str, int]) -> dict[str, int]:
-    """Records a "TASK/variant/split", from counts a "TASK/variant" or "TASK"; what is not named has none.
+    """Expand counts by "TASK/variant" or "TASK" to counts by "TASK/variant/split"; missing keys count 0.
 
-    `val` holds for every task and variant that is trained on. Errors: ValueError for a key that names no task.
+    `val` applies to every task and variant in `train`, at most its training count. Errors: ValueError for a key that names no task.
     """
     keys = {*ALL_TASKS, *(f"{task}/{variant}" for task in ALL_TASKS for variant in EMDIV_VARIANTS)}
     if strange := sorted({*train, *test} - keys):
@@ -98,7 +98,7 @@ def expand_counts(*, train: Mapping[str, int], val: int, test: Mapping[str, int]
 def build_shop_emdiv(
     parts: Sequence[ShopPart], counts: Mapping[str, int], *, hard_share: float = 1.0, seed: int = 0
 ) -> Emdiv:
-    """EMDIV over all parts: each answers its own tasks, and gives at most `counts` records of each kind."""
+    """Build EMDIV over all parts: each part contributes its own tasks, at most `counts` records per key."""
     made = []
     for part in parts:
         own = {key: number for key, number in counts.items() if key.split("/")[0] in part.tasks}
@@ -111,8 +111,8 @@ def build_shop_emdiv(
 def split_photos(parts: Iterable[ShopPart]) -> list[tuple[str, str]]:
     """Every photo with its split, as (split, path), for the leak check.
 
-    A shop's own photo belongs to its product's split. Where a source splits by photo, every split sees all products,
-    so that their photos are left out: they are what customers' photos are compared with, not what is tested.
+    A catalogue photo belongs to its product's split. Where a source splits by photo, every split has all products. Their
+    catalogue photos are then left out: customers' photos are compared with them, but they are not tested.
     """
     found = []
     for part in parts:
@@ -126,7 +126,7 @@ def split_photos(parts: Iterable[ShopPart]) -> list[tuple[str, str]]:
 
 
 def photos_table(parts: Iterable[ShopPart]) -> pd.DataFrame:
-    """Products and photos a catalogue and split, and what was drawn onto them."""
+    """Count products and photos by catalogue and split, and name what was drawn onto them."""
     rows = []
     for part in parts:
         photos = photos_by_split(part.catalogue, part.splits)
@@ -140,16 +140,26 @@ def photos_table(parts: Iterable[ShopPart]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def photos_with_facts(parts: Iterable[ShopPart]) -> list[CustomerPhoto]:
+    """Customers' photos with known facts, in the catalogues' own order."""
+    found = []
+    for part in parts:
+        photos = [photo for rows in photos_by_split(part.catalogue, part.splits).values() for photo in rows]
+        by_id = {photo.feedback.feedback_id: photo for photo in photos}
+        found += [by_id[row.feedback_id] for row in part.catalogue.feedback if row.facts]
+    return found
+
+
 def phrase_counts(parts: Iterable[ShopPart]) -> Counter[bool]:
-    """Customers' phrases that their photo shows (True) and that it does not (False), where the source knows."""
+    """Count customers' phrases that their photo shows (True) or does not show (False), where the source knows."""
     rows = [row for part in parts for row in part.catalogue.feedback if row.facts]
     return Counter(bool(phrase["visible"]) for row in rows for phrase in row.facts.get("phrases") or ())
 
 
 def negatives_beside_random(finder: HardNegatives, *, seed: int = 0) -> pd.DataFrame:
-    """Each product's hardest negative and a random one: product, negative (hard, random), other, and how near they are.
+    """Compare each product with its hardest negative and a random one: one row each; negative is "hard" or "random".
 
-    similarity: cosine of the listings' TF-IDF vectors; distance: of the catalogue photos, from 0 (alike) to 1.
+    similarity: cosine of the listings' TF-IDF vectors. distance: between the catalogue photos, from 0 (alike) to 1.
     """
     rng, place, rows = np.random.default_rng(seed), {name: k for k, name in enumerate(finder.products)}, []
     for own in finder.products:
@@ -162,10 +172,10 @@ def negatives_beside_random(finder: HardNegatives, *, seed: int = 0) -> pd.DataF
 
 
 def settle_grounding(records: Iterable[dict]) -> list[dict]:
-    """The instruction records with `grounded` None where the shop's facts cannot settle it.
+    """The instruction records with `grounded` None where the shop's facts cannot decide it.
 
-    Where no photo's facts tell a thing that can be seen (the grocery photos tell no count), a claim about it is neither
-    borne out nor wrong. What cannot be seen, such as a price, stays ungrounded.
+    If no photo's facts mention a visible property (the grocery photos have no count), a statement about the property is
+    neither confirmed nor wrong. A statement about something invisible, such as a price, stays ungrounded.
     """
     records = list(records)
     silent = set(SEEN_FACTS) - {name for record in records for name in record["facts"]["known"]}
@@ -177,7 +187,7 @@ def settle_grounding(records: Iterable[dict]) -> list[dict]:
 
 
 def write_shop(parts: Iterable[ShopPart], path: str | Path) -> Path:
-    """Write the parts as JSON, whole or not at all; a root in the file's run folder is kept relative to the file."""
+    """Write the parts as JSON, atomically; a root inside the file's run folder is stored relative to the file."""
     path, rows = Path(path), []
     run_folder = path.parent.parent.resolve()
     for part in parts:
@@ -210,7 +220,7 @@ def read_shop(path: str | Path) -> list[ShopPart]:
 
 
 def _draw(catalogue: Catalogue, amounts: Mapping[str, int]) -> list[Feedback]:
-    """The first so many photos of each split in an even spread over its list, which is sorted by product."""
+    """Choose `amounts` photos of each split, evenly spaced over its list, which is sorted by product."""
     chosen = []
     for split in SPLITS:
         rows = [row for row in catalogue.feedback if catalogue.splits[row.feedback_id] == split]

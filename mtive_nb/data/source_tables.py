@@ -1,19 +1,19 @@
-"""Tables read by eye from the public sets' photos, on contact sheets of every class; `sources.py` reads them.
+"""Labels read by eye from the public sets' photos, on contact sheets of every class; `sources.py` uses them.
 
-They hold what the sets do not say: packaging, brands, which cookie photos show one cookie, the printed dates.
+The sets lack these labels: packaging, brands, which photos show the same cookie, the printed dates.
 """
 
 from __future__ import annotations
 
 # GroceryStoreDataset: every product of these coarse classes comes in a carton, yoghurt and sour cream included.
 BOXED = frozenset("Juice Milk Oatghurt Oat-Milk Sour-Cream Sour-Milk Soyghurt Soy-Milk Yoghurt".split())
-# All fruit and vegetables lie loose in crates. "loose" is not one of PACKAGINGS: a seventh answer for task PT.
+# All fruit and vegetables lie loose in crates. "loose" is not in PACKAGINGS: it is a seventh class of task PT.
 LOOSE = "loose"
 
 BRANDS = ("Alpro", "Arla", "Bravo", "Garant", "God Morgon", "Oatly", "Tropicana", "Valio", "Yoggi")
 
-# cookies: consecutive photos show one cookie turned, and some whole cookies were photographed again once broken
-# (normal 20-23 and anomaly 29-32; normal 24-27 and anomaly 18-19). What looks like one cookie stays in one split.
+# cookies: consecutive photos show one cookie from several sides. Some whole cookies were photographed again once broken
+# (normal 20-23 and anomaly 29-32; normal 24-27 and anomaly 18-19). Photos of apparently one cookie stay in one split.
 # (kind, first, last, split), 31 photos train, 12 val, 20 test.
 COOKIE_RUNS = (
     ("normal", 1, 2, "val"),

@@ -1,6 +1,6 @@
 """Catalogues built from public sets of real photos, as their authors laid them out; nothing is copied or converted.
 
-`MTIVE_DATA` names the folder that holds them. A photo or row that cannot be used is quarantined, as in `catalogue.py`.
+`MTIVE_DATA` names the folder of these sets. Unusable photos and rows are quarantined, as in `catalogue.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mtive_nb.data.photos import path_fault, photo_fault
 from mtive_nb.data.source_tables import BOXED, BRANDS, COOKIE_RUNS, EXPIRY_LABELS, LOOSE
 from mtive_nb.data.splits import split_of
 
-MASK_GREEN = 164  # the green channel of the masks' one colour
+MASK_GREEN = 164  # the green channel of the masks' only colour
 
-# name: (folders it may lie in, where from and how large)
+# name: (possible folder names, origin and size)
 SOURCES: dict[str, tuple[tuple[str, ...], str]] = {
     "grocery": (
         ("GroceryStoreDataset", "GroceryStoreDataset-master"),
@@ -39,7 +39,7 @@ SOURCES: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def data_dir() -> Path:
-    """The folder that MTIVE_DATA names; FileNotFoundError says what to download, from where and how large it is."""
+    """The folder that MTIVE_DATA names. Errors: FileNotFoundError says what to download, with origin and size."""
     found = os.environ.get("MTIVE_DATA", "")
     if found and Path(found).is_dir():
         return Path(found)
@@ -51,9 +51,9 @@ def data_dir() -> Path:
 def load_grocery(folder: str | Path | None = None) -> Catalogue:
     """GroceryStoreDataset: 81 products with their catalogue photo, and one Feedback without text for each phone photo.
 
-    All 81 products are in every split (to recognise a known product on a new photo is the task its authors set), so
-    splits are by photo: train.txt gives train and, for a tenth by hash of the file name, val; val.txt gives test.
-    A clone's test.txt is not read, so that the numbers are the same with and without it.
+    All 81 products are in every split: the authors' task is to recognise a known product in a new photo. So splits are
+    by photo: train.txt gives train and, for a tenth by hash of the file name, val; val.txt gives test. A clone's test.txt
+    is not read, so that results are the same with and without it.
     """
     root = _find("grocery", folder, marks=("dataset/classes.csv", "classes.csv")).parent
     catalogue = Catalogue("grocery", root, [], [], splits={})
@@ -70,7 +70,7 @@ def load_grocery(folder: str | Path | None = None) -> Catalogue:
 
 
 def load_cookies(folder: str | Path | None = None) -> Catalogue:
-    """63 phone photos of cookies: damaged by the file's name, the box round all of the damage from its mask.
+    """63 phone photos of cookies: file names say which are damaged; a mask gives the box around all of the damage.
 
     Consecutive photos show one cookie from several sides, so splits are by runs of photos (COOKIE_RUNS), not by photo.
     """
@@ -86,7 +86,7 @@ def load_cookies(folder: str | Path | None = None) -> Catalogue:
         facts = {"damaged": damaged, "damage": "crack" if damaged else None, "damage_box": box}
         facts["attributes"] = {"category": "cookie"}
         _add(catalogue, Feedback(f"cookie-{path.stem}", "cookie", "", (image,), facts), _cookie_split(path.stem))
-    # A whole cookie of the training split stands for the shop's photo, which the set does not have.
+    # An undamaged cookie of the training split serves as the catalogue photo, which the set lacks.
     train = [row for row in catalogue.feedback if catalogue.splits[row.feedback_id] == "train"]
     whole = [row for row in train if not row.facts["damaged"]]
     attributes = {"name": "chocolate chip cookie", "category": "cookie"}
@@ -97,10 +97,10 @@ def load_cookies(folder: str | Path | None = None) -> Catalogue:
 
 
 def load_expiry(folder: str | Path | None = None) -> Catalogue:
-    """Eight phone photos of packages with a date, read by eye (labels.csv; where a clone has none, our own table).
+    """Eight phone photos of packages with a date, read by eye (labels.csv, or EXPIRY_LABELS where a clone lacks it).
 
-    All are test. Where the date is ambiguous by itself (03/04/23), facts["dates"]["expiry_also"] is the second reading
-    to accept. The package's only photo serves as the shop's photo too: these rows are for task EX alone.
+    All are in the test split. For an ambiguous date (03/04/23), facts["dates"]["expiry_also"] is the second reading to
+    accept. The package's only photo is also its catalogue photo, so these rows suit task EX alone.
     """
     root = _find("expiry", folder, marks=("labels.csv", "img_01.jpg")).parent
     header, *table = EXPIRY_LABELS
@@ -182,13 +182,13 @@ def _cookie_split(stem: str) -> str:
 
 
 def _mask_box(catalogue: Catalogue, path: Path) -> list[int] | None:
-    """XYXY box in pixels round all that the mask marks: a black PNG with palette and alpha, the damage in green."""
+    """XYXY box in pixels around all damage in the mask, a black PNG with palette and alpha and the damage in green."""
     reason = photo_fault(path)
     if reason is not None:
         file = path.relative_to(catalogue.root).as_posix()
         catalogue.quarantine.append(Quarantined(file, None, "mask", file, f"{reason}; the photo is kept without a box"))
         return None
-    with Image.open(path) as image:  # not load_image, which would lay the transparent black on white
+    with Image.open(path) as image:  # not load_image, which would turn transparent black into white
         mask = np.asarray(image.convert("RGBA").convert("RGB"))  # (height, width, 3)
     rows, columns = np.nonzero(mask[..., 1] > MASK_GREEN // 2)
     if not len(rows):
@@ -200,7 +200,7 @@ def _expiry_dates(row: dict[str, str]) -> dict[str, str | None]:
     text = strip_prefix(row["expiry_text"])
     dates = {"expiry": row["expiry_date"] or parse_date(text), "expiry_text": text}
     dates |= {"production": row.get("production_date") or None, "production_text": None}
-    if not row["expiry_date"]:  # the label names two readings and settles on neither
+    if not row["expiry_date"]:  # the date has two readings, and the label chooses neither
         day_first = dates["expiry"]
         dates["expiry_also"] = f"{day_first[:5]}{day_first[8:]}-{day_first[5:7]}" if day_first else None
     return dates

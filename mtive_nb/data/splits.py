@@ -1,7 +1,7 @@
-"""Splits that stay put, and the check that no photo stands in two of them.
+"""Stable splits, and the check that no photo is in two of them.
 
-A split is drawn from a hash of the id, so adding a product moves no other. The leak check compares photos by a hash of
-their upright RGB pixels and, when asked, by a perceptual hash of 64 bits, which also finds photos saved anew.
+A split is drawn from a hash of the id, so adding a product moves no other product. The leak check compares photos by a
+hash of their upright RGB pixels and, on request, by a perceptual hash of 64 bits, which also finds photos saved again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Photo = str | Path | Image.Image
 
 
 def split_of(key: str, *, shares: tuple[float, ...] = (0.7, 0.1, 0.2), seed: int = 0) -> str:
-    """The split of one id, from the id and the seed alone; `shares` are those of train, val, test and sum to 1."""
+    """The split of one id, which depends on id and seed alone; `shares` are those of train, val, test and sum to 1."""
     if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"shares: found {shares}, expected numbers of 0 or more for {SPLITS} that sum to 1")
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
@@ -35,12 +35,12 @@ def split_of(key: str, *, shares: tuple[float, ...] = (0.7, 0.1, 0.2), seed: int
 def split_products(
     product_ids: Iterable[str], *, shares: tuple[float, ...] = (0.7, 0.1, 0.2), seed: int = 0
 ) -> dict[str, str]:
-    """Give every product its split; the shares hold on average, as each product is drawn by itself."""
+    """Assign every product its split; the shares hold on average, as products are drawn independently."""
     return {product_id: split_of(product_id, shares=shares, seed=seed) for product_id in product_ids}
 
 
 def image_hashes(photos: Iterable[Photo], *, perceptual: bool = True) -> pd.DataFrame:
-    """One row a photo: `photo` (its path), `pixels` (sha256 of upright RGB), `phash` (uint64, or 0)."""
+    """One row per photo: `photo` (its path), `pixels` (sha256 of upright RGB), `phash` (uint64; 0 if not `perceptual`)."""
     rows = []
     for number, photo in enumerate(photos):
         image = photo.convert("RGB") if isinstance(photo, Image.Image) else load_image(photo)
@@ -55,10 +55,10 @@ def find_leaks(records: Iterable[Mapping | tuple[str, Photo]], *, max_distance: 
     """Pairs of photos in different splits that are the same photo.
 
     `records` are `(split, photo)` pairs or records with `split` and `images`. By default only equal pixels count. With
-    `max_distance` photos whose perceptual hashes differ in at most so many of 64 bits count too: 0 to 4
-    finds a photo that was saved or scaled anew; from 6 on, shots of one shelf in a row. Between train.txt and
-    val.txt of GroceryStoreDataset no pair of photos is closer than 12 bits.
-    Equal pixels are the default because drawn photos of one layout may share a perceptual hash without being one photo.
+    `max_distance`, photos count too whose perceptual hashes differ in at most that many of 64 bits: 0 to 4 finds photos
+    saved or scaled again, 6 and more also finds consecutive shots of one shelf. Between train.txt and val.txt of
+    GroceryStoreDataset no pair of photos is closer than 12 bits. Equal pixels are the default because different drawn
+    photos of one layout may share a perceptual hash.
     """
     splits, photos = _pairs(records)
     hashes = image_hashes(photos, perceptual=max_distance is not None)
@@ -77,7 +77,7 @@ def find_leaks(records: Iterable[Mapping | tuple[str, Photo]], *, max_distance: 
 
 
 def assert_no_leaks(records: Iterable[Mapping | tuple[str, Photo]], *, max_distance: int | None = None) -> None:
-    """Raise ValueError naming both files when a photo stands in two splits; see find_leaks."""
+    """Raise ValueError naming both files when a photo is in two splits; see find_leaks."""
     leaks = find_leaks(records, max_distance=max_distance)
     if len(leaks):
         shown = [f"{row.photo_a} ({row.split_a}) = {row.photo_b} ({row.split_b})" for row in leaks.head(5).itertuples()]

@@ -243,6 +243,14 @@ def board(
     return pd.DataFrame(rows)
 
 
+def claims_of_run(
+    records: Sequence[dict], answers: Mapping[str, Sequence[str]], vocabulary: dict, *, further: Sequence[dict] = ()
+) -> pd.DataFrame:
+    """MTIVE's claims that a chapter decides, as `board`: those on its answers, then `further` rows of `measured`."""
+    claims = board([c for c in load_claims() if c["paper"] == "mtive"], judged_run(records, answers, vocabulary))
+    return pd.concat([claims[claims["n"].notna()], pd.DataFrame(further)], ignore_index=True)
+
+
 def _row(claim: Mapping, found: Mapping) -> dict:
     """A claim and what was found, as a row of the board."""
     about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split()), "priority": claim["priority"]}

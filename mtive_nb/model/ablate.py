@@ -1,4 +1,4 @@
-"""Ablate parts of a trained adapter by zeroing its B matrices: what does a part carry, once the others rely on it?"""
+"""Ablate parts of a trained adapter by zeroing its B matrices: what does a part contribute once other parts rely on it?"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from mtive_nb.model.stack import LoraStack
 
 @contextmanager
 def ablated(stack: LoraStack, name: str, parts: Sequence[str]) -> Iterator[None]:
-    """Inside, adapter `name` adds nothing in `parts` (of vision, connector, language): its B is 0 there.
+    """Set B of adapter `name` to 0 in `parts` (of vision, connector, language) inside the context; restore B afterwards.
 
-    Errors: ValueError for another part, or one in which the adapter does not stand.
+    Errors: ValueError for an unknown part, or for a part without layers of this adapter.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
@@ -31,7 +31,7 @@ def ablated(stack: LoraStack, name: str, parts: Sequence[str]) -> Iterator[None]
                     kept.append((weight, weight.clone()))
                     weight.zero_()
         if missing := sorted(set(parts) - seen):
-            raise ValueError(f"parts: found {missing[0]!r}, but adapter {name!r} stands in {sorted(seen)} alone")
+            raise ValueError(f"parts: found {missing[0]!r}, but adapter {name!r} has layers only in {sorted(seen)}")
         yield
     finally:
         for weight, before in kept:

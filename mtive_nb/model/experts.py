@@ -1,6 +1,6 @@
-"""Training many adapters that do not depend on each other, several at a time.
+"""Train many independent adapters, several at a time.
 
-Experts share a frozen trunk and nothing else, so each can be trained by a worker of its own (parallel.py).
+Experts share only a frozen trunk, so a separate worker can train each expert (parallel.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from mtive_nb.model.train import Training, train_adapter
 
 @dataclass(frozen=True)
 class AdapterPlan:
-    """An adapter to be trained: its name, what it is, what it stands on (None: the bare base), and how it learns."""
+    """An adapter to train: name, spec, parent adapter (None: the bare base), training records and training settings."""
 
     name: str
     spec: AdapterSpec
@@ -28,7 +28,7 @@ class AdapterPlan:
 
 
 def _train(stack: LoraStack, plan: AdapterPlan, checkpoints: Path | None) -> pd.DataFrame:
-    torch.manual_seed(plan.training.seed)  # an adapter's first weights do not depend on what was trained before it
+    torch.manual_seed(plan.training.seed)  # an adapter's initial weights do not depend on earlier training runs
     stack.add(plan.name, plan.spec, parent=plan.parent)
     return train_adapter(stack, plan.name, plan.records, plan.training, checkpoints=checkpoints)
 
@@ -50,10 +50,10 @@ def train_adapters(
     processes: int = 1,
     each: Callable = by_processes,
 ) -> dict[str, pd.DataFrame]:
-    """Train every plan's adapter and leave all of them on `stack`; returns {name: log of train_adapter}.
+    """Train every plan's adapter, leave all adapters on `stack` and return {name: log of train_adapter}.
 
-    The result is the same for any number of `processes`, each with its share of the cores, and for `each` by_ray of
-    serve/cluster.py.
+    The result is the same for any number of `processes`, each with its share of the cores. `each` distributes the
+    work: by_processes here, or by_ray of serve/cluster.py, with the same result.
     """
     if processes < 2:
         return {plan.name: _train(stack, plan, checkpoints) for plan in plans}

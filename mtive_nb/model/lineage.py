@@ -1,4 +1,4 @@
-"""Lineage of stacked adapters: what `stack.json` says of each, beside the PEFT folders themselves."""
+"""Lineage of stacked adapters: the entries of `stack.json`, which lies beside the PEFT folders."""
 
 import hashlib
 import json
@@ -11,12 +11,15 @@ MANIFEST = "stack.json"
 
 
 class LineageError(ValueError):
-    """An adapter that does not belong over this base or these parents, or whose file was changed."""
+    """An adapter does not fit this base or these parents, or its file has changed."""
 
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """What an adapter is: its rank, alpha, where it goes ("language.attention", ...) and to which layers."""
+    """An adapter's shape: rank, alpha, placement ("language.attention", ...), layers, dropout, and whether it is DoRA.
+
+    layers: {part: layer numbers, counted from 0}; None for all layers.
+    """
 
     rank: int
     alpha: float
@@ -28,7 +31,7 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class Lineage:
-    """One adapter's line in stack.json."""
+    """One adapter's entry in stack.json."""
 
     parent: str | None
     parent_sha256: str | None
@@ -37,20 +40,20 @@ class Lineage:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of a file."""
+    """Return the SHA-256 of a file as hexadecimal text."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_manifest(folder: Path) -> dict:
-    """The parsed stack.json of a folder. Errors: LineageError where there is none."""
+    """Return the parsed stack.json of a folder. Errors: LineageError where the file is missing."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise LineageError(
-            f"{path} does not exist: {folder} is no folder of a stack (it was written by LoraStack.save)"
+            f"{path} does not exist: {folder} is no folder of a stack (LoraStack.save writes this file)"
         )
     return json.loads(path.read_text())
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
-    """Replace a folder's stack.json in one step."""
+    """Replace a folder's stack.json atomically."""
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1))

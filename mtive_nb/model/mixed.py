@@ -1,12 +1,13 @@
 """One batch, many experts: every row answers with its own adapter over a shared trunk, in all parts of the model.
 
-The trunk runs once for the whole batch; behind each layer on which experts stand, their low-rank products are added to
-their own rows: rows are dealt to groups of one expert and one size, so that two batched matrix products serve all
-experts of a layer. PEFT's `adapter_names` does the same for layers whose first dimension is the batch; in the vision
-tower and the connector a row is a patch, and patches of all images of a batch follow one another: here they are told
-apart by their images' grids. Experts may differ in rank, alpha and placement, and need not be on the stack: weights
-that were read from a folder serve as well. All of it is differentiable, so that several experts can be trained in one
-pass.
+The trunk runs once for the whole batch. After each layer with experts, each expert's low-rank product is added to that
+expert's rows. Rows are divided into equal groups of one expert each, so two batched matrix products serve all experts
+of a layer.
+
+PEFT's `adapter_names` does the same for layers whose first dimension is the batch. In the vision tower and the
+connector a row is a patch, and the patches of all images in a batch are concatenated; this module separates them by
+the images' grids. Experts may differ in rank, alpha and placement. Weights read from a folder also work, without an
+adapter on the stack. Every step is differentiable, so one pass can train several experts.
 
 Shapes: B rows of the batch, I images, P patches and M merged patches of the whole batch, T tokens; G groups of S rows.
 """
@@ -27,7 +28,10 @@ from mtive_nb.model.stack import LoraStack
 
 
 def rows_of_patches(images: Sequence[int], grid_thw: torch.Tensor | None) -> torch.Tensor:
-    """The batch row of every patch, (P,), from the number of images of each row and the images' grids (I, 3)."""
+    """Return the batch row of every patch, (P,), from each row's number of images and the images' grids (I, 3).
+
+    Errors: ValueError where `images` and the grids disagree on the number of images.
+    """
     if grid_thw is None:
         return torch.empty(0, dtype=torch.long)
     if sum(images) != len(grid_thw):
@@ -40,8 +44,8 @@ def rows_of_patches(images: Sequence[int], grid_thw: torch.Tensor | None) -> tor
 class Dealt:
     """Rows in groups of one expert each: `index` (G * S,) of the rows, `experts` (G) of the groups.
 
-    real (G, S): which places hold a row; the others repeat row 0 and are silenced. None: all do. straight: whether the
-    groups are the batch as it stands.
+    real (G, S): which slots contain a row; padding slots repeat row 0 and are masked. None: no padding.
+    straight: whether the groups, in order, are the batch itself.
     """
 
     index: torch.Tensor
@@ -51,7 +55,10 @@ class Dealt:
 
 
 def deal(rows: dict[Adapter, torch.Tensor], *, of: int) -> Dealt:
-    """The rows of each expert (at least one each) in equal groups, out of `of` rows; a large share takes several."""
+    """Divide `of` rows into equal groups of one expert each; an expert with many rows gets several groups.
+
+    rows: {expert: its row indices, at least one}.
+    """
     size = -(-sum(map(len, rows.values())) // len(rows))
     parts = [(expert, part) for expert, own in rows.items() for part in own.split(size)]
     size = max(len(part) for _, part in parts)
@@ -64,7 +71,7 @@ def deal(rows: dict[Adapter, torch.Tensor], *, of: int) -> Dealt:
 
 
 def low_rank_weights(path: str, experts: Sequence[Adapter]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A (G, in, R) and scaled B (G, R, out) of these experts at one layer, filled up with zeros to the largest rank R."""
+    """Return A (G, in, R) and scaled B (G, R, out) of these experts at one layer, zero-padded to the largest rank R."""
     rank = max(expert.spec.rank for expert in experts)
     down, up = [], []
     for expert in experts:
@@ -78,24 +85,27 @@ def low_rank_weights(path: str, experts: Sequence[Adapter]) -> tuple[torch.Tenso
 def add_low_rank(
     x: torch.Tensor, out: torch.Tensor, dealt: Dealt, down: torch.Tensor, up: torch.Tensor
 ) -> torch.Tensor:
-    """out (N, ..., out) with every dealt row's own product of x (N, ..., in) added."""
+    """Add each dealt row's low-rank product of x (N, ..., in) to out (N, ..., out), and return the sum."""
     groups, (features, rank) = len(down), down.shape[1:]
     rows = x if dealt.straight else x.index_select(0, dealt.index)  # (G * S, ..., in)
     low = torch.bmm(rows.reshape(groups, -1, features).to(down.dtype), down)  # (G, S * ..., R)
     if dealt.real is not None:
         low = (low.view(*dealt.real.shape, -1, rank) * dealt.real[..., None, None]).view(low.shape)
     added = torch.bmm(low, up).view(*rows.shape[:-1], -1).to(out.dtype)
-    # In place: what the layer gave is nobody else's, and no linear layer needs it for its gradient.
+    # In place: nothing else uses the layer's output, and no linear layer needs its output for its gradient.
     return out.add_(added) if dealt.straight else out.index_add_(0, dealt.index, added)
 
 
 def check_expert(expert: Adapter, trunk: str | None) -> None:
-    """Errors: LineageError for an expert that does not stand on the trunk itself, ValueError for DoRA."""
+    """Check that an expert can run in a mixed batch.
+
+    Errors: LineageError for an expert whose parent is not the trunk, ValueError for DoRA.
+    """
     if expert.parent != trunk:
-        raise LineageError(f"expert {expert.name!r} stands on {expert.parent!r}, the trunk is {trunk!r}")
+        raise LineageError(f"expert {expert.name!r} was trained over {expert.parent!r}, the trunk is {trunk!r}")
     if expert.spec.dora:
         raise ValueError(
-            f"expert {expert.name!r} is DoRA: it rescales the trunk's weights, which rows of a batch share"
+            f"expert {expert.name!r} is DoRA: DoRA rescales the trunk's weights, which all rows of a batch share"
         )
 
 
@@ -108,10 +118,11 @@ def mixed_experts(
     images: Sequence[int],
     grid_thw: torch.Tensor | None,
 ) -> Iterator[nn.Module]:
-    """Inside, row b of every forward (and `generate`) of the yielded model uses expert b over `trunk`, None the trunk alone.
+    """Run row b of every forward (and `generate`) of the yielded model with expert b over `trunk`.
 
-    Experts are adapters, or the names of adapters on the stack. `images` is the number of images of each row,
-    `grid_thw` (I, 3) the processor's `image_grid_thw`. What was active before is active again afterwards.
+    An expert is an adapter, the name of an adapter on the stack, or None for the trunk alone. `images` is the number of
+    images of each row, `grid_thw` (I, 3) the processor's `image_grid_thw`. The previous branch is active again
+    afterwards. Errors: those of check_expert; ValueError where a batch has other rows than announced.
     """
     given, before = list(dict.fromkeys(e for e in experts if e is not None)), stack.active
     adapters = [stack.adapter(e) if isinstance(e, str) else e for e in given]
@@ -137,10 +148,10 @@ def mixed_experts(
         def add(_layer: nn.Module, given: tuple, out: torch.Tensor) -> torch.Tensor:
             x = given[0]
             if x.shape[0] != whole[part]:
-                raise ValueError(f"{part}: found {x.shape[0]} rows, expected {whole[part]} as the batch was announced")
+                raise ValueError(f"{part}: found {x.shape[0]} rows, expected {whole[part]} for the announced batch")
             if torch.is_grad_enabled():
                 return add_low_rank(x, out, dealt, *low_rank_weights(path, dealt.experts))
-            if not kept:  # the weights stay as they are while answers are written
+            if not kept:  # weights do not change during generation
                 kept.extend(low_rank_weights(path, dealt.experts))
             return add_low_rank(x, out, dealt, *kept)
 
@@ -165,7 +176,10 @@ def mixed_experts(
 def loss_of_experts(
     logits: torch.Tensor, labels: torch.Tensor, experts: Sequence[str | None], *, beta: float = 0.0
 ) -> dict[str, torch.Tensor]:
-    """Each expert's own loss over its own rows, {expert: scalar}: their sum's gradients are those of each alone."""
+    """Return each expert's loss over its own rows, {expert: scalar}.
+
+    The gradient of the sum equals the gradients of the separate losses.
+    """
     names = [e for e in dict.fromkeys(experts) if e is not None]
     rows = {name: [b for b, e in enumerate(experts) if e == name] for name in names}
     return {name: noise_robust_loss(logits[some], labels[some], beta=beta) for name, some in rows.items()}

@@ -1,7 +1,7 @@
-"""Experts by preferences and rewards beside right answers: DPO, MPO and GRPO, all of them TRL's.
+"""Train experts from preferences and rewards instead of correct answers: DPO, MPO and GRPO, as TRL implements them.
 
-TRL gets the merged trunk and puts a fresh LoRA on it, so that its reference, the model with that LoRA switched off, is
-the stack without the expert. What it has trained moves onto the stack as an adapter like any other, with its lineage.
+TRL adds a new LoRA to the merged trunk. Its reference model, the model with that LoRA switched off, is therefore the
+stack without the expert. The trained LoRA then moves onto the stack as an ordinary adapter with its lineage.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from mtive_nb.model.load import Vlm
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.model.train import Training, Watch, go_on, trainer_arguments, training_log
 
-# MPO mixes a preference loss, a quality loss and the likelihood of the chosen answer, at the weights of Wang et al. 2024;
-# TRL's terms differ from theirs in that BCO has no running shift of its rewards and the likelihood is a mean over tokens.
+# MPO adds a preference loss, a quality loss and the likelihood of the chosen answer, with Wang et al. 2024's weights.
+# Unlike Wang et al., TRL's BCO has no running shift of its rewards, and TRL's likelihood is a mean over tokens.
 LOSSES = {
     "DPO": {"loss_type": ["sigmoid"]},
     "MPO": {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
 }
-# Its own switches set back: checkpointing is asked for by the new name, dropout is the spec's, weights stay as they are.
+# Override TRL's defaults: checkpointing has a new option name, the spec sets dropout, and weights keep their dtype.
 UNLIKE_TRL = {"gradient_checkpointing": None, "disable_dropout": False, "bf16": False}
-Reward = Callable[[dict, str], float]  # of a record and an answer, best from 0 to 1
+Reward = Callable[[dict, str], float]  # (record, answer) -> reward, preferably between 0 and 1
 
 
 def train_by_preference(
@@ -42,10 +42,10 @@ def train_by_preference(
     reference_weight: float = 0.1,
     checkpoints: Path,
 ) -> pd.DataFrame:
-    """Train expert `name` over `parent` on pairs, records with `chosen` and `rejected` answers; returns the log.
+    """Train expert `name` over `parent` on `pairs`, records with `chosen` and `rejected` answers, and return the log.
 
-    `reference_weight` (beta in DPO's equation) weighs the distance to the reference, the stack without the expert; the
-    uniform loss of `training` has no place here. Errors: ValueError for a strategy that is not in LOSSES, or no pair.
+    `reference_weight` (beta in DPO's equation) weights the distance to the reference, the stack without the expert.
+    The uniform loss of `training` is not used. Errors: ValueError for a strategy that is not in LOSSES, or no pair.
     """
     if strategy not in LOSSES:
         raise ValueError(f"strategy: found {strategy!r}, expected one of {sorted(LOSSES)}")
@@ -72,18 +72,18 @@ def train_by_reward(
     temperature: float = 1.0,
     checkpoints: Path,
 ) -> pd.DataFrame:
-    """Train expert `name` by GRPO: of `answers_each` answers drawn to a question, those above their mean reward gain.
+    """Train expert `name` by GRPO and return the log, with the mean reward since the previous row.
 
-    The loss is TRL's default, a mean over all tokens of a batch (DAPO's) in place of one over each answer. A batch of
-    `training` counts answers; `reference_weight` weighs the distance to the stack without the expert, which at 0 is not
-    computed. Returns the log, with the mean reward since the row before. Errors: ValueError where the batch is not a
-    multiple of `answers_each`, or there are fewer records than a batch asks.
+    GRPO samples `answers_each` answers to a question and reinforces answers above their mean reward. The loss is TRL's
+    default (DAPO's): a mean over all tokens of a batch, not over each answer. The batch size of `training` counts
+    answers. `reference_weight` weights the distance to the stack without the expert, which at 0 is not computed.
+    Errors: ValueError where the batch is not a multiple of `answers_each`, or the records do not fill one batch.
     """
     batch = training.batch
     if batch % answers_each:
         raise ValueError(f"batch: found {batch}, expected a multiple of answers_each, {answers_each}")
     if len(records) < batch // answers_each:
-        raise ValueError(f"adapter {name!r}: found {len(records)} records, a batch asks {batch // answers_each}")
+        raise ValueError(f"adapter {name!r}: found {len(records)} records, a batch needs {batch // answers_each}")
     rows = _prompts(records, stack.vlm, lambda _row: {})
 
     def rewards(completions: list[list[dict]], number: list[int], **_: object) -> list[float]:
@@ -97,7 +97,7 @@ def train_by_reward(
 
 
 def _prompts(records: list[dict], vlm: Vlm, more: Callable[[dict], dict]) -> Dataset:
-    """TRL's rows, photos decoded when asked for: images, prompt, the record's number, and what `more` adds."""
+    """Return TRL's rows: images (decoded on access), prompt, record number, and the fields that `more` adds."""
     photos = RecordDataset(records, vlm.max_px)
 
     def rows(numbers: dict[str, list[int]]) -> dict[str, list]:
@@ -113,8 +113,8 @@ def _prompts(records: list[dict], vlm: Vlm, more: Callable[[dict], dict]) -> Dat
 def _train(
     stack: LoraStack, name: str, spec: AdapterSpec, parent: str | None, kind: type[Trainer], settings: dict
 ) -> pd.DataFrame:
-    """Run one of TRL's trainers over the merged trunk, and put the LoRA that it trained onto the stack as `name`."""
-    stack.add(name, spec, parent=parent)  # refuses what cannot be before anything is trained
+    """Run one of TRL's trainers over the merged trunk, and put the trained LoRA onto the stack as `name`."""
+    stack.add(name, spec, parent=parent)  # refuses an invalid adapter before training starts
     vlm = stack.merged_trunk(parent)
     shared = {"processing_class": vlm.processor, "peft_config": stack.lora_config(spec), "callbacks": [Watch(name)]}
     trainer = kind(vlm.model, **shared, **settings)
@@ -122,7 +122,7 @@ def _train(
     trained = {n.replace(".default.", f".{name}."): p.data for n, p in trainer.model.named_parameters() if "lora_" in n}
     mine = stack.adapter_weights(name)
     if mine.keys() != trained.keys():
-        raise RuntimeError(f"adapter {name!r}: TRL trained {len(trained)} weights, the stack holds {len(mine)} for it")
+        raise RuntimeError(f"adapter {name!r}: TRL trained {len(trained)} weights, the stack expects {len(mine)}")
     stack.put_weights(name, trained)
     stack.activate(name)
     stack.model.eval()

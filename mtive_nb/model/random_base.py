@@ -1,8 +1,8 @@
-"""A checkpoint of a large model's shape with random weights: how fast it is and what it holds do not depend on them.
+"""Write a checkpoint of a large model's shape with random weights: speed and memory do not depend on the weights.
 
 For machines without a hub: `python -m mtive_nb.model.random_base Qwen/Qwen2.5-VL-7B-Instruct outputs/base-7b` writes a
-folder that loads like any other. Its tokenizer, processor and chat format are the pocket base's (the photo's patches
-are of one size in both), so that a question has other tokens than on the real model; a photo has the same number.
+folder that loads like any other. Tokenizer, processor and chat format come from the pocket base, whose image patches
+have the same size. A photo therefore has as many tokens as on the real model, but a question has different tokens.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from mtive_nb.model.sizes import find_config
 def write_random_base(config: PreTrainedConfig, folder: Path, *, seed: int = 0) -> Path:
     """Write a model of this configuration in bfloat16 with random weights, and the pocket base's processor.
 
-    Errors: ValueError for a family, or patches, that the pocket base's processor does not serve.
+    Errors: ValueError for a model family or patch size that the pocket base's processor does not support.
     """
     processor = AutoProcessor.from_pretrained(POCKET_BASE)
     own = (processor.image_processor.patch_size, processor.image_processor.merge_size)
@@ -43,8 +43,8 @@ def write_random_base(config: PreTrainedConfig, folder: Path, *, seed: int = 0) 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("shape", help="hub id whose configuration is taken")
+    parser.add_argument("shape", help="hub id of the model whose configuration is used")
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
     config, source, _ = find_config(given.shape)
-    print(f"{write_random_base(config, given.folder)}: {given.shape}, random weights; its configuration by {source}")
+    print(f"{write_random_base(config, given.folder)}: {given.shape}, random weights; configuration from {source}")

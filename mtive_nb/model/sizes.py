@@ -1,6 +1,6 @@
-"""How large a model and its adapters will be, counted before a weight is read: on the meta device.
+"""Sizes of a model and its adapters, counted on the meta device before any weight is read.
 
-Bytes are bytes. Letters: B batch, D width, F width of the MLP, R rank, T tokens, P patches (four make an image token).
+Letters: B batch, D width, F width of the MLP, R rank, T tokens, P patches (four make an image token).
 """
 
 import json
@@ -18,13 +18,13 @@ from mtive_nb.model.load import FAMILIES, PARTS, POCKET_BASE, part_of, target_mo
 
 KNOWN_CONFIGS = Path(__file__).parent / "known_configs.json"  # sizes as published in each hub id's config.json
 PHOTO_PX = (3000, 4000)  # height and width of a phone's photo
-IMAGES, TEXT_TOK, ANSWER_TOK = 2, 256, 64  # assumed of a record: PM has two photos; the answer is part of the text
-SERVE_TOK, SERVE_BATCH, SERVE_BYTES = 2048, 16, 0.9 * 24e9  # assumed of a server: a 24 GB card, a tenth kept free
+IMAGES, TEXT_TOK, ANSWER_TOK = 2, 256, 64  # assumed record: PM has two photos; the text includes the answer
+SERVE_TOK, SERVE_BATCH, SERVE_BYTES = 2048, 16, 0.9 * 24e9  # assumed server: a 24 GB card, a tenth kept free
 
 
 @lru_cache
 def hub_answers() -> bool:
-    """Whether the hub can be reached: one try of five seconds, where its own client retries for half a minute."""
+    """Return whether the hub responds, after one try of five seconds; the hub's client retries for half a minute."""
     try:
         return not constants.HF_HUB_OFFLINE and bool(httpx.head(constants.ENDPOINT, timeout=5))
     except httpx.HTTPError:
@@ -33,13 +33,14 @@ def hub_answers() -> bool:
 
 def _cached(name: str, file: str) -> str | None:
     path = try_to_load_from_cache(name, file)
-    return path if isinstance(path, str) else None  # else a mark that the hub has no such file
+    return path if isinstance(path, str) else None  # else a marker that the hub has no such file
 
 
 def find_config(name: str, *, home: Path = Path()) -> tuple[PreTrainedConfig, str, bool]:
-    """Configuration of "pocket", a folder (below `home`) or a hub id; where it came from; whether the weights are here.
+    """Return a model's configuration, where it came from, and whether the weights are on this machine.
 
-    Errors: FileNotFoundError where there is none; OSError and ValueError as transformers raises them.
+    `name`: "pocket", a folder (below `home`) or a hub id. Errors: FileNotFoundError where no configuration is found;
+    OSError and ValueError as transformers raises them.
     """
     folder = POCKET_BASE if name == "pocket" else home / Path(name).expanduser()
     if folder.is_dir() or name.startswith((".", "/", "~")):
@@ -65,7 +66,7 @@ def find_config(name: str, *, home: Path = Path()) -> tuple[PreTrainedConfig, st
 
 
 def meta_model(config: PreTrainedConfig) -> nn.Module:
-    """The whole model without storage. Errors: ValueError for a family without a component map."""
+    """Return the whole model without weight storage. Errors: ValueError for a family without a component map."""
     if config.model_type not in FAMILIES:
         raise ValueError(f"found model type {config.model_type!r}, expected one of {', '.join(FAMILIES)}")
     with torch.device("meta"):
@@ -73,7 +74,7 @@ def meta_model(config: PreTrainedConfig) -> nn.Module:
 
 
 def part_parameters(model: nn.Module) -> dict[str, int]:
-    """Weights of vision, connector and language, tied ones once; embeddings and head count as language."""
+    """Count the weights of vision, connector and language; tied weights count once, embeddings and head as language."""
     counts = dict.fromkeys(PARTS, 0)
     for name, weight in model.named_parameters():
         counts[part_of(name, family=model.config.model_type)] += weight.numel()
@@ -81,7 +82,10 @@ def part_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def placement_modules(model: nn.Module, placement: list[str]) -> dict[str, list[str]]:
-    """Linear layers by entry of a placement. Errors: ValueError for an entry that hits none, or another part's."""
+    """Return the linear layers of each placement entry.
+
+    Errors: ValueError for an entry that matches no layer, or a layer of another part.
+    """
     family = model.config.model_type
     if not placement:
         raise ValueError(f"placement: found none, expected one or more of {', '.join(PARTS)}")
@@ -89,14 +93,15 @@ def placement_modules(model: nn.Module, placement: list[str]) -> dict[str, list[
     for entry, names in found.items():
         for name in names:
             if (part := part_of(name, family=family)) != entry.partition(".")[0]:
-                raise ValueError(f"placement: found {entry!r} hitting {name}, which belongs to {part}")
+                raise ValueError(f"placement: found {entry!r}, which matches {name}, a layer of {part}")
     return found
 
 
 def adapter_parameters(model: nn.Module, placement: list[str], *, rank: int) -> int:
-    """Weights of a LoRA adapter, R (in + out) a layer: A is (R, in), B is (out, R). Loaded or meta model alike.
+    """Count the weights of a LoRA adapter, R (in + out) per layer: A is (R, in), B is (out, R).
 
-    Errors: ValueError for a placement that hits nothing, or a rank below 1.
+    `model` may be loaded or on the meta device. Errors: ValueError for a placement that matches no layer, or a rank
+    below 1.
     """
     if rank < 1:
         raise ValueError(f"rank: found {rank}, expected 1 or more")
@@ -106,33 +111,33 @@ def adapter_parameters(model: nn.Module, placement: list[str], *, rank: int) -> 
 
 
 def image_tokens(config: PreTrainedConfig, *, min_px: int, max_px: int) -> int:
-    """Tokens of a 12-megapixel photo under load_vlm's bounds, by Qwen2-VL's own resizing; 0: the hub's bounds.
+    """Count the tokens of a 12-megapixel photo under load_vlm's pixel bounds, by Qwen2-VL's own resizing.
 
-    Errors: ValueError for bounds that contradict each other, or that no token fits into.
+    A bound of 0 means the hub's bound. Errors: ValueError for contradictory bounds, or a `max_px` below a token's side.
     """
     side = config.vision_config.patch_size * config.vision_config.spatial_merge_size
     if 0 < max_px < (least := max(min_px, side)):
         raise ValueError(
             f"found {max_px}; expected {least} (MIN_PX, or the side of a token) or more, or 0 for no bound"
         )
-    low, high = min_px or 56, max_px + 2 if max_px else 3584  # the room for rounding that load_vlm gives
+    low, high = min_px or 56, max_px + 2 if max_px else 3584  # load_vlm's 2 px margin for rounding
     height, width = smart_resize(*PHOTO_PX, factor=side, min_pixels=low**2, max_pixels=high**2)
     return height * width // side**2
 
 
 def layer_bytes(config: PreTrainedConfig) -> int:
-    """Rough bytes that a transformer layer keeps a token for its backward pass, bfloat16 with sdpa: 28 D + 8 F.
+    """Estimate the bytes per token that a transformer layer keeps for its backward pass: 28 D + 8 F.
 
-    Counted with saved-tensor hooks on Qwen2.5-VL's layers with LoRA on every linear layer; a quarter less with LoRA on
-    attention alone.
+    Holds for bfloat16 with sdpa. Counted with saved-tensor hooks on Qwen2.5-VL's layers, with LoRA on every linear
+    layer; LoRA on attention alone keeps a quarter less.
     """
     return 28 * config.hidden_size + 8 * config.intermediate_size
 
 
 def activation_bytes(config: PreTrainedConfig, *, tokens: int, patches: int, checkpointing: bool = False) -> int:
-    """Rough bytes kept for the backward pass of a batch with that many tokens (images' included) and patches.
+    """Estimate the bytes kept for the backward pass of a batch; `tokens` includes image tokens.
 
-    `layer_bytes` of every layer; with gradient checkpointing 2 D a token and layer, and one layer of each tower whole.
+    `layer_bytes` for every layer. With gradient checkpointing: 2 D per token and layer, plus one full layer per tower.
     """
     total = 0
     for tower, n in ((config.get_text_config(), tokens), (config.vision_config, patches)):
@@ -142,7 +147,7 @@ def activation_bytes(config: PreTrainedConfig, *, tokens: int, patches: int, che
 
 
 def kv_cache_bytes(config: PreTrainedConfig, *, tokens: int, batch: int = 1) -> int:
-    """Bytes of keys and values: 2 x 2 bytes (16 bits) x layers x key-value heads x head width x T x B."""
+    """Count the bytes of keys and values: 2 x 2 bytes (16 bits) x layers x key-value heads x head width x T x B."""
     text = config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return 4 * text.num_hidden_layers * text.num_key_value_heads * head_dim * tokens * batch
@@ -151,10 +156,11 @@ def kv_cache_bytes(config: PreTrainedConfig, *, tokens: int, batch: int = 1) -> 
 def training_memory(
     config: PreTrainedConfig, total: int, *, trained: int, resident: int, batch: int, image_tok: int
 ) -> dict[str, int]:
-    """Bytes of training an adapter over a base of `total` weights, part by part; activations stand there both ways.
+    """Return the bytes of each component when training an adapter over a base of `total` weights.
 
-    The base in bfloat16; the `trained` weights in float32 with gradient and AdamW's two moments; the `resident` other
-    adapters' weights in float32; of an answer's token 16 V of logits (bfloat16, float32, log-softmax, gradient).
+    Base: bfloat16. The `trained` weights: float32 with gradient and AdamW's two moments. The `resident` weights of
+    other adapters: float32. Logits: 16 V per answer token (bfloat16, float32, log-softmax, gradient). Activations are
+    listed without checkpointing ("activations") and with it ("checkpointed").
     """
     load = {"tokens": batch * (IMAGES * image_tok + TEXT_TOK), "patches": 4 * batch * IMAGES * image_tok}
     logits = 16 * batch * ANSWER_TOK * config.get_text_config().vocab_size
@@ -167,7 +173,10 @@ def training_memory(
 
 
 def serving_memory(config: PreTrainedConfig, total: int, *, expert: int) -> dict[str, float]:
-    """Bytes in 16 bits that a server holds, and how many experts of `expert` weights fit beside trunk and cache."""
+    """Return a server's memory in bytes (16-bit weights), and how many experts fit beside trunk and cache.
+
+    `expert`: number of weights of one expert.
+    """
     cache = kv_cache_bytes(config, tokens=SERVE_TOK, batch=SERVE_BATCH)
     beside = max(0, int((SERVE_BYTES - 2 * total - cache) // (2 * expert)))
     return {"trunk": 2 * total, "cache": cache, "expert": 2 * expert, "experts beside": beside}

@@ -1,7 +1,7 @@
-"""The pocket base: Qwen2.5-VL's architecture and processor at 7 million parameters, built from nothing.
+"""The pocket base: Qwen2.5-VL's architecture and processor with 7 million parameters, built from scratch.
 
-Notebook 00 builds, trains and saves it; everybody else loads the result, which ships in `mtive_nb/model/pocket_base`
-as a normal `save_pretrained` folder.
+Notebook 00 builds, trains and saves the model. Everything else loads the saved model, which ships in
+`mtive_nb/model/pocket_base` as a normal `save_pretrained` folder.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str], *, vocab_size: int = 1536) -> PreTrainedTokenizerFast:
-    """Byte-level BPE in which every capital, digit and mark is a token of its own, so that print is read letter by letter."""
+    """Build a byte-level BPE tokenizer: each capital, digit and mark is one token, so print is read by letters."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -58,7 +58,7 @@ def build_tokenizer(texts: Iterable[str], *, vocab_size: int = 1536) -> PreTrain
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast, *, max_px: int = 140) -> Qwen2_5_VLProcessor:
-    """Processor for images of at most `max_px` squared pixels; sides become multiples of 28."""
+    """Build a processor for images of at most `max_px` squared pixels; sides become multiples of 28."""
     size = {"shortest_edge": 56 * 56, "longest_edge": (max_px + 2) ** 2}  # room for rounding, see load_vlm
     image = Qwen2VLImageProcessor(patch_size=PATCH_PX, merge_size=MERGE, temporal_patch_size=2, size=size)
     video = Qwen2VLVideoProcessor(patch_size=PATCH_PX, merge_size=MERGE, temporal_patch_size=2)
@@ -66,7 +66,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast, *, max_px: int = 140) ->
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast, *, vision: tuple[int, int] = (6, 160), language: tuple[int, int] = (4, 192)) -> Qwen2_5_VLConfig:  # fmt: skip
-    """Configuration with (layers, width) of vision tower and language model; every vision layer sees the whole image."""
+    """Build the configuration from (layers, width) of both towers; every vision layer sees the whole image."""
     ids = tokenizer.convert_tokens_to_ids
     (v_layers, v_width), (t_layers, t_width) = vision, language
     return Qwen2_5_VLConfig(
@@ -87,14 +87,14 @@ def build_config(tokenizer: PreTrainedTokenizerFast, *, vision: tuple[int, int] 
 
 
 def look_at_neighbours(bias: torch.Tensor, *, heads: int) -> None:
-    """Give an attention's q and k biases (3 x heads x 32) such values that heads look left, right, up and down.
+    """Set an attention layer's q and k biases (3 x heads x 32) so that the heads look left, right, up and down.
 
-    Under rotary positions the product of a constant q and a constant k depends on the offset between two patches alone;
-    with q = a and k = a exp(-i w d) at the two highest frequencies w it peaks at offset d, 13 times (e^2.6) above the
-    next patch. Heads beyond four start without a place to look. A transformer from scratch otherwise spends most of its
-    time on finding out which patches are neighbours; content adds to these biases and moves them as it likes.
+    Under rotary positions, the product of a constant q and a constant k depends only on the offset between two patches.
+    With q = a and k = a exp(-i w d) at the two highest frequencies w, attention peaks at offset d, 13 times (e^2.6)
+    above the next patch. Heads beyond the first four get no preferred offset. Without these biases, a transformer
+    spends most of its training on learning which patches are neighbours. Content adds to them, and training moves them.
     """
-    q, k, _v = bias.view(3, heads, -1)  # (heads, 32); pairs (j, j + 16) turn together: j < 8 rows, j >= 8 columns
+    q, k, _v = bias.view(3, heads, -1)  # (heads, 32); rotary pairs (j, j + 16): j < 8 for rows, j >= 8 for columns
     half = q.shape[1] // 2
     frequencies = 10000.0 ** (-torch.arange(0, half, 2) / half)  # (8,)
     for head, offset in enumerate([(0, -1), (0, 1), (-1, 0), (1, 0)][:heads]):
@@ -106,7 +106,7 @@ def look_at_neighbours(bias: torch.Tensor, *, heads: int) -> None:
 
 
 def build_model(config: Qwen2_5_VLConfig) -> Qwen2_5_VLForConditionalGeneration:
-    """A model with random weights, its vision tower looking at neighbours from the start; the caller seeds torch."""
+    """Build a model with random weights whose vision heads look at neighbours first; the caller seeds torch."""
     model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():
         for name, module in model.named_modules():
@@ -114,7 +114,7 @@ def build_model(config: Qwen2_5_VLConfig) -> Qwen2_5_VLForConditionalGeneration:
                 module.weight.normal_(0, 0.7 * module.in_features**-0.5)
         for block in model.model.visual.blocks:
             block.attn.qkv.weight[: 2 * config.vision_config.hidden_size] *= (
-                0.4  # q and k: content speaks softly at first
+                0.4  # q and k: content has little influence at first
             )
             look_at_neighbours(block.attn.qkv.bias, heads=config.vision_config.num_heads)
     ends = config.text_config.eos_token_id, config.text_config.pad_token_id
@@ -124,12 +124,12 @@ def build_model(config: Qwen2_5_VLConfig) -> Qwen2_5_VLForConditionalGeneration:
 
 
 def chat(question: str, *, images: int = 1) -> list[dict]:
-    """One user turn: the images first, then the question."""
+    """Return one user turn: the images first, then the question."""
     return [{"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": question}]}]
 
 
 def parameter_count(model: Qwen2_5_VLForConditionalGeneration) -> dict[str, int]:
-    """Parameters of vision tower, connector, language model and in all (tied weights once)."""
+    """Count the parameters of vision tower, connector, language model and whole model (tied weights once)."""
     visual = sum(p.numel() for n, p in model.named_parameters() if "visual." in n and ".merger." not in n)
     connector = sum(p.numel() for n, p in model.named_parameters() if ".merger." in n)
     total = sum(p.numel() for p in model.parameters())
@@ -137,7 +137,7 @@ def parameter_count(model: Qwen2_5_VLForConditionalGeneration) -> dict[str, int]
 
 
 def random_words(tokenizer: PreTrainedTokenizerFast, *, n: int = 4000, seed: int = 0) -> list[str]:
-    """Words for the copying skill: pieces of the vocabulary joined, so that every token is answered with now and then."""
+    """Return `n` words for the copying skill, 1 to 3 joined vocabulary pieces each, so that answers use every piece."""
     rng = np.random.default_rng(seed)
     pieces = [
         t

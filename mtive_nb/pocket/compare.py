@@ -1,8 +1,8 @@
-"""Phase `compare` of the pocket base: the language model learns to compare two images whose features stand fixed.
+"""Phase `compare` of the pocket base: the language model learns to compare two images with fixed features.
 
-Scenes are rendered and encoded once. After that a step costs the language model alone, and any two scenes make a pair:
-what a verdict is about is equally often the same and another. Respects come one after another, each asked for in the
-three forms of pocket/scene_pairs.py; the last part asks for all of them and for what the base knew before.
+Scenes are rendered and encoded once, so a step costs only the language model, and any two scenes can form a pair.
+The answers "yes" and "no" are equally frequent. The respects of pocket/scene_pairs.py are taught one after another,
+each in several question forms. The last, mixed part combines all respects and replays earlier skills.
 """
 
 from collections import defaultdict
@@ -18,24 +18,24 @@ from mtive_nb.pocket.scene_questions import Sample
 from mtive_nb.pocket.scene_wordings import reword
 from mtive_nb.pocket.scenes import Scene
 
-ORDER = ("colour", "shape", "text")  # in which the respects are learned
-ALONE = 0.15  # share of the samples that each respect gets before the part with everything
-EARLIER = 0.25  # share of those that ask for a respect learned before
-ONE_RESPECT = 0.6  # share of the last part's pairs that are asked about one respect
-KEPT = 0.35  # share of the last part's samples that keep what the base knew
+ORDER = ("colour", "shape", "text")  # order in which the respects are taught
+ALONE = 0.15  # share of the samples on each single respect, before the mixed part
+EARLIER = 0.25  # share of the single-respect samples that repeat an earlier respect
+ONE_RESPECT = 0.6  # share of the mixed part's pairs whose first question is on one respect
+KEPT = 0.35  # share of the mixed part's samples that replay earlier skills
 KEPT_SHARES = {"objects": 0.15, "text": 0.3, "labelled": 0.3, "plain": 0.25}
 
 
 @dataclass
 class EncodedPool:
-    """Looks, four a group (a thing, the same again, two that differ): image and fields; samples of the other kinds."""
+    """`looks`: (image, fields), four per group (a thing, the same again, two that differ); `kept`: replayed samples."""
 
     looks: list[tuple[Encoded, dict[str, str]]]
     kept: list[Sample]
 
 
 class Groups(Dataset):
-    """`n` groups of scenes, rendered when asked for."""
+    """`n` groups of scenes, rendered on access."""
 
     def __init__(self, n: int, *, seed: int, photos: list[np.ndarray] | None) -> None:
         self.n, self.seed, self.photos = n, seed, photos
@@ -51,7 +51,7 @@ def encode_pool(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, *, groups: int, kept: int, seed: int,
     photos: list[np.ndarray] | None = None, words: list[str] | None = None, workers: int = 1,
 ) -> EncodedPool:  # fmt: skip
-    """Render and encode what the phase learns from; `photos` and `words` as in make_sample."""
+    """Render and encode the training data of the phase; `photos` and `words` as in make_sample."""
     pool, given = EncodedPool([], []), {"batch_size": 16, "num_workers": workers, "collate_fn": list}
     for batch in DataLoader(Groups(groups, seed=seed, photos=photos), **given):
         scenes = [scene for group in batch for scene in group]
@@ -65,7 +65,7 @@ def encode_pool(
 
 
 class Comparisons(Dataset):
-    """`n` conversations over a pool, in the order in which they are to be learned."""
+    """`n` conversations over a pool, in training order."""
 
     def __init__(self, pool: EncodedPool, *, n: int, seed: int) -> None:
         self.pool, self.n, self.seed = pool, n, seed
@@ -78,7 +78,7 @@ class Comparisons(Dataset):
         return self.n
 
     def pair(self, respect: str, rng: np.random.Generator) -> list[tuple[Encoded, dict[str, str]]]:
-        """Two looks, equally often the same and not: in `respect`, or as things where it is empty."""
+        """Return two looks, equal half of the time: in `respect`, or in all RESPECTS if `respect` is empty."""
         looks, group = self.pool.looks, 4 * int(rng.integers(len(self.pool.looks) // 4))
         first = group + int(rng.integers(2))
         second = 2 * group + 1 - first  # the same thing seen again
@@ -101,7 +101,7 @@ class Comparisons(Dataset):
         return Sample([image, other], [respect_turn(a, b, respect, rng)], [])
 
     def everything(self, rng: np.random.Generator) -> Sample:
-        """A pair and one or two questions on it in any wording, or a sample of another kind."""
+        """Return a pair with one or two questions in varied wordings, or a replayed sample."""
         if rng.random() < KEPT:
             return self.pool.kept[int(rng.integers(len(self.pool.kept)))]
         respect = str(rng.choice(ORDER)) if rng.random() < ONE_RESPECT else ""

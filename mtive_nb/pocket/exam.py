@@ -10,11 +10,11 @@ from mtive_nb.data.records import assistant_turn, user_turn
 from mtive_nb.evaluate.intervals import bootstrap_interval
 from mtive_nb.pocket.scene_questions import SKILLS, make_sample
 
-EXAM_SEED = 977  # a stream of scenes that no training uses
+EXAM_SEED = 977  # a stream of scenes that no training run uses
 
 
 def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndarray] | None = None) -> list[dict]:
-    """The first question of `n` held-out scenes as records; their images are written as PNG under `folder`."""
+    """Return the first question of `n` held-out scenes as records; writes their images as PNG under `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for k in range(n):
@@ -38,7 +38,7 @@ def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndar
 
 
 def character_accuracy(answer: str, truth: str) -> float:
-    """1 less the edit distance over the truth's length, at least 0."""
+    """Return 1 minus the edit distance divided by the truth's length, at least 0."""
     row = np.arange(len(answer) + 1)
     for i, wanted in enumerate(truth, 1):
         fresh = np.empty_like(row)
@@ -50,7 +50,7 @@ def character_accuracy(answer: str, truth: str) -> float:
 
 
 def exam_scores(records: list[dict], answers: list[str], *, seed: int = 0) -> pd.DataFrame:
-    """Exact match a skill with a 95% bootstrap interval, and characters read for the skills that print."""
+    """Score each skill: exact match with a 95% bootstrap interval, the commonest answer's share, character accuracy."""
     frame = pd.DataFrame(
         {"skill": [r["task"] for r in records], "truth": [r["answer"] for r in records], "answer": answers}
     )
@@ -67,7 +67,7 @@ def exam_scores(records: list[dict], answers: list[str], *, seed: int = 0) -> pd
 
 
 def card(scores: pd.DataFrame, *, parameters: dict[str, int], facts: dict[str, object]) -> str:
-    """The base's model card as Markdown: what it is, what it learned from, what it scores."""
+    """Return the base's model card as Markdown: description, parameters, training facts and held-out scores."""
     lines = [
         "---", "license: apache-2.0", "pipeline_tag: image-text-to-text", "---", "# Pocket base", "",
         "Qwen2.5-VL's architecture and processor at pocket size, trained from random weights by notebook 00 of mtive-nb on",

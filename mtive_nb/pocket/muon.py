@@ -1,9 +1,9 @@
 """Muon for the matrices of a small transformer, AdamW for the rest, as one optimizer.
 
 `torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bf16 units emulates some 25 times slower than
-float32; this one stays in float32. Update of a matrix (Jordan et al. 2024, scaled as by Liu et al. 2025, s2.2):
-momentum, five Newton-Schulz steps towards the nearest orthogonal matrix, times 0.2 sqrt(max(rows, columns)), so that
-AdamW's learning rate serves for both.
+float32; this implementation stays in float32. Update of a matrix (Jordan et al. 2024, scaled as by Liu et al. 2025,
+s2.2): momentum, five Newton-Schulz steps towards the nearest orthogonal matrix, times 0.2 sqrt(max(rows, columns)).
+With this scale, one learning rate suits both Muon and AdamW.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrix: torch.Tensor, *, steps: int = 5) -> torch.Tensor:
-    """(rows, columns) -> the same shape with all singular values near 1."""
+    """Return a matrix of the same shape (rows, columns) with all singular values near 1."""
     a, b, c = COEFFICIENTS
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
@@ -41,7 +41,7 @@ class Muon(torch.optim.AdamW):
                 if p.grad is None:
                     continue
                 state = self.state[p]
-                state.setdefault("step", torch.tensor(0.0))  # AdamW looks for it when a checkpoint is loaded
+                state.setdefault("step", torch.tensor(0.0))  # AdamW expects this key when a checkpoint is loaded
                 buffer = state.setdefault("momentum", torch.zeros_like(p))
                 buffer.lerp_(p.grad, 1 - self.momentum)
                 update = orthogonalise(p.grad.lerp(buffer, self.momentum))  # Nesterov
@@ -56,7 +56,7 @@ class Muon(torch.optim.AdamW):
 
 
 def split_parameters(model: torch.nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """(matrices inside blocks, everything else): embeddings, heads, norms, biases and the patch filter stay with AdamW."""
+    """Return (matrices inside blocks, the rest): AdamW keeps embeddings, heads, norms, biases and the patch filter."""
     matrices, others = [], []
     for name, p in model.named_parameters():
         if p.requires_grad:

@@ -1,6 +1,6 @@
-"""Training the pocket base by several processes of one thread each, which average their gradients.
+"""Train the pocket base in several processes, which share the cores and average their gradients.
 
-On two cores two processes train it on some 1.5 times as many scenes a second as two threads do (LOG.md).
+On two cores, two processes train on some 1.5 times as many scenes per second as one process with two threads (LOG.md).
 """
 
 import copy
@@ -38,9 +38,9 @@ class Share(Dataset):
 
 
 class AverageGradients(TrainerCallback):
-    """Joins the group when training begins and takes the mean of all processes' gradients before every step.
+    """Joins the process group when training begins, and averages all processes' gradients before every step.
 
-    Ends with the process that started it: a training whose owner was killed would hold a core for hours.
+    Stops once the parent process is gone: an orphaned training run would occupy a core for hours.
     """
 
     def __init__(self, rank: int, processes: int, meet: Path) -> None:
@@ -66,7 +66,7 @@ class AverageGradients(TrainerCallback):
 def _work(rank: int, processes: int, folder: Path, model: torch.nn.Module, data: Dataset, phase: str,
           arguments: TrainingArguments, processor: Qwen2_5_VLProcessor) -> None:  # fmt: skip
     torch.set_num_threads(share_of_the_cores(processes))
-    own = copy.deepcopy(model)  # the parameters of `model` lie in memory that all processes share
+    own = copy.deepcopy(model)  # all processes share the memory of `model`'s parameters
     arguments.output_dir = f"{arguments.output_dir}_{rank}"
     log = train_base(
         own, Share(data, first=rank, of=processes), phase=phase, arguments=arguments, processor=processor,
@@ -83,9 +83,10 @@ def train_base_together(
     model: Qwen2_5_VLForConditionalGeneration, data: Dataset, *, phase: str, arguments: TrainingArguments,
     processor: Qwen2_5_VLProcessor, processes: int = 2,
 ) -> list[dict]:  # fmt: skip
-    """As train_base, by `processes` processes; the arguments' batch is that of each. Returns the first one's log rows.
+    """Train as train_base does, in `processes` processes; returns the log rows of process 0.
 
-    Every process holds the whole model and draws its own scenes; checkpoints lie in `<output_dir>_<rank>`.
+    Every process holds the whole model and draws its own scenes; the batch in `arguments` is that of each process.
+    Checkpoints lie in `<output_dir>_<rank>`.
     """
     if processes < 2:
         return train_base(model, data, phase=phase, arguments=arguments, processor=processor)

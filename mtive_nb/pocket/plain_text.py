@@ -1,7 +1,7 @@
-"""Turns about text alone, for the pocket base: plain English, copying, small letters and capitals, fields of a sentence.
+"""Text-only turns for the pocket base: copying words and plain English, changing case, extracting a sentence's fields.
 
-Embeddings are tied and stay frozen under LoRA, so that an adapter can only ever say what the base has learned to say:
-these turns make it answer with every token of its vocabulary.
+Embeddings are tied and stay frozen under LoRA, so an adapter can only produce tokens that the base has learned to
+produce. These turns make the base answer with every token of its vocabulary.
 """
 
 import json
@@ -11,25 +11,25 @@ from functools import lru_cache
 
 import numpy as np
 
-LONGEST_WORDS = 10  # of one passage
+LONGEST_WORDS = 10  # longest passage
 FIELDS = ("name", "kind", "place", "owner", "title", "answer", "code", "label", "topic", "part")
 
 
 def english_text() -> list[str]:
-    """Plain English that every Python carries (its language reference); statistics for the tokenizer's merges, too."""
+    """Return English text that ships with Python (its language reference); the tokenizer learns merges from it."""
     return list(pydoc_data.topics.topics.values())
 
 
 @lru_cache(maxsize=1)
 def _sentences() -> tuple[tuple[str, ...], ...]:
-    """The words of every sentence of `english_text` that reads as prose."""
+    """Return the words of every sentence of `english_text` that reads as prose."""
     prose = re.sub(r"[^A-Za-z0-9 .,;:()'-]+", " ", " ".join(english_text()).replace("\n", " "))
     sentences = (tuple(s.split()) for s in re.split(r"(?<=[a-z]\.) +(?=[A-Z])", prose))
     return tuple(s for s in sentences if 6 <= len(s) <= 60)
 
 
 def plain_turns(rng: np.random.Generator, words: list[str]) -> list[tuple[str, str, str]]:
-    """One turn of each form; `words` hold every piece of the vocabulary, so that each is said now and then."""
+    """Return one turn of each form; `words` cover every piece of the vocabulary, so that answers use every piece."""
     sentence = _sentences()[int(rng.integers(len(_sentences())))]
     start = int(rng.integers(max(1, len(sentence) - LONGEST_WORDS)))
     passage = sentence[start : start + LONGEST_WORDS]

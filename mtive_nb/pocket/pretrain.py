@@ -1,11 +1,12 @@
-"""Training of the pocket base from random weights, in three phases of one Trainer (notebook 00).
+"""Train the pocket base from random weights, in three phases of one Trainer (notebook 00).
 
-Phase `dense` teaches the vision tower alone, by labels of every merged patch (which characters, shape, colour, state
-lie there); phase `language` teaches the whole model to answer, and keeps the dense labels as a second loss. Without
-the first phase the model does not learn to read in any time a CPU has (LOG.md). Phase `compare` (pocket/compare.py)
-teaches the language model alone, on images that are encoded once.
+- `dense` trains vision tower and connector on labels of every merged patch: its characters, shape, colour and state.
+  Without this phase, the model does not learn to read in a practical time on a CPU (LOG.md).
+- `language` trains the whole model to answer, with the dense labels as a second loss.
+- `compare` (pocket/compare.py) trains the language model alone, on images that are encoded once.
 
-Shapes: B samples, I images of a batch, P patches, M = P / 4 merged patches of the whole batch, D language width.
+Shapes: B samples, I images of a batch, P patches, M = P / 4 merged patches of the whole batch, D language width,
+W vision width.
 """
 
 import math
@@ -41,13 +42,13 @@ CLASSES = {
     "colour": len(COLOURS) + 1,
     "state": len(STATES) + 1,
 }
-OF_ONE_FEATURE = {"character": SLOTS, "glyph": GLYPHS}  # labels that one feature row carries, 1 unless told
+OF_ONE_FEATURE = {"character": SLOTS, "glyph": GLYPHS}  # labels per feature row; default: 1
 IGNORE = -100
 PHASES = ("dense", "language", "compare")
 
 
 class SceneDataset(Dataset):
-    """`n` samples of the stream `seed`, rendered when asked for."""
+    """`n` samples of the stream `seed`, rendered on access."""
 
     def __init__(
         self,
@@ -70,14 +71,14 @@ class SceneDataset(Dataset):
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image as the language model gets it: features (m, D) in float16 of its m merged patches; grid (t, h, w)."""
+    """An encoded image: features (m, D) in float16 of its m merged patches, for the language model; grid (t, h, w)."""
 
     features: np.ndarray
     grid: tuple[int, int, int]
 
 
 def encode(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: list[np.ndarray]) -> list[Encoded]:  # fmt: skip
-    """HWC uint8 images through vision tower and connector, in one batch."""
+    """Encode HWC uint8 images with vision tower and connector, in one batch."""
     given = processor.image_processor(images=images, return_tensors="pt").to(model.device)
     grids = [tuple(grid) for grid in given["image_grid_thw"].tolist()]
     with torch.inference_mode():
@@ -87,7 +88,7 @@ def encode(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProce
 
 
 class DenseHeads(nn.Module):
-    """One linear head a kind of label: over the connector's output (M, D), `glyph` over the tower's own (P, W)."""
+    """One linear head per kind of label, on the connector's output (M, D); `glyph` is on the tower's output (P, W)."""
 
     def __init__(self, width: int, tower_width: int) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class DenseHeads(nn.Module):
         )
 
     def loss(self, features: torch.Tensor, patches: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Mean cross-entropy over heads; an empty patch or slot weighs a fifth, since most are empty, a whole one half."""
+        """Return the mean cross-entropy over heads; weights: empty 0.2, since most are empty, and state "whole" 0.5."""
         total = features.new_zeros(())
         for name, head in self.heads.items():
             weight = torch.full((CLASSES[name],), 1.0, device=features.device)
@@ -113,7 +114,7 @@ class DenseHeads(nn.Module):
 
 
 def conversation(sample: Sample) -> list[dict]:
-    """The sample's turns as chat messages; the images stand before the first question."""
+    """Return the sample's turns as chat messages; the images precede the first question."""
     messages = []
     for k, (question, answer, _) in enumerate(sample.turns):
         messages += [user_turn(question, images=0 if k else len(sample.images)), assistant_turn(answer)]
@@ -121,12 +122,12 @@ def conversation(sample: Sample) -> list[dict]:
 
 
 def merged_order(grid: np.ndarray) -> np.ndarray:
-    """Labels (gh, gw, ...) of an image's merged patches as rows, in the order in which the processor lays them out."""
+    """Flatten the labels (gh, gw, ...) of an image's merged patches to rows (gh * gw, ...) in processor order."""
     return grid.reshape(-1, *grid.shape[2:])
 
 
 def _patches_in_order(tower: nn.Module, states: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
-    """What reaches the connector, (P, W), out of the order of the tower's windows into the processor's."""
+    """Return the connector's normalised input (P, W), reordered from the tower's window order to the processor's."""
     windows, _lengths = get_vision_window_index(
         grid_thw,
         spatial_merge_size=tower.spatial_merge_size,
@@ -138,7 +139,7 @@ def _patches_in_order(tower: nn.Module, states: torch.Tensor, grid_thw: torch.Te
 
 
 class SceneCollator:
-    """Samples -> batch of the processor with `labels` (answers alone) and `dense` labels of all merged patches."""
+    """Turns samples into a processor batch with `labels` (answers only) and `dense` labels of all merged patches."""
 
     def __init__(self, processor: Qwen2_5_VLProcessor) -> None:
         self.processor = processor
@@ -146,7 +147,7 @@ class SceneCollator:
         self.start, self.end, self.assistant = ids("<|im_start|>"), ids("<|im_end|>"), ids("assistant")
 
     def answers(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """(B, T) ids -> (B, T) labels: from behind "assistant\\n" up to and including the end mark."""
+        """Map ids (B, T) to labels (B, T): tokens after "assistant\\n" up to and with the end mark, else IGNORE."""
         labels = torch.full_like(input_ids, IGNORE)
         for row, ids in enumerate(input_ids.tolist()):
             inside, t = False, 0
@@ -161,7 +162,7 @@ class SceneCollator:
         return labels
 
     def encoded(self, text: list[str], images: list[Encoded]) -> dict:
-        """What the processor makes of text and images, for images that are features already."""
+        """Build the processor's batch from text and images that are already encoded."""
         pad, lengths = self.processor.image_token, iter([len(image.features) for image in images])
         text = [re.sub(re.escape(pad), lambda _: pad * next(lengths), t) for t in text]
         batch = dict(self.processor.tokenizer(text, return_tensors="pt", padding=True))
@@ -184,7 +185,7 @@ class SceneCollator:
 
 
 class BaseTrainer(TrainableCheckpoints):
-    """Trainer of all phases; `model.dense` holds the heads and is taken off before the model is saved for good."""
+    """Trainer of all phases; `model.dense` holds the dense heads, which notebook 00 deletes before the final save."""
 
     def __init__(self, *args: object, phase: str, dense_weight: float = 1.0, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -195,7 +196,7 @@ class BaseTrainer(TrainableCheckpoints):
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: object):  # noqa: ANN201
         ids, grid_thw = inputs["input_ids"], inputs.get("image_grid_thw")
         embeds, loss = model.get_input_embeddings()(ids), torch.zeros((), device=ids.device)
-        features = inputs.get("features")  # (M, D), where the images are encoded already
+        features = inputs.get("features")  # (M, D), if the images are already encoded
         if grid_thw is not None and features is None:
             visual = model.model.visual(inputs["pixel_values"].type(model.dtype), grid_thw=grid_thw)
             features = visual.pooler_output  # (M, D)
@@ -216,7 +217,7 @@ class BaseTrainer(TrainableCheckpoints):
             inputs_embeds=embeds, position_ids=positions, attention_mask=inputs["attention_mask"]
         )
         answers = inputs["labels"][:, 1:]
-        states = hidden.last_hidden_state[:, :-1][answers != IGNORE]  # only the answers' rows reach the large head
+        states = hidden.last_hidden_state[:, :-1][answers != IGNORE]  # only answer rows reach the large head
         answer_loss = cross_entropy(model.lm_head(states), answers[answers != IGNORE])
         self.last = {"answer_loss": answer_loss.item(), "dense_loss": loss.item()}
         total = answer_loss + self.dense_weight * loss
@@ -227,7 +228,7 @@ class BaseTrainer(TrainableCheckpoints):
 
 
 def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: int, save_steps: int = 250, warmup: int = 100) -> TrainingArguments:  # fmt: skip
-    """AdamW with warm-up, a constant rate and a linear end over the last half; checkpoints every `save_steps`."""
+    """Return arguments: warm-up, constant rate, cosine decay over the last half; a checkpoint every `save_steps`."""
     return TrainingArguments(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.02,
         lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 2}, warmup_steps=min(warmup, steps // 4),
@@ -238,7 +239,7 @@ def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: i
 
 
 def prepare_base(model: Qwen2_5_VLForConditionalGeneration, *, phase: str) -> None:
-    """Give the model its dense heads where it has none, and free the weights that the phase trains."""
+    """Add dense heads if the model has none, and unfreeze only the weights that the phase trains."""
     if not hasattr(model, "dense"):
         model.dense = DenseHeads(model.config.text_config.hidden_size, model.config.vision_config.hidden_size)
     model.requires_grad_(True)
@@ -254,7 +255,7 @@ def train_base(
     model: Qwen2_5_VLForConditionalGeneration, data: Dataset, *, phase: str, arguments: TrainingArguments,
     processor: Qwen2_5_VLProcessor, callbacks: list | None = None,
 ) -> list[dict]:  # fmt: skip
-    """Train one phase, going on from its last checkpoint where there is one; returns the log rows."""
+    """Train one phase, resuming from its last checkpoint if there is one; returns the log rows."""
     prepare_base(model, phase=phase)
     matrices, others = split_parameters(model)
     optimizer = Muon(matrices, others, lr=arguments.learning_rate, weight_decay=arguments.weight_decay)

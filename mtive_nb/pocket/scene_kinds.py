@@ -1,4 +1,4 @@
-"""Kinds of general scenes: several shapes, printed lines, a page of characters, a labelled shape; and dense labels."""
+"""Four kinds of general scenes: several shapes, printed lines, a page of characters, a labelled shape; dense labels."""
 
 from collections.abc import Mapping
 
@@ -35,9 +35,11 @@ BADGES = 0.2, 0.0, 0.35, 0.45  # shares of plain shapes, containers, symbols, si
 
 
 def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
-    """Labels of every merged patch (gh, gw): characters in reading order (gh, gw, SLOTS), shape, colour, state at its
-    centre (a worn thing is whole where its state changed nothing); 0 means nothing, so a class index is shifted by one.
-    `glyph` (gh, gw, 4, GLYPHS) holds the characters of its four patches, row by row, from left to right."""
+    """Return the dense labels of every merged patch; 0 means nothing, so class indices are shifted by one.
+
+    `character` (gh, gw, SLOTS): its characters in reading order. `glyph` (gh, gw, 4, GLYPHS): the characters of its
+    four patches, row by row, from left to right. `shape`, `colour`, `state` (gh, gw): those of the thing at its centre.
+    A worn thing has the state "whole" where its state changed nothing."""
     h, w = scene.image.shape[0] // CELL_PX, scene.image.shape[1] // CELL_PX
     characters = _by_cell(scene, (h, w), CELL_PX, SLOTS)
     glyphs = _by_cell(scene, (2 * h, 2 * w), CELL_PX // 2, GLYPHS)
@@ -60,13 +62,13 @@ def dense_labels(scene: Scene) -> dict[str, np.ndarray]:
 
 
 def _cells(box: tuple[float, ...]) -> tuple[slice, slice]:
-    """Rows and columns of the merged patches whose centres lie in a box, one at least."""
+    """Return rows and columns of the merged patches whose centres lie in a box, at least one of each."""
     x0, y0, x1, y1 = (c / CELL_PX - 0.5 for c in box)
     return slice(max(0, round(y0)), max(1, round(y1) + 1)), slice(max(0, round(x0)), max(1, round(x1) + 1))
 
 
 def _by_cell(scene: Scene, grid: tuple[int, int], cell_px: int, slots: int) -> np.ndarray:
-    """(h, w, slots): the first `slots` characters whose centres lie in each cell, in reading order, shifted by one."""
+    """Return (h, w, slots): the first `slots` characters centred in each cell, in reading order, shifted by one."""
     found, used = np.zeros((*grid, slots), np.int64), np.zeros(grid, int)
     for x, y, index in sorted(scene.characters, key=lambda c: (round(c[1] / 14), c[0])):
         i, j = int(y // cell_px), int(x // cell_px)
@@ -87,7 +89,7 @@ def _random_thing(rng: np.random.Generator, size: tuple[int, int], side: float, 
 
 
 def _print_on(canvas: Image.Image, thing: Thing, text: str, rng: np.random.Generator) -> list[tuple[float, float, int]]:
-    """Print on a thing's middle, on a plate where the pattern would swallow the letters."""
+    """Print `text` on a thing's middle in a contrasting ink; returns the characters' centres and indices."""
     ink = contrasting(COLOURS[thing.colour], rng)
     width = (thing.box[2] - thing.box[0]) * (0.9 if thing.shape in ("square", "bar", "pillar") else 0.62)
     height = float(np.clip(width / (max(len(text), 2) * 0.82), 7, 22))
@@ -99,7 +101,7 @@ def _overlaps(box: tuple[float, ...], others: list[Thing]) -> bool:
 
 
 def _canvas(rng: np.random.Generator, photos: list | None) -> tuple[tuple[int, int], Image.Image]:
-    """The size of the finished image and its ground at SCALE times that size."""
+    """Draw the size of the finished image; returns it and a background of SCALE times that size."""
     size = SIZES_PX[rng.integers(len(SIZES_PX))]
     return size, background(size, rng, photos).resize((size[0] * SCALE, size[1] * SCALE), Image.BILINEAR)
 
@@ -109,7 +111,7 @@ def _mean_colour(canvas: Image.Image) -> tuple[int, ...]:
 
 
 def objects_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
-    """One to six shapes that do not touch, some with a letter or two on them."""
+    """Draw one to six shapes that do not overlap, some with a short string on them."""
     size, canvas = _canvas(rng, photos)
     n, scene = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.25, 0.25, 0.2, 0.12, 0.1, 0.08])), Scene(np.empty(0))
     repeated = random_shape(rng) if rng.random() < 0.4 else None
@@ -132,7 +134,7 @@ def objects_scene(rng: np.random.Generator, photos: list | None = None) -> Scene
 
 
 def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
-    """One to four printed lines on a plain or busy ground."""
+    """Draw one to four printed lines on a plain or busy background."""
     size, canvas = _canvas(rng, photos if rng.random() < 0.3 else None)
     ground = _mean_colour(canvas)
     if rng.random() < 0.4:
@@ -144,10 +146,10 @@ def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
     alike = {"ink": contrasting(ground, rng), "font": int(rng.integers(6)), "angle": float(rng.normal(0, 3.5))}
     for line in range(n):
         text = random_string(rng, int(rng.integers(2, 13)))
-        if rng.random() < 0.35:  # a few letters say what follows
+        if rng.random() < 0.35:  # a few letters introduce the rest of the line
             letters = "".join(rng.choice(list(CHARACTERS[:26]), int(rng.integers(1, 5))))
             text = f"{letters}{(' ', ':', ': ')[rng.integers(3)]}{text[:10]}"
-        wide = len(text) * 0.8 * narrow  # of a line whose capitals are one pixel high
+        wide = len(text) * 0.8 * narrow  # line width at a capital height of one pixel
         height = float(np.clip(rng.uniform(0.6, 1.0) * min(size[0] * 0.92 / wide, band * 0.62), 8, 34))
         room = max(0.0, size[0] * 0.46 - wide * height * 0.53)
         at = size[0] / 2 + rng.uniform(-room, room), band * (line + 0.5) + rng.uniform(-0.1, 0.1) * band
@@ -160,7 +162,7 @@ def text_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
 
 
 def page_scene(rng: np.random.Generator, photos: list | None = None) -> Scene:
-    """A page full of characters, for the dense labels: eight times as many letters to learn from as a normal scene."""
+    """Draw a page full of characters for the dense labels: eight times as many letters as a normal scene."""
     size, canvas = _canvas(rng, photos if rng.random() < 0.2 else None)
     ground = _mean_colour(canvas)
     height, angle, scene = float(rng.uniform(10, 28)), float(rng.normal(0, 3.5)), Scene(np.empty(0))
@@ -183,10 +185,10 @@ def labelled_scene(
     calm: bool = False,
     fixed: Mapping[str, str] | None = None,
 ) -> Scene:
-    """One large thing with a string printed on it and a small shape as a badge: the stuff of `two images`, too.
+    """Draw one large thing with a printed string and a small shape as a badge; pairs of images use it, too.
 
-    It may be worn, marked, half hidden and seen from aside; a `calm` one stands straight before a light ground. `fixed`
-    settles what would be drawn by lot: shape, colour, state, text, badge ..."""
+    The thing may be worn, marked, partly covered or seen at an angle. If `calm`, it stands straight on a light
+    background, neither marked nor covered. `fixed` sets values that are otherwise random: shape, colour, text ..."""
     size, canvas = _canvas(rng, photos)
     if calm:
         canvas.paste(tuple(int(c) for c in rng.integers(225, 256, 3)), (0, 0, *canvas.size))
@@ -227,8 +229,9 @@ def labelled_scene(
 def _plate(
     canvas: Image.Image, thing: Thing, box: tuple[float, ...], rng: np.random.Generator, *, carries: str | None = None
 ) -> tuple[int, ...]:
-    """At times a light or dark plate in `box` (pixels of the finished image), if the colour that it `carries` shows on
-    it; returns the ground that print will have."""
+    """Draw, half of the time, a light or dark plate in `box` (pixels of the finished image) on a thing.
+
+    No plate is drawn if the colour that it `carries` would not stand out. Returns the colour below the print."""
     dark = rng.random() < 0.3
     fill = tuple(int(c) for c in (rng.integers(0, 60, 3) if dark else rng.integers(215, 256, 3)))
     if rng.random() < 0.5 or (carries and _alike(COLOURS[carries], fill)):

@@ -1,9 +1,10 @@
 """Pairs of general scenes, and the questions that teach a small model to compare them.
 
-Asked for the verdict alone ("Is the colour the same in both images?") the pocket base stays at chance for 50,000
-samples, though it names both colours. Asked to name both first, to name the first, or to say yes or no at once, all
-three in turn about one respect, it compares within some hundred steps (LOG.md): each form leaves one thing more unsaid.
-The idea is that of stepwise internalisation (Deng et al., 2024, arXiv:2405.14838).
+Trained on the verdict alone ("Is the colour the same in both images?"), the pocket base stays at chance for 50,000
+samples, although it names both colours. With three forms in turn on one respect, it learns to compare within some
+hundred steps (LOG.md): name both values first, name the first, or answer yes or no at once. Each form spells out one
+step less, as in stepwise internalisation (Deng et al., 2024, arXiv:2405.14838). A respect is a property in which two
+things are compared: one of RESPECTS.
 """
 
 import numpy as np
@@ -18,23 +19,23 @@ RESPECTS = ("shape", "colour", "text", "badge")
 NAMED = RESPECTS[:3]  # a badge may be a sign, which has no name
 OPTIONS = {"shape": LABELLED, "colour": tuple(COLOURS), "badge": PLAIN + tuple(SYMBOLS) + SIGNS}
 FORMS = {"verdict": 0.45, "half": 0.2, "both": 0.15, "names": 0.1, "one": 0.1}  # of questions on one respect
-OF_THE_THING = {"same": 0.45, "through": 0.3, "why": 0.15, "differs": 0.1}  # of questions on the thing as a whole
+OF_THE_THING = {"same": 0.45, "through": 0.3, "why": 0.15, "differs": 0.1}  # of questions on the whole thing
 
 
 def by_lot(shares: dict[str, float], rng: np.random.Generator) -> str:
-    """One key of `shares`, as likely as its share."""
+    """Draw one key of `shares`, with a probability in proportion to its share."""
     return str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
 
 
 def fields(scene: Scene) -> dict[str, str]:
-    """What two labelled scenes are compared by, and the pattern."""
+    """Return the values in which labelled scenes are compared (RESPECTS), and the pattern."""
     main, badge = scene.things
     return {"shape": main.shape, "colour": main.colour, "text": scene.strings[0], "badge": badge.shape,
             "pattern": main.pattern}  # fmt: skip
 
 
 def differing(rng: np.random.Generator) -> list[str]:
-    """In which respects two things differ: one alone, or several, which is easier to see."""
+    """Draw the respects in which two things differ: one alone, or several, which is easier to see."""
     if rng.random() < 0.45:
         return [str(rng.choice(["shape", "colour", "text", "text", "badge", "badge", "badge"]))]
     several = rng.permutation(RESPECTS)[: int(rng.integers(2, 5))]
@@ -42,7 +43,7 @@ def differing(rng: np.random.Generator) -> list[str]:
 
 
 def another_look(first: Scene, differs: list[str], rng: np.random.Generator, photos: list | None) -> Scene:
-    """The thing of a labelled scene drawn anew, worn or not, other in the respects of `differs`."""
+    """Draw the thing of a labelled scene again, worn or not, with other values in the respects of `differs`."""
     wanted, badge_colour = fields(first), first.things[1].colour
     for respect in differs:
         others = [o for o in OPTIONS.get(respect) or [random_string(rng, 6)] if o != wanted[respect]] or ["NONE"]
@@ -53,20 +54,20 @@ def another_look(first: Scene, differs: list[str], rng: np.random.Generator, pho
 
 
 def pair_scenes(rng: np.random.Generator, photos: list | None) -> list[Scene]:
-    """Two scenes of one labelled thing, the first often calm; half of the pairs differ."""
+    """Draw two scenes of a labelled thing, the first often calm; in half of the pairs, the things differ."""
     first = labelled_scene(rng, photos, calm=rng.random() < 0.5)
     return [first, another_look(first, differing(rng) if rng.random() < 0.5 else [], rng, photos)]
 
 
 def scene_group(rng: np.random.Generator, photos: list | None) -> list[Scene]:
-    """A labelled thing, the same seen again, and twice one that differs."""
+    """Draw four scenes: a labelled thing, the same thing again, and two things that differ from it."""
     first = labelled_scene(rng, photos, calm=rng.random() < 0.5)
     return [first, *(another_look(first, d, rng, photos) for d in ([], differing(rng), differing(rng)))]
 
 
 def respect_turn(a: dict[str, str], b: dict[str, str], respect: str, rng: np.random.Generator,
                  forms: dict[str, float] = FORMS) -> Turn:  # fmt: skip
-    """A question on one respect of the things with the fields `a` and `b`, in one of `forms`."""
+    """Return a question on one respect of two things with the fields `a` and `b`, in one of `forms`."""
     verdict = "yes" if a[respect] == b[respect] else "no"
     ask = f"Is the {respect} the same in both images?"
     what = "What is printed" if respect == "text" else f"Which {respect} is the large shape"
@@ -81,7 +82,7 @@ def respect_turn(a: dict[str, str], b: dict[str, str], respect: str, rng: np.ran
 
 
 def thing_turn(a: dict[str, str], b: dict[str, str], rng: np.random.Generator) -> Turn:
-    """A question on whether the things with the fields `a` and `b` are the same, in one of OF_THE_THING."""
+    """Return a question on whether two things with the fields `a` and `b` are the same, in a form of OF_THE_THING."""
     differs = [respect for respect in RESPECTS if a[respect] != b[respect]]
     verdict, ask = "no" if differs else "yes", "Do both images show the same thing?"
     each = ", ".join(f"{respect} {'no' if respect in differs else 'yes'}" for respect in RESPECTS)
@@ -95,7 +96,7 @@ def thing_turn(a: dict[str, str], b: dict[str, str], rng: np.random.Generator) -
 
 
 def pair_turns(a: dict[str, str], b: dict[str, str], rng: np.random.Generator) -> list[Turn]:
-    """Four questions on two labelled things, each about another respect or about the things as a whole."""
+    """Return four questions on two labelled things, each on a different respect or on the whole things."""
     turns = [respect_turn(a, b, respect, rng) for respect in NAMED]
     turns += [thing_turn(a, b, rng), respect_turn(a, b, "badge", rng, {"verdict": 1.0})]
     return [turns[i] for i in rng.permutation(len(turns))[:4]]

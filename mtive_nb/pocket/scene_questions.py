@@ -1,7 +1,7 @@
-"""Questions and answers on general scenes: what notebook 00 teaches the pocket base, and how it is examined.
+"""Questions and answers on general scenes: the training data and the exam of the pocket base (notebook 00).
 
-A sample holds up to two images (none where the turns are about text alone), one to four turns (question, answer, skill)
-and the dense labels of each image. Later turns never repeat a fact of an earlier one. Skills: SKILLS.
+A sample has up to two images (none for text-only turns), one to four turns (question, answer, skill) and the dense
+labels of each image. SKILLS lists the skills.
 """
 
 import json
@@ -37,7 +37,7 @@ SHARES = {
     "views": 0.03,
     "page": 0.03,
     "plain": 0.11,
-}  # what a sample shows; "plain" ones hold no image
+}  # share of each kind of sample; "plain" has no image
 DENSE_SHARES = {"page": 0.2, "objects": 0.2, "text": 0.1, "labelled": 0.5}  # views have no dense labels
 NAMED = CONTAINERS, PLAIN, tuple(SYMBOLS)
 WITH_NAMES = 0.4, 0.25, 0.35, 0.0  # shares of plain shapes, containers, symbols, signs
@@ -48,7 +48,7 @@ NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 
 @dataclass
 class Sample:
-    """`images` HWC uint8; `turns` (question, answer, skill); `dense` one label dict an image."""
+    """`images` HWC uint8; `turns` (question, answer, skill); `dense` one label dict per image."""
 
     images: list[np.ndarray]
     turns: list[tuple[str, str, str]]
@@ -56,7 +56,7 @@ class Sample:
 
 
 def page_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """A page is for the dense labels; as a conversation it holds one easy question, yes and no equally likely."""
+    """Return one easy question on a page, yes and no equally likely: pages serve the dense labels."""
     if rng.random() < 0.5:
         return [("Is anything printed? Answer yes or no.", "yes", "yes/no")]
     return [(f"Is there a {random_shape(rng, WITH_NAMES)}? Answer yes or no.", "no", "yes/no")]
@@ -67,14 +67,14 @@ def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str
 
 
 def _yes_no(rng: np.random.Generator, true: str, others: list[str] | tuple[str, ...]) -> tuple[str, str]:
-    """A value to ask about and the answer; yes and no are equally likely."""
+    """Return a value to ask about and the answer; yes and no are equally likely."""
     if rng.random() < 0.5:
         return true, "yes"
     return _pick(rng, [o for o in others if o != true]), "no"
 
 
 def one_thing_turns(thing: Thing, name: str, rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """Questions on one shape, called `name` where the scene holds several."""
+    """Return questions on one shape, which they call `name` ("it" if the scene has no other shape)."""
     colour, c_answer = _yes_no(rng, thing.colour, list(COLOURS))
     shape, s_answer = _yes_no(rng, thing.name, _like(thing.shape, rng))
     state, t_answer = _yes_no(rng, thing.state, STATES)
@@ -98,7 +98,7 @@ def one_thing_turns(thing: Thing, name: str, rng: np.random.Generator) -> list[t
 
 
 def _like(shape: str, rng: np.random.Generator) -> tuple[str, ...]:
-    """Other shapes to ask for: mostly of the same kind."""
+    """Return shapes to ask for, mostly of the same kind."""
     kind = next((kind for kind in NAMED if shape in kind), tuple(SYMBOLS))
     return kind if rng.random() < 0.7 else (*sum(NAMED, ()), "sign")
 
@@ -108,7 +108,7 @@ def _describe(things: list[Thing]) -> str:
 
 
 def objects_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """Questions on a scene of several shapes: count, position, colour by shape and shape by colour."""
+    """Return questions on a scene of shapes: count, position, colour by shape and shape by colour."""
     things = scene.things
     if len(things) == 1:
         t = things[0]
@@ -157,7 +157,7 @@ def objects_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str
 
 
 def text_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """Questions on printed lines."""
+    """Return questions on printed lines."""
     lines = scene.strings
     all_lines = ("Read all lines.", " | ".join(lines), "read")
     other = random_string(rng, 8)
@@ -175,7 +175,7 @@ def text_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, s
 
 
 def _behind(lines: list[str], rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """What follows the letters that begin one line and no other."""
+    """Return a question on the text after letters that begin exactly one line, or no question."""
     parts = [re.match(r"([A-Z]+)[: ]+(.+)", line) for line in lines]
     found = [part.groups() for part in parts if part]
     alone = [(key, rest) for key, rest in found if sum(line.startswith(key) for line in lines) == 1]
@@ -186,7 +186,7 @@ def _behind(lines: list[str], rng: np.random.Generator) -> list[tuple[str, str, 
 
 
 def labelled_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """Questions on a large shape, its text and its badge."""
+    """Return questions on a large shape, its text and its badge."""
     main, badge, text = scene.things[0], scene.things[1], scene.strings[0]
     row = {"text": text, "shape": main.shape, "colour": main.colour, "badge": badge.name, "state": main.state}
     keys = [k for k in row if rng.random() < 0.6] or ["text"]
@@ -201,7 +201,7 @@ def labelled_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, st
 
 
 def view_sample(rng: np.random.Generator, photos: list[np.ndarray]) -> tuple[list[Scene], list[tuple[str, str, str]]]:
-    """Two crops of one photo, or of two photos: unlabelled photos teach the vision tower what stays the same."""
+    """Crop one photo twice, or two photos once: unlabelled photos teach the vision tower to match views."""
     i, j = rng.integers(len(photos), size=2)
     same = rng.random() < 0.5 or i == j
     scenes = []
@@ -219,8 +219,10 @@ def view_sample(rng: np.random.Generator, photos: list[np.ndarray]) -> tuple[lis
 
 def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = None, words: list[str] | None = None,
                 shares: dict[str, float] | None = None) -> Sample:  # fmt: skip
-    """Sample `index` of the stream `seed`; `photos` are unlabelled HWC uint8 images for grounds and views, `words` the
-    stuff of turns about text alone; kinds that lack theirs are left out."""
+    """Return sample `index` of the stream `seed`.
+
+    `photos`: unlabelled HWC uint8 images for backgrounds and views; without them, there are no "views". `words`: the
+    material of text-only turns; without them, there are no "plain" samples. `shares` of the kinds: default SHARES."""
     rng = np.random.default_rng([seed, index])
     shares = dict(shares or SHARES)
     if not photos:
@@ -251,7 +253,7 @@ def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = 
 
 
 def load_unlabelled(folders: list[Path], *, side_px: int = 160, limit: int | None = None) -> list[np.ndarray]:
-    """Every JPEG below the folders as HWC uint8 squares of `side_px`; labels and names are not read."""
+    """Load every JPEG below the folders as HWC uint8 squares of `side_px`, up to `limit`; ignores labels and names."""
     paths = sorted(p for folder in folders for p in Path(folder).rglob("*.jpg"))[:limit]
     photos = []
     for path in paths:

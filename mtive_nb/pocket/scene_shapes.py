@@ -1,6 +1,6 @@
 """Outlines of general things, as masks: plain shapes, household containers of random proportions, printed symbols.
 
-Symbols have names; signs have none, and are told apart by the dense labels and by pairs of images alone.
+Symbols have names. Signs have none: only the dense labels and pairs of images distinguish them.
 """
 
 import math
@@ -26,7 +26,7 @@ SIGNS = tuple(
 )
 KINDS = PLAIN, CONTAINERS, tuple(SYMBOLS), SIGNS
 SHAPES = sum(KINDS, ())
-ASPECT = {"bar": (1.5, 0.6), "pillar": (0.6, 1.5)} | {  # width and height, of a side of 1
+ASPECT = {"bar": (1.5, 0.6), "pillar": (0.6, 1.5)} | {  # (width, height) for a side of 1
     "bottle": (0.72, 1.35), "jar": (1.0, 1.12), "can": (0.8, 1.2), "tube": (0.74, 1.35), "carton": (0.85, 1.25),
     "bag": (0.85, 1.25),
 }  # fmt: skip
@@ -36,13 +36,13 @@ Box = tuple[float, float, float, float]
 
 
 def random_shape(rng: np.random.Generator, shares: tuple[float, ...] = (0.35, 0.25, 0.25, 0.15)) -> str:
-    """A plain shape, a container, a symbol or a sign, by their `shares`."""
+    """Draw a plain shape, a container, a symbol or a sign, with the probabilities `shares`."""
     kind = KINDS[int(rng.choice(len(KINDS), p=shares))]
     return kind[int(rng.integers(len(kind)))]
 
 
 def shape_mask(shape: str, box: Box, size: tuple[int, int], rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:  # fmt: skip
-    """The outline as a mask of `size` (width, height), and the part of it that has a colour of its own: a lid, a rim."""
+    """Return a shape's mask of `size` (width, height), and the mask of its part in another colour: a lid, a rim."""
     mask, part = Image.new("L", size), Image.new("L", size)
     draw, second = ImageDraw.Draw(mask), ImageDraw.Draw(part)
     if shape in ("circle", "ring"):
@@ -71,7 +71,7 @@ def shape_mask(shape: str, box: Box, size: tuple[int, int], rng: np.random.Gener
 
 @lru_cache(maxsize=256)
 def _symbol(char: str) -> Image.Image:
-    """A symbol of the font that matplotlib ships, as a mask cut to its ink."""
+    """Render a symbol in a font that ships with matplotlib, as a mask cropped to its ink."""
     face = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 120)
     image = Image.new("L", (240, 240))
     ImageDraw.Draw(image).text((50, 50), char, font=face, fill=255)
@@ -79,18 +79,18 @@ def _symbol(char: str) -> Image.Image:
 
 
 def _placed(points: Points, box: Box) -> Points:
-    """Points with x in [-1, 1] and y in [0, 1] from the top, laid into a box of pixels."""
+    """Map points with x in [-1, 1] and y in [0, 1] from the top into a box in pixels."""
     x0, y0, x1, y1 = box
     return [((x0 + x1) / 2 + x * (x1 - x0) / 2, y0 + y * (y1 - y0)) for x, y in points]
 
 
 def _turned(widths: Points) -> Points:
-    """The outline of a body of revolution, from (height, half-width) pairs."""
+    """Return the outline of a body of revolution, from (height, half-width) pairs."""
     return [(w, y) for y, w in widths] + [(-w, y) for y, w in reversed(widths)]
 
 
 def _container(kind: str, rng: np.random.Generator) -> tuple[Points, list[Points]]:
-    """A body and its lids in the coordinates of `_placed`, of random proportions."""
+    """Return a container's body and lids with random proportions, in the coordinates of `_placed`."""
     u = rng.uniform
     if kind == "bottle":
         neck, top, turn = u(0.2, 0.45), u(0.16, 0.34), u(0.06, 0.2)

@@ -1,6 +1,6 @@
-"""What wear does to a general thing: cracks, tears, stains, scratches, creases, drips; and marks that do no harm.
+"""Paint wear on general things (cracks, tears, stains, scratches, creases, drips), and marks that are no damage.
 
-Everything is painted onto an RGB canvas (SCALE times the image), inside the thing's mask where that is given.
+All functions paint onto an RGB canvas (SCALE times the image), inside the thing's mask if they have one.
 Boxes are XYXY in pixels of the canvas.
 """
 
@@ -13,14 +13,14 @@ Box = tuple[float, float, float, float]
 
 
 def _spot(box: Box, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Where on the thing it is, and about how far it reaches."""
+    """Draw a spot of wear on a thing: its centre (x, y) and about how far it reaches."""
     x0, y0, x1, y1 = box
     at = np.array([x0 + (x1 - x0) * rng.uniform(0.25, 0.75), y0 + (y1 - y0) * rng.uniform(0.25, 0.78)])
     return at, float(np.sqrt((x1 - x0) * (y1 - y0)) * rng.uniform(0.2, 0.36))
 
 
 def _outline(at: np.ndarray, reach: float, rng: np.random.Generator, *, rough: float, squash: float = 1.0) -> np.ndarray:  # fmt: skip
-    """An irregular closed outline, (28, 2): three waves and a jitter on a circle."""
+    """Return an irregular closed outline (28, 2): a circle with three waves and a jitter."""
     angle = np.linspace(0, 2 * np.pi, 29)[:-1]
     radius = 1 + rng.uniform(-rough, rough, 28) * 0.4
     for k in (2, 3, 5):
@@ -65,7 +65,7 @@ def _scratched(draw: ImageDraw.ImageDraw, at: np.ndarray, reach: float, rng: np.
 
 
 def _blotch(size: tuple[int, int], at: np.ndarray, reach: float, rng: np.random.Generator) -> Image.Image:
-    """How strongly a stain covers: less in its middle than at its rim, with splashes around."""
+    """Return a stain's opacity mask: weaker in its middle than at its rim, with splashes around."""
     mask = Image.new("L", size)
     draw, outline = ImageDraw.Draw(mask), _outline(at, reach, rng, rough=0.3)
     draw.polygon([tuple(p) for p in outline], fill=int(rng.integers(180, 230)))
@@ -92,7 +92,7 @@ def _drips(size: tuple[int, int], at: np.ndarray, reach: float, foot: float, rng
 
 
 def _crushed(canvas: Image.Image, at: np.ndarray, reach: float, rng: np.random.Generator) -> Image.Image:
-    """The canvas bent towards the spot in folds, with a light and a dark side to each fold."""
+    """Return the canvas bent towards the spot in folds, each with a light and a dark side."""
     pixels = np.asarray(canvas)
     y, x = np.mgrid[: pixels.shape[0], : pixels.shape[1]].astype(np.float32)
     heading, fold = rng.uniform(0, 3.14), reach * rng.uniform(0.35, 0.7)
@@ -107,7 +107,7 @@ def _crushed(canvas: Image.Image, at: np.ndarray, reach: float, rng: np.random.G
 
 
 def wear(canvas: Image.Image, state: str, box: Box, mask: Image.Image, rng: np.random.Generator) -> None:
-    """Paint a state of WORN onto a thing, in place; `mask` (the canvas's size) is where the thing is."""
+    """Paint a state of WORN onto a thing, in place; `mask` (of the canvas's size) covers the thing."""
     at, reach = _spot(box, rng)
     if state == "crushed":
         canvas.paste(_crushed(canvas, at, reach * 1.2, rng))
@@ -133,7 +133,7 @@ def wear(canvas: Image.Image, state: str, box: Box, mask: Image.Image, rng: np.r
 
 
 def harmless_mark(canvas: Image.Image, box: Box, mask: Image.Image, rng: np.random.Generator) -> None:
-    """A round sticker, a strip of tape or a streak of light: a mark that is no wear."""
+    """Paint a mark that is no wear, in place: a round sticker, a strip of tape or a streak of light."""
     x0, y0, x1, y1 = box
     w, h, layer, cover = x1 - x0, y1 - y0, canvas.copy(), Image.new("L", canvas.size)
     draw, kind = ImageDraw.Draw(cover), int(rng.integers(3))
@@ -153,7 +153,7 @@ def harmless_mark(canvas: Image.Image, box: Box, mask: Image.Image, rng: np.rand
 
 
 def in_the_way(canvas: Image.Image, characters: list[tuple[float, float]], rng: np.random.Generator) -> None:
-    """Something that reaches into the image from an edge, where that hides no centre of the `characters` (pixels of canvas)."""
+    """Paint a bar from an edge into the image, unless it hides the centre of one of `characters` (canvas pixels)."""
     w, h = canvas.size
     cover = Image.new("L", canvas.size)
     draw, wide = ImageDraw.Draw(cover), int(rng.integers(16, 60))

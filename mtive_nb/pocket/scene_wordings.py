@@ -1,8 +1,8 @@
-"""Other wordings for the questions on general scenes: one fact, many ways to ask for it.
+"""Alternative wordings for the questions on general scenes: many wordings for each fact.
 
-A base that knows a single sentence for each fact leaves an expert at chance: it would have to find, in a few hundred
-steps, which fact a new sentence is about (LOG.md). Real models have read many wordings; these are the pocket base's.
-None of them is a question of a shop's tasks.
+If the base knows a single sentence for each fact, an expert stays at chance. In a few hundred steps, it would have to
+learn which fact a new sentence is about (LOG.md). Real models have read many wordings; the pocket base reads these.
+No wording is a question of a shop's tasks.
 """
 
 import re
@@ -11,12 +11,12 @@ import numpy as np
 
 from mtive_nb.pocket.scenes import COLOURS
 
-REWORDED = 0.65  # share of the questions that do not keep their plain form
-BARE = 0.5  # share of the yes/no questions that do not say how to answer
+REWORDED = 0.65  # share of the questions that get another wording
+BARE = 0.5  # share of the yes/no questions that omit YES_NO
 YES_NO, SAY_WHY, GO_THROUGH = " Answer yes or no.", " Say why.", " Go through shape, colour, text and badge."
 NAME_BOTH, NAME_FIRST = " Name both, then say yes or no.", " Name the first, then say yes or no."
 
-# Plain form -> its other wordings. `{}` is what they share, `{colour}` one of COLOURS; "not:" asks for the contrary.
+# Plain form -> alternative wordings. `{}` is their shared part, `{colour}` one of COLOURS; "not:" inverts the question.
 WORDINGS: dict[str, tuple[str, ...]] = {
     "Which colour is {}?": (
         "What colour is {}?",
@@ -117,7 +117,7 @@ CALLED = {
     "it": ("this", "the thing", "the object", "the item", "this thing"),
     "the first image": ("image 1",),
     "the second image": ("image 2",),
-}  # what things and images are called beside
+}  # alternative names of things and images
 
 
 def _pattern(form: str) -> re.Pattern:
@@ -129,12 +129,12 @@ _PATTERNS = [(_pattern(form), others) for form, others in WORDINGS.items()]
 
 
 def _contrary(answer: str) -> str:
-    """The answer to the contrary question: its verdict stands alone, first or last."""
+    """Return the answer to the inverted question: swaps yes and no, which stands alone, first or last."""
     return re.sub(r"^(yes|no)\b|\b(yes|no)$", lambda found: "no" if found[0] == "yes" else "yes", answer, count=1)
 
 
 def reword(question: str, answer: str, rng: np.random.Generator) -> tuple[str, str]:
-    """A question in its plain form and its answer -> the same in another wording, or as it was."""
+    """Return a plain question and its answer in another wording, or unchanged."""
     how = next((end for end in (YES_NO, SAY_WHY, GO_THROUGH, NAME_BOTH, NAME_FIRST) if question.endswith(end)), "")
     asked = question.removesuffix(how)
     bare = how == YES_NO and rng.random() < BARE

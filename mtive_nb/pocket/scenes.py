@@ -1,7 +1,7 @@
-"""General scenes for the pocket base: shapes, containers, symbols, wear, colours, positions and print. Nothing of a shop.
+"""General scenes for the pocket base: shapes, containers, symbols, wear, colours, positions, print; none from a shop.
 
-A scene is drawn from `np.random.default_rng([seed, index])`, so that sample `index` is the same in every process
-and a resumed training sees what an uninterrupted one would have seen. Images are RGB, HWC uint8 in [0, 255].
+A scene is drawn from `np.random.default_rng([seed, index])`, so sample `index` is the same in every process, and a
+resumed training run sees the same samples as an uninterrupted run. Images are RGB, HWC uint8 in [0, 255].
 """
 
 import math
@@ -25,14 +25,14 @@ PATTERNS = ("plain", "striped", "dotted")
 STATES = ("whole", "notched", "scribbled", "dimpled", *WORN)  # a dimpled shape carries a dark smudge with a bright rim
 SIZES_PX = ((140, 140), (168, 112), (112, 112), (140, 140), (168, 112), (112, 168))  # (width, height), multiples of 28
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-:"
-CELL_PX, SLOTS = 28, 4  # one merged patch; characters whose centres may lie in one
-GLYPHS = 2  # characters whose centres may lie in one patch before merging
-SCALE = 2  # drawn twice as large, then halved: smooth edges
+CELL_PX, SLOTS = 28, 4  # side of a merged patch; most character centres in it
+GLYPHS = 2  # most character centres in one patch before merging
+SCALE = 2  # drawn at twice the size, then halved for smooth edges
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape of a scene; boxes are XYXY in pixels of the finished image, `worn` that of what its state changed."""
+    """One shape of a scene; boxes are XYXY in pixels of the finished image, `worn` that of its state's changes."""
 
     shape: str
     colour: str
@@ -44,7 +44,7 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """What the thing is called: its shape, or "sign" for a sign, which has no name of its own."""
+        """The thing's name: its shape, or "sign" for a sign, which has no name of its own."""
         return "sign" if self.shape in SIGNS else self.shape
 
     @property
@@ -54,7 +54,7 @@ class Thing:
 
 @dataclass
 class Scene:
-    """An image with the truth about it: things, free strings, and every character's centre (x, y, index)."""
+    """An image with its ground truth: things, free strings, and every character's centre (x, y, index)."""
 
     image: np.ndarray
     things: list[Thing] = field(default_factory=list)
@@ -82,12 +82,12 @@ def _font(index: int, size: int) -> ImageFont.FreeTypeFont:
 
 
 def tint(colour: str, rng: np.random.Generator, spread: int = 16) -> tuple[int, int, int]:
-    """A shade of a named colour, each channel moved by at most `spread`."""
+    """Return a shade of a named colour, each channel moved by at most `spread`."""
     return tuple(int(np.clip(c + rng.integers(-spread, spread + 1), 0, 255)) for c in COLOURS[colour])
 
 
 def background(size: tuple[int, int], rng: np.random.Generator, photos: list[np.ndarray] | None = None) -> Image.Image:
-    """Plain, gradient, noise, blocks or, where `photos` are given, a crop of one of them."""
+    """Draw a background: plain, gradient, noise, blocks or, with `photos`, a crop of one of them."""
     kind = rng.random()
     if photos and kind < 0.3:
         photo = Image.fromarray(photos[rng.integers(len(photos))])
@@ -108,7 +108,7 @@ def background(size: tuple[int, int], rng: np.random.Generator, photos: list[np.
 
 
 def _blocks(ground: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Rectangles, ellipses and lines in any colour upon `ground`: shelves, tiles and furniture from afar."""
+    """Draw coloured rectangles, ellipses and lines on `ground`, like shelves, tiles and furniture from afar."""
     draw, (w, h) = ImageDraw.Draw(ground), ground.size
     for _ in range(int(rng.integers(3, 12))):
         x, y = rng.integers(-w // 4, w), rng.integers(-h // 4, h)
@@ -148,7 +148,7 @@ def _paint_state(layer: Image.Image, thing: Thing, mask: Image.Image, rng: np.ra
 
 
 def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> tuple[Thing, Image.Image]:
-    """Paint one shape onto a canvas of SCALE times the image's size, all but its wear; returns it and its mask there."""
+    """Paint one shape, without wear, onto a canvas of SCALE times the image's size; returns it and its mask there."""
     box = tuple(c * SCALE for c in thing.box)
     x0, y0 = int(box[0]) - 2, int(box[1]) - 2
     size = int(box[2] - box[0]) + 5, int(box[3] - box[1]) + 5
@@ -169,7 +169,7 @@ def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> t
         COLOURS[list(COLOURS)[rng.integers(len(COLOURS))]] if rng.random() < 0.6 else tuple(int(c * 0.7) for c in fill)
     )
     layer.paste(own, (0, 0, *size), part)
-    if rng.random() < 0.5:  # round: the sides lie in shade
+    if rng.random() < 0.5:  # round: shaded sides
         u = np.linspace(-1, 1, size[0])
         light = 1 - rng.uniform(0.15, 0.5) * np.abs(u - rng.uniform(-0.2, 0.2)) ** 3
         layer = Image.fromarray((np.asarray(layer) * light[None, :, None]).clip(0, 255).astype(np.uint8))
@@ -185,12 +185,12 @@ def draw_thing(canvas: Image.Image, thing: Thing, rng: np.random.Generator) -> t
 
 
 def _changed(before: Image.Image, after: Image.Image) -> tuple[int, ...] | None:
-    """The box of the pixels that differ clearly."""
+    """Return the box of the pixels that differ clearly, or None."""
     return ImageChops.difference(before, after).point(lambda v: 255 if v > 40 else 0).getbbox()
 
 
 def wear_thing(canvas: Image.Image, thing: Thing, mask: Image.Image, rng: np.random.Generator) -> Thing:
-    """Paint the wear that a thing's state names, if any, over all that is printed on it; returns the thing."""
+    """Paint the wear of a thing's state, if any, over the thing and its print so far; returns the thing."""
     if thing.state not in WORN:
         return thing
     before = canvas.copy()
@@ -200,7 +200,7 @@ def wear_thing(canvas: Image.Image, thing: Thing, mask: Image.Image, rng: np.ran
 
 
 def view(canvas: Image.Image, scene: Scene, rng: np.random.Generator, angle: float = 18.0) -> Image.Image:
-    """The canvas turned by up to `angle` degrees and seen from aside; its scene's things and characters follow."""
+    """Return the canvas rotated by up to `angle` degrees and in perspective; updates `scene` accordingly."""
     size = np.array(canvas.size) / SCALE
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
     c, s = math.cos(turned := math.radians(rng.uniform(-angle, angle))), math.sin(turned)
@@ -224,7 +224,7 @@ def view(canvas: Image.Image, scene: Scene, rng: np.random.Generator, angle: flo
 
 
 def _homography(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The 3 x 3 matrix that takes four points (4, 2) onto four others."""
+    """Return the 3 x 3 matrix that maps four source points (4, 2) onto four target points."""
     rows = []
     for (x, y), (u, v) in zip(source, target, strict=True):
         rows += [(x, y, 1, 0, 0, 0, -u * x, -u * y), (0, 0, 0, x, y, 1, -v * x, -v * y)]
@@ -232,7 +232,7 @@ def _homography(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _dot_matrix(text: str, cap_px: float) -> Image.Image:
-    """Text as round dots on a grid, the way of the printers that mark things on a line; capitals are 7 dots high."""
+    """Render text as round dots on a grid, like the printers on production lines; capitals are 7 dots high."""
     face = ImageFont.load_default_imagefont()
     small = Image.new("1", (int(face.getlength(text)), 11))
     ImageDraw.Draw(small).text((0, 0), text, font=face, fill=1)
@@ -247,8 +247,8 @@ def draw_string(canvas: Image.Image, text: str, at: tuple[float, float], *, heig
                 narrow: float = 1.0) -> list[tuple[float, float, int]]:  # fmt: skip
     """Print `text` centred on `at` (pixels of the finished image); returns every character's centre and index.
 
-    `style` is "ink", "dots" or "emboss" (a lit and a shaded edge in place of ink); drawn by lot where it is empty.
-    `narrow` is a factor on the letters' width, 1 as the font has it."""
+    `style` is "ink", "dots" or "emboss" (a lit and a shaded edge in place of ink); if empty, it is random.
+    `narrow` scales the letters' width; 1 keeps the font's width."""
     font = int(rng.integers(len(_font_files()))) if font is None else font
     style = style or str(rng.choice(("ink", "dots", "emboss"), p=(0.76, 0.12, 0.12)))
     angle = float(rng.normal(0, 4)) if angle is None else angle
@@ -277,7 +277,7 @@ def draw_string(canvas: Image.Image, text: str, at: tuple[float, float], *, heig
 
 
 def random_string(rng: np.random.Generator, longest: int = 8) -> str:
-    """Capitals, digits and marks without meaning: a word-like run, a number with marks, or a mix."""
+    """Draw a string of capitals, digits and marks without meaning: a word-like run, a number with marks, or a mix."""
     kind, n = rng.random(), int(rng.integers(1, longest + 1))
     letters, digits = CHARACTERS[:26], CHARACTERS[26:36]
     if kind < 0.3:
@@ -299,7 +299,7 @@ def random_string(rng: np.random.Generator, longest: int = 8) -> str:
 
 
 def contrasting(colour: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int, int]:
-    """An ink that can be read on `colour`: dark on light, light on dark."""
+    """Draw an ink that is legible on `colour`: dark on light, light on dark."""
     light = np.dot(colour, (0.3, 0.59, 0.11)) > 128
     return tuple(int(c) for c in (rng.integers(0, 70, 3) if light else rng.integers(190, 256, 3)))
 
@@ -307,7 +307,7 @@ def contrasting(colour: tuple[int, ...], rng: np.random.Generator) -> tuple[int,
 def random_box(
     size: tuple[int, int], side: float, shape: str, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """A box of about `side` px somewhere in the image; bars are wide, pillars and containers tall."""
+    """Draw a box of about `side` px somewhere in the image; bars are wide, pillars and containers tall."""
     w, h = ASPECT.get(shape, (1.0, 1.0))
     w, h = min(w * side, size[0] - 2), min(h * side, size[1] - 2)
     x, y = rng.uniform(1, size[0] - w - 1), rng.uniform(1, size[1] - h - 1)
@@ -315,7 +315,7 @@ def random_box(
 
 
 def finish(canvas: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Halve the canvas; add light, blur and noise as a phone would."""
+    """Scale the canvas down to `size`; add lighting, blur and noise like a phone's."""
     image = canvas.resize(size, Image.BOX)
     if rng.random() < 0.15:
         image = image.resize((int(size[0] * 0.7), int(size[1] * 0.7)), Image.BILINEAR).resize(size, Image.BILINEAR)

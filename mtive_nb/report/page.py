@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.run.folder import read_metrics
 from mtive_nb.run.graph import GraphError, Project, find_project
+from mtive_nb.run.metrics import read_metrics
 from mtive_nb.run.progress import duration
 from mtive_nb.run.published import PAPERS, columns_of, load_published, load_tables, rows_of
 from mtive_nb.run.stale import read_run
@@ -284,15 +284,11 @@ def write_report(project: Project, profile: str, *, page: Path | None = None, li
     return path
 
 
-def main(profile: str, *, reference: bool) -> int:
-    """The command line's `report`: write the page, and with `reference` the committed copy."""
+def main(profile: str) -> int:
+    """The command line's `report`: write the page and print how many claims hold."""
     project = find_project()
     print(f"report: {write_report(project, profile)}")
     for row in tally(claims_board(run_folders(project.outputs / profile))):
         about = f"{row.pop('paper')}, claims of priority {row.pop('priority')}"
         print(f"{about}: " + ", ".join(f"{number} {what}" for what, number in row.items()))
-    if reference:
-        from mtive_nb.report.reference import copy_reference
-
-        print(f"reference: {copy_reference(project, profile)}")
     return 0

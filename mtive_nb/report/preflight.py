@@ -107,8 +107,8 @@ def preflight(profile: str, *, project: Project | None = None) -> Report:
     check_packages(report)
     if "01" in books:
         check_source(report, books["01"], home=project.home)
-    if with_model := {n: book for n, book in books.items() if "MODEL" in book.values}:
-        check_models(report, with_model, project=project)
+    if "04" in books:
+        check_models(report, books, project=project)
     return report
 
 
@@ -146,15 +146,11 @@ def check_source(report: Report, book: Book, *, home: Path) -> None:
 
 def check_models(report: Report, books: dict[str, Book], *, project: Project) -> None:
     """The base, its adapters, what they need in memory and on disk."""
-    first = next(iter(books.values()))
-    name, where = first.values["MODEL"], first.where("MODEL")
-    for book in books.values():
-        other, kernel = book.values["MODEL"], book.values["ATTENTION"]
-        if other != name:
-            report.add("fail", f"{book.where('MODEL')}: found {other!r}; expected {name!r}, as in {where}")
-        if not find_spec(KERNELS.get(kernel, "?")):
-            expected = f"{', '.join(KERNELS)}, and its package installed"
-            report.add("fail", f"{book.where('ATTENTION')}: found {kernel!r}; expected one of {expected}")
+    base = books["04"]  # states the model; later chapters read it from the stack
+    name, where, kernel = base.values["MODEL"], base.where("MODEL"), base.values["ATTENTION"]
+    if not find_spec(KERNELS.get(kernel, "?")):
+        expected = f"{', '.join(KERNELS)}, and its package installed"
+        report.add("fail", f"{base.where('ATTENTION')}: found {kernel!r}; expected one of {expected}")
     try:
         config, source, here = sizes.find_config(name, home=project.home)
         model = sizes.meta_model(config)
@@ -205,11 +201,11 @@ def check_memory(
     report: Report, books: dict[str, Book], config: PreTrainedConfig, sized: AdapterSizes, *, total: int
 ) -> None:
     """What each training needs at its peak, and a server; the largest against the memory here."""
-    rows, peaks, below = [], [], 0
+    rows, peaks, below, image_tok = [], [], 0, check_pixels(report, books["04"], config)
     for number, book in books.items():
-        image_tok, batch = check_pixels(report, book, config), book.values["BATCH"]
         if not (own := sized.get(number, {}).values()):
             continue
+        batch = book.values["BATCH"]
         newest, below = max(own), below + sum(own)
         load = {"trained": newest, "resident": below - newest, "batch": batch, "image_tok": image_tok}
         parts = sizes.training_memory(config, total, **load)

@@ -96,7 +96,7 @@ def code_of_chapter(cells: Iterable[str]) -> dict[str, str]:
         seen.add(path)
         waiting |= (_references(path) if path.suffix == ".py" else set()) - seen
     names = {path.relative_to(PACKAGE).as_posix(): path for path in seen}
-    return {name: _hash_code(path) for name, path in sorted(names.items()) if not name.startswith(NOT_CODE)}
+    return {name: hash_code(path) for name, path in sorted(names.items()) if not name.startswith(NOT_CODE)}
 
 
 @cache
@@ -149,7 +149,7 @@ def _files_of(name: str) -> list[Path]:
 
 
 @cache
-def _hash_code(path: Path) -> str:
+def hash_code(path: Path) -> str:
     """Of a module, the hash of its statements without docstrings; of another file, that of its bytes."""
     if path.suffix != ".py":
         return hash_file(path)

@@ -1,7 +1,6 @@
 """A run folder: what one notebook leaves behind, every file written whole or not at all."""
 
 import json
-import math
 import os
 import random
 import shutil
@@ -14,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from mtive_nb.run.atomic import replacing, write_atomic
 from mtive_nb.run.graph import find_project
+from mtive_nb.run.metrics import KEY, checked_metric, lines_of
 from mtive_nb.run.provenance import device_name, git_state, parameters_in_cells, peak_gpu_mib, peak_mib, versions
-from mtive_nb.run.published import check_keys
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-BETTER = ("higher", "lower", "none")
 
 
 class Run:
@@ -77,14 +74,12 @@ class Run:
     ) -> None:
         """Record one number under the key that the paper prints it by (`own` for what no paper prints).
 
-        `low`, `high`: the interval. `n`: the items that it rests on. `seed`: the run's own unless named; `seeds`: the
-        runs, where they are more than this one. The same key and seed again replaces the number.
-        Errors: ValueError for a key that the paper does not print, a number that is none, an interval beside it.
+        `low`, `high`: the interval. `n`: the items that it rests on. `seed`: by default the run's own; `seeds`: the
+        number of runs behind the value. The same key and seed again replaces the number.
+        Errors: ValueError for a key that the paper does not print, a value that is no number, an interval beside it.
         """
-        fields = {"value": value, "paper": paper, "table": table, "row": row, "column": column, "unit": unit, "n": n}
-        fields |= {"better": better, "low": low, "high": high, "seed": seed, "seeds": seeds}
-        self._record_metric(fields)
-        self._write_metrics()
+        line = {"value": value, "paper": paper, "table": table, "row": row, "column": column, "unit": unit, "n": n}
+        self._keep([line | {"better": better, "low": low, "high": high, "seed": seed, "seeds": seeds}])
 
     def metrics(
         self,
@@ -95,87 +90,31 @@ class Run:
         row: str = "system",
         column: str = "column",
         value: str = "value",
-        unit: "str | Mapping[str, str]" = "",
-        better: "str | Mapping[str, str]" = "higher",
+        unit: str | Mapping[str, str] = "",
+        better: str | Mapping[str, str] = "higher",
         n: int = 0,
         seeds: int = 1,
     ) -> "pandas.DataFrame | pandas.Series":
         """Record every number of a table and return the table, so that the cell shows it.
 
-        A long frame has a number a row, in its column `value`. `row` and `column` name the frame's columns that hold
-        the metric's row and column, or are themselves the text for all rows (`column` "column" also finds "metric").
-        The frame's own columns paper, table, unit, better, n, low and high go before the arguments.
-        With `unit` as a mapping the frame is wide: its index is the metric's row, and each column that `unit` names is
-        a column of the metrics; `better` may be a mapping, too.
-        A series is one column, or with `column` as it is one row, of metrics: its index names the others.
-        Numbers that are NaN are left out. Errors: ValueError as in `metric`, and where nothing says what n is.
+        A long frame has one number a row, in its column `value`. `row` and `column` name the columns that hold the
+        metric's row and column (a column "metric" serves as "column"); any other text stands for all rows.
+        The frame's own columns paper, table, unit, better, n, low and high take precedence over the arguments.
+        A mapping as `unit` means a wide frame: its index is the metric's row, each key of `unit` one of its columns.
+        A series is one row of metrics, its index their columns; where `column` is given, it is one column instead.
+        NaN values are left out. Errors: ValueError as in `metric`, and for a missing table, unit or n.
         """
-        for line in self._lines_of(frame, row=row, column=column, value=value, unit=unit, better=better):
-            fields = {"paper": paper, "table": table, "better": "higher", "n": n, "low": None, "high": None} | line
-            self._record_metric(fields | {"seed": None, "seeds": seeds})
-        self._write_metrics()
+        shared = {"paper": paper, "table": table, "better": "higher", "n": n, "low": None, "high": None, "seed": None}
+        found = lines_of(frame, row=row, column=column, value=value, unit=unit, better=better)
+        self._keep([shared | line | {"seeds": seeds} for line in found])
         return frame
 
-    @staticmethod
-    def _lines_of(
-        frame: "pandas.DataFrame | pandas.Series",
-        *,
-        row: str,
-        column: str,
-        value: str,
-        unit: "str | Mapping[str, str]",
-        better: "str | Mapping[str, str]",
-    ) -> list[dict[str, Any]]:
-        """The metrics of a table: row, column, value, unit, better, and what else its columns say."""
-        lines: list[dict[str, Any]] = []
-        if not isinstance(unit, str):
-            ways = dict.fromkeys(unit, better) if isinstance(better, str) else better
-            for name, cells in frame.iterrows():
-                lines += [
-                    {"row": str(name), "column": c, "value": cells[c], "unit": u, "better": ways[c]}
-                    for c, u in unit.items()
-                ]
-        elif not hasattr(frame, "columns"):
-            names = [str(name) for name in frame.index]
-            where = (
-                [{"row": row, "column": c} for c in names]
-                if column == "column"
-                else [{"row": r, "column": column} for r in names]
-            )
-            lines = [at | {"value": v, "unit": unit, "better": better} for at, v in zip(where, frame, strict=True)]
-        else:
-            column = "metric" if column == "column" and "column" not in frame and "metric" in frame else column
-            for cells in frame.to_dict("records"):
-                line = {
-                    "row": str(cells.get(row, row)),
-                    "column": str(cells.get(column, column)),
-                    "value": cells[value],
-                }
-                own = {k: cells[k] for k in ("paper", "table", "unit", "better", "n", "low", "high") if k in cells}
-                lines.append({"unit": unit, "better": better} | line | own)
-        return [line for line in lines if not math.isnan(line["value"])]
-
-    def _record_metric(self, given: dict[str, Any]) -> None:
-        """Check one number and keep it in memory, in the place of an earlier one under the same key."""
-        paper, table, row, column = (given[key] for key in ("paper", "table", "row", "column"))
-        check_keys(paper=paper, table=table, column=column)
-        where = f"metric {paper} {table} {row} {column}"
-        value, low, high, n = float(given["value"]), _number(given["low"]), _number(given["high"]), int(given["n"])
-        if not (table and given["unit"]):
-            raise ValueError(f"{where}: table {table!r}, unit {given['unit']!r}: expected both")
-        if given["better"] not in BETTER:
-            raise ValueError(f"{where}: better={given['better']!r}: expected one of {', '.join(BETTER)}")
-        if not math.isfinite(value):
-            raise ValueError(f"{where}: found {value}, expected a number; leave out what could not be measured")
-        if n < 1:
-            raise ValueError(f"{where}: n={n}: a number rests on at least one item")
-        if low is not None and high is not None and not low <= value <= high:
-            raise ValueError(f"{where}: {value} lies outside its interval [{low}, {high}]")
-        line = {"paper": paper, "table": table, "row": row, "column": column, "value": value, "unit": given["unit"]}
-        line |= {"better": given["better"], "n": n, "low": low, "high": high}
-        line["seed"] = self._record["seed"] if given["seed"] is None else int(given["seed"])
-        line["seeds"] = int(given["seeds"])
-        self._metrics[paper, table, row, column, line["seed"]] = line
+    def _keep(self, lines: list[dict[str, Any]]) -> None:
+        """Check metrics and write them, each in the place of an earlier one under the same key."""
+        for line in lines:
+            metric = checked_metric(line, seed=self._record["seed"])
+            self._metrics[tuple(metric[key] for key in KEY)] = metric
+        self._write_metrics()
 
     def _write_metrics(self) -> None:
         lines = [json.dumps(m, ensure_ascii=False) + "\n" for m in self._metrics.values()]
@@ -226,22 +165,6 @@ class Run:
         seconds = round(time.monotonic() - self._started, 2)
         self._record |= {"seconds": seconds, "peak_mib": peak_mib(), "peak_gpu_mib": peak_gpu_mib()}
         self._write_record()
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run folder's metrics.jsonl. Errors: ValueError naming file and line for one that is broken."""
-    path = folder / "metrics.jsonl"
-    metrics = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), start=1):
-        try:
-            metrics.append(json.loads(line) | {"notebook": folder.name})
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); run the notebook again") from None
-    return metrics
 
 
 def start_run(name: str, *, profile: str, seed: int) -> Run:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from mtive_nb.data.emdiv import questions as ask
 from mtive_nb.data.photos import PhotoError, photo_fault
@@ -154,9 +155,11 @@ def _run_folder(profile_dir: Path, number: str) -> Path:
 
 def main(profile: str, task: str, photos: Sequence[str], *, question: str) -> int:
     """The command line's `ask`: print the answer; exit code 2 for what cannot be asked."""
+    logging.disable_progress_bar()
     try:
+        record = question_record(task, photos, question=question)  # refuses a wrong question before a model loads
         with open_profile(profile) as experts:
-            found = experts.ask(task, *photos, question=question)
+            found = experts.answers([record])[0]
     except (FileNotFoundError, KeyError, ValueError) as error:
         print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
         return 2

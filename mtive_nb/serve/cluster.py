@@ -1,10 +1,10 @@
-"""Beyond one machine, by Ray: what processes do here, workers of a cluster do there, with the same results.
+"""Work on a Ray cluster instead of local processes, with the same results. Needs the extra `scale`.
 
-`by_ray` takes the place of `by_processes` (answers, scores, an expert each: Ray Data over the items);
-`train_adapter_by_ray` that of `train_adapter_in_shares` (a stage's steps in shares: Ray Train around the same Trainer).
-The notebooks' parameter ENGINE chooses, "local" or "ray".
-Photos, checkpoints and caches must lie where every worker sees them. A worker that dies costs what it was at: Ray gives
-that to another, and what was written before stays. Needs the extra `scale`.
+`by_ray` replaces `by_processes` (answers, scores, one expert per item: Ray Data over the items).
+`train_adapter_by_ray` replaces `train_adapter_in_shares` (a stage's steps in shares: Ray Train with the same Trainer).
+The notebooks' parameter ENGINE selects "local" or "ray".
+Photos, checkpoints and caches must lie where every worker can access them. If a worker dies, only its current work is
+lost: Ray gives that work to another worker, and everything written before remains.
 """
 
 import tempfile
@@ -23,21 +23,21 @@ from mtive_nb.run.params import choose
 
 
 def workers_of(engine: str) -> Callable:
-    """`by_processes` for "local", `by_ray` for "ray". Errors: ValueError for any other engine."""
+    """Return `by_processes` for "local", `by_ray` for "ray". Errors: ValueError for any other engine."""
     return choose("ENGINE", engine, {"local": by_processes, "ray": by_ray})
 
 
 def stage_training_of(engine: str) -> Callable:
-    """`train_adapter_in_shares` for "local", `train_adapter_by_ray` for "ray". Errors: as of `workers_of`."""
+    """Return `train_adapter_in_shares` for "local", `train_adapter_by_ray` for "ray". Errors: as `workers_of`."""
     return choose("ENGINE", engine, {"local": train_adapter_in_shares, "ray": train_adapter_by_ray})
 
 
 def by_ray(model: LoraStack | Vlm, work: Callable, items: Sequence[tuple], *, workers: int = 2, what: str = "",
            gpus: float = 0, tries: int = 3) -> list:  # fmt: skip
-    """[work(a copy of the model, *item) for item in items], by actors of the Ray cluster that is connected or started.
+    """Return [work(a copy of the model, *item) for item in items], computed by actors of a Ray cluster.
 
-    `gpus` a worker; an item whose worker died is begun again up to `tries` times; `what`: Ray shows its progress where
-    a name is given. Results come in the items' order.
+    Uses the connected cluster, or starts one. `gpus`: GPUs per worker. `tries`: how often an item restarts after its
+    worker died. `what`: if not empty, Ray shows its progress. Results are in the order of the items.
     """
     import ray
     from ray import cloudpickle
@@ -74,10 +74,10 @@ def train_adapter_by_ray(
     gpus: bool = False,
     tries: int = 3,
 ) -> pd.DataFrame:
-    """As train_adapter, with a step's batches divided among the workers of a cluster: the same adapter up to rounding.
+    """Train as train_adapter does, a step's batches divided among cluster workers: the same adapter up to rounding.
 
-    A worker that dies ends the round; the next one, of `tries`, goes on from the last checkpoint. Errors: ValueError
-    where `accumulate` batches cannot be divided.
+    If a worker dies, training restarts from the last checkpoint, up to `tries` times. Errors: ValueError if `processes`
+    does not divide `accumulate`.
     """
     import ray
     from ray import cloudpickle, train

@@ -1,7 +1,7 @@
-"""The in-process engine: requests for any experts, answered in batches that mix them.
+"""The in-process engine: answers requests for any experts, in batches that mix experts.
 
-One thread takes what waits, up to `max_batch`, gives each row its expert and generates; each request's text arrives as
-it is made. Greedy decoding. For demos, tests and small loads; for production, vLLM.
+One thread collects waiting requests, up to `max_batch`, assigns each row its expert and generates. Each request streams
+its text during generation. Decoding is greedy. For demos, tests and small loads; use vLLM in production.
 """
 
 import queue
@@ -24,14 +24,14 @@ END = object()  # closes a request's stream
 
 
 class Overloaded(RuntimeError):
-    """The queue is full: come again later."""
+    """The queue is full: retry later."""
 
 
 @dataclass
 class Request:
-    """A question in the engine: `text()` waits for the whole answer, iterating gives it piece by piece.
+    """A question in the engine: `text()` waits for the whole answer, iteration yields the answer piece by piece.
 
-    `outcome` is "done", "cancelled", "timed out" or "failed" once it has ended; `expert` is the version that answers.
+    After the end, `outcome` is "done", "cancelled", "timed out" or "failed"; `expert` is the version that answers.
     """
 
     record: dict
@@ -51,7 +51,7 @@ class Request:
         return self.version.alias if self.version else None
 
     def cancel(self) -> None:
-        """Ask for an end: at once while waiting, else at the next token."""
+        """Cancel the request: before generation if it still waits, else at the next token."""
         self._cancelled.set()
 
     def __iter__(self) -> Iterator[str]:
@@ -64,21 +64,21 @@ class Request:
         return "".join(self).strip()
 
     def why_end(self) -> str | None:
-        """The reason to stop before the answer is complete, if there is one."""
+        """Return the reason to stop before the answer is complete ("cancelled", "timed out"), or None."""
         if self._cancelled.is_set():
             return "cancelled"
         return "timed out" if time.monotonic() > self.deadline else None
 
 
 class _Streams(StoppingCriteria):
-    """Hands every row's new text to its request after each step, and ends rows whose request wants no more."""
+    """Sends every row's new text to its request after each step, and ends rows whose request has ended."""
 
     def __init__(self, requests: list[Request], tokenizer: object, prompt: int) -> None:
         self.requests, self.tokenizer, self.prompt = requests, tokenizer, prompt
         self.said, self.texts = [""] * len(requests), [""] * len(requests)
 
     def flush(self) -> None:
-        """Hand over what an answer ends with, be it half a character."""
+        """Send the rest of every answer, even an incomplete character."""
         for request, said, text in zip(self.requests, self.said, self.texts, strict=True):
             if text[len(said) :]:
                 request.pieces.put(text[len(said) :])
@@ -88,7 +88,7 @@ class _Streams(StoppingCriteria):
         now, ends = time.monotonic(), []
         for k, (request, text) in enumerate(zip(self.requests, self.texts, strict=True)):
             request.first_token_s = request.first_token_s or now - request.started
-            if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet waits
+            if not text.endswith("\ufffd"):  # an incomplete character waits for its other bytes
                 if text[len(self.said[k]) :]:
                     request.pieces.put(text[len(self.said[k]) :])
                 self.said[k] = text
@@ -99,7 +99,7 @@ class _Streams(StoppingCriteria):
 
 
 class Engine:
-    """Answers records (question and photos, see data/records.py) with the experts of a pool. Use as a context."""
+    """Answers records (question and photos, see data/records.py) with the experts of a pool. A context manager."""
 
     def __init__(
         self, pool: ExpertPool, *, max_batch: int = 16, max_waiting: int = 256, gather_s: float = 0.005
@@ -107,12 +107,12 @@ class Engine:
         self.pool, self.vlm, self.max_batch, self.gather_s = pool, pool.stack.vlm, max_batch, gather_s
         self._waiting: queue.Queue[Request | object] = queue.Queue(max_waiting)
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self._closed, self._door = False, threading.Lock()  # no request gets in behind the end
-        self._model = threading.Lock()  # one forward at a time: its hooks are the batch's own
+        self._closed, self._door = False, threading.Lock()  # no request enters the queue after END
+        self._model = threading.Lock()  # one forward at a time: its hooks belong to one batch
 
     def __enter__(self) -> "Engine":
         self.pool.stack.model.eval()
-        self._serving = self.pool.stack.serving(self.pool.trunk)  # a request pays for its expert alone
+        self._serving = self.pool.stack.serving(self.pool.trunk)  # a request costs only its expert
         self._serving.__enter__()
         self._thread.start()
         return self
@@ -126,21 +126,24 @@ class Engine:
             self._serving.__exit__(None, None, None)
 
     def submit(self, record: dict, expert: str | None, *, max_new_tokens: int = 64, limit_s: float = 60.0) -> Request:
-        """Queue a question for an expert (None: the trunk alone). Errors: Overloaded, or KeyError for no such expert."""
+        """Queue a question for an expert (None: the trunk alone).
+
+        Errors: Overloaded if the queue is full; KeyError for an unknown expert; RuntimeError after the engine's end.
+        """
         with self._door:
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            if self._waiting.full():  # who puts holds the door, so that room stays room
+            if self._waiting.full():  # every put holds the lock, so that room stays free
                 raise Overloaded(f"{self._waiting.maxsize} requests wait already")
             request = Request(record, self.pool.hold(expert), max_new_tokens, time.monotonic() + limit_s)
             self._waiting.put_nowait(request)
         return request
 
     def look(self, record: dict, expert: str | None) -> AnswerAttention:
-        """Where the words of the record's answer look on its photos as the expert reads them, maps included.
+        """Return the attention of the record's answer on its photos, as the expert reads them, with maps.
 
-        Answers wait meanwhile, for about one step of a batch. Errors: KeyError for no such expert, ValueError for no
-        answer.
+        Answers wait meanwhile, for about one step of a batch. Errors: KeyError for an unknown expert, ValueError for a
+        record without an answer.
         """
         version = self.pool.hold(expert)
         try:
@@ -158,7 +161,7 @@ class Engine:
                 self._answer(live)
 
     def _gather(self) -> tuple[list[Request], bool]:
-        """The next requests, up to a batch, waiting a moment for company; and whether the engine is to end after them."""
+        """Return the next requests, up to a batch, collected for `gather_s`; and whether the engine ends after them."""
         first = self._waiting.get()
         batch, until = [], time.monotonic() + self.gather_s
         while first is not END:
@@ -186,7 +189,7 @@ class Engine:
                 if request not in again:
                     request.error, request.outcome = error, "failed"
                     self._finish(request)
-            for request in again:  # one bad photo fails its own request alone
+            for request in again:  # a bad photo fails only its own request
                 self._answer([request])
         else:
             for request in requests:
@@ -203,7 +206,7 @@ class Engine:
 
     @contextmanager
     def _answering(self, records: list[dict], versions: list[Version | None], inputs: dict) -> Iterator[nn.Module]:
-        """Inside, the model answers a batch of these records, each by its version; nobody else uses it."""
+        """Inside, the model answers a batch of these records, each with its version; no other thread uses the model."""
         experts = self.pool.in_memory(versions)
         shown = {"images": [len(r["images"]) for r in records], "grid_thw": inputs.get("image_grid_thw")}
         with self._model, mixed_experts(self.pool.stack, experts, trunk=self.pool.trunk, **shown) as model:

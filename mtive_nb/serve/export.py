@@ -1,6 +1,6 @@
-"""A stack as folders that stock vLLM serves: a trunk merged once and experts beside it, or one branch as one adapter.
+"""Export a stack to folders that stock vLLM serves: a merged trunk with its experts, or a branch as one adapter.
 
-vLLM puts one LoRA on a request, so what stands below an expert has to be in the weights, or in the expert itself.
+vLLM applies one LoRA per request, so an expert's ancestors must be in the base's weights or in the expert itself.
 """
 
 import shutil
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from mtive_nb.model.stack import WEIGHTS, LoraStack
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the maximum ranks that vLLM accepts
 
 
 def export_trunk(stack: LoraStack, folder: Path, name: str | None) -> Path:
-    """Write base + `name` with its ancestors (None: the bare base), merged, with the processor; returns the folder."""
+    """Write base + `name` with its ancestors (None: the bare base), merged, and the processor; returns the folder."""
     merged = stack.merged_trunk(name)
     merged.model.save_pretrained(folder)
     merged.processor.save_pretrained(folder)
@@ -20,7 +20,7 @@ def export_trunk(stack: LoraStack, folder: Path, name: str | None) -> Path:
 
 
 def export_expert(stack: LoraStack, saved: Path, folder: Path, name: str, *, trunk: str | None) -> Path:
-    """Copy the saved adapter `saved` / name to `folder` / name, if it belongs right above `trunk`; returns where.
+    """Copy the saved adapter `saved` / name to `folder` / name, if its parent is `trunk`; returns the new folder.
 
     Errors: LineageError for another base, changed weights or absent parents; ValueError for another parent or for DoRA.
     """
@@ -35,7 +35,7 @@ def export_expert(stack: LoraStack, saved: Path, folder: Path, name: str, *, tru
 def export_flat(stack: LoraStack, folder: Path, name: str) -> Path:
     """Write the branch of `name` as one adapter over the bare base, `folder` / name; its rank is the sum of ranks.
 
-    B = [s_PT B_PT, s_IT B_IT, s_E B_E] and A likewise stacked: the same function without any merging.
+    B = [s_PT B_PT, s_IT B_IT, s_E B_E], and A is stacked likewise: the same function without merging.
     Errors: ValueError for a branch with DoRA, whose parts cannot be concatenated.
     """
     branch = stack.branch(name)
@@ -56,7 +56,7 @@ def export_flat(stack: LoraStack, folder: Path, name: str) -> Path:
 
 
 def rank_room(ranks: list[int]) -> int:
-    """The smallest of vLLM's ranks that holds all of `ranks`. Errors: ValueError where none does."""
+    """Return the smallest of vLLM's RANKS that fits all `ranks`. Errors: ValueError if none does."""
     room = [r for r in RANKS if r >= max(ranks)]
     if not room:
         raise ValueError(f"ranks: found {max(ranks)}, vLLM serves {RANKS[-1]} at most")

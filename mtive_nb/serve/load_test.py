@@ -1,4 +1,4 @@
-"""A load generator: clients that ask, wait for the answer, check it and ask again."""
+"""A load generator: clients send a request, wait for the answer, check it and send the next request."""
 
 import threading
 import time
@@ -7,20 +7,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mtive_nb.serve.parity import Reply
+
 
 @dataclass
 class Load:
-    """What a load met: seconds of every answered request, and how many failed or were answered by a wrong expert."""
+    """Results of a load: seconds of every answered request, and the numbers of failures and of wrong experts."""
 
     seconds: list[float] = field(default_factory=list)
     failed: int = 0
     wrong: int = 0
     took_s: float = 0.0
     errors: list[str] = field(default_factory=list)
+    swaps: int = 0  # swaps done meanwhile
 
     @property
     def rate(self) -> float:
-        """Answered requests a second."""
+        """Answered requests per second."""
         return len(self.seconds) / self.took_s
 
     def percentile_s(self, share: float) -> float:
@@ -29,7 +32,7 @@ class Load:
 
 
 def closed_loop(ask: Callable[[int], bool], *, requests: int, clients: int) -> Load:
-    """Requests 0 to `requests` - 1 from `clients` threads; `ask(k)` says whether the answer was the right expert's."""
+    """Send requests 0 to `requests` - 1 from `clients` threads; `ask(k)` returns whether the right expert answered."""
     load, lock, left = Load(), threading.Lock(), iter(range(requests))
 
     def client() -> None:
@@ -56,7 +59,10 @@ def closed_loop(ask: Callable[[int], bool], *, requests: int, clients: int) -> L
 
 
 class Swaps:
-    """Inside this context, `swap(k)` for k = 0, 1, ... every `every_s` seconds, as near as it can be done."""
+    """Context that calls `swap(k)` for k = 0, 1, ..., each `every_s` seconds after the end of the last call.
+
+    On exit, raises the error of a failed swap.
+    """
 
     def __init__(self, swap: Callable[[int], None], *, every_s: float) -> None:
         self.swap, self.every_s, self.done, self.error = swap, every_s, 0, None
@@ -79,3 +85,29 @@ class Swaps:
         self._thread.join()
         if self.error:
             raise self.error
+
+
+def loads_under_swaps(
+    ask: Callable[[int], Reply],
+    swap: Callable[[int], None],
+    *,
+    questions: int,
+    requests: int,
+    clients: int,
+    every_s: float,
+) -> tuple[list[Reply], dict[str, Load]]:
+    """The first answers to questions 0 to `questions` - 1, then two loads that repeat them: "no swaps" and "swaps".
+
+    The first load has a quarter of `requests`, but each question at least once. The second has all `requests`, with
+    `swap(k)` every `every_s` seconds. An answer is wrong where its text differs from the first answer to its question.
+    """
+    first = [ask(k) for k in range(questions)]
+
+    def right(k: int) -> bool:
+        return ask(k % questions).text == first[k % questions].text
+
+    still = closed_loop(right, requests=max(questions, requests // 4), clients=clients)
+    with Swaps(swap, every_s=every_s) as swaps:
+        swapping = closed_loop(right, requests=requests, clients=clients)
+    swapping.swaps = swaps.done
+    return first, {"no swaps": still, "swaps": swapping}

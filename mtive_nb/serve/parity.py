@@ -1,4 +1,4 @@
-"""Do the live stack and a server say the same? Greedy answers, and the log-probabilities of their tokens in nats."""
+"""Parity of the live stack and a server: compares greedy answers and their tokens' log-probabilities in nats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mtive_nb.model.stack import LoraStack
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer's text, for each of its tokens the log-probability in nats, and which version gave it."""
+    """An answer's text, the log-probability of each of its tokens in nats, and the version that answered."""
 
     text: str
     logprobs: tuple[float, ...]
@@ -20,9 +20,9 @@ class Reply:
 
 @dataclass(frozen=True)
 class Parity:
-    """How `n` answers compare: the share that is the same text, and the largest difference of log-probabilities.
+    """Comparison of `n` answers: the share of equal texts, and the largest difference of log-probabilities in nats.
 
-    Log-probabilities are compared where the texts are the same: elsewhere their tokens follow different beginnings.
+    Log-probabilities are compared only for equal texts, since tokens of other texts follow different prefixes.
     """
 
     n: int
@@ -32,7 +32,7 @@ class Parity:
 
 @torch.inference_mode()
 def live_replies(stack: LoraStack, records: list[dict], *, max_new_tokens: int = 64) -> list[Reply]:
-    """Greedy answers of the adapters in force, one record at a time, with what the model thought of each token."""
+    """Return greedy answers of the active adapters, one record at a time, with each token's log-probability."""
     stack.model.eval()
     replies = []
     for record in records:
@@ -44,16 +44,16 @@ def live_replies(stack: LoraStack, records: list[dict], *, max_new_tokens: int =
         spread = torch.stack(made.logits)[:, 0].float().log_softmax(-1)  # (tokens, V)
         logprobs = spread.gather(1, said[:, None])[:, 0].tolist()
         text = stack.vlm.processor.decode(said, skip_special_tokens=True)
-        replies.append(Reply(text.rstrip("\ufffd").strip(), tuple(logprobs)))  # a server sends no half character
+        replies.append(Reply(text.rstrip("\ufffd").strip(), tuple(logprobs)))  # a server sends no incomplete character
     return replies
 
 
 def compare(one: Sequence[Reply], other: Sequence[Reply]) -> Parity:
-    """Answers to the same questions by two ways of serving. Errors: ValueError for unequal numbers of answers."""
+    """Compare two servers' answers to the same questions. Errors: ValueError for unequal numbers of answers."""
     same, largest = [], 0.0
     for a, b in zip(one, other, strict=True):
         same.append(a.text == b.text)
         if a.text == b.text:
-            pairs = zip(a.logprobs, b.logprobs, strict=False)  # an end mark may be counted by one alone
+            pairs = zip(a.logprobs, b.logprobs, strict=False)  # only one of them may count an end mark
             largest = max([largest, *(abs(x - y) for x, y in pairs)])
     return Parity(len(same), sum(same) / len(same), largest)

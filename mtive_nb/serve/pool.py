@@ -1,9 +1,9 @@
-"""The experts in service: versions of each, their weights within a budget, and which version a request gets.
+"""The experts in service: their versions, their weights within a memory budget, and the version of each request.
 
 An expert trained in a notebook is a folder (`stack/DD` with stack.json beside it). `add` and `update` check its lineage
-against the trunk in service, read its weights as a version of its own ("DD@2") and have it show that it changes the
-model. The model itself is never touched, so that answers go on meanwhile. A version goes only when no request holds it.
-What does not fit the budget is forgotten, least recently used first, and read again when it is asked for.
+against the served trunk, load its weights as a new version ("DD@2") and check that they change the model. The model
+itself stays untouched, so answers continue meanwhile. A version is dropped only when no request holds it. Versions
+beyond the budget are evicted, least recently used first, and loaded again when a request needs them.
 """
 
 import random
@@ -21,16 +21,16 @@ MIB = 2**20
 
 @dataclass
 class Version:
-    """One version of an expert: its folder, its weights while they are in memory, and how many requests hold it."""
+    """One version of an expert: its folder, its weights while in memory, and the number of requests that hold it."""
 
     expert: str
     number: int
     folder: Path
-    name: str  # in the folder
+    name: str  # the adapter's name in the folder
     adapter: Adapter | None = None  # None: not in memory
     size: int = 0  # bytes in memory
     held: int = 0
-    used: int = 0  # the pool's clock when it was last asked for
+    used: int = 0  # the pool's clock at the last use
     retired: bool = False
 
     @property
@@ -40,7 +40,7 @@ class Version:
 
 @dataclass
 class Serviced:
-    """An expert under its public name; `weights` share requests out over versions, {number: weight}."""
+    """An expert under its public name; `weights` {number: weight} distribute its requests over versions."""
 
     versions: dict[int, Version] = field(default_factory=dict)
     weights: dict[int, float] = field(default_factory=dict)
@@ -48,29 +48,29 @@ class Serviced:
 
 
 class ExpertPool:
-    """Experts over one trunk of a stack. All methods may be called from any thread; a request waits for a read at most.
+    """Experts over one trunk of a stack. Any thread may call any method; a request waits for one load at most.
 
-    Errors: KeyError for an expert or version that is not there; LineageError for a folder that does not belong on the
-    trunk; RuntimeError for an adapter that changes nothing; MemoryError where the budget cannot hold it.
+    Errors: KeyError for an unknown expert or version; LineageError for a folder that does not belong on the trunk;
+    RuntimeError for an adapter that changes nothing; MemoryError if the budget is too small.
     """
 
     def __init__(self, stack: LoraStack, *, trunk: str | None, budget_mib: float = float("inf"), seed: int = 0) -> None:
         self.stack, self.trunk, self.budget = stack, trunk, budget_mib * MIB
         self._books = threading.RLock()
         self.experts: dict[str, Serviced] = {}
-        self._numbers: dict[str, int] = {}  # the last version of each name: no name ever stands for two contents
+        self._numbers: dict[str, int] = {}  # last version of each expert; a number is never reused
         self._clock, self._draw = 0, random.Random(seed)
         stack.activate(trunk)
 
     def add(self, expert: str, folder: Path, name: str | None = None) -> Version:
-        """Put a new expert into service; `name` is what it is called in its folder (the expert's own name)."""
+        """Put a new expert into service; `name` is its name in its folder (default: the name `expert`)."""
         with self._books:
             if expert in self.experts:
                 raise KeyError(f"expert {expert!r} is in service already; update it")
             return self._serve(Serviced(), expert, Path(folder), name or expert)
 
     def update(self, expert: str, folder: Path, name: str | None = None) -> Version:
-        """Serve a new version from now on; requests that hold the old one end with it."""
+        """Serve a new version from now on; requests that hold the old version finish with it."""
         with self._books:
             return self._serve(self._expert(expert), expert, Path(folder), name or expert)
 
@@ -85,7 +85,7 @@ class ExpertPool:
         return version
 
     def split(self, expert: str, weights: dict[int, float]) -> None:
-        """Share the expert's requests out over versions by weight; a version that gets none goes when it is free."""
+        """Distribute the expert's requests over versions by weight; an unlisted version is dropped when it is free."""
         with self._books:
             entry = self._expert(expert)
             missing = [number for number in weights if number not in entry.versions]
@@ -99,7 +99,7 @@ class ExpertPool:
                 self._drop_if_free(version)
 
     def remove(self, expert: str) -> None:
-        """Take an expert out of service; requests that hold it end with it."""
+        """Take an expert out of service; requests that hold it finish with it."""
         with self._books:
             for version in list(self._expert(expert).versions.values()):
                 version.retired = True
@@ -107,12 +107,12 @@ class ExpertPool:
             del self.experts[expert]
 
     def pin(self, expert: str, *, pinned: bool = True) -> None:
-        """Keep an expert in memory whatever the budget."""
+        """Keep an expert in memory: it is never evicted."""
         with self._books:
             self._expert(expert).pinned = pinned
 
     def hold(self, expert: str | None) -> Version | None:
-        """The version that a request gets (None: the trunk alone), kept for it until `release`."""
+        """Choose the version of a request by weight (None: the trunk alone) and keep it until `release`."""
         if expert is None:
             return None
         with self._books:
@@ -122,7 +122,7 @@ class ExpertPool:
             return entry.versions[number]
 
     def release(self, version: Version | None) -> None:
-        """A request is done with its version."""
+        """Release a version whose request has ended."""
         if version is None:
             return
         with self._books:
@@ -130,14 +130,14 @@ class ExpertPool:
             self._drop_if_free(version)
 
     def in_memory(self, versions: Sequence[Version | None]) -> list[Adapter | None]:
-        """The weights of these versions, all at once; they serve whoever got them, though the pool may forget them."""
+        """Return the weights of these versions, all at once; they stay usable even if the pool evicts them."""
         with self._books:
             for version in {v.alias: v for v in versions if v is not None}.values():
                 self._bring(version, keep=versions)
             return [v.adapter if v is not None else None for v in versions]
 
     def state(self) -> list[dict]:
-        """A row a version: expert, version, weight, requests, resident, pinned, MiB."""
+        """Return a row per version: expert, version, weight, requests, resident, pinned, MiB."""
         with self._books:
             return [
                 {"expert": name, "version": v.number, "weight": entry.weights.get(v.number, 0.0), "requests": v.held,
@@ -151,7 +151,7 @@ class ExpertPool:
         return self.experts[expert]
 
     def _bring(self, version: Version, *, keep: Sequence[Version | None] = ()) -> None:
-        """Have the version in memory, read from its folder where it is not."""
+        """Load the version from its folder unless it is in memory, and mark it as used."""
         self._clock += 1
         version.used = self._clock
         if version.adapter is not None:
@@ -163,7 +163,7 @@ class ExpertPool:
         version.adapter = adapter
 
     def _make_room(self, newcomer: Version, *, keep: Sequence[Version | None]) -> None:
-        """Forget versions, least recently used first, until the newcomer and the rest fit the budget."""
+        """Evict versions, least recently used first, until the newcomer and the rest fit the budget."""
         others = [v for e in self.experts.values() for v in e.versions.values() if v.adapter is not None]
         needed = newcomer.size + sum(v.size for v in others)
         for version in sorted(others, key=lambda v: v.used):
@@ -180,5 +180,5 @@ class ExpertPool:
     def _drop_if_free(self, version: Version) -> None:
         if version.retired and not version.held:
             version.adapter = None
-            if version.expert in self.experts:  # perhaps another one of the same name by now
+            if version.expert in self.experts:  # perhaps a newer expert of the same name
                 self.experts[version.expert].versions.pop(version.number, None)

@@ -1,7 +1,7 @@
-"""Real vLLM as a server of the experts: started, waited for, asked, and its experts swapped while it runs.
+"""Serve the experts with vLLM: start a server, wait for it, query it, and swap its experts while it runs.
 
-Versions have names of their own ("DD@2"): an answer under one name never comes from two contents. A swap is believed
-when an answer shows it, not when the API says so.
+Every version has its own name ("DD@2"), so a name always stands for the same weights. An answer proves a swap; the
+API's reply does not.
 """
 
 import json
@@ -27,33 +27,33 @@ from mtive_nb.model.batches import cached_image
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
 
-BASE = "trunk"  # what requests without an expert are addressed to
-TAIL = 2000  # characters of the server's log in an error
+BASE = "trunk"  # model name of requests without an expert
+TAIL = 2000  # last characters of the server's log in an error
 
 
 def serve_python() -> str | None:
-    """The Python of an environment with vLLM: MTIVE_SERVE_PYTHON, `.venv-serve` (make serve-env), or None."""
+    """Return the Python of an environment with vLLM: MTIVE_SERVE_PYTHON, `.venv-serve` (make serve-env), or None."""
     beside = Path(__file__).parents[2] / ".venv-serve"
     whole = (beside / ".installed").is_file()  # the Makefile's stamp, written last
     return os.environ.get("MTIVE_SERVE_PYTHON") or (str(beside / "bin" / "python") if whole else None)
 
 
 class VllmClient:
-    """A running vLLM server, by its address: its experts are asked, added, updated and removed as those of a pool.
+    """Client of a running vLLM server: queries, adds, updates and removes its experts, as a pool does.
 
-    Requests to "DD" go to its newest version. A server that this package did not start may name its adapters as it
-    likes: a name without a version stands for itself. May be used from several threads.
-    Errors: openai.APIError where the address does not answer.
+    Requests to "DD" go to its newest version. A server that this package did not start may use any adapter names: a
+    name without a version counts as version 1 and stays as it is. Several threads may share a client.
+    Errors: openai.APIError if the address does not answer.
     """
 
     def __init__(self, url: str, *, max_px: int | None = None) -> None:
-        """`max_px`: the served model's bound on a photo, so that none is sent larger than the model looks at."""
+        """`max_px`: the served model's bound on a photo; much larger photos are shrunk before they are sent."""
         self.max_px = max_px
         self.url = url.rstrip("/").removesuffix("/v1")
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
-        self.trunk_name = BASE  # what requests without an expert are addressed to
-        self.current: dict[str, str] = {}  # expert -> the name that requests to it are addressed to
-        self.versions: dict[str, int] = {}  # the last number given to each
+        self.trunk_name = BASE  # model name of requests without an expert
+        self.current: dict[str, str] = {}  # expert -> model name of its requests
+        self.versions: dict[str, int] = {}  # expert -> last version number
         self._held, self._books = Counter(), threading.Condition()
 
     def __enter__(self) -> "VllmClient":
@@ -64,7 +64,7 @@ class VllmClient:
         self.client.close()
 
     def find_experts(self) -> None:
-        """Learn what the server has in service: its trunk is the first name, everything else an expert."""
+        """Read the names of the server's models: the first is its trunk, every other name an expert."""
         self.trunk_name, *names = [model.id for model in self.client.models.list()]
         for name in names:
             expert, mark, number = name.rpartition("@")
@@ -73,16 +73,16 @@ class VllmClient:
                 self.versions[expert], self.current[expert] = number, name
 
     def add(self, expert: str, folder: Path) -> str:
-        """Put a new expert into service; returns its versioned name. Errors: KeyError where it is in service already."""
+        """Put a new expert into service; returns its versioned name. Errors: KeyError if it is in service already."""
         if expert in self.current:
             raise KeyError(f"expert {expert!r} is in service already; update it")
         return self._load(expert, folder)
 
     def update(self, expert: str, folder: Path) -> str:
-        """Serve the expert's next version without interrupting anything; returns the versioned name.
+        """Serve the expert's next version without an interruption; returns the versioned name.
 
-        Requests to the expert get the new version from now on. The one before goes when the last request that started
-        with it has ended. One thread at a time may call it for one expert.
+        New requests to the expert get the new version. The old version is unloaded when its last request has ended.
+        For one expert, only one thread at a time may call `update`.
         """
         old = self._name(expert)
         name = self._load(expert, folder)
@@ -90,14 +90,14 @@ class VllmClient:
         return name
 
     def remove(self, expert: str) -> None:
-        """Take an expert out of service; requests that started with it still end well."""
+        """Take an expert out of service; its running requests finish first."""
         with self._books:
             name = self._name(expert)
             del self.current[expert]
         self._unload(name)
 
     def state(self) -> list[dict]:
-        """A row an expert: expert, version (its name on the server), requests under way from here."""
+        """Return a row per expert: expert, version (its name on the server), this client's running requests."""
         with self._books:
             return [{"expert": e, "version": name, "requests": self._held[name]} for e, name in self.current.items()]
 
@@ -108,7 +108,7 @@ class VllmClient:
 
     def _load(self, expert: str, folder: Path) -> str:
         number = self.versions.get(expert, 0) + 1
-        self.versions[expert] = number  # never given again, even if what follows fails
+        self.versions[expert] = number  # never reused, even if loading fails
         name = f"{expert}@{number}"
         self._post("load_lora_adapter", {"lora_name": name, "lora_path": str(Path(folder).resolve())})
         with self._books:
@@ -127,7 +127,7 @@ class VllmClient:
 
     @contextmanager
     def _holding(self, expert: str | None) -> Iterator[str]:
-        """The name that a request to the expert is addressed to, kept in service until it has ended."""
+        """Yield the model name for a request to the expert; the name stays in service until the request has ended."""
         with self._books:
             name = self._name(expert)
             self._held[name] += 1
@@ -139,7 +139,7 @@ class VllmClient:
                 self._books.notify_all()
 
     def ask(self, record: dict, expert: str | None = None, *, max_new_tokens: int = 64) -> Reply:
-        """The greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
+        """Return the greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
 
         Errors: KeyError for an expert that is not in service, openai.APIError.
         """
@@ -159,9 +159,9 @@ class VllmClient:
         max_new_tokens: int = 64,
         extra_body: Mapping[str, object] | None = None,
     ) -> Iterator[str]:
-        """As `ask`, the text piece by piece; closing the iterator hangs up, and the server stops writing.
+        """Yield the answer of `ask` piece by piece; closing the iterator disconnects, and the server stops generating.
 
-        `extra_body`: fields of the request that are vLLM's own, such as ignore_eos.
+        `extra_body`: vLLM's own fields of a request, such as ignore_eos.
         """
         turns = chat_with_photos(record, self.max_px)
         with self._holding(expert) as name:
@@ -179,11 +179,11 @@ class VllmClient:
 
 
 class VllmServer(VllmClient):
-    """vLLM's OpenAI-compatible server over an exported trunk. Use as a context: inside, it is healthy.
+    """vLLM's OpenAI-compatible server of an exported trunk. A context manager: inside, the server is healthy.
 
-    `experts` are those in service from the start, {name: folder}; each is served as its version 1, "DD@1". `dtype` is
-    the trunk's own unless told. `options` go to the command line as they are.
-    Errors: FileNotFoundError where no environment has vLLM; RuntimeError, with the end of its log, where it does not start.
+    `experts` {name: folder} are in service from the start, each as its version 1, "DD@1". Default `dtype`: the trunk's
+    own. `options` go to the command line unchanged.
+    Errors: FileNotFoundError if no environment has vLLM; RuntimeError with the end of the log if it does not start.
     """
 
     def __init__(self, trunk: Path, experts: Mapping[str, Path] | None = None, *, python: str | None = None, log: Path,
@@ -205,7 +205,7 @@ class VllmServer(VllmClient):
         self.process: subprocess.Popen | None = None
 
     def command(self) -> list[str]:
-        """The exact command that serves, as a user would type it."""
+        """Return the exact command of the server, as a user would type it."""
         modules = [f"{name}={folder.resolve()}" for name, folder in self.first.items()]
         return [
             self.python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.trunk.resolve()),
@@ -216,7 +216,7 @@ class VllmServer(VllmClient):
         ]  # fmt: skip
 
     def environment(self) -> dict[str, str]:
-        """What the server needs beside its command: experts may be loaded while it runs; no hub is asked."""
+        """Return the server's environment variables: experts can be loaded while it runs, and no hub is contacted."""
         own = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         return os.environ | own | {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
 
@@ -261,7 +261,7 @@ class VllmServer(VllmClient):
 
 
 def _pixel_bound(trunk: Path) -> int | None:
-    """The side of the largest square that an exported trunk's processor lets through; None where it has no such bound."""
+    """Return the side of the largest square that an exported trunk's processor accepts; None if it has no bound."""
     found = trunk / "preprocessor_config.json"
     size = json.loads(found.read_text()).get("size", {}) if found.is_file() else {}
     area = size.get("longest_edge") or size.get("max_pixels")
@@ -269,7 +269,7 @@ def _pixel_bound(trunk: Path) -> int | None:
 
 
 def chat_with_photos(record: dict, max_px: int | None) -> list[dict]:
-    """A record's turns up to its answer in OpenAI's format; photos as the model's own pipeline would see them, PNG."""
+    """Return a record's turns before its answer in OpenAI's format; photos are PNG, sized for the model's processor."""
     photos, turns = iter(record["images"]), []
     for turn in record["messages"][:-1]:
         parts = turn["content"] if isinstance(turn["content"], list) else [{"type": "text", "text": turn["content"]}]
@@ -286,10 +286,10 @@ def _photo(path: str, max_px: int | None) -> dict:
 
 
 def main() -> None:
-    """Serve what notebook 14 exported until Ctrl-C: python -m mtive_nb.serve.vllm outputs/pocket/14_serving."""
+    """Serve the export of notebook 14 until Ctrl-C: python -m mtive_nb.serve.vllm outputs/pocket/14_serving."""
     folder = Path(sys.argv[1])
     experts = {f.name: f for f in sorted((folder / "experts").iterdir())}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # by way of the context's end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # ends the context, which stops the server
     with VllmServer(folder / "trunk", experts, log=folder / "vllm.log") as server:
         print(
             f"{' '.join(server.command())}\n{server.url}/v1 serves {[BASE, *server.first]}; Ctrl-C ends it",

@@ -1,6 +1,17 @@
-"""One function a figure or table; every figure comes back as a Figure object, so that `run.figure` can keep it."""
+"""Figures and tables, one function each; figures are returned as Figure objects, so that `run.figure` can save them."""
 
 from mtive_nb.show.charts import bars_with_intervals, gaps, lines, matrix, stacked_shares
-from mtive_nb.show.pictures import answer_table, photo_grid
+from mtive_nb.show.pictures import answer_table, caption_of, dates_caption_of, photo_grid, record_rows
 
-__all__ = ["answer_table", "bars_with_intervals", "gaps", "lines", "matrix", "photo_grid", "stacked_shares"]
+__all__ = [
+    "answer_table",
+    "bars_with_intervals",
+    "caption_of",
+    "dates_caption_of",
+    "gaps",
+    "lines",
+    "matrix",
+    "photo_grid",
+    "record_rows",
+    "stacked_shares",
+]

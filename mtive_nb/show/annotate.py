@@ -1,8 +1,8 @@
 """The annotation form: photos, question and a prefilled answer that a person accepts, corrects or skips.
 
-Enter in the answer's field accepts what is unchanged and saves what was changed. Every decision is in the store before
-the next record is shown. Handlers run one at a time and never in two threads at once: ipykernel calls them from its
-main thread or from another one, by version.
+Enter in the answer field accepts an unchanged prefill and saves a changed one. Every decision is stored before the next
+record is shown. A lock makes handlers run one at a time, because ipykernel calls them from its main thread or from
+another thread, depending on its version.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mtive_nb.data.records import question_of
 from mtive_nb.run.progress import duration
 from mtive_nb.show.pictures import answer_table
 
-LOOK_S = 0.5  # nobody judges a photo faster: it is the second click of a double click, or a key held down
-SETTLE_S = 0.15  # on Enter the browser sends first the key, then the text that was typed
+LOOK_S = 0.5  # anything faster is no judgement, but the second click of a double click or a held key
+SETTLE_S = 0.15  # on Enter, the browser sends the key before the typed text
 
 
 def _after_settling(action: Callable[[], None]) -> None:
@@ -30,15 +30,15 @@ def _after_settling(action: Callable[[], None]) -> None:
 
 
 class AnnotationForm(widgets.VBox):
-    """A form over `records` and their `prefills`, one each; it begins at the first record without a decision.
+    """A form over `records` with one prefill each; it starts at the first record without a decision.
 
-    `side_px` is the photos' longest side on the page; `clock` gives seconds.
+    `side_px` is the photos' longest side on the page; `clock` returns seconds.
     """
 
     def __init__(self, records: Sequence[dict], prefills: Sequence[str], store: AnnotationStore, *, side_px: int = 280,
                  clock: Callable[[], float] = time.monotonic,
                  later: Callable[[Callable[[], None]], None] = _after_settling) -> None:  # fmt: skip
-        """`later` runs what Enter asks for once the typed text is there. Errors: ValueError for not one prefill a record."""
+        """`later` runs Enter's action once the typed text is there. Errors: ValueError unless one prefill a record."""
         if len(records) != len(prefills):
             raise ValueError(f"AnnotationForm: {len(prefills)} prefills for {len(records)} records; expected one each")
         super().__init__(layout=widgets.Layout(max_width="760px"))
@@ -51,7 +51,7 @@ class AnnotationForm(widgets.VBox):
 
     def _build(self) -> None:
         self.head, self.error = widgets.HTML(), widgets.HTML()
-        # Not while typing: ipywidgets holds back fast keystrokes, and Enter would overtake them.
+        # No updates while typing: ipywidgets delays fast keystrokes, and Enter would overtake them.
         self.answer = widgets.Text(continuous_update=False, layout=widgets.Layout(width="100%"))
         self.save = widgets.Button(description="Accept or save", button_style="success", tooltip="Enter")
         self.skip, self.undo = widgets.Button(description="Skip"), widgets.Button(description="Undo")
@@ -63,11 +63,11 @@ class AnnotationForm(widgets.VBox):
         self.save.on_click(lambda _: self._handle(self._save))
         self.skip.on_click(lambda _: self._handle(self._skip))
         self.undo.on_click(lambda _: self._handle(self._undo))
-        # What the browser sends for Enter; `on_submit` would be the same, but it is deprecated.
+        # The browser's message for Enter; `on_submit` does the same but is deprecated.
         self.answer.on_msg(lambda _, sent, __: sent == {"event": "submit"} and later(lambda: self._handle(self._save)))
 
     def _handle(self, action: Callable[[], None]) -> None:
-        """Run one handler alone and show in the form what goes wrong: elsewhere nobody would see it."""
+        """Run one handler under the lock and show its error in the form: elsewhere, nobody would see it."""
         with self._lock:
             self.error.value = ""
             try:
@@ -87,13 +87,13 @@ class AnnotationForm(widgets.VBox):
         if self._at is None:
             return
         if seconds < LOOK_S:
-            raise RuntimeError(f"not kept: it came within {LOOK_S} s of the photo; look, then decide")
+            raise RuntimeError(f"decision not saved: it came within {LOOK_S} s of the photo; look, then decide")
         record_id = self.records[self._at]["id"]
         self.store.decide(record_id, prefill=self.prefills[self._at], answer=answer, seconds=seconds)
         self._show_first_open()
 
     def _undo(self) -> None:
-        """Go back to the record decided last, and show what was answered there."""
+        """Return to the last decided record and show its answer."""
         places = {record["id"]: k for k, record in enumerate(self.records)}
         last = next(record_id for record_id in reversed(self.store.annotations) if record_id in places)
         taken_back = self.store.undo(last)
@@ -106,17 +106,17 @@ class AnnotationForm(widgets.VBox):
     def _show(self, at: int | None, *, answer: str | None = None) -> None:
         self._at, self._shown_s = at, self._clock()
         self._show_progress()
-        # In one message: a field that is disabled in between would lose the focus.
+        # One message for all changes: a field that is disabled in between would lose the focus.
         with self.answer.hold_sync(), self.save.hold_sync():
             self.answer.value = "" if at is None else answer or self.prefills[at]
             self.answer.disabled = self.save.disabled = True
             self.skip.disabled = at is None
-            self._show_head(at)  # where it fails, nothing can be accepted unseen
+            self._show_head(at)  # if it fails, nothing can be accepted unseen
             self.answer.disabled = self.save.disabled = at is None
         self.answer.focus()
 
     def _show_head(self, at: int | None) -> None:
-        """Photos and question of a record; where a photo cannot be read its name stays."""
+        """Show a record's photos and question; if a photo cannot be read, its name stays visible."""
         if at is None:
             self.head.value = "<b>Every record is decided.</b>"
             return
@@ -134,7 +134,7 @@ class AnnotationForm(widgets.VBox):
         self.status.value += f", about {duration(elapsed_s / len(decided) * left)} left" if decided and left else ""
 
     def still(self) -> HTML:
-        """The form as it stands, for a page that has no kernel."""
+        """Return the current form as static HTML, for a page without a kernel."""
         buttons = " ".join(f"<button disabled>{b.description}</button>" for b in (self.save, self.skip, self.undo))
         return HTML(
             f'<div style="max-width:760px">{self.head.value}'

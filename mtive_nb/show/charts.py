@@ -13,7 +13,7 @@ ARROWS = {"higher": "higher is better", "lower": "lower is better", "none": ""}
 def lines(
     frame: pd.DataFrame, x: str, y: str, *, by: str | None = None, title: str = "", better: str = "none"
 ) -> Figure:
-    """`y` over `x`, one line a value of `by`; a rolling mean lies over each pale line."""
+    """Plot `y` over `x`, one pale line per value of `by`, each with its rolling mean on top."""
     figure = new_figure()
     axes = figure.subplots()
     groups = frame.groupby(by, sort=False) if by else [("", frame)]
@@ -31,10 +31,10 @@ def lines(
 
 def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str = "", better: str = "higher",
                         chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
-    """Grouped bars of `value` with `low` and `high`, a group a column, a bar a system (long frame: system, column, ...).
+    """Plot grouped bars of `value` with intervals `low` to `high`: a group per column, a bar per system.
 
-    `chance` draws a dashed line a group: what always giving the commonest answer reaches. `dots` (system, column,
-    value) are drawn over the bars: the single runs that a bar joins.
+    `frame` is long (system, column, value, low, high). `chance` draws a dashed line per group: the score of always
+    giving the commonest answer. `dots` (system, column, value) mark the single runs that a bar combines.
     """
     systems = list(dict.fromkeys(frame["system"]))
     figure = new_figure(max(8.0, 1.1 + 0.26 * len(systems) * len(columns)), 3.6)
@@ -73,9 +73,10 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str =
 
 
 def gaps(frame: pd.DataFrame, *, unit: str, title: str = "") -> Figure:
-    """Differences with their intervals, a row each, under their group's heading (long frame: group, label, value, low, high).
+    """Plot differences with their intervals, one row each, below the headings of their groups.
 
-    A group's first row is drawn hollow: what the others are held against. The dashed line is no difference.
+    `frame` is long (group, label, value, low, high). A group's first row, drawn hollow, is the reference for the other
+    rows. The dashed line marks no difference.
     """
     figure = new_figure(8.0, 0.9 + 0.23 * (len(frame) + frame["group"].nunique()))
     axes = figure.subplots()
@@ -98,7 +99,7 @@ def gaps(frame: pd.DataFrame, *, unit: str, title: str = "") -> Figure:
 
 
 def matrix(values: pd.DataFrame, *, title: str = "", low: float, high: float) -> Figure:
-    """A small matrix as a heat map with its numbers written in; `low` and `high` end the scale."""
+    """Plot a small matrix as a heat map with its numbers; the colour scale runs from `low` to `high`."""
     figure = new_figure(1.6 + 0.9 * values.shape[1], 1.2 + 0.55 * values.shape[0])
     axes = figure.subplots()
     colours = "RdBu" if low < 0 else "Blues"
@@ -112,7 +113,7 @@ def matrix(values: pd.DataFrame, *, title: str = "", low: float, high: float) ->
 
 
 def stacked_shares(counts: pd.DataFrame, *, title: str = "") -> Figure:
-    """One horizontal bar a row of `counts`, its columns as shares of the row's sum."""
+    """Plot one horizontal bar per row of `counts`, with the columns as shares of the row's sum."""
     figure = new_figure(8.0, 0.9 + 0.42 * len(counts))
     axes = figure.subplots()
     shares, left = counts.div(counts.sum(axis=1), axis=0), np.zeros(len(counts))

@@ -1,8 +1,8 @@
-"""The demo of the experts: choose photos, ask, and read several answers side by side as they come.
+"""The demo of the experts: choose photos, ask a question, and read several answers side by side as they arrive.
 
-A way is one that can be asked: a function of a record (data/records.py) that gives the answer's text piece by piece,
-with a `cancel` where it can be ended before (serve/engine.py's Request has both). A server that answers whole gives one
-piece, or closes its iterator. Clicks return at once; answers arrive from threads of their own, pool changes likewise.
+An answerer (`Way`) is a callable that takes a record (data/records.py) and returns an iterator over the answer's text.
+The iterator may have `cancel`, which ends the answer early, and `close`; serve/engine.py's Request has `cancel`. A
+server that does not stream yields one piece. Clicks return at once: answers and pool changes run in their own threads.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from mtive_nb.show.grounding import grounding_figure
 from mtive_nb.show.pictures import answer_table, figure_html
 
 Way = Callable[[dict], Iterable[str]]
-LookAt = Callable[[dict, str], AnswerAttention]  # a record with its answer, and the way that gave it
-PHOTOS = 2  # at most: matching compares two
+LookAt = Callable[[dict, str], AnswerAttention]  # takes a record with its answer, and the answerer's name
+PHOTOS = 2  # maximum: matching compares two
 
 
 def record_of(question: str, images: Sequence[str]) -> dict:
-    """A question on photos as the record that a way is asked with. Errors: ValueError for what cannot be asked."""
+    """Return a question on photos as a record. Errors: ValueError for an empty question or a wrong number of photos."""
     if not question.strip():
-        raise ValueError("question: found none, expected what to ask about the photos")
+        raise ValueError("question: found none, expected a question about the photos")
     if not 1 <= len(images) <= PHOTOS:
         raise ValueError(f"photos: found {len(images)}, expected 1 or {PHOTOS}")
     return {"id": "demo", "product_id": "demo", "task": "own", "variant": "gen", "images": list(images), "answer": "",
@@ -40,7 +40,7 @@ def record_of(question: str, images: Sequence[str]) -> dict:
 
 
 class ExpertService(Protocol):
-    """Experts that come and go: serve/pool.py's, or those of a server (serve/vllm.py)."""
+    """Adds, updates and removes experts: serve/pool.py's ExpertPool, or a server's client (serve/vllm.py)."""
 
     def add(self, expert: str, folder: Path) -> object: ...
 
@@ -52,7 +52,7 @@ class ExpertService(Protocol):
 
 
 class Answer:
-    """What one way said to one question so far; `state` is "", how it ended, or the error in words."""
+    """One answerer's answer so far; `state` is "" until the answer ends, then its outcome or the error message."""
 
     def __init__(self, name: str, way: Way, record: dict, *, tell: Callable[[], None]) -> None:
         self.name, self.text, self.state, self.seconds = name, "", "", 0.0
@@ -62,17 +62,17 @@ class Answer:
 
     @property
     def who(self) -> str:
-        """The version that answers, where the way tells."""
+        """The version that answers, or the answerer's name if the version is unknown."""
         return getattr(self._asked, "expert", None) or self.name
 
     @property
     def as_record(self) -> dict:
-        """The record that was asked with what was said so far as its answer."""
+        """The question's record with the text so far as its answer."""
         text = self.text.strip()
         return self.record | {"answer": text, "messages": [*self.record["messages"][:-1], assistant_turn(text)]}
 
     def cancel(self) -> None:
-        """End it: at the next piece at the latest."""
+        """End the answer, at its next piece at the latest."""
         self._stop.set()
         if hasattr(self._asked, "cancel"):
             self._asked.cancel()
@@ -84,11 +84,11 @@ class Answer:
             for piece in self._asked:
                 self.text, self.seconds = self.text + piece, time.monotonic() - started
                 if self._stop.is_set():
-                    self.cancel()  # it came while the way was being asked
+                    self.cancel()  # `cancel` came before the answerer returned its iterator
                     break
                 self._tell()
             self.state = "cancelled" if self._stop.is_set() else getattr(self._asked, "outcome", None) or "done"
-        except Exception as error:  # whatever it is, the person at the page must see it
+        except Exception as error:  # the person at the page must see any error
             self.state = f"{type(error).__name__}: {error}"
         finally:
             if hasattr(self._asked, "close"):
@@ -98,10 +98,11 @@ class Answer:
 
 
 class ExpertDemo(widgets.VBox):
-    """Photos, a question, and who is asked; below, the answers and the pool of experts.
+    """A page with photos, a question and the answerers to ask; below, the answers and the pool of experts.
 
-    `ways` gives who can be asked now, by name: experts come and go. `samples` are records to begin with; uploads are kept in `uploads`. With a `pool`, experts are added, updated and removed from the page; with
-    `look`, the page shows where the words of the answers looked.
+    `ways` returns the answerers that are available now, by name. `samples` are example records; `uploads` is the folder
+    of uploaded photos. With `pool`, the page can add, update and remove experts. With `look`, the page can show the
+    attention of the answers' words on the photos.
     """
 
     def __init__(self, ways: Callable[[], Mapping[str, Way]], samples: Sequence[dict], *, uploads: Path,
@@ -156,7 +157,7 @@ class ExpertDemo(widgets.VBox):
             button.on_click(lambda _, what=what: self._in_background(lambda: self._change(what)))
 
     def _handle(self, action: Callable[[], None]) -> None:
-        """Run one handler alone; what goes wrong stands in the page, elsewhere nobody would see it."""
+        """Run one handler under the lock and show its error in the page: elsewhere, nobody would see it."""
         with self._lock:
             self._try(action)
 
@@ -169,7 +170,7 @@ class ExpertDemo(widgets.VBox):
             self.error.value = f'<b style="color:#e45756">{html.escape(text)}</b>'
 
     def _in_background(self, action: Callable[[], None]) -> None:
-        """For what takes long: answers go on meanwhile."""
+        """Run a slow action in its own thread, so that answers continue meanwhile."""
         self._task = threading.Thread(target=self._try, args=(action,), name="demo task", daemon=True)
         self._task.start()
 
@@ -185,7 +186,10 @@ class ExpertDemo(widgets.VBox):
             self._show_photos(list(record["images"]))
 
     def _take_uploads(self) -> None:
-        """Keep what the browser sent; a file that is no photo is named and nothing changes."""
+        """Save the uploaded files and show them as photos.
+
+        Errors: PhotoError, which names a file that is not a photo; the shown photos do not change.
+        """
         self._uploads.mkdir(parents=True, exist_ok=True)
         paths = []
         for sent in self.upload.value:
@@ -208,7 +212,7 @@ class ExpertDemo(widgets.VBox):
         self.images = images
 
     def _show_who(self) -> None:
-        """Offer those who can be asked now; who was chosen stays chosen."""
+        """Offer the answerers that are available now; selected answerers stay selected."""
         now, chosen = list(self._ways()), self.who.value
         self.who.options = now
         self.who.value = [name for name in chosen if name in now] or now
@@ -227,7 +231,7 @@ class ExpertDemo(widgets.VBox):
             answer.cancel()
 
     def _show_answers(self) -> None:
-        """The answers as they stand; called by their threads."""
+        """Show the answers so far; the answers' threads call this."""
         with self._lock:
             rows = "".join(
                 f"<tr><th>{html.escape(a.who)}</th><td>{html.escape(a.text) or '…'}</td><td>{a.seconds:.1f} s</td>"
@@ -240,7 +244,7 @@ class ExpertDemo(widgets.VBox):
                 self.look.disabled = not any(a.text.strip() for a in self.answers)
 
     def _look(self) -> None:
-        """Every answer's words on its photos; asked of those who gave them, one after the other."""
+        """Show the attention of every answer's words on its photos, computed by its answerer, one after the other."""
         said = [answer for answer in self.answers if answer.text.strip()]
         rows, self.looked.value = [], "<i>looking …</i>"
         try:
@@ -272,12 +276,12 @@ class ExpertDemo(widgets.VBox):
             self.state.value = _STYLE + table
 
     def wait(self) -> None:
-        """Until every answer and the last task have ended: for notebooks that ask without a person."""
+        """Wait until every answer and the last task have ended, for notebooks that run without a person."""
         for thread in [*(answer.thread for answer in self.answers), *([self._task] if self._task else [])]:
             thread.join()
 
     def still(self) -> HTML:
-        """The page as it stands, for one that has no kernel."""
+        """Return the current page as static HTML, for a page without a kernel."""
         pool = "" if self._pool is None else f"<p><b>Experts in service</b></p>{self.state.value}"
         asked = html.escape(self.question.value)
         return HTML(f"{self.photos.value}<p>{asked}</p>{self.error.value}{self.said.value}{self.looked.value}{pool}")

@@ -1,4 +1,4 @@
-"""Where an answer's words looked: words coloured by their scores, and the image under its weights."""
+"""Figures of an answer's attention: words coloured by their scores, and photos overlaid with their weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ LINE_CHARS = 70
 
 
 def _words(answer: str, found: AnswerAttention) -> list[tuple[str, float]]:
-    """The answer's words, each with the mean score of its tokens."""
+    """Return the answer's words, each with the mean score of its tokens."""
     scores, words, at = found.token_scores(), [], 0
     for word in answer.split():
         start = answer.index(word, at)
@@ -27,7 +27,7 @@ def _words(answer: str, found: AnswerAttention) -> list[tuple[str, float]]:
 
 
 def _write_words(axes: Axes, words: list[tuple[str, float]]) -> None:
-    """Words in lines, each on its colour: pale where the image mattered least, dark where most."""
+    """Write words in lines, each on a colour: pale where the image mattered least, dark where most."""
     low, high = min(s for _, s in words), max(s for _, s in words)
     x, y = 0, 0
     for word, score in words:
@@ -42,7 +42,7 @@ def _write_words(axes: Axes, words: list[tuple[str, float]]) -> None:
 
 
 def _lay_weights(axes: Axes, path: Path, weights: np.ndarray, largest: float) -> None:
-    """A photo under the weights (rows, columns) of its tokens: clear where little was looked at, red where most."""
+    """Draw a photo overlaid with the weights (rows, columns) of its tokens: clear for low weights, red for high."""
     image = load_image(path)
     axes.imshow(image)
     strength = np.asarray(Image.fromarray((weights / largest).astype(np.float32)).resize(image.size)).clip(0, 1)
@@ -52,15 +52,15 @@ def _lay_weights(axes: Axes, path: Path, weights: np.ndarray, largest: float) ->
 def grounding_figure(
     rows: Sequence[tuple[Sequence[Path], str, AnswerAttention]], *, captions: Sequence[str] = (), title: str = ""
 ) -> Figure:
-    """One row an answer: its photos under the mean weight of its tokens, and its words by their scores.
+    """Plot one row per answer: its photos overlaid with the mean attention of its tokens, and its words by score.
 
-    `rows` are (photos, answer, what its tokens looked at with maps and grids); `captions` stand above the words.
+    `rows` are (photos, answer, attention of its tokens with maps and grids); `captions` stand above the words.
     """
     most = max(len(photos) for photos, _, _ in rows)
     figure = new_figure(6.55 + 1.45 * most, 1.35 * len(rows) + (0.3 if title else 0))
     grid = figure.subplots(len(rows), most + 1, squeeze=False, width_ratios=(*[1] * most, 4.4))
     for k, ((photos, answer, found), (*places, text)) in enumerate(zip(rows, grid, strict=True)):
-        weights = found.maps.mean(0)  # (V,), one image behind the other
+        weights = found.maps.mean(0)  # (V,), the images concatenated
         parts = np.split(weights, np.cumsum([high * wide for high, wide in found.grids])[:-1])
         for axes in places:
             axes.axis("off")

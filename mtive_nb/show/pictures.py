@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mtive_nb.data.catalogue import load_image
+from mtive_nb.data.records import question_of
 from mtive_nb.show.style import new_figure
 
 AnyPhoto = str | Path | Image.Image | np.ndarray
@@ -27,7 +28,7 @@ def _image(photo: AnyPhoto) -> Image.Image:
 
 def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None, *, columns: int = 6, side_in: float = 1.45,
                boxes: Sequence[Sequence[float] | None] | None = None, title: str = "") -> Figure:  # fmt: skip
-    """Photos in rows with short captions below; `boxes` are XYXY in pixels of each photo."""
+    """Plot photos in rows with short captions below; `boxes` are XYXY in pixels of each photo."""
     captions, boxes = captions or [""] * len(photos), boxes or [None] * len(photos)
     rows = -(-len(photos) // columns)
     deepest = max((fill(c, 24).count("\n") + 1 if c else 0 for c in captions), default=0)
@@ -48,6 +49,18 @@ def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None
     return figure
 
 
+def caption_of(facts: Mapping) -> str:
+    """What is true of a customer's photo, for the caption below it: category, damage, placement, composited."""
+    shown = facts.get("attributes", {}).get("category"), facts.get("damage"), facts.get("placement")
+    return ", ".join(filter(None, (*shown, "composited" if facts.get("composited") else "")))
+
+
+def dates_caption_of(facts: Mapping) -> str:
+    """The dates as printed on a close-up, for the caption below it; a dash for a date that is not there."""
+    prints = {name: facts["dates"].get(f"{name}_text") or "-" for name in ("expiry", "production")}
+    return "; ".join(f"{name}: {text}" for name, text in prints.items())
+
+
 def _thumbnail(path: Path, side_px: int) -> str:
     image = load_image(path)
     image.thumbnail((side_px, side_px))
@@ -57,7 +70,7 @@ def _thumbnail(path: Path, side_px: int) -> str:
 
 
 def figure_html(figure: Figure) -> str:
-    """A figure as part of a page."""
+    """Return a figure as an HTML image with inline data."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return _inline(buffer, "png", style="max-width:100%")
@@ -69,7 +82,7 @@ def _inline(buffer: io.BytesIO, kind: str, *, style: str) -> str:
 
 
 def answer_table(rows: pd.DataFrame, *, side_px: int = 110) -> HTML:
-    """Rows of (images, question, truth, then one column a system) as an HTML table; right answers are green, where there is a truth."""
+    """Return rows (images, question, truth, one column per system) as an HTML table; correct answers are green."""
     columns = [c for c in rows.columns if c != "images"]
     head = "".join(f"<th>{html.escape(str(c))}</th>" for c in ["photo", *columns])
     body = []
@@ -87,3 +100,12 @@ def answer_table(rows: pd.DataFrame, *, side_px: int = 110) -> HTML:
         body.append(f"<tr><td>{photos}</td>{''.join(cells)}</tr>")
     style = "<style>.answers td,.answers th{text-align:left;vertical-align:top;font-size:12px;padding:4px 8px}</style>"
     return HTML(f'{style}<table class="answers"><tr>{head}</tr>{"".join(body)}</table>')
+
+
+def record_rows(records: Sequence[dict], names: Sequence[str]) -> pd.DataFrame:
+    """Records as rows for `answer_table`: images, task (here the record's name), question, truth."""
+    rows = [
+        (r["images"], name, question_of(r) or "(no question)", r["answer"])
+        for r, name in zip(records, names, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["images", "task", "question", "truth"])

@@ -1,4 +1,4 @@
-"""One colour a system, one style for every figure."""
+"""One colour per system, one style for every figure."""
 
 import io
 
@@ -23,12 +23,12 @@ class ShownFigure(Figure):
 
 
 def new_figure(width: float = 8.0, height: float = 3.4) -> Figure:
-    """A white figure in inches, without pyplot's global state (widgets draw from threads)."""
+    """Return a white figure, sized in inches, without pyplot's global state (widgets draw from threads)."""
     return ShownFigure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
 
 
 def tidy(axes) -> None:  # noqa: ANN001 - matplotlib's Axes
-    """Light grid, no box."""
+    """Give the axes a light grid and no box."""
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -36,5 +36,5 @@ def tidy(axes) -> None:  # noqa: ANN001 - matplotlib's Axes
 
 
 def colour_of(name: str, k: int = 0) -> str:
-    """A system's or task's own colour, else one by position."""
+    """Return a system's or task's own colour, or one by position `k`."""
     return SYSTEMS.get(name) or TASKS.get(name) or OTHERS[k % len(OTHERS)]

@@ -1,8 +1,8 @@
 """EMDIV: the benchmark of MTIVE (Appendix C), built from any catalogue whose facts are known.
 
 Tasks AE, DD, PM, EX, PT and PP, each as gen (the canonical open question), aug (diverse paraphrases) and bin (yes or
-no). The split of a photo is that of its feedback_id or of its product. Where splits are by product, no product is
-shared; where a source splits by photo (the grocery photos), customer photos are not shared, catalogue photos are.
+no). A photo has the split of its feedback_id, else of its product. Splits by product share no product. Splits by photo
+(the grocery photos) share catalogue photos, but no customer photo.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COVERAGE_COLUMNS = ["task", "variant", "split", "outcome", "photos"]
 
 @dataclass(frozen=True)
 class Emdiv:
-    """The records, and how many photos each task used or passed over, and why."""
+    """The records, and how many photos each task used or skipped, with the reason."""
 
     records: list[dict]
     coverage: pd.DataFrame
@@ -54,11 +54,11 @@ def build_emdiv(
 ) -> Emdiv:
     """Build the records; the same arguments give the same records.
 
-    splits: id of a product or feedback -> split; by default the source's own, else `split_products`.
-    counts: the most records of a "TASK/variant/split", "TASK/variant" or "TASK" (for each of its variants and splits),
-    the most specific one counts; without `counts` there is no limit, with it what is not named is not built.
+    splits: id of a product or feedback -> split; default: the source's own splits, else `split_products`.
+    counts: maximum number of records by "TASK/variant/split", "TASK/variant" or "TASK" (for each of its variants and
+    splits). The most specific key applies; a task without a key is not built. None: no limit.
     hard_share: share of PM's negatives that are TF-IDF hard; the others are random.
-    makers: what asks each task's questions; other benches of the same tasks have their own.
+    makers: task -> the function that makes its questions; other benchmarks of the same tasks have their own.
     """
     _check(counts, hard_share=hard_share, aug_per_photo=aug_per_photo)
     photos = photos_by_split(catalogue, splits)
@@ -71,7 +71,7 @@ def build_emdiv(
                 limit = _limit(counts, task, variant, split)
                 if not photos[split] or limit == 0:
                     continue
-                # Each part has a generator of its own: a changed count of one task moves no other.
+                # Each part has its own generator: a new count for one task changes no other task.
                 place = list(makers).index(task), EMDIV_VARIANTS.index(variant), SPLITS.index(split)
                 rng = np.random.default_rng([seed, *place])
                 times = aug_per_photo if variant == "aug" else 1
@@ -85,7 +85,7 @@ def build_emdiv(
 
 
 def statistics(records: list[dict]) -> pd.DataFrame:
-    """Records by task and variant, in the columns of MTIVE's Table 7 (and Val, where there is any), with a total."""
+    """Count records by task and variant, in the columns of MTIVE's Table 7 (and Val, if there are any), with a total."""
     names = {"train": "Train", "val": "Val", "test": "Test"}
     cells = Counter((record["task"], record["variant"], record["split"]) for record in records)
     columns = [split for split in SPLITS if split != "val" or any(key[2] == "val" for key in cells)]
@@ -133,7 +133,7 @@ def _candidates(
     times: int,
     coverage: Counter[tuple[str, str, str, str]],
 ) -> list[Chosen]:
-    """The candidates of each photo, photos in random order; no question is asked twice of one photo."""
+    """The candidates of each photo, photos in random order; no photo gets the same question twice."""
     made = []
     for index in rng.permutation(len(photos)):
         photo, own = photos[int(index)], {}
@@ -148,8 +148,8 @@ def _candidates(
 
 
 def _choose(made: list[Chosen], limit: float, rng: np.random.Generator) -> Chosen:
-    """At most `limit` candidates; those of a group in as many yes as no."""
-    # Each photo's first candidate comes before any photo's second one, so that a limit keeps many photos.
+    """Choose at most `limit` candidates, with as many yes as no in each group."""
+    # Each photo's first candidate comes before any photo's second, so that a limit keeps many photos.
     depth = max((len(own) for own in made), default=0)
     flat = [own[k] for k in range(depth) for own in made if k < len(own)]
     groups: dict[tuple[str | None, str | None], Chosen] = defaultdict(list)
@@ -159,7 +159,7 @@ def _choose(made: list[Chosen], limit: float, rng: np.random.Generator) -> Chose
     pairs = []
     for group in sorted({name for name, _ in groups}):
         yes, no = groups[group, "yes"], groups[group, "no"]
-        # Shuffled apart, so that a limit does not keep the same photos in both.
+        # Yes and no are shuffled separately, so that a limit does not keep the same photos in both.
         orders = [rng.permutation(len(side)) for side in (yes, no)]
         pairs += [(yes[int(a)], no[int(b)]) for a, b in zip(*orders, strict=False)]
     room = int(min(limit - len(chosen), 2 * len(pairs)) // 2)
@@ -202,7 +202,7 @@ def _limit(counts: Mapping[str, int] | None, task: str, variant: str, split: str
 def _check(counts: Mapping[str, int] | None, *, hard_share: float, aug_per_photo: int) -> None:
     if not 0 <= hard_share <= 1 or aug_per_photo < 1:
         found = f"hard_share={hard_share}, aug_per_photo={aug_per_photo}"
-        raise ValueError(f"build_emdiv: found {found}; expected a share from 0 to 1 and at least 1 question a photo")
+        raise ValueError(f"build_emdiv: found {found}; expected a share from 0 to 1 and at least 1 question per photo")
     parts = (tuple(MAKERS), EMDIV_VARIANTS, SPLITS)
     for key, number in (counts or {}).items():
         words = key.split("/")

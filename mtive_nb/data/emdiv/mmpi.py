@@ -1,8 +1,8 @@
-"""MMPI: VIT-Pro's benches (section 4.1 and appendix E), built from any catalogue whose facts are known.
+"""MMPI: VIT-Pro's benchmarks (section 4.1 and appendix E), built from any catalogue whose facts are known.
 
-AE asks for the brand, DD for damage, PM whether a photo shows what a listing says; each as a yes/no question (`bin`,
-MMPI-Obj) and as an open one (`gen`, MMPI-Gen; AE's asks for all attributes as JSON). The version with several images
-shows more views of the item for DD and the shop's own photo for PM; its other records are the same.
+AE asks for the brand, DD for damage, PM whether a photo shows the product of a listing. Each task has a yes/no question
+(`bin`, MMPI-Obj) and an open question (`gen`, MMPI-Gen; AE's asks for all attributes as JSON). The version with several
+images adds more views of the item for DD and the shop's own photo for PM; the other records are the same.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +31,9 @@ def build_mmpi(
     views: Views | None = None,
     seed: int = 0,
 ) -> Emdiv:
-    """The records of AE, DD and PM, variants bin and gen; counts, splits and seed as in build_emdiv.
+    """Build the records of AE, DD and PM, variants bin and gen; counts, splits and seed as in build_emdiv.
 
-    With `views`, those with several images: the same records under the same ids.
+    With `views`, build the version with several images: the same records under the same ids.
     """
     makers: dict[str, Callable[..., Made]] = {"AE": brand, "DD": tasks.dd, "PM": listed}
     if views is not None:
@@ -42,7 +42,7 @@ def build_mmpi(
 
 
 def brand(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
-    """AE: whether the brand is so and so, right and wrong; openly, all attributes as JSON."""
+    """AE: yes/no about a right and a wrong brand (bin), or all attributes as JSON (gen)."""
     names = ("brand",) if variant == "bin" else ask.AE_ATTRIBUTES
     return tasks.ae(photo, variant, rng=rng, shop=shop, names=names)
 
@@ -50,7 +50,7 @@ def brand(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop:
 def listed(
     photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop, reference: bool = False
 ) -> Made:
-    """PM: a listing's title against the photo, a yes and a hard no; `reference` shows the listing's photo first."""
+    """PM: a listing's title against the photo, one yes and up to two hard noes; `reference` shows the listing's photo too."""
     if not photo.recognisable:
         return "product not recognisable in the photo"
     if reference and not photo.product.images:

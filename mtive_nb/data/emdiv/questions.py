@@ -1,4 +1,4 @@
-"""The words of EMDIV's questions and answers: one canonical question a task, paraphrases of it, and answers' grammar.
+"""The texts of EMDIV: one canonical question per task, its paraphrases, and the phrases of the answers.
 
 Questions have at most 20 words and answers at most 12, as the pocket model reads capitals and digits letter by letter.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-# The attributes that AE asks for, in the order of its JSON; one that is not visible in the photo is left out.
+# The attributes that AE asks for, in the order of its JSON; attributes that are not visible in the photo are left out.
 AE_ATTRIBUTES = ("brand", "category", "name", "colour", "packaging")
 
 AE_GEN = "Give the visible attributes of this product as JSON."
@@ -77,7 +77,7 @@ DD_AUG_KIND = (
     "What is wrong with it, if anything?",
     "Which defect can be seen?",
 )
-# A crush is the one kind that takes no article by itself.
+# `crush` is the only kind that needs another noun.
 _DAMAGE_PHRASES = {"crush": "with a crush mark"}
 
 PM_GEN = "Does the customer photo match the catalogue photo? Say why."
@@ -139,22 +139,22 @@ PP_AUG = (
 
 
 def compact_json(values: dict[str, str]) -> str:
-    """One line of JSON in the order given."""
+    """One line of JSON, in the order of `values`."""
     return json.dumps(values, ensure_ascii=False)
 
 
 def options_text(options: tuple[str, ...]) -> str:
-    """`bottle, box or can`."""
+    """The options as a list in words: `bottle, box or can`."""
     return options[0] if len(options) == 1 else f"{', '.join(options[:-1])} or {options[-1]}"
 
 
 def with_article(words: str) -> str:
-    """`a bottle`, `an orange box`."""
+    """The words after the article a or an: `a bottle`, `an orange box`."""
     return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
 
 
 def describe(seen: dict[str, str], *, brand: bool = False) -> str:
-    """A phrase for a product from its visible attributes: `a blue bottle of LOZ shampoo`; `product` if none is."""
+    """A phrase for a product from its visible attributes: `a blue bottle of LOZ shampoo`; `a product` if none is visible."""
     maker = seen.get("brand", "") if brand else ""
     noun = seen.get("name") or " ".join(part for part in (maker, seen.get("category", "")) if part)
     colour, packaging = seen.get("colour", ""), seen.get("packaging", "")

@@ -1,7 +1,7 @@
-"""What each task asks of one customer photo: the candidates of EMDIV, true of the photo's facts.
+"""The questions of each task about one customer photo: the candidates of EMDIV, with answers from the photo's facts.
 
-Every maker takes a photo, a variant and a random generator and returns candidates, or the reason why the photo gives
-none. `emdiv.py` chooses and balances among them. A yes/no question comes in both answers where that is possible.
+Every maker receives a photo, a variant and a random generator. It returns candidates, or the reason why the photo has
+none. `build.py` chooses and balances among them. Yes/no questions come with both answers where possible.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
 
 @dataclass
 class Shop:
-    """What the makers need beside the photo: other values to ask for, negatives of the photo's split, their photos."""
+    """What the makers need besides the photo: other attribute values, negatives of the photo's split, and their photos."""
 
     values: dict[str, list[str]]  # attribute -> all its values in the catalogue
-    coarse_values: dict[tuple[str, str], list[str]]  # (attribute, coarse group) -> its values there
+    coarse_values: dict[tuple[str, str], list[str]]  # (attribute, coarse group) -> its values in the group
     packagings: tuple[str, ...]
     negatives: HardNegatives
     root: Path
@@ -32,10 +32,10 @@ class Shop:
     nearest: dict[str, list[str]] = field(default_factory=dict)
 
     def other_products(self, photo: CustomerPhoto, rng: np.random.Generator, *, k: int = 1) -> list[Product]:
-        """At most `k` products visibly other than the photo's: hard, or with 1 - hard_share random.
+        """At most `k` products that visibly differ from the photo's: hard, or random with probability 1 - hard_share.
 
-        Hard ones are of the same coarse group, for whatever product has any such; a product that has none is left
-        without a negative, unless no product of the shop has one.
+        Hard negatives share the product's coarse group. A product without such a negative gets none, unless no two
+        products of the shop share a group.
         """
         own = photo.product.product_id
         if rng.random() < self.hard_share:
@@ -62,7 +62,7 @@ class Shop:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A possible record. In one `group` yes and no are balanced, so that the question alone tells nothing."""
+    """A possible record. Yes and no are balanced within a `group`, so that the question alone does not reveal the answer."""
 
     question: str
     answer: str
@@ -84,7 +84,7 @@ def ae(
     shop: Shop,
     names: Sequence[str] = ask.AE_ATTRIBUTES,
 ) -> Made:
-    """Attribute extraction: JSON of all of `names` that is visible, one of them, or a yes/no question for a value."""
+    """Attribute extraction: all visible `names` as JSON (gen), one of them (aug), or yes/no about a value (bin)."""
     if photo.feedback.facts is None or not photo.facts.get("attributes"):
         return "facts name no visible attributes"
     if not photo.recognisable:
@@ -107,7 +107,7 @@ def ae(
 
 
 def dd(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
-    """Damage detection: product and damage in words, yes or no, or the kind of damage."""
+    """Damage detection: product and damage in words (gen), yes or no (bin), either that or the kind of damage (aug)."""
     damaged, kind = photo.facts.get("damaged"), photo.facts.get("damage")
     if damaged is None:
         return "facts do not say whether it is damaged"
@@ -125,7 +125,7 @@ def dd(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
 
 
 def pm(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
-    """Product matching: catalogue photo (or title) against customer photo, with a yes and one or two noes a photo."""
+    """Product matching: catalogue photo (or title) against customer photo; one yes and up to two noes per photo."""
     if not photo.recognisable:
         return "product not recognisable in the photo"
     if not photo.product.images:
@@ -133,12 +133,12 @@ def pm(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
     others = shop.other_products(photo, rng, k=2 if variant == "bin" else 1)
     if not others and variant != "bin":
         return "no other product of the same group is visibly different"
-    # A photo without a hard negative still gives a yes: the choice of records balances yes and no over all photos.
+    # A photo without a hard negative still gives a yes: `build.py` balances yes and no over all photos.
     return [_pm(photo, listed, variant=variant, rng=rng, shop=shop) for listed in (photo.product, *others)]
 
 
 def told_by_title(listed: Product, differs: Sequence[str]) -> bool:
-    """Whether a listing's title says anything of what differs: only that can tell its product from the photo's."""
+    """Whether a listing's title names a differing attribute: only then does it set its product apart from the photo's."""
     title = listed.title.lower()
     return any((v := listed.attributes[name].lower()) in title or title in v for name in differs)
 
@@ -168,11 +168,11 @@ def _pm(photo: CustomerPhoto, listed: Product, *, variant: str, rng: np.random.G
 
 
 def ex(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
-    """Expiry detection: both dates as printed, one of them, or whether one is printed."""
+    """Expiry detection: both dates as printed (gen), one of them (aug), or whether it is printed (aug, bin)."""
     if photo.facts.get("dates") is None:
         return "facts name no dates"
     dates, known, images = photo.facts["dates"], photo.known(), (photo.path,)
-    # Where the date is known but not how it is printed, the reference gives ISO and nothing is asked.
+    # If a date is known but not its printed form, the answer has the ISO date and `asked` leaves the date out.
     printed = {name: known[name] for name in DATES if dates.get(f"{name}_text") or not dates.get(name)}
     if variant == "gen":
         answer = ask.compact_json({name: known[name] for name in DATES})
@@ -192,7 +192,7 @@ def ex(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
 
 
 def pt(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
-    """Packaging type, one of PACKAGINGS (a shop of real food also knows `loose`)."""
+    """Packaging type, one of PACKAGINGS (a shop of real food adds `loose`)."""
     value = photo.facts.get("packaging")
     if value not in shop.packagings:
         return "facts do not name the packaging"
@@ -211,10 +211,10 @@ def pp(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
 
 
 def packagings_of(feedback: list[Feedback]) -> tuple[str, ...]:
-    """The classes of PT in a catalogue, in the order of PACKAGINGS, others behind."""
+    """The classes of PT in a catalogue, in the order of PACKAGINGS, then any others."""
     found = {(row.facts or {}).get("packaging") for row in feedback} - {None}
     extra = tuple(sorted(found - set(PACKAGINGS)))
-    # A shop with all of them names them all, whatever its sample of photos; a shop of boxes and loose fruit does not.
+    # Without other classes, all PACKAGINGS count, even those missing from the photos; else only those that occur.
     return tuple(p for p in PACKAGINGS if p in found or not extra) + extra
 
 

@@ -1,9 +1,8 @@
 """Stage 2's instruction data, from photo, listing and customer text (MTIVE, section 3.2 and Table 6).
 
-The paper gives all three to a vision-language model: `LlmGenerator` (instruction_llm.py). Its stand-in writes by rule
-(instruction_grammar.py) and either is told what the photo shows, with a share of errors, or hears the texts alone.
-Where the photo's truth is known, each pair of the grammar says in `facts["grounded"]` whether the photo shows it, so
-that filters of such data can be tested.
+The paper passes all three to a vision-language model: `LlmGenerator` (llm.py). Its stand-in, `Grammar` (grammar.py),
+writes pairs by rule, from the photo's facts with a share of errors, or from the texts alone. If a photo's facts are
+known, `facts["grounded"]` of each pair by `Grammar` says whether the photo shows the answer. So filters can be tested.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mtive_nb.data.catalogue import Catalogue, Feedback, Product
 from mtive_nb.data.customer_photos import known_truth, photos_by_split
 from mtive_nb.data.records import make_record
 
-# Table 6's coverage, the dates that EX is about, and Table 6's wish to acknowledge uncertainty.
+# Table 6's coverage, the dates of task EX, and Table 6's requirement to acknowledge uncertainty.
 PAIR_TYPES = (
     *("product type", "quantity", "attributes", "condition"),
     *("packaging", "spatial relation", "dates", "uncertainty"),
@@ -30,7 +29,7 @@ UNCERTAIN = "cannot be told from the image"
 
 @dataclass(frozen=True)
 class Pair:
-    """A question and its answer; `claims` is what the answer says, `grounded` whether the photo shows it."""
+    """A question and its answer; `claims` are the answer's statements, `grounded` says whether the photo shows them."""
 
     kind: str  # one of PAIR_TYPES
     form: str  # one of FORMATS
@@ -41,9 +40,9 @@ class Pair:
 
 
 class Generator(Protocol):
-    """What `build_instructions` asks of a generator: the pairs of one photo, [] where it fails."""
+    """The generator that `build_instructions` expects: returns the pairs of one photo, [] if it fails."""
 
-    free: bool  # whether asking costs nothing, so that every photo may be asked
+    free: bool  # whether requests cost nothing, so that every photo may be used
 
     def pairs(self, product: Product, feedback: Feedback | None, image: Path) -> list[Pair]: ...
 
@@ -58,10 +57,10 @@ def build_instructions(
     seed: int = 0,
     shop_photos: bool = True,
 ) -> list[dict]:
-    """At most `n` records of stage 2, task INSTRUCT, the pair's type as variant and its format as label.
+    """Build at most `n` records of stage 2: task INSTRUCT, the pair's type as variant, its format as label.
 
-    The types take turns, so that the rare ones are not drowned; no photo is asked a question twice. `shop_photos` adds
-    the products' own photos. A generator that is not free is asked for photos only until there are enough pairs.
+    The types take turns, so that rare types are included; no photo gets the same question twice. `shop_photos` adds the
+    catalogue photos. A generator that is not free is called only until there are enough pairs.
     """
     rng = np.random.default_rng([seed, 12])
     shots = _photos_to_ask(catalogue, split, splits, shop_photos=shop_photos)
@@ -111,7 +110,7 @@ def _record(
 
 
 def _in_turn(waiting: dict[str, list[dict]], n: int, rng: np.random.Generator) -> list[dict]:
-    """`n` records, one of each type in turn as long as it has any, then shuffled."""
+    """At most `n` records, one of each type in turn while records remain, then shuffled."""
     queues = [[rows[int(k)] for k in rng.permutation(len(rows))] for rows in waiting.values()]
     chosen: list[dict] = []
     while len(chosen) < n and any(queues):

@@ -1,8 +1,8 @@
 """Instruction pairs by rule: the stand-in for the vision-language model that writes MTIVE's instructions (section 3.2).
 
-The grammar writes down what it believes of a photo. With a `Sight` it believes what the photo shows, with a share of
-errors, as a model that looks; without one, or where no facts are known of a photo, it believes listing and customer,
-who also write about what no photo shows.
+The grammar writes pairs about what it believes of a photo. With a `Sight` it believes what the photo shows, with a
+share of errors, like a model that looks. Without a `Sight`, or for a photo without facts, it believes the listing and
+the customer, whose texts also mention what no photo shows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DAMAGE_WORDS = {
 }
 _WHOLE_WORDS = r"no damage|one piece|nothing broken|undamaged"
 _COUNT_WORDS = {"2": r"\b(two|pack of 2)\b", "3": r"\b(three|pack of 3)\b", "1": r"\b(just one|only one)\b"}
-# about: (the words that betray it, the question). None of it can be seen.
+# topic: (pattern of words about it, the question). No photo shows any of these topics.
 _HEARSAY = {
     "smell": (r"smell|scent", "How does it smell?"),
     "price": (r"expensive|price|paid|cheaper", "What about the price?"),
@@ -41,9 +41,10 @@ _HEARSAY = {
 
 
 class Sight:
-    """What a model that looks makes of a photo: its facts, each mistaken for another of the shop's with chance `error`.
+    """Simulates a model that looks at a photo: each fact is replaced by another value with probability `error`.
 
-    error: a share in [0, 1] of the facts, ours, not the paper's. Errors: ValueError for a share out of range.
+    Other values are those of the same fact in the shop. error: a share in [0, 1] that we chose; the paper has none.
+    Errors: ValueError for a share out of range.
     """
 
     def __init__(self, catalogue: Catalogue, *, error: float) -> None:
@@ -56,7 +57,7 @@ class Sight:
                 self._values.setdefault(name, set()).add(value)
 
     def of(self, facts: Mapping, rng: np.random.Generator) -> dict[str, str]:
-        """The flat table of `known_truth` as seen: at chance `error` another value stands in a fact's place."""
+        """The flat table of `known_truth` as seen: with probability `error` a fact has another value."""
         known = {name: value for name, value in known_truth(facts).items() if not name.endswith(("_iso", "_also"))}
         seen = {name: self._look(name, value, rng) for name, value in known.items()}
         if "damage" in seen:
@@ -77,7 +78,7 @@ class Grammar:
         self.sight, self._rng = sight, np.random.default_rng([seed, 13])
 
     def pairs(self, product: Product, feedback: Feedback | None, image: Path | None = None) -> list[Pair]:
-        """The pairs of one photo; `feedback` None means the shop's own. Without sight the facts only mark the pairs."""
+        """The pairs of one photo; `feedback` None: a catalogue photo. Without sight, the facts only set `grounded`."""
         rng, text = self._rng, feedback.text.lower() if feedback else ""
         facts = feedback.facts if feedback else product.facts
         looks = self.sight is not None and facts is not None
@@ -87,11 +88,11 @@ class Grammar:
 
 
 def _told(product: Product, text: str) -> dict[str, str]:
-    """What listing and customer say, as one who trusts them believes it."""
+    """What a reader believes who trusts the listing and the customer."""
     listed = ("category", "packaging", *_LISTED)
     told = {name: product.attributes[name] for name in listed if product.attributes.get(name)}
     told |= {"category": product.category}
-    # Who has not been told otherwise takes one for granted.
+    # One item is assumed unless the customer writes otherwise.
     told["count"] = next((number for number, words in _COUNT_WORDS.items() if re.search(words, text)), "1")
     if re.search(_WHOLE_WORDS, text):
         told |= {"damaged": "no", "damage": "none"}
@@ -160,7 +161,7 @@ def _of_photo(believed: Mapping[str, str], rng: np.random.Generator) -> Iterator
 
 
 def _hearsay(text: str, rng: np.random.Generator, *, believed: bool) -> Iterator[Pair]:
-    """Questions that no photo answers: who hears the customer alone repeats the customer's words."""
+    """Questions that no photo answers; with `believed`, the answer repeats the customer's words."""
     for about, (words, question) in _HEARSAY.items():
         found = re.search(words, text)
         if found and believed:
@@ -171,7 +172,7 @@ def _hearsay(text: str, rng: np.random.Generator, *, believed: bool) -> Iterator
 
 
 def _around(text: str, place: int, *, words: int = 7) -> str:
-    """The clause round a place in the text; of a long one the words nearest to the place."""
+    """The clause around a place in the text; from a long clause, the words nearest to the place."""
     start = max((text.rfind(mark, 0, place) for mark in ",.!"), default=-1) + 1
     end = min((end for mark in ",.!" if (end := text.find(mark, place)) >= 0), default=len(text))
     before, after = text[start:place].split(), text[place:end].split()
@@ -180,7 +181,7 @@ def _around(text: str, place: int, *, words: int = 7) -> str:
 
 
 def _grounded(claims: Mapping[str, str], facts: Mapping | None) -> bool | None:
-    """Whether the photo shows all that is claimed; that something cannot be told (no claim) is always right."""
+    """Whether the photo shows all statements; None without facts. An uncertain answer has no statement and is right."""
     if facts is None:
         return None
     known = known_truth(facts)

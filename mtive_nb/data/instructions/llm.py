@@ -1,7 +1,7 @@
 """Instruction pairs from a vision-language model behind any OpenAI-compatible endpoint (MTIVE, section 3.2, Table 6).
 
-One request a photo: the image, the customer's words and the listing go in, a JSON object of pairs comes out. Answers
-are kept in a cache folder by the hash of all that was asked, so that a run that was stopped goes on where it was.
+One request per photo sends the image, the customer's text and the listing; the reply is a JSON object of pairs. Replies
+are cached by the hash of model, prompt and photo, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mtive_nb.data.endpoint import Endpoint, EndpointError, photo_part
 from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, Pair
 from mtive_nb.run.atomic import write_atomic
 
-__all__ = ["EndpointError", "LlmGenerator", "PROMPT"]
+__all__ = ["PROMPT", "EndpointError", "LlmGenerator", "prompt_of"]
 
 MAX_QUESTION_CHARS, MAX_ANSWER_CHARS = 300, 600
 
@@ -50,8 +50,8 @@ Return one JSON object and nothing else:
 class LlmGenerator:
     """Pairs from an OpenAI-compatible endpoint.
 
-    A photo that fails to the end gives no pairs, is counted in `failures` by its reason and stands in
-    `cache`/rejects.jsonl; it is asked again in the next run.
+    A photo whose request fails after all retries gives no pairs. It is counted in `failures` by reason, listed in
+    `cache`/rejects.jsonl, and tried again in the next run.
     """
 
     free = False
@@ -63,12 +63,12 @@ class LlmGenerator:
 
     @property
     def requests(self) -> int:
-        """Requests made so far, tries again included."""
+        """Requests made so far, retries included."""
         return self._endpoint.requests
 
     def pairs(self, product: Product, feedback: Feedback | None, image: Path) -> list[Pair]:
-        """The pairs for one photo; [] when it failed. EndpointError when the endpoint refuses for good."""
-        photo, prompt = Path(image).read_bytes(), _prompt(product, feedback)
+        """The pairs for one photo; [] if its request failed. Errors: EndpointError when the endpoint refuses permanently."""
+        photo, prompt = Path(image).read_bytes(), prompt_of(product, feedback)
         key = hashlib.sha256(b"\0".join((self.model.encode(), prompt.encode(), photo))).hexdigest()
         stored = self.cache / f"{key}.json"
         if stored.is_file():
@@ -94,7 +94,8 @@ class LlmGenerator:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _prompt(product: Product, feedback: Feedback | None) -> str:
+def prompt_of(product: Product, feedback: Feedback | None) -> str:
+    """The prompt that goes with one photo; `feedback` None means the shop's own photo."""
     listing = {"title": product.title, "description": product.description, **product.attributes}
     return PROMPT.format(
         types=", ".join(PAIR_TYPES),
@@ -106,13 +107,13 @@ def _prompt(product: Product, feedback: Feedback | None) -> str:
 
 
 def _fault(reply: dict) -> str | None:
-    """What is wrong with a reply that holds no usable pair."""
+    """What is wrong with a reply, or None if it has a usable pair."""
     found, faults = _pairs(reply)
     return None if found else f"reply without a usable pair: {faults[0] if faults else 'empty'}"
 
 
 def _pairs(reply: dict) -> tuple[list[Pair], list[str]]:
-    """The usable pairs of a reply, and what is wrong with each of the others."""
+    """The usable pairs of a reply, and the fault of each unusable pair."""
     rows = reply.get("pairs")
     if not isinstance(rows, list):
         return [], ['no list "pairs"']

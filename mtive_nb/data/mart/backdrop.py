@@ -1,7 +1,7 @@
-"""Where a customer takes the photo: on a shelf, in a hand, on the floor, in a carton; and what may stand in the way.
+"""Backgrounds of a customer's photo (on a shelf, in a hand, on the floor, in a carton), and objects in the foreground.
 
-Backgrounds are drawn at photo size and softened a little, as if out of focus. `backdrop` gives what lies behind the
-product; `fingers` and `occluder` what lies before it.
+Backgrounds are drawn at photo size and softened a little, as if out of focus. `backdrop` draws what lies behind the
+product; `fingers` and `occluder` draw what lies in front.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _WHITE = (255, 255, 255)
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A photo's background, and the y of the ground under a standing product (None: it lies flat)."""
+    """A photo's background, and the y of the ground under a standing product (None: it does not stand)."""
 
     image: Image.Image
     ground_y: int | None
@@ -54,7 +54,7 @@ def _shelf(rng: np.random.Generator, low_y: int) -> Backdrop:
         rng.integers(28, 48),
         rng.integers(210, 226),
         rng.integers(262, 280),
-    ):  # neighbours
+    ):  # neighbouring products
         colour, high = _pick(rng, _MUTED), int(rng.integers(110, 190))
         width = int(rng.integers(56, 72))
         pen.rounded_rectangle((x, low_y - high, x + width, low_y), radius=int(rng.integers(2, 18)), fill=colour)
@@ -150,7 +150,7 @@ def _carton(rng: np.random.Generator) -> Backdrop:
 
 
 def backdrop(placement: str, *, rng: np.random.Generator, skin: int = 0) -> Backdrop:
-    """The background of one placement; ValueError for a placement that is not in PLACEMENTS."""
+    """The background of one placement. Errors: ValueError for a placement that is not in PLACEMENTS."""
     if placement == "on shelf":
         scene = _shelf(rng, int(rng.integers(244, 256)))
     elif placement == "in hand":
@@ -160,7 +160,7 @@ def backdrop(placement: str, *, rng: np.random.Generator, skin: int = 0) -> Back
     elif placement == "in carton":
         scene = _carton(rng)
     else:
-        raise ValueError(f"placement: found {placement!r}, expected one of mart_vocab.PLACEMENTS")
+        raise ValueError(f"placement: found {placement!r}, expected one of mart.vocabulary.PLACEMENTS")
     return Backdrop(scene.image.filter(ImageFilter.BoxBlur(0.7)), scene.ground_y)
 
 
@@ -193,7 +193,7 @@ def fingers(*, left_x: float, right_x: float, base_y: float, skin: int) -> Image
 
 
 def occluder(kind: str, *, rng: np.random.Generator, side: str, depth_px: float) -> Image.Image:
-    """Something in the way, as RGBA: `card` (a neighbour's edge), `paper` or `finger`, reaching in from `side`."""
+    """An object in front of the product, as RGBA: `card` (a neighbour's edge), `paper` or `finger`, reaching in from `side`."""
     layer = Image.new("RGBA", (SIDE, SIDE))
     pen = ImageDraw.Draw(layer)
     d, tilt = depth_px, float(rng.uniform(-16, 16))

@@ -1,4 +1,4 @@
-"""Damage that bends a package of Pocket Mart: a dent and a crush move the print with the surface and relight it."""
+"""Damage that bends a package of Pocket Mart: dents and crushes move the print with the surface and relight it."""
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,7 @@ def _bend(
     part = pixels[ys, xs].astype(np.float32)
     rgb, factor = part[..., :3], factor[..., None]
     lit = rgb * np.clip(factor, 0, 1) + (255 - rgb) * np.clip(factor - 1, 0, 1)
-    part[..., :3] = lit * (part[..., 3:] > 0)  # what is transparent stays as it is
+    part[..., :3] = lit * (part[..., 3:] > 0)  # transparent pixels stay transparent
     out = pixels.copy()
     out[rows, columns] = np.clip(part, 0, 255).astype(np.uint8)
     return Image.fromarray(out)

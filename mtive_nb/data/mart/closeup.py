@@ -17,7 +17,7 @@ _LETTERS = "ABCDEFGHKLMNPRSTUVX"
 
 @dataclass(frozen=True)
 class CloseUp:
-    """A close-up: the image, what was printed line by line, and the truth of its dates (see the facts of a photo)."""
+    """A close-up: the image, the printed lines, and its true dates (see the facts of a photo)."""
 
     image: Image.Image
     lines: tuple[str, ...]
@@ -25,7 +25,7 @@ class CloseUp:
 
 
 def _other_print(rng: np.random.Generator) -> str:
-    """A line that is no date: a lot, a batch, a price, a time."""
+    """A line that is not a date: a lot, a batch, a price, a time."""
     letter = _LETTERS[int(rng.integers(len(_LETTERS)))]
     choices = (
         f"L {rng.integers(0, 1000):03d}",
@@ -81,7 +81,7 @@ def _surface(body: Rgb, rng: np.random.Generator) -> Image.Image:
 def _stamp_lines(
     image: Image.Image, lines: list[str], *, style: str, body: Rgb, panel: bool, rng: np.random.Generator
 ) -> None:
-    """Prints the lines one below the other, all at one height, in place."""
+    """Prints the lines onto `image`, one below the other, all in letters of one height."""
     ground = (248, 246, 238) if panel else body
     middle = CLOSE_H / 2 + 4
     left = int(rng.integers(20, 30))
@@ -113,7 +113,7 @@ def _stamp_lines(
 
 
 def take_closeup(colour: str, *, rng: np.random.Generator, share_none: float = 0.12) -> CloseUp:
-    """Draws one close-up of a package of that colour; a share_none of them has no date (all None)."""
+    """Draws one close-up of a package of `colour`; with probability `share_none` it has no date (all None)."""
     found = random_dates(rng, share_none=share_none)
     lines = [str(line) for line in found.pop("lines")]
     others = [_other_print(rng) for _ in range(2 if not lines else int(rng.random() < 0.6 and len(lines) < 4))]

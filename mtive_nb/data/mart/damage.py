@@ -1,7 +1,7 @@
 """Damage of seven kinds, and harmless marks, drawn onto a package of Pocket Mart.
 
-Every function changes a copy of the package's RGBA canvas (twice photo size) around a spot of the body;
-`damage_package` returns the changed canvas and the XYXY box of the pixels that changed.
+Each kind of damage is drawn onto an RGBA canvas (twice photo size) around a spot of the package's body.
+`damage_package` returns a changed copy of the canvas and the XYXY box of the pixels that changed.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def _blob(
 
 
 def _under(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The mask, kept only where the package is."""
+    """The mask, limited to the pixels of the package."""
     return Image.composite(
         mask, Image.new("L", image.size), image.getchannel("A").point(lambda a: 255 if a > 128 else 0)
     )
@@ -157,7 +157,7 @@ def stain(
 def scratch(
     image: Image.Image, spot: tuple[float, float], size: float, rng: np.random.Generator, pack: Package
 ) -> Image.Image:
-    """A bundle of strokes that take the print off, each with a thin shade below it."""
+    """A bundle of strokes that remove the print, each with a thin shadow below it."""
     bright = luminance(COLOUR_RGB[pack.look.colour]) > 195
     inks = ((120, 122, 126), (60, 60, 64)) if bright else ((244, 244, 240), (30, 28, 30))
     heading = rng.uniform(-0.9, 0.9) + (np.pi if rng.random() < 0.5 else 0)
@@ -196,7 +196,7 @@ def damage_package(pack: Package, kind: str, *, rng: np.random.Generator) -> tup
     size = 0.5 * float(np.sqrt((x1 - x0) * (y1 - y0))) * rng.uniform(0.85, 1.1)
     spots = [(x0 + (x1 - x0) * rng.uniform(0.26, 0.74), y0 + (y1 - y0) * rng.uniform(0.3, 0.78)) for _ in range(4)]
     low = pack.label.brand[3] + 0.3 * size
-    spot = next((s for s in spots if s[1] > low), spots[0])  # a damaged product's brand mostly stays legible
+    spot = next((s for s in spots if s[1] > low), spots[0])  # so that the brand mostly stays legible
     changed = _DRAW[kind](pack.image.copy(), spot, size, rng, pack)
     difference = ImageChops.difference(changed, pack.image).point(lambda v: 255 if v > 24 else 0)
     return changed, tuple(float(v) for v in difference.getbbox(alpha_only=False))

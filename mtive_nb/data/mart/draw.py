@@ -1,4 +1,4 @@
-"""Drawing a package of Pocket Mart from the front, at twice its size in a photo, so that its edges come out smooth."""
+"""Draws a package of Pocket Mart from the front, at twice its size in a photo, for smooth edges."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Look:
 
 @dataclass
 class Package:
-    """A drawn package: RGBA canvas, the body's box (where damage goes), and where its label stands."""
+    """A drawn package: RGBA canvas, the body's box (where damage is drawn), and the position of its label."""
 
     image: Image.Image
     body: Box
@@ -50,7 +50,7 @@ _FACES = {
 
 
 def draw_package(look: Look) -> Package:
-    """Draws one package; KeyError for a packaging or colour that the shop does not have."""
+    """Draws one package. Errors: KeyError for a packaging or colour that the shop does not have."""
     body = COLOUR_RGB[look.colour]
     lid = _LIDS[look.lid % len(_LIDS)]
     if abs(luminance(lid) - luminance(body)) < 30:

@@ -1,5 +1,5 @@
-# ruff: noqa: E501 - one pictogram a line is easier to find and to mend than a wrapped one
-"""The pictogram of each category, as a small vector language on a 24 x 24 grid.
+# ruff: noqa: E501 - one pictogram per line is easier to find and correct
+"""The pictogram of each category, in a small vector language on a 24 x 24 grid.
 
 Commands, separated by `;`: `c x y r` disc, `e x0 y0 x1 y1` ellipse, `r x0 y0 x1 y1 radius` rounded rectangle,
 `p x y x y ...` polygon, `l width x y x y ...` line, `a width x0 y0 x1 y1 start end` arc (degrees). A leading `-` erases.
@@ -77,7 +77,7 @@ def _stroke(draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], width:
 
 @lru_cache(maxsize=512)
 def icon_mask(category: str, size_px: int) -> Image.Image:
-    """Coverage mask (`L`, size_px x size_px) of a category's pictogram; KeyError for a category that is not sold."""
+    """Coverage mask (`L`, size_px x size_px) of a category's pictogram. Errors: KeyError for an unknown category."""
     scale = 2 * size_px / GRID
     image = Image.new("L", (2 * size_px, 2 * size_px))
     draw = ImageDraw.Draw(image)

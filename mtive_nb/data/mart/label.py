@@ -1,6 +1,6 @@
-"""Printing for Pocket Mart: the fonts, words as coverage masks, and the label that stands on a package.
+"""Printing for Pocket Mart: the fonts, words as coverage masks, and the label on a package.
 
-Fonts are the DejaVu files that matplotlib carries, so that a seed gives the same bytes on every machine.
+Fonts are the DejaVu files shipped with matplotlib, so that a seed gives the same bytes on every machine.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ Rgb = tuple[int, int, int]
 
 @lru_cache(maxsize=256)
 def font(name: str, size_px: int) -> ImageFont.FreeTypeFont:
-    """A DejaVu font by short name; FileNotFoundError when matplotlib's font folder is missing."""
+    """A DejaVu font by short name. Errors: FileNotFoundError when matplotlib is not installed."""
     found = importlib.util.find_spec("matplotlib")
     if found is None or found.origin is None:
         raise FileNotFoundError("Pocket Mart prints with matplotlib's DejaVu fonts: found no matplotlib; install it")
@@ -59,7 +59,7 @@ def mix(first: Rgb, second: Rgb, share: float) -> Rgb:
 
 @dataclass(frozen=True)
 class Label:
-    """Where the three parts of a label were printed: XYXY boxes on the package's canvas."""
+    """The printed positions of a label's three parts: XYXY boxes on the package's canvas."""
 
     brand: Box
     icon: Box
@@ -73,7 +73,7 @@ def _stamp(art: Image.Image, mask: Image.Image, centre: tuple[float, float], ink
 
 
 def _plates(draw: ImageDraw.ImageDraw, face: Box, style: str, body: Rgb, spots: dict[str, Box]) -> dict[str, Rgb]:
-    """Draws what lies under the print; returns the ink of brand, icon and size."""
+    """Draws the background of the print; returns the ink colours of brand, icon and size."""
     x0, y0, x1, y1 = face
     direct = INK if luminance(body) > 132 else PAPER
     paper, dark = (PAPER, INK) if luminance(body) < 225 else (mix(body, INK, 0.08), INK)

@@ -1,4 +1,4 @@
-"""Where a package lies in a photo, and what of its label can be read there. Boxes are XYXY."""
+"""Computes where a package lies in a photo, and which parts of its label are legible. Boxes are XYXY."""
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
@@ -8,9 +8,9 @@ from mtive_nb.data.mart.draw import Package
 from mtive_nb.data.mart.label import Box
 from mtive_nb.data.mart.shapes import CANVAS_W, FLOOR_Y
 
-_MIN_SIZE_PX = 12  # printed size: cap height in the photo below which it counts as unreadable
+_MIN_SIZE_PX = 12  # the printed size is unreadable below this cap height in the photo
 _MIN_BRAND_PX = 22
-# the share of a label's part that may change before it no longer reads; thin or bending damage spares more than a hole
+# the share of a label's part that may change while it stays legible; thin or bending damage hides less than a hole
 _BEARABLE: dict[str, dict[str | None, float]] = {
     "brand": {None: 0.08, "crack": 0.2, "scratch": 0.2, "dent": 0.3, "crush": 0.9},
     "icon": {None: 0.3, "crack": 0.4, "scratch": 0.5, "dent": 0.6, "crush": 0.9},
@@ -19,7 +19,7 @@ _BEARABLE: dict[str, dict[str | None, float]] = {
 
 
 class Placing:
-    """The map from a package's canvas to the photo: turn about the package's middle, scale, move."""
+    """The map from a package's canvas to the photo: rotate about the package's middle, scale, move."""
 
     def __init__(self, pack: Package, *, angle_deg: float, scale: float, middle: tuple[float, float]) -> None:
         top = pack.image.getbbox()[1]
@@ -66,7 +66,7 @@ def legible(
     blur_px: float,
     damage: str | None,
 ) -> frozenset[str]:
-    """Which attributes a careful person could read off a photo of `pack` whose marked or damaged canvas is `canvas`."""
+    """The attributes that a careful person could read in a photo of `pack`; `canvas` includes its mark and damage."""
     dim, scale = light < 0.5, placing.scale
     found = {"colour", "packaging"}
     worst = {"brand": 0.93, "icon": 0.72, "size": 0.93}
@@ -86,7 +86,7 @@ def legible(
 
 
 def _changed(box: Box, before: Image.Image, after: Image.Image) -> float:
-    """Share of a box of the canvas whose pixels damage or a mark has changed strongly."""
+    """The share of pixels in a box of the canvas that a mark or damage changed strongly."""
     if before is after:
         return 0.0
     difference = ImageChops.difference(before.crop(box).convert("L"), after.crop(box).convert("L"))

@@ -1,7 +1,7 @@
-"""A customer's photo of a package: what is decided about it (`Shot`), how it is taken, and what can be seen in it.
+"""A customer's photo of a package: its plan (`Shot`), its rendering, and what is visible in it.
 
-A photo is SIDE x SIDE RGB. The package's canvas (twice photo size) is turned, scaled and laid into a scene; then
-things stand in the way, the light falls, the lens blurs, the sensor adds noise. Boxes are XYXY in photo pixels.
+A photo is SIDE x SIDE RGB. The package's canvas (twice photo size) is rotated, scaled and pasted into a scene. Then
+occluders, lens blur, light and sensor noise follow. Boxes are XYXY in photo pixels.
 """
 
 from dataclasses import dataclass
@@ -43,12 +43,12 @@ class Shot:
     blur_px: float
     noise: float  # standard deviation, of 255
     skin: int
-    item_seed: tuple[int, ...] | None = None  # of mark and damage, where several photos show one item; None: `seed`
+    item_seed: tuple[int, ...] | None = None  # seeds mark and damage if several photos show one item; None: `seed`
 
 
 @dataclass
 class Taken:
-    """A taken photo: the image, the damage's box (None: no damage), and the names of what is legible in it."""
+    """A taken photo: the image, the damage's box (None: no damage), and the names of the legible attributes."""
 
     image: Image.Image
     damage_box: Box | None
@@ -56,7 +56,7 @@ class Taken:
 
 
 def plan_shot(rng: np.random.Generator, *, seed: tuple[int, ...], damaged: bool, placement: str | None = None) -> Shot:
-    """Draws the decisions of one photo; `seed` fixes what is drawn inside the scene."""
+    """Draws the decisions of one photo from `rng`; `seed` fixes what is drawn inside the scene."""
     placement = placement or PLACEMENTS[int(rng.integers(len(PLACEMENTS)))]
     standing = placement == "on shelf"
     count = int(rng.choice((1, 1, 1, 1, 1, 1, 2, 3)))
@@ -85,7 +85,7 @@ def plan_shot(rng: np.random.Generator, *, seed: tuple[int, ...], damaged: bool,
 
 
 def _middle(pack: Package, shot: Shot, ground_y: int | None) -> tuple[float, float]:
-    """Where the package's middle goes: standing on the ground, or near the photo's middle."""
+    """The position of the package's middle: standing on the ground, or near the photo's middle."""
     x = SIDE / 2 + shot.shift[0] + (22 if shot.count == 2 else 0)
     if ground_y is not None:
         high = (FLOOR_Y - pack.image.getbbox()[1]) * shot.scale / 2
@@ -113,13 +113,13 @@ def _noise_field() -> np.ndarray:
 
 
 def grain(height_px: int, width_px: int, *, rng: np.random.Generator) -> np.ndarray:
-    """Unit noise (height_px, width_px, 3), a window of one fixed field: drawing it afresh is slow."""
+    """Unit noise (height_px, width_px, 3), a random window of one fixed field, as drawing new noise is slow."""
     top, left = rng.integers(0, 400 - height_px), rng.integers(0, 400 - width_px)
     return _noise_field()[top : top + height_px, left : left + width_px]
 
 
 def _finish(photo: Image.Image, shot: Shot, rng: np.random.Generator) -> Image.Image:
-    """Light, lens and sensor, in the order in which they act."""
+    """Applies lens blur, light and sensor noise, in this order."""
     if shot.blur_px:
         photo = photo.filter(ImageFilter.BoxBlur(shot.blur_px))
     ramp = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
@@ -143,7 +143,7 @@ def _blocker(shot: Shot, where: Box, rng: np.random.Generator) -> Image.Image | 
 
 
 def take_photo(pack: Package, shot: Shot) -> Taken:
-    """Takes one photo of a package as `shot` says; the same arguments give the same pixels."""
+    """Renders one photo of a package by its plan `shot`; the same arguments give the same pixels."""
     item = shot.item_seed or shot.seed
     seeds = (shot.seed, item, item, shot.seed)
     scene_rng, mark_rng, hurt_rng, grain_rng = (np.random.default_rng([*seed, k]) for k, seed in enumerate(seeds))
@@ -161,14 +161,14 @@ def take_photo(pack: Package, shot: Shot) -> Taken:
     where = placing.hull(pack.body)
     step = round((where[2] - where[0]) * (0.5 if shot.count == 3 else 0.55))
     other = layer if canvas is pack.image or shot.count == 1 else placing.lay(pack.image)
-    for offset in ((), (-step,), (-step, step))[shot.count - 1]:  # the rest of the pack stands behind
+    for offset in ((), (-step,), (-step, step))[shot.count - 1]:  # the other items of a multipack stand behind
         photo.paste(other, (offset, -7 if scene.ground_y is not None else 6), other)
     _shadow(photo, layer, ground_y=scene.ground_y)
     photo.paste(layer, (0, 0), layer)
 
     blocked = np.zeros((SIDE // 2, SIDE // 2), bool)
     front = _blocker(shot, where, scene_rng)
-    if front is not None and hurt is not None:  # what is in the way never hides the damage: the truth stays visible
+    if front is not None and hurt is not None:  # an occluder that would hide the damage is dropped
         shut = np.asarray(front.getchannel("A").reduce(2)) > 60
         corners = placing.corners(hurt)
         front = front if share_clear(corners, shut) > 0.8 * share_clear(corners, blocked) else None
@@ -192,7 +192,7 @@ def take_photo(pack: Package, shot: Shot) -> Taken:
 
 
 def catalogue_photo(pack: Package) -> Image.Image:
-    """The shop's own photo: straight, evenly lit, on a plain ground."""
+    """The shop's own photo: straight, evenly lit, on a plain background."""
     photo = Image.new("RGB", (SIDE, SIDE), (250, 250, 250))
     top = pack.image.getbbox()[1]
     placing = Placing(pack, angle_deg=0, scale=1.0, middle=(SIDE / 2, 268 - (FLOOR_Y - top) / 4))

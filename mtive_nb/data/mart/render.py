@@ -1,7 +1,7 @@
 """Pocket Mart: a procedural shop, rendered into the layout of a catalogue folder (see catalogue.py).
 
-Each product is drawn from random generators of its own, so that product 17 of a seed is the same in a shop of 20 and in
-one of 2,000, whatever the number of workers. Photos are RGB JPEG: 280 x 280 px, close-ups of dates 336 x 224 px.
+Each product has its own random generators, so that product 17 of a seed is the same in a shop of 20 and in a shop of
+2,000 products, whatever the number of workers. Photos are RGB JPEG: 280 x 280 px, close-ups of dates 336 x 224 px.
 """
 
 import json
@@ -84,7 +84,7 @@ def _save(image: Image.Image, folder: Path, name: str) -> str:
 def _customer_photo(
     item: Item, pack: Package, *, key: tuple[int, ...], close: bool, damaged: bool
 ) -> tuple[Image.Image, dict]:
-    """One customer photo and the facts that it shows; `key` seeds all that is random in it."""
+    """One customer photo and the facts that it shows; `key` seeds all its random choices."""
     rng = np.random.default_rng(key)
     if close:
         shown = take_closeup(item.look.colour, rng=rng)
@@ -122,7 +122,7 @@ def _render_product(
         "facts": whole | {"attributes": item.attributes},
     }
     plain = photos - dates
-    hurt = set(rng.permutation(plain)[: (plain + int(rng.integers(2))) // 2].tolist())  # half, odd numbers too
+    hurt = set(rng.permutation(plain)[: (plain + int(rng.integers(2))) // 2].tolist())  # half; an odd number rounds up or down at random
     feedback = []
     for k in range(photos):
         picture, facts = _customer_photo(item, pack, key=(seed, index, 2, k), close=k >= plain, damaged=k in hurt)
@@ -140,14 +140,14 @@ def _check(folder: Path, *, products: int, photos: int, dates: int, ungrounded_s
     if products < 1 or photos < 0 or not 0 <= dates <= photos:
         found = f"products={products}, photos={photos}, dates={dates}"
         raise ValueError(
-            f"render_mart: found {found}; expected products >= 1, 0 <= dates <= photos (dates count among them)"
+            f"render_mart: found {found}; expected products >= 1, 0 <= dates <= photos (photos include dates)"
         )
     if not 0 <= ungrounded_share <= 1:
         raise ValueError(f"render_mart: found ungrounded_share={ungrounded_share}, expected a share from 0 to 1")
     if folder.is_dir():
         strange = sorted({path.name for path in folder.iterdir()} - _PARTS)
         if strange:
-            raise FileExistsError(f"render_mart: {folder} holds {strange[0]!r}, no part of a shop; name a new folder")
+            raise FileExistsError(f"render_mart: {folder} holds {strange[0]!r}, which is not part of a shop; name a new folder")
     elif folder.exists():
         raise FileExistsError(f"render_mart: {folder} is a file; name a folder")
 
@@ -162,11 +162,11 @@ def render_mart(
     ungrounded_share: float = 0.35,
     workers: int = 1,
 ) -> Path:
-    """Renders a shop into `folder` (an earlier shop there is replaced) and returns it.
+    """Renders a shop into `folder` (replacing an earlier shop) and returns the folder.
 
-    photos: customer photos a product, of which `dates` are close-ups of the date print. The shop is written beside the
-    folder and renamed when it is whole. Errors: ValueError for numbers out of range, FileExistsError when the folder
-    holds anything else.
+    photos: customer photos per product, of which `dates` are close-ups of the date print. The shop is written beside
+    the folder and renamed when complete. Errors: ValueError for numbers out of range, FileExistsError when the folder
+    contains anything but a shop.
     """
     folder = Path(folder)
     _check(folder, products=products, photos=photos, dates=dates, ungrounded_share=ungrounded_share)
@@ -191,10 +191,10 @@ def render_mart(
 
 
 def render_views(feedback: Iterable[Feedback], folder: Path | str, *, seed: int, each: int = 2) -> dict[str, list[str]]:
-    """`each` more photos of the very item that a customer photo shows: {feedback_id: paths}; `seed` is the shop's.
+    """Renders `each` more photos of the item that a customer photo shows: {feedback_id: paths}; `seed` is the shop's.
 
-    The item keeps its damage and its marks; place, angle, light and what is in the way are others. Close-ups of dates
-    have none. Photos that are there already are not drawn again.
+    The item keeps its damage and its marks; placement, angle, light and occluders differ. Close-ups of dates get no
+    further views. Existing photos are not drawn again.
     """
     folder, found = Path(folder), {}
     (folder / "images").mkdir(parents=True, exist_ok=True)

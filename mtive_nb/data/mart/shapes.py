@@ -1,4 +1,4 @@
-"""The silhouettes of Pocket Mart's packages: each of six packagings in three variants, laid part by part and lit.
+"""The silhouettes of Pocket Mart's packages: each of six packagings in three variants, drawn part by part and lit.
 
 Coordinates are pixels of a canvas of CANVAS_W x CANVAS_H, twice the size in a photo; boxes XYXY, colours RGB.
 """
@@ -43,7 +43,7 @@ def _light(art: Image.Image, factor: np.ndarray) -> Image.Image:
 
 
 class Bench:
-    """A canvas on which the parts of one package are laid, from back to front."""
+    """A canvas onto which the parts of one package are drawn, from back to front."""
 
     def __init__(self) -> None:
         self.canvas = Image.new("RGBA", (CANVAS_W, CANVAS_H))
@@ -58,7 +58,7 @@ class Bench:
         paint: Callable | None = None,
         down: float = 0,
     ):
-        """Lays one part: a polygon, or a box with rounded corners. `paint(art)` prints on it."""
+        """Draws one part: a polygon, or a box with rounded corners. `paint(art)` prints on the part."""
         mask = Image.new("L", (CANVAS_W, CANVAS_H))
         pen = ImageDraw.Draw(mask)
         if isinstance(outline, list):

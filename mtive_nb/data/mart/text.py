@@ -1,6 +1,6 @@
-"""The words of Pocket Mart: a listing's title and description, and a customer's informal text about one photo.
+"""The texts of Pocket Mart: a listing's title and description, and a customer's informal text about one photo.
 
-Every phrase of a customer's text comes with its truth: `visible` is True only when the photo itself shows what it says.
+Every phrase of a customer's text has a label: `visible` is True only when the photo itself shows what the phrase states.
 """
 
 import numpy as np
@@ -103,7 +103,7 @@ def _capital(text: str) -> str:
 
 
 def _seen_phrases(attributes: dict[str, str], facts: dict) -> dict[str, tuple[str, ...]]:
-    """What a customer may truthfully say that this photo shows: about -> phrases."""
+    """True phrases about what this photo shows: topic (`about`) -> phrases."""
     found = {}
     for about, phrases in _SEEN.items():
         known = facts["attributes"] if about != "placement" else {"placement": facts.get("placement")}
@@ -126,7 +126,7 @@ def _seen_phrases(attributes: dict[str, str], facts: dict) -> dict[str, tuple[st
 
 
 def _roughen(text: str, keep: set[str], rng: np.random.Generator) -> str:
-    """Typing as people type: swapped or lost letters, short forms. Words that carry a value stay as they are."""
+    """Adds typing errors: swapped or lost letters, short forms. Words that state a value stay unchanged."""
     words = []
     for word in text.split(" "):
         if word.lower().strip(",.") in keep or any(c.isdigit() for c in word):
@@ -147,8 +147,8 @@ def customer_text(
 ) -> tuple[str, list[dict]]:
     """A customer's text about one photo and its phrases: {"text", "visible", "about"}.
 
-    Each phrase is, with probability ungrounded_share, about what no photo shows; no two
-    phrases are about the same. The text is the phrases joined.
+    With probability `ungrounded_share`, a phrase is about something that no photo shows. No two phrases have the same
+    topic. The text is the phrases joined.
     """
     seen = _seen_phrases(attributes, facts)
     unseen = {k: v for k, v in _UNSEEN.items() if k != "taste" or CATEGORIES[attributes["category"]].coarse in _EDIBLE}
@@ -156,7 +156,7 @@ def customer_text(
     keep = {word for value in attributes.values() for word in value.lower().split()} | {facts.get("damage")}
     style = int(rng.integers(4))
     phrases = []
-    for _ in range(min(int(rng.integers(2, 5)), len(seen))):  # no more than there is to see: the share stays true
+    for _ in range(min(int(rng.integers(2, 5)), len(seen))):  # at most one per visible topic, so that the share holds
         visible = bool(rng.random() >= ungrounded_share)
         pool = seen if visible else unseen
         about = first if visible and first in pool and rng.random() < 0.5 else list(pool)[int(rng.integers(len(pool)))]

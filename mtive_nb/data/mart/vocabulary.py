@@ -1,7 +1,7 @@
 """What Pocket Mart sells: categories, brands, colours, packagings, sizes, and the words for damage and placement.
 
-Everything here is a constant; every value that can stand in a product's attributes or in a photo's facts is listed by
-`vocabulary`. All brands are invented.
+Everything here is constant; `vocabulary` lists every value of a product's attributes, of damage and of placement. All
+brands are invented.
 """
 
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ COARSE = tuple(_SHELVES)
 
 
 def vocabulary() -> dict[str, list[str]]:
-    """Every value each attribute or fact of the shop can take, in a fixed order."""
+    """Every value of each attribute, of damage and of placement, in a fixed order."""
     return {
         "brand": list(BRANDS),
         "category": list(CATEGORIES),

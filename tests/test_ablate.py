@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mtive_nb.model.ablate import silenced
+from mtive_nb.model.ablate import ablated
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 
 
@@ -21,10 +21,10 @@ def stack(tiny):
 @torch.inference_mode()
 def test_a_silenced_part_is_as_if_it_had_not_been_trained(stack, batch):
     whole = stack.model(**batch).logits
-    with silenced(stack, "A", ("vision", "language")):
+    with ablated(stack, "A", ("vision", "language")):
         part = stack.model(**batch).logits
         assert set(k for k, v in stack.delta_norms("A").items() if v) == {"connector"}
-    with silenced(stack, "A", ("vision", "connector", "language")):
+    with ablated(stack, "A", ("vision", "connector", "language")):
         assert torch.equal(stack.model(**batch).logits, bare(stack, batch))
     assert torch.equal(stack.model(**batch).logits, whole) and not torch.allclose(part, whole, atol=1e-3)
 
@@ -37,10 +37,10 @@ def bare(stack, batch):
 
 
 def test_other_parts_and_parts_without_the_adapter_are_named(stack):
-    with pytest.raises(ValueError, match="parts: found 'head', expected some of"), silenced(stack, "A", ("head",)):
+    with pytest.raises(ValueError, match="parts: found 'head', expected some of"), ablated(stack, "A", ("head",)):
         pass
     with (
         pytest.raises(ValueError, match="found 'vision', but adapter 'B' stands in"),
-        silenced(stack, "B", ("vision",)),
+        ablated(stack, "B", ("vision",)),
     ):
         pass

@@ -9,6 +9,7 @@ import torch
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.preferences import train_by_preference, train_by_reward
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
+from mtive_nb.model.train import Training
 
 SPEC = AdapterSpec(4, 4.0, ("language", "connector"))
 
@@ -40,7 +41,7 @@ def margin(stack, pairs, folder) -> float:
     sums = []
     for field in ("chosen", "rejected"):
         rows = [p | {"messages": [*p["messages"][:-1], assistant_turn(p[field])]} for p in pairs]
-        batch = next(iter(DataLoader(RecordDataset(rows, root=folder), 12, collate_fn=Collator(stack.vlm.processor))))
+        batch = next(iter(DataLoader(RecordDataset(rows), 12, collate_fn=Collator(stack.vlm.processor))))
         labels = batch.pop("labels")[:, 1:]
         with torch.inference_mode():
             logs = stack.model(**batch).logits[:, :-1].log_softmax(-1)
@@ -53,8 +54,8 @@ def margin(stack, pairs, folder) -> float:
 def test_preferences_move_the_expert_and_leave_the_trunk(strategy, stack, pairs, photo_folder, tmp_path):
     trunk = {n: w.clone() for n, w in stack.adapter_weights("IT").items()}
     before = margin(stack, pairs, photo_folder)
-    given = {"root": photo_folder, "checkpoints": tmp_path, "steps": 12, "batch": 4, "rate": 5e-3}
-    log = train_by_preference(stack, "DD", SPEC, pairs, parent="IT", strategy=strategy, **given)
+    options = {"parent": "IT", "strategy": strategy, "checkpoints": tmp_path}
+    log = train_by_preference(stack, "DD", SPEC, pairs, Training(12, 5e-3, 4), **options)
     assert stack.active == ("IT", "DD") and stack.parents["DD"] == "IT"
     stack.assert_alive("DD")
     assert margin(stack, pairs, photo_folder) > before + 1
@@ -64,31 +65,31 @@ def test_preferences_move_the_expert_and_leave_the_trunk(strategy, stack, pairs,
 
 def test_the_reference_is_the_stack_without_the_expert(stack, pairs, photo_folder, tmp_path):
     """At the first step policy and reference agree: DPO's loss is ln 2, and MPO's has the trunk's own likelihood in it."""
-    given = {"root": photo_folder, "steps": 1, "batch": 4}
-    dpo = train_by_preference(stack, "DPO", SPEC, pairs, parent="IT", checkpoints=tmp_path / "dpo", **given)
+    one = Training(1, batch=4)
+    dpo = train_by_preference(stack, "DPO", SPEC, pairs, one, parent="IT", checkpoints=tmp_path / "dpo")
     assert dpo["loss"].iloc[0] == pytest.approx(0.6931, abs=1e-3)
-    given["strategy"] = "MPO"
-    live = train_by_preference(stack, "MPO", SPEC, pairs, parent="IT", checkpoints=tmp_path / "live", **given)
+    mpo = {"strategy": "MPO", "checkpoints": tmp_path}
+    live = train_by_preference(stack, "MPO", SPEC, pairs, one, parent="IT", **mpo)
     merged, bare = LoraStack(stack.merged_trunk("IT")), LoraStack(stack.merged_trunk(None))
-    same = train_by_preference(merged, "MPO", SPEC, pairs, parent=None, checkpoints=tmp_path / "merged", **given)
-    other = train_by_preference(bare, "MPO", SPEC, pairs, parent=None, checkpoints=tmp_path / "bare", **given)
+    same = train_by_preference(merged, "merged", SPEC, pairs, one, parent=None, **mpo)
+    other = train_by_preference(bare, "bare", SPEC, pairs, one, parent=None, **mpo)
     assert live["loss"].iloc[0] == pytest.approx(same["loss"].iloc[0], abs=1e-3)
     assert abs(live["loss"].iloc[0] - other["loss"].iloc[0]) > 0.01
 
 
 def test_a_training_that_has_ended_is_taken_up_with_its_log(stack, pairs, photo_folder, tmp_path):
-    given = {"root": photo_folder, "checkpoints": tmp_path, "steps": 2, "batch": 4, "parent": "IT"}
-    log = train_by_preference(stack, "DD", SPEC, pairs, **given)
+    options = {"training": Training(2, batch=4), "checkpoints": tmp_path, "parent": "IT"}
+    log = train_by_preference(stack, "DD", SPEC, pairs, **options)
     weights = {n: w.clone() for n, w in stack.adapter_weights("DD").items()}
     stack.unload("DD")
-    pd.testing.assert_frame_equal(train_by_preference(stack, "DD", SPEC, pairs, **given), log)
+    pd.testing.assert_frame_equal(train_by_preference(stack, "DD", SPEC, pairs, **options), log)
     assert all(torch.equal(weights[n], w) for n, w in stack.adapter_weights("DD").items())
 
 
 def test_an_expert_by_preference_is_saved_and_loaded_like_any_other(stack, pairs, tiny_folder, photo_folder, tmp_path):
     stack.save(tmp_path / "stack", "IT")
-    given = {"root": photo_folder, "checkpoints": tmp_path, "steps": 2, "batch": 4}
-    train_by_preference(stack, "DD", SPEC, pairs, parent="IT", **given)
+    two = Training(2, batch=4)
+    train_by_preference(stack, "DD", SPEC, pairs, two, parent="IT", checkpoints=tmp_path)
     stack.save(tmp_path / "stack", "DD")
     row = json.loads((tmp_path / "stack" / "stack.json").read_text())["adapters"]["DD"]
     assert row["parent"] == "IT"
@@ -104,8 +105,8 @@ def test_rewards_raise_what_they_reward(stack, records, photo_folder, tmp_path):
     def short(_record: dict, answer: str) -> float:
         return 1.0 / (1 + len(answer))
 
-    given = {"root": photo_folder, "checkpoints": tmp_path, "max_new_tokens": 8, "rate": 2e-2, "answers_each": 4}
-    log = train_by_reward(stack, "DD", SPEC, records, short, parent="IT", steps=20, batch=16, **given)
+    options = {"parent": "IT", "checkpoints": tmp_path, "max_new_tokens": 8, "answers_each": 4}
+    log = train_by_reward(stack, "DD", SPEC, records, Training(20, 2e-2, 16), short, **options)
     assert stack.active == ("IT", "DD")
     stack.assert_alive("DD")
     assert log["reward"].iloc[-3:].mean() > log["reward"].iloc[:3].mean()
@@ -113,18 +114,18 @@ def test_rewards_raise_what_they_reward(stack, records, photo_folder, tmp_path):
 
 def test_an_expert_on_the_bare_base(tiny_folder, pairs, photo_folder, tmp_path):
     bare = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
-    given = {"root": photo_folder, "checkpoints": tmp_path, "steps": 2, "batch": 4}
-    train_by_preference(bare, "DD", SPEC, pairs, parent=None, **given)
+    two = Training(2, batch=4)
+    train_by_preference(bare, "DD", SPEC, pairs, two, parent=None, checkpoints=tmp_path)
     assert bare.parents["DD"] is None
 
 
 def test_what_cannot_be_trained_is_said(stack, pairs, photo_folder, tmp_path):
-    given = {"parent": "IT", "root": photo_folder, "checkpoints": tmp_path, "steps": 2}
+    options, two = {"parent": "IT", "checkpoints": tmp_path}, Training(2)
     with pytest.raises(ValueError, match="strategy: found 'PPO', expected one of"):
-        train_by_preference(stack, "DD", SPEC, pairs, strategy="PPO", **given)
+        train_by_preference(stack, "DD", SPEC, pairs, two, strategy="PPO", **options)
     with pytest.raises(ValueError, match="no pair of answers"):
-        train_by_preference(stack, "DD", SPEC, [], **given)
+        train_by_preference(stack, "DD", SPEC, [], two, **options)
     with pytest.raises(ValueError, match="found 3 records, a batch asks 4"):
-        train_by_reward(stack, "DD", SPEC, pairs[:3], lambda *_: 0.0, **given)
+        train_by_reward(stack, "DD", SPEC, pairs[:3], two, lambda *_: 0.0, **options)
     with pytest.raises(ValueError, match="batch: found 6, expected a multiple of answers_each, 4"):
-        train_by_reward(stack, "DD", SPEC, pairs, lambda *_: 0.0, batch=6, **given)
+        train_by_reward(stack, "DD", SPEC, pairs, Training(2, batch=6), lambda *_: 0.0, **options)
