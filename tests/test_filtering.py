@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mtive_nb.data.catalogue import Feedback
-from mtive_nb.data.phrases import phrase_records, swapped_records
+from mtive_nb.data.phrases import phrase_records, pilot_phrases, swapped_records
 from mtive_nb.evaluate.grounding.attention import AnswerAttention
 from mtive_nb.evaluate.grounding.filtering import funnel
 from mtive_nb.show.grounding import grounding_figure
@@ -68,3 +68,15 @@ def test_without_texts_half_of_the_attributes_are_stated_wrongly():
         assert text[slice(*phrase.span)] == phrase.text
         assert phrase.text.endswith(seen[phrase.about]) == phrase.visible
     assert swapped_records(shots[:1], source="real") == ([], [])  # one photo: nothing to swap with
+
+
+def test_the_pilot_keeps_the_first_phrases_and_their_records():
+    said = [{"text": "red", "visible": True, "about": "colour"}, {"text": "tin", "visible": False, "about": "name"}]
+    photos = [Photo("a red tin", said), Photo("red, no tin", said), Photo("red tin", said)]
+    records, phrases = pilot_phrases(photos, source="mart", n=3)
+    assert [p.record for p in phrases] == [0, 0, 1] and [r["answer"] for r in records] == ["a red tin", "red, no tin"]
+    assert pilot_phrases(photos, source="mart", n=0) == ([], [])
+    silent = [Photo("", []), Photo("", [])]
+    for photo, colour in zip(silent, ("red", "blue"), strict=True):
+        photo.seen = {"colour": colour}
+    assert pilot_phrases(silent, source="real", n=9, seed=3) == swapped_records(silent, source="real", seed=3)

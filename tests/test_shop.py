@@ -1,5 +1,7 @@
 """Opening a shop: counts expand, the saved shop moves with its folder, no photo stands in two splits."""
 
+from dataclasses import replace
+
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -10,6 +12,7 @@ from mtive_nb.data.shop import (
     expand_counts,
     negatives_beside_random,
     open_shop,
+    photos_with_facts,
     read_shop,
     settle_grounding,
     split_photos,
@@ -69,6 +72,14 @@ def test_every_photo_once_and_none_in_two_splits(parts):
     other = "val" if photos[0][0] == "train" else "train"
     with pytest.raises(ValueError, match="stand in two splits"):
         assert_no_leaks([*photos, (other, load_image(photos[0][1]))])
+
+
+def test_photos_with_facts_keep_the_catalogue_s_order(parts):
+    rows = parts[0].catalogue.feedback
+    silent = replace(
+        parts[0], catalogue=replace(parts[0].catalogue, feedback=[replace(rows[0], facts=None), *rows[1:]])
+    )
+    assert [photo.feedback for photo in photos_with_facts([parts[0], silent])] == [*rows, *rows[1:]]
 
 
 def test_hard_negatives_are_nearer_in_words(parts):

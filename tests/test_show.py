@@ -2,7 +2,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mtive_nb.show import answer_table, bars_with_intervals, gaps, lines, photo_grid, stacked_shares
+from mtive_nb.data.records import assistant_turn, user_turn
+from mtive_nb.show import (
+    answer_table,
+    bars_with_intervals,
+    caption_of,
+    dates_caption_of,
+    gaps,
+    lines,
+    photo_grid,
+    record_rows,
+    stacked_shares,
+)
 from mtive_nb.show.style import SYSTEMS, colour_of
 
 
@@ -55,6 +66,22 @@ def test_answer_table_escapes_and_marks_right_answers(tmp_path):
     )
     page = answer_table(rows).data
     assert "&lt;b&gt;?" in page and page.count("font-weight:600") == 1 and "data:image/jpeg" in page
+
+
+def test_captions_say_what_is_known():
+    facts = {"attributes": {"category": "tea", "brand": "LOZ"}, "damage": "dent", "placement": None, "composited": True}
+    assert caption_of(facts) == "tea, dent, composited" and caption_of({}) == ""
+    assert dates_caption_of({"dates": {"expiry_text": "04/26"}}) == "expiry: 04/26; production: -"
+
+
+def test_record_rows_show_the_question_without_the_words_that_announce_photos():
+    turns = [user_turn("Same?", images=2), assistant_turn("yes")], [user_turn("", images=1), assistant_turn("A tin")]
+    records = [{"messages": turn, "images": ["a.png"], "answer": turn[-1]["content"]} for turn in turns]
+    rows = record_rows(records, ["PM bin", "raw"])
+    assert rows.drop(columns="images").to_numpy().tolist() == [
+        ["PM bin", "Same?", "yes"],
+        ["raw", "(no question)", "A tin"],
+    ]
 
 
 def test_photo_grid_takes_paths_images_and_arrays(tmp_path):

@@ -4,12 +4,13 @@ Every function maps records to records, so that training, answering and serving 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mtive_nb.data.ocr import Line, with_print
 from mtive_nb.data.photos import load_image
 from mtive_nb.data.records import announces_image
 from mtive_nb.run.atomic import replacing
@@ -87,6 +88,26 @@ def reordered(records: Sequence[dict], *, seed: int = 0) -> list[dict]:
             images = [images[i] for i in rng.permutation(len(images))]
         changed.append(record | {"images": images})
     return changed
+
+
+def with_prompt(
+    records: Sequence[dict],
+    folder: Path,
+    *,
+    lines: Mapping[str, Sequence[Line]] | None = None,
+    most_characters: int = 120,
+    shrink_to_px: int = 0,
+    split: bool = True,
+    prompt: Callable[[Sequence[dict]], list[dict]] = delimited,
+) -> list[dict]:
+    """The records as VIT-Pro shows them to the model: printed text, quarters of each photo, marks between the parts.
+
+    lines: of each photo, as in `with_print`; None leaves the printed text out. folder, shrink_to_px, split: as in
+    `with_inputs`. prompt: `delimited` or `stacked`.
+    """
+    if lines is not None:
+        records = with_print(records, lines, most_characters=most_characters)
+    return prompt(with_inputs(records, folder, shrink_to_px=shrink_to_px, split=split))
 
 
 def _with_parts(record: dict, change) -> dict:  # noqa: ANN001 - parts -> parts

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mtive_nb.data.dates import parse_date, strip_prefix
 from mtive_nb.data.photos import load_image
-from mtive_nb.data.records import UNANSWERABLE
+from mtive_nb.data.records import UNANSWERABLE, write_rows
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
 
@@ -78,6 +78,22 @@ def read_photos(engine: OcrEngine, paths: Iterable[str | Path], *, cache: Path) 
         else:
             found[path] = engine.read(load_image(path))
             write_atomic(kept, json.dumps([asdict(line) for line in found[path]], ensure_ascii=False))
+    return found
+
+
+def write_lines(lines: Mapping[str, Sequence[Line]], path: str | Path) -> Path:
+    """Write the lines of photos, one photo a row, with photo paths as in `write_rows`; returns the path."""
+    return write_rows(({"images": [photo], "lines": list(map(asdict, found))} for photo, found in lines.items()), path)
+
+
+def load_lines(path: str | Path) -> dict[str, list[Line]]:
+    """Read a file of `write_lines`: {absolute path of the photo: its lines}."""
+    path, found = Path(path), {}
+    for text in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: print may hold U+2028
+        if text:
+            row = json.loads(text)
+            lines = [Line(**line | {"box": tuple(line["box"])}) for line in row["lines"]]
+            found[str((path.parent / row["images"][0]).resolve())] = lines
     return found
 
 

@@ -6,10 +6,15 @@ Images leave this module as PIL RGB, turned upright by their EXIF orientation; a
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# What may be opened: Pillow knows more formats, and one of them, EPS, starts another program.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")
+MAX_RATIO = 200  # of the longer side to the shorter one; the VLMs' processors refuse more
 MIN_SIDE_PX = 16  # smaller photos show nothing to verify
 MAX_PIXELS = 64_000_000  # a 64-megapixel photo takes 192 MB as RGB; larger files are mistakes or attacks
 
@@ -30,19 +35,41 @@ def load_image(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's advice on palettes and on size; size is checked below
-            with Image.open(path) as image:
+            with Image.open(path, formats=_formats()) as image:
                 _check_size(image.size)
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except PhotoError:
         raise
     except UnidentifiedImageError:
-        size = path.stat().st_size
-        raise PhotoError("empty file" if size == 0 else f"not an image that Pillow can read ({size} bytes)") from None
+        raise PhotoError(_why_unidentified(path)) from None
     except Image.DecompressionBombError as error:
         raise PhotoError(f"more than {MAX_PIXELS} pixels: {error}") from None
     except Exception as error:  # a damaged file raises nearly any type: OSError, SyntaxError, struct.error
         raise PhotoError(f"truncated or damaged image: {error or type(error).__name__}") from None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that this machine can open: HEIF where pillow-heif is installed, AVIF where Pillow was built with it."""
+    Image.init()
+    try:
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    except ImportError:
+        pass
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _why_unidentified(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if not head:
+        return "empty file"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "a HEIC photo: install pillow-heif to read it (pip install 'mtive-nb[heif]'), or save it as JPEG"
+    return f"not an image of the formats {', '.join(FORMATS)} ({path.stat().st_size} bytes)"
 
 
 def photo_fault(path: str | Path) -> str | None:
@@ -70,12 +97,29 @@ def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if min(size) < MIN_SIDE_PX:
         raise PhotoError(f"too small: {width} x {height} pixels, each side must have at least {MIN_SIDE_PX}")
+    if max(size) >= MAX_RATIO * min(size):
+        raise PhotoError(
+            f"too long: {width} x {height} pixels, the longer side must stay below {MAX_RATIO} times the other"
+        )
     if width * height > MAX_PIXELS:
         raise PhotoError(f"too large: {width} x {height} pixels, at most {MAX_PIXELS} in all")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _to_8_bit(np.asarray(image, dtype=np.float64)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_8_bit(grey: np.ndarray) -> Image.Image:
+    """Scale grey values (H, W) of 16 bits, or floats, to 0 to 255; Pillow's own conversion clips them to white.
+
+    The largest value says which scale they have: up to 1, up to 255, up to 65,535, else its own.
+    """
+    if not np.isfinite(grey).all() or grey.min() < 0:
+        raise PhotoError("grey values that are negative or no numbers")
+    scale = next((top for top in (1.0, 255.0, 65535.0) if grey.max() <= top), grey.max())
+    return Image.fromarray(np.rint(grey * (255 / scale)).astype(np.uint8))

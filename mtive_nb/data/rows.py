@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from datetime import datetime
+
 # The names used in the whole project: PACKAGINGS are the classes of task PT, PLACEMENTS those of PP.
 PACKAGINGS = ("bottle", "box", "can", "jar", "pouch", "tube")
 PLACEMENTS = ("on shelf", "in hand", "on floor", "in carton")
@@ -37,6 +40,9 @@ FACT_TYPES: dict[str, Types] = {
     "composited": (str, NONE),
 }
 
+# Days as YYYY-MM-DD; *_text is the print as it stands, expiry_also a second right reading.
+DATE_FIELDS = ("expiry", "production", "expiry_text", "production_text", "expiry_also")
+
 Fault = tuple[str, object, str]  # field, found, reason
 
 
@@ -60,7 +66,9 @@ def row_faults(row: dict, fields: dict[str, Types]) -> list[Fault]:
 def _text_faults(name: str, text: str) -> list[Fault]:
     if not text.strip() and name not in MAY_BE_EMPTY:
         return [(name, text, "empty text")]
-    if any("\ud800" <= character <= "\udfff" for character in text):  # a lone surrogate, which no UTF-8 file can contain
+    if any(
+        "\ud800" <= character <= "\udfff" for character in text
+    ):  # a lone surrogate, which no UTF-8 file can contain
         return [(name, ascii(text), "not valid Unicode text")]
     return []
 
@@ -88,10 +96,44 @@ def _fact_faults(facts: object) -> list[Fault]:
         wrong_bool = isinstance(value, bool) and name == "count"  # in Python True is an int
         if not isinstance(value, types) or wrong_bool:
             faults.append((f"facts.{name}", value, f"expected {_names(types)}, found {type(value).__name__}"))
+    faults += _contradictions(facts)
     box = facts.get("damage_box")
     if isinstance(box, list) and not _is_box(box):
         faults.append(("facts.damage_box", box, "expected [x0, y0, x1, y1] in pixels with x0 < x1 and y0 < y1"))
     return faults
+
+
+def _contradictions(facts: dict) -> list[Fault]:
+    """Members of facts that no photo can bear out: damage on a whole product, values of a wrong type, impossible dates."""
+    faults: list[Fault] = []
+    damage, attributes, dates = facts.get("damage"), facts.get("attributes"), facts.get("dates")
+    if facts.get("damaged") is False and isinstance(damage, str) and damage.strip().lower() not in ("", "none"):
+        faults.append(("facts.damage", damage, "a damage, but facts.damaged is false; expected null, or damaged true"))
+    for name, value in attributes.items() if isinstance(attributes, dict) else ():
+        if not isinstance(value, (str, NONE)):
+            faults.append((f"facts.attributes.{name}", value, f"expected text or null, found {type(value).__name__}"))
+    for name, value in dates.items() if isinstance(dates, dict) else ():
+        if name not in DATE_FIELDS:
+            near = difflib.get_close_matches(str(name), DATE_FIELDS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            faults.append(
+                (f"facts.dates.{name}", value, f"unknown date; expected one of {', '.join(DATE_FIELDS)}{hint}")
+            )
+        elif not isinstance(value, (str, NONE)):
+            faults.append((f"facts.dates.{name}", value, f"expected text or null, found {type(value).__name__}"))
+        elif value and not name.endswith("_text") and not _is_iso_date(value):
+            faults.append((f"facts.dates.{name}", value, "expected a date that exists as YYYY-MM-DD, or null"))
+    return faults
+
+
+def _is_iso_date(text: str) -> bool:
+    """Whether a text is a day as YYYY-MM-DD, or a month as YYYY-MM, that exists."""
+    for form in ("%Y-%m-%d", "%Y-%m"):
+        try:
+            return datetime.strptime(text, form).strftime(form) == text
+        except ValueError:
+            continue
+    return False
 
 
 def _is_box(box: list) -> bool:

@@ -1,4 +1,4 @@
-"""Is a model as sure as it is right? Expected calibration error over the tokens of answers (Guo et al. 2017).
+"""Does a model's confidence match its accuracy? Expected calibration error over answer tokens (Guo et al. 2017).
 
 Shapes: n records, N answer tokens, V vocabulary, K bins of confidence, R resamples.
 """
@@ -20,10 +20,10 @@ BINS = 15
 
 @torch.inference_mode()
 def token_confidences(stack: LoraStack, records: Sequence[dict], *, batch: int = 32) -> pd.DataFrame:
-    """A row for each token of the records' own answers, each read behind the true ones before it.
+    """Return a row per token of the records' true answers, predicted from the true tokens before it.
 
-    Columns: id, product_id, confidence (probability of the likeliest token), right (whether that is the true one),
-    nats (the true token's loss).
+    Columns: id, product_id, confidence (probability of the likeliest token), right (whether the likeliest token is the
+    true token), nats (the true token's loss).
     """
     stack.model.eval()
     rows = []
@@ -43,20 +43,23 @@ def token_confidences(stack: LoraStack, records: Sequence[dict], *, batch: int =
 
 
 def calibration(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = 2000) -> dict[str, Interval]:
-    """Expected calibration error, and confidence less accuracy (above 0: overconfident), both in [-1, 1]."""
+    """Return "ECE", the expected calibration error in [0, 1], and "overconfidence" in [-1, 1].
+
+    Overconfidence is mean confidence minus accuracy.
+    """
     sums, products = _sums(tokens)
     how = {"groups": products, "seed": seed, "resamples": resamples, "n": len(tokens)}
     return {"ECE": bootstrap_sums(sums, _error, **how), "overconfidence": bootstrap_sums(sums, _excess, **how)}
 
 
 def calibration_gain(left: pd.DataFrame, right: pd.DataFrame, *, seed: int = 0, resamples: int = 2000) -> Interval:
-    """Expected calibration error of `left` less that of `right`, on the same tokens; products are drawn together.
+    """Return the expected calibration error of `left` minus that of `right` on the same tokens.
 
-    Errors: ValueError where the two do not speak of the same tokens.
+    Resampling draws a product for both sides at once. Errors: ValueError where the tokens differ.
     """
     if list(left["id"]) != list(right["id"]):
         raise ValueError(
-            f"calibration_gain: found {len(left)} and {len(right)} tokens; expected the same tokens of both"
+            f"calibration_gain: found {len(left)} and {len(right)} tokens; expected the same tokens in both"
         )
     (one, products), (other, _) = _sums(left), _sums(right)
     cut = one.shape[1]
@@ -67,7 +70,10 @@ def calibration_gain(left: pd.DataFrame, right: pd.DataFrame, *, seed: int = 0, 
 
 
 def _sums(tokens: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
-    """A record a row, (n, 2 K + 1): its tokens' confidence by bin, their hits by bin, their number; and its product."""
+    """Return one row per record, (n, 2 K + 1), and each record's product.
+
+    A row sums its tokens' confidence by bin and hits by bin, then counts the tokens.
+    """
     codes, ids = pd.factorize(tokens["id"])
     bins = np.minimum((tokens["confidence"] * BINS).astype(int), BINS - 1)
     sums = np.zeros((len(ids), 2 * BINS + 1))
@@ -78,10 +84,10 @@ def _sums(tokens: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
 
 
 def _error(sums: np.ndarray) -> np.ndarray:
-    """(R, 2 K + 1) -> (R,)."""
+    """Expected calibration error, (R, 2 K + 1) -> (R,)."""
     return np.abs(sums[:, :BINS] - sums[:, BINS : 2 * BINS]).sum(axis=1) / sums[:, -1]
 
 
 def _excess(sums: np.ndarray) -> np.ndarray:
-    """(R, 2 K + 1) -> (R,)."""
+    """Mean confidence minus accuracy, (R, 2 K + 1) -> (R,)."""
     return (sums[:, :BINS] - sums[:, BINS : 2 * BINS]).sum(axis=1) / sums[:, -1]

@@ -14,9 +14,9 @@ from mtive_nb.model.stack import LoraStack
 
 
 def gradient_cosines(stack: LoraStack, records: Mapping[str, Sequence[dict]], *, batch: int = 8) -> pd.DataFrame:
-    """Cosine of the mean loss gradients of every two tasks on the weights that are trainable now: (task, task).
+    """Return the cosine between every two tasks' mean loss gradients on the trainable weights: (task, task).
 
-    `records` holds each task's. Errors: ValueError where nothing is trainable.
+    `records`: {task: its records}. Errors: ValueError where nothing is trainable.
     """
     weights = [p for p in stack.model.parameters() if p.requires_grad]
     if not weights:

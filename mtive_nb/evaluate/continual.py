@@ -1,6 +1,6 @@
-"""Adding tasks to a trained system: what is replayed, what is forgotten, and what a configuration can therefore do.
+"""Continual learning: replay of old data, forgetting of old tasks, and the resulting properties of a configuration.
 
-MTIVE s4.2 (continual learning) and T4; T8's properties are decided here from measurements.
+MTIVE s4.2 (continual learning) and T4. This module decides T8's properties from measurements.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ import pandas as pd
 
 
 def replay_records(old: Sequence[dict], new: Sequence[dict], *, share: float, seed: int = 0) -> list[dict]:
-    """All of `new` and a `share` in [0, 1] of `old`, shuffled.
+    """Return all of `new` and a random `share` in [0, 1] of `old`, shuffled.
 
-    Errors: ValueError for a share outside of [0, 1].
+    Errors: ValueError for a share outside [0, 1].
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share: found {share}, expected a number from 0 to 1")
@@ -23,12 +23,15 @@ def replay_records(old: Sequence[dict], new: Sequence[dict], *, share: float, se
 
 
 def replay_name(share: float) -> str:
-    """T4's name of a row: Base_SL+Replay(1%)."""
+    """Return T4's row name for a replay share: Base_SL+Replay(1%)."""
     return f"Base_SL+Replay({share:.0%})"
 
 
 def t4_rows(scores: pd.DataFrame, *, old: Sequence[str], new: Sequence[str]) -> pd.DataFrame:
-    """The rows of score_table that T4 prints, under its columns and in points: accuracy, of EX the exact match."""
+    """Return the rows of score_table that T4 reports, with T4's column names and in points.
+
+    The metric is accuracy; for EX, exact match.
+    """
     metrics = {f"{t}/{'EM' if t == 'EX' else 'Acc'}": f"Existing/{t}" for t in old} | {
         f"{t}/Acc": f"New/{t}" for t in new
     }
@@ -41,12 +44,13 @@ def t4_rows(scores: pd.DataFrame, *, old: Sequence[str], new: Sequence[str]) -> 
 
 def properties(gains: pd.DataFrame, *, unchanged: Mapping[str, bool], own_file: Mapping[str, bool],
                replayed: Mapping[str, str]) -> pd.DataFrame:  # fmt: skip
-    """T8 but for latency, from measurements: property, system, found, because.
+    """Return T8's properties except latency, decided from measurements: property, system, found, because.
 
-    gains: `after` less `before` on the old tasks, rows of system, task, gain, low, high in points; `unchanged` says of
-    which systems the old tasks' logits stayed bit-identical, `own_file` which keep a task's weights in a file of its
-    own; `replayed` names, of each system that was trained on, the twin that saw old data again.
-    Susceptible to interference: an old task fell beyond its interval. Must be re-balanced: it fell, and its twin did not.
+    gains: `after` minus `before` on the old tasks, rows of system, task, gain, low, high in points. unchanged: whether a
+    system's logits on old tasks stayed bit-identical. own_file: whether a system keeps each task's weights in a
+    separate file. replayed: for each system trained on new tasks, its twin trained with replay.
+    High susceptibility to interference: the whole interval of an old task's gain lies below 0. Requires data
+    re-balancing: old tasks fell, and fewer fell in the twin.
     """
     fell = {s: sorted(g.loc[g["high"] < 0, "task"]) for s, g in gains.groupby("system")}
     rows = []

@@ -1,4 +1,4 @@
-"""Examples for T3 and T10: photos with question, truth and every system's answer, chosen where the systems differ."""
+"""Examples for T3 and T10: photos with question, truth and all systems' answers, chosen where the systems differ."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def example_rows(
     vocabulary: Vocabulary | None = None,
     judge: Judge | None = None,
 ) -> pd.DataFrame:
-    """The `n` most telling records a task, as rows: id, task, images, question, truth, then one column a system.
+    """Return the `n` records per task on which systems differ most: id, task, images, question, truth, a column per system.
 
-    Telling is where right and wrong are most evenly spread over the systems; ties are settled by `seed`, and no
-    product comes twice in a task. The choice shows differences: it is no sample from which to guess scores.
+    The difference is the standard deviation of the systems' correctness. `seed` breaks ties, and no product appears
+    twice in a task. The selection shows differences; do not estimate scores from it.
+    Errors: ValueError where a system has a wrong number of answers.
     """
     records = list(records)
     for system, answers in answers_by_system.items():
@@ -42,7 +43,7 @@ def example_rows(
     }
     taken: dict[str, set[str]] = {}
     chosen = []
-    for i in sorted(order, key=lambda i: -spread[i]):  # a stable sort: ties stay in their drawn order
+    for i in sorted(order, key=lambda i: -spread[i]):  # a stable sort keeps ties in random order
         products = taken.setdefault(records[i]["task"], set())
         if len(products) < n and records[i]["product_id"] not in products:
             products.add(records[i]["product_id"])
@@ -61,7 +62,7 @@ def _labels_by_form(records: list[Mapping[str, Any]]) -> dict[tuple[str, str], l
 
 
 def _goodness(record: Mapping[str, Any], answer: str, judge: Judge, labels: dict[tuple[str, str], list[str]]) -> float:
-    """How right an answer is, in [0, 1]: its class, else the judge's accuracy."""
+    """Score an answer's correctness in [0, 1]: by its class, else by the judge's accuracy."""
     form = (record["task"], record["variant"])
     if form in labels and record.get("label") and (record["variant"] == "bin" or facts_of(record) is None):
         return float(classify([answer], [str(record["label"])], classes=labels[form]).hits[0])

@@ -1,10 +1,10 @@
 """Intervals for means and other statistics: percentile bootstrap over products, paired differences, Wilson.
 
-Items of one product are not independent (the same shampoo is asked about five times), so that products, not items,
-are drawn with replacement. A number that rests on several runs has groups (run, product): runs are drawn first, then the
-products of each; with few runs that still understates how much trainings differ. A statistic that depends on the items
-only through sums (a mean, F1 from the confusion counts) costs one matrix product for all resamples: sums = weights @
-sums of each group.
+Items of one product are not independent (five questions may show the same shampoo). The bootstrap therefore draws
+products with replacement, not items. A number from several runs has groups (run, product): the bootstrap draws runs,
+then each run's products. With few runs the interval still understates the variation between training runs.
+A statistic that depends on the items only through sums (a mean, F1 from the confusion counts) costs one matrix product
+for all resamples: sums = weights @ sums of each group.
 Shapes: n items, G groups (products), R resamples, d features.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the ends of its interval at `level`, resting on `n` items."""
+    """A value with the ends of its interval at `level`, computed from `n` items."""
 
     value: float
     low: float
@@ -38,9 +38,9 @@ def bootstrap_interval(
     seed: int = 0,
     groups: Sequence[object] | None = None,
 ) -> Interval:
-    """Percentile bootstrap of `statistic` over `values` (n,) or (n, d); whole groups are drawn where `groups` is given.
+    """Percentile bootstrap of `statistic` over `values` (n,) or (n, d); with `groups`, whole groups are drawn.
 
-    The mean is vectorised; another statistic is called once a resample on the drawn rows. The percentile interval
+    The mean is vectorised; any other statistic is called once per resample on the drawn rows. The percentile interval
     has no width when all values are equal: use `wilson_interval` for such a share.
     Errors: ValueError for no values, for a value that is not finite, for a wrong number of groups.
     """
@@ -76,7 +76,7 @@ def bootstrap_sums(
 def resampled_sums(
     features: np.ndarray, *, resamples: int = 2000, seed: int = 0, groups: Sequence[object] | None = None
 ) -> np.ndarray:
-    """Sums of the features (n, d) over draws of whole groups, (R, d)."""
+    """Sum the features (n, d) over resamples of whole groups, (R, d)."""
     codes, run_of_group = _codes(groups, len(features))
     sums = np.zeros((len(run_of_group), features.shape[1]))
     np.add.at(sums, codes, features)  # (n, d) -> (G, d)
@@ -92,7 +92,10 @@ def paired_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of mean(a) - mean(b) for two systems on the same items, in the same order: a pair is drawn together."""
+    """Interval of mean(a) - mean(b) for two systems on the same items in the same order; pairs are drawn together.
+
+    Errors: ValueError for different shapes.
+    """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape:
         raise ValueError(f"paired_difference: shapes {a.shape} and {b.shape}; expected the same items for both systems")
@@ -108,7 +111,7 @@ def unpaired_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of the mean of the `values` that are `of_left` less that of the others; a group may have both."""
+    """Interval of the mean of `values` where `of_left` minus the mean of the rest; a group may contain both kinds."""
     values, left = np.asarray(values, dtype=float), np.asarray(of_left, dtype=float)
     features = np.stack([values * left, left, values * (1 - left), 1 - left], axis=1)
 
@@ -119,19 +122,22 @@ def unpaired_difference(
 
 
 def wilson_interval(k: int, n: int, *, level: float = 0.95) -> Interval:
-    """Wilson's score interval of a share k / n of independent items; it keeps a width at 0 and at 1."""
+    """Wilson's score interval of a share k / n of independent items; its width is above 0 even at shares 0 and 1.
+
+    Errors: ValueError unless 0 <= k <= n and n >= 1.
+    """
     if not 0 <= k <= n or n < 1:
         raise ValueError(f"wilson_interval: {k} of {n}; expected 0 <= k <= n and n >= 1")
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
     share = k / n
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
-    # Rounding may put an end past the share at k = 0 or k = n.
+    # At k = 0 or k = n, rounding may move an end past the share.
     return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n, level)
 
 
 def weighted_f1_of_sums(counts: np.ndarray) -> np.ndarray:
-    """F1 weighted by support from confusion counts (R, K * K), true class by row, predicted by column -> (R,)."""
+    """F1 weighted by support, (R, K * K) confusion counts -> (R,); rows are true classes, columns predicted classes."""
     size = int(round(counts.shape[1] ** 0.5))
     counts = counts.reshape(-1, size, size)
     hits = np.diagonal(counts, axis1=1, axis2=2)  # (R, K)
@@ -141,7 +147,7 @@ def weighted_f1_of_sums(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_of_sums(sums: np.ndarray) -> np.ndarray:
-    """Means from sums (R, 2) of values and of ones -> (R,)."""
+    """Means (R,) from sums (R, 2): column 0 sums the values, column 1 counts the items."""
     return sums[:, 0] / sums[:, 1]
 
 
@@ -150,14 +156,14 @@ def _checked(values: Sequence[float] | np.ndarray, groups: Sequence[object] | No
     if len(array) == 0:
         raise ValueError("bootstrap: found no values; expected at least one")
     if not np.isfinite(array).all():
-        raise ValueError("bootstrap: found a value that is not finite; leave out what could not be measured")
+        raise ValueError("bootstrap: found a value that is not finite; leave out missing measurements")
     if groups is not None and len(groups) != len(array):
         raise ValueError(f"bootstrap: {len(groups)} groups for {len(array)} values; expected one each")
     return array
 
 
 def _codes(groups: Sequence[object] | None, n: int) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The group of each item (n,), and the run of each group (G): the first of a pair, else one run for all."""
+    """Return each item's group (n,) and each group's run (G): the first element of a pair, else one run for all."""
     if groups is None:
         return np.arange(n), (0,) * n
     seen: dict[object, int] = {}
@@ -166,9 +172,9 @@ def _codes(groups: Sequence[object] | None, n: int) -> tuple[np.ndarray, tuple[i
     return codes, tuple(runs.setdefault(g[0] if isinstance(g, tuple) else None, len(runs)) for g in seen)
 
 
-@lru_cache(maxsize=4)  # the tables ask for the same draw for each metric and each system
+@lru_cache(maxsize=4)  # the tables use the same draw for each metric and each system
 def _weights(run_of_group: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
-    """How often each group is drawn in each resample, (R, G): runs with replacement, then the groups of each."""
+    """Count how often each resample draws each group, (R, G): runs with replacement, then each run's groups."""
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(np.equal(run_of_group, run)) for run in range(max(run_of_group) + 1)]
     weights = np.zeros((resamples, len(run_of_group)))
@@ -181,12 +187,12 @@ def _weights(run_of_group: tuple[int, ...], resamples: int, seed: int) -> np.nda
 
 
 def _counts(rng: np.random.Generator, resamples: int, groups: int) -> np.ndarray:
-    """How often each of so many groups comes in as many draws with replacement, (R, G)."""
+    """Count each group's occurrences in `groups` draws with replacement per resample, (R, G)."""
     drawn = rng.integers(groups, size=(resamples, groups)) + groups * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * groups).reshape(resamples, groups)
 
 
 def _interval(value: float, found: np.ndarray, *, level: float, n: int) -> Interval:
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    # With few groups rounding may put an end past the value itself.
+    # With few groups, an end may lie past the value itself.
     return Interval(value, float(min(low, value)), float(max(high, value)), n, level)

@@ -1,4 +1,4 @@
-"""Times of two or more ways to do the same, run in turn: on a shared machine only their ratios mean something."""
+"""Time two or more variants of the same work, run in turn: on a shared machine only ratios are meaningful."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,9 +14,10 @@ from mtive_nb.model.train import Training, train_adapter
 
 def times_in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int,
                   before: Mapping[str, Callable[[], object]] | None = None) -> pd.DataFrame:  # fmt: skip
-    """Seconds, a column a way and a row a round; each way runs once before, unmeasured. Every second round runs backwards.
+    """Return seconds, one column per variant and one row per round.
 
-    `before` gets a way ready each time, unmeasured.
+    Each variant first runs once, untimed. Every second round runs in reverse order. `before`: untimed preparation of a
+    variant, called before each of its runs.
     """
     ready = {name: (before or {}).get(name, lambda: None) for name in ways}
     for name, way in ways.items():
@@ -35,7 +36,7 @@ def times_in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int,
 
 
 def ratios_to(times: pd.DataFrame, first: str) -> pd.DataFrame:
-    """Each way's time over that of `first`, round by round: system, value (median), low and high (the extremes)."""
+    """Return each variant's time divided by that of `first`: system, value (median over rounds), low and high (extremes)."""
     ratios = times.div(times[first], axis=0)
     rows = {"value": ratios.median(), "low": ratios.min(), "high": ratios.max()}
     return pd.DataFrame(rows).rename_axis("system").reset_index()
@@ -44,14 +45,14 @@ def ratios_to(times: pd.DataFrame, first: str) -> pd.DataFrame:
 def still_runs(
     ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], training: Training
 ) -> dict[str, Callable[[], None]]:
-    """Training runs to be timed or weighed, at a learning rate of zero: no weight moves, and the cost is the same.
+    """Return training runs for time and memory measurements, at learning rate 0: the same cost, unchanged weights.
 
-    Each of `ways` is a model, an adapter and its records.
+    Each value of `ways` is a model, an adapter's name and the training records.
     """
 
     def train(model: LoraStack | LoraMixture, adapter: str, records: list[dict]) -> None:
         train_adapter(model, adapter, records, replace(training, rate=0.0))
-        model.activate(None)  # a mixture would stay on under the next way
+        model.activate(None)  # a mixture would stay on in the next variant
 
     return {name: partial(train, *way) for name, way in ways.items()}
 
@@ -59,5 +60,5 @@ def still_runs(
 def step_times_in_turn(
     ways: Mapping[str, tuple[LoraStack | LoraMixture, str, list[dict]]], training: Training, *, rounds: int
 ) -> pd.DataFrame:
-    """Seconds an optimizer step, as `times_in_turn`, of `still_runs`."""
+    """Return `times_in_turn` of `still_runs`, in seconds per optimizer step."""
     return times_in_turn(still_runs(ways, training), rounds=rounds) / training.steps

@@ -1,4 +1,4 @@
-"""The memory that a piece of work needs on top of what is held when it begins."""
+"""Measure the memory that a computation needs beyond the memory allocated when it starts."""
 
 import weakref
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class _Held(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make, for as long as anything holds them."""
+    """Counts the bytes of storages that operations allocate, until each storage is freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,10 +41,10 @@ class _Held(TorchDispatchMode):
 
 
 def peak_memory(way: Callable[[], object]) -> int:
-    """Bytes by which `way` exceeds at its peak what was held before: activations, gradients, copies of weights.
+    """Return the peak bytes that `way` allocates beyond prior memory: activations, gradients, copies of weights.
 
-    On a GPU what torch's allocator counts. On a CPU the tensors that operations return, so that the figure is the same
-    on every machine; what a kernel holds while it runs is not in it, nor are other threads' tensors.
+    GPU: torch's allocator counts. CPU: the tensors that operations return count, so the figure is the same on every
+    machine. The CPU figure excludes a kernel's temporary memory and other threads' tensors.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -57,5 +57,5 @@ def peak_memory(way: Callable[[], object]) -> int:
 
 
 def peaks_of(ways: Mapping[str, Callable[[], object]]) -> pd.DataFrame:
-    """The peak of each way, in MB: system, value; beside the times of latency.py."""
+    """Return each variant's peak memory in MB, a table of system and value like the times of latency.py."""
     return pd.DataFrame([{"system": name, "value": peak_memory(way) / 1e6} for name, way in ways.items()])

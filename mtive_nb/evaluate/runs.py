@@ -1,4 +1,4 @@
-"""What a chapter asked and what each system said: kept, read back for the claims, and joined over several seeds."""
+"""A chapter's questions and every system's answers: saved, read back for the claims, and pooled over several seeds."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import pandas as pd
 from mtive_nb.data.records import load_records
 from mtive_nb.run.stale import read_run
 
-# The records, a table with a column of answers a system, and the judge's vocabulary.
+# The records, a table with a column of answers per system, and the judge's vocabulary.
 Asked = tuple[list[dict[str, Any]], pd.DataFrame, dict[str, list[str]]]
 
 
 def answer_rows(records: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """A row a record: id, truth, and a column of answers a system; as tables/answers.csv of a run it can be read back."""
+    """Return a row per record: id, truth, and a column of answers per system, as read_answers expects in answers.csv."""
     return pd.DataFrame({"id": [r["id"] for r in records], "truth": [r["answer"] for r in records], **answers})
 
 
 def read_answers(shop: Path, evaluation: Path) -> Asked:
-    """The records that were asked, the table of answers (id, truth, a column a system), and the judge's vocabulary.
+    """Return the evaluated records, the table of answers (id, truth, a column per system), and the judge's vocabulary.
 
-    shop, evaluation: run folders of chapter 01 and of one that keeps its answers: 07, 08 or 09. Records carry their
-    `run`, the seed of the evaluation, so that those of several seeds can be pooled. Errors: KeyError for an answer to a
-    record that the shop does not have.
+    shop: run folder of chapter 01. evaluation: run folder of a chapter that saves its answers (07, 08 or 09). Each
+    record gets the field `run`, the evaluation's seed, so that records of several seeds can be pooled. Errors: KeyError
+    for an answer to a record that the shop does not have.
     """
     folder = shop / "records"
     by_id = {record["id"]: record for record in load_records(folder / "emdiv.jsonl")}
@@ -37,7 +37,7 @@ def read_answers(shop: Path, evaluation: Path) -> Asked:
 
 
 def pooled(runs: Iterable[Asked]) -> tuple[list[dict[str, Any]], dict[str, list[str]], dict[str, list[str]]]:
-    """Several of `read_answers` as one: all records, the answers of the systems that every run has, the vocabulary."""
+    """Pool several results of `read_answers`: all records, answers of systems in every run, the first run's vocabulary."""
     runs = list(runs)
     table = pd.concat([part for _, part, _ in runs], join="inner", ignore_index=True)
     answers = {system: list(table[system]) for system in table.columns.drop(["id", "truth"])}

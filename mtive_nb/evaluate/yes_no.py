@@ -1,4 +1,4 @@
-"""Accuracy a task and the mean of tasks: VIT-Pro's MMPI benches and ablations (T3 to T8), and what two systems differ by."""
+"""Accuracy per task and its mean over tasks: VIT-Pro's MMPI benchmarks and ablations (T3 to T8); system differences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from mtive_nb.evaluate.intervals import Interval, bootstrap_sums
-from mtive_nb.evaluate.metrics import yes_no
+from mtive_nb.evaluate.metrics import attribute_matches, yes_no
 
 
 def right_yes_no(records: Sequence[dict], answers: Sequence[str], *, system: str = "answers") -> np.ndarray:
-    """Whether each answer is right, (n,) of 0 and 1; one that says neither yes nor no is wrong.
+    """Mark each answer as right (1) or wrong (0), (n,); an answer with neither yes nor no is wrong.
 
-    Errors: ValueError where a record's truth is neither, or there is not one answer a record.
+    Errors: ValueError where a record's truth is neither yes nor no, or the numbers of answers and records differ.
     """
     if wrong := [r["id"] for r in records if r["answer"] not in ("yes", "no")]:
         raise ValueError(f"record {wrong[0]}: answer: expected yes or no")
@@ -25,15 +25,16 @@ def right_yes_no(records: Sequence[dict], answers: Sequence[str], *, system: str
 def yes_no_scores(
     records: Sequence[dict], answers_by_system: Mapping[str, Sequence[str]], *, seed: int = 0
 ) -> pd.DataFrame:
-    """`accuracy_table` of answers to yes/no questions. Errors: those of `right_yes_no`."""
+    """Return `accuracy_table` for answers to yes/no questions. Errors: those of `right_yes_no`."""
     right = {name: right_yes_no(records, answers, system=name) for name, answers in answers_by_system.items()}
     return accuracy_table(records, right, seed=seed)
 
 
 def accuracy_table(records: Sequence[dict], right: Mapping[str, np.ndarray], *, seed: int = 0) -> pd.DataFrame:
-    """A row a system and column (`<task>/Acc`, then `Overall/Acc`, the mean of the tasks): value, low, high in points, n.
+    """Return a row per system and column: value, low, high in points, n.
 
-    right: by system, 0 or 1 a record. Intervals draw products.
+    Columns: `<task>/Acc`, then `Overall/Acc`, the mean of the tasks. right: {system: 0 or 1 for each record}. Intervals
+    resample products.
     """
     rows = []
     for system, of_records in right.items():
@@ -46,12 +47,44 @@ def accuracy_table(records: Sequence[dict], right: Mapping[str, np.ndarray], *, 
 def accuracy_gains(
     records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, seed: int = 0
 ) -> dict[str, Interval]:
-    """Accuracy of `left` less that of `right`, 0 or 1 a record each, in points: by task, and the `mean` of tasks."""
+    """Return accuracy of `left` minus accuracy of `right` in points, by task and as the `mean` of tasks.
+
+    left, right: 0 or 1 for each record.
+    """
     return _means(records, np.asarray(left) - np.asarray(right), seed=seed)
 
 
+def task_gains(records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, seed: int = 0) -> dict[str, Interval]:
+    """`accuracy_gains` by task alone, without the mean of tasks."""
+    gains = accuracy_gains(records, left, right, seed=seed)
+    return {task: gain for task, gain in gains.items() if task != "mean"}
+
+
+def exact_by_attribute(
+    records: Sequence[dict], answers_by_system: Mapping[str, Sequence[str]], names: Mapping[str, str]
+) -> dict[str, tuple[list[dict], dict[str, np.ndarray]]]:
+    """Exact matches attribute by attribute: {name: (the records that ask for it, {system: 0 or 1 a record})}.
+
+    names: our attributes -> the names of the result. Each record has the attribute's name as its task, ready for
+    `accuracy_table` and `task_gains`. An attribute that no record asks for is left out.
+    """
+    hits = {
+        system: [attribute_matches(a, r["facts"]["asked"]) for a, r in zip(answers, records, strict=True)]
+        for system, answers in answers_by_system.items()
+    }
+    found = {}
+    for attribute, name in names.items():
+        if rows := [k for k, record in enumerate(records) if attribute in record["facts"]["asked"]]:
+            exact = {system: np.array([of_record[k][attribute] for k in rows]) for system, of_record in hits.items()}
+            found[name] = [records[k] | {"task": name} for k in rows], exact
+    return found
+
+
 def accuracy_ratio(records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, seed: int = 0) -> Interval:
-    """Mean over tasks of `left`'s accuracy over that of `right`'s, 0 to 1 a record each; products are drawn."""
+    """Return the ratio of `left`'s accuracy to `right`'s, each averaged over tasks; the interval resamples products.
+
+    left, right: 0 to 1 for each record.
+    """
     _, of_task, groups = _by_task(records)
     sums = np.concatenate([of_task * np.asarray(left)[:, None], of_task * np.asarray(right)[:, None], of_task], axis=1)
 
@@ -64,14 +97,14 @@ def accuracy_ratio(records: Sequence[dict], left: np.ndarray, right: np.ndarray,
 
 
 def _by_task(records: Sequence[dict]) -> tuple[list[str], np.ndarray, list[str]]:
-    """The tasks, whether each record is of each, (n, tasks), and what is drawn together: the records' products."""
+    """Return the tasks, each record's membership in each task (n, tasks), and the records' products."""
     tasks = list(dict.fromkeys(r["task"] for r in records))
     of_task = np.array([[r["task"] == task for task in tasks] for r in records], float)
     return tasks, of_task, [r["product_id"] for r in records]
 
 
 def _means(records: Sequence[dict], values: np.ndarray, *, seed: int = 0) -> dict[str, Interval]:
-    """100 times the mean value (n,) of each task's records, and the `mean` of those."""
+    """Return 100 times the mean of `values` (n,) over each task's records, and the `mean` over tasks."""
     tasks, of_task, groups = _by_task(records)
     sums = np.concatenate([of_task * values[:, None], of_task], axis=1)  # (n, 2 tasks)
     found = {}

@@ -1,4 +1,4 @@
-"""Ablate parts of a trained adapter by zeroing its B matrices: what does a part contribute once other parts rely on it?"""
+"""Ablate parts of a trained adapter by zeroing its B matrices: what does a part contribute when others rely on it?"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from mtive_nb.model.stack import LoraStack
 
 @contextmanager
 def ablated(stack: LoraStack, name: str, parts: Sequence[str]) -> Iterator[None]:
-    """Set B of adapter `name` to 0 in `parts` (of vision, connector, language) inside the context; restore B afterwards.
+    """Set B of adapter `name` to 0 in `parts` (of vision, connector, language), and restore B afterwards.
 
     Errors: ValueError for an unknown part, or for a part without layers of this adapter.
     """

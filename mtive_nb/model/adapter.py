@@ -1,4 +1,4 @@
-"""One adapter's weights by themselves: those on a stack, or read from its folder while no model is touched."""
+"""One adapter's weights on their own, taken from a stack or read from a folder without touching a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from mtive_nb.model.load import WRAPPER, part_of
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """What adds scale * B A x behind some linear layers of the base.
+    """An adapter that adds scale * B A x to the output of some linear layers of the base.
 
-    weights: {path of the layer in the base: (A (R, in), B (out, R))}. parent: the adapter it stands on, None the base.
+    weights: {path of the layer in the base: (A (R, in), B (out, R))}. parent: the parent adapter's name, None the base.
     """
 
     name: str
@@ -29,30 +29,30 @@ class Adapter:
 
     @property
     def size(self) -> int:
-        """Bytes of its weights."""
+        """Size of the weights in bytes."""
         return sum(w.numel() * w.element_size() for pair in self.weights.values() for w in pair)
 
     @torch.no_grad()
     def norms(self, *, family: str) -> dict[str, float]:
-        """Root mean square of the change to the weights, part by part: 0 where it changes nothing."""
+        """Return the root mean square of the weight change by part; 0 where the adapter changes nothing."""
         squares: dict[str, list[torch.Tensor]] = {}
         for path, (a, b) in self.weights.items():
             a, b = a.float(), b.float()
-            total = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0)  # of the squares of B A, which is never formed
+            total = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0)  # sum of squares of B A, without forming B A
             squares.setdefault(part_of(path, family=family), []).append(self.scale**2 * total / (len(b) * a.shape[1]))
         return {part: torch.stack(v).mean().sqrt().item() for part, v in squares.items()}
 
     def assert_alive(self, *, family: str) -> None:
-        """Raise RuntimeError where it changes nothing in a part that its placement names."""
+        """Raise RuntimeError if the adapter changes nothing in a part where it has layers."""
         dead = [part for part, norm in self.norms(family=family).items() if norm == 0.0]
         if dead:
             raise RuntimeError(
-                f"adapter {self.name!r} loads but changes nothing in {dead}: it was not trained, or its weights did not arrive"
+                f"adapter {self.name!r} loads but changes nothing in {dead}: it was not trained, or weights were not loaded"
             )
 
 
 def read_weights(file: Path, device: torch.device) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The weights of PEFT's file of a LoRA adapter, as Adapter has them."""
+    """Read the weights in PEFT's file of a LoRA adapter, in the form of `Adapter.weights`."""
     found = load_file(file, device=str(device))
     paths = [name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")]
     return {

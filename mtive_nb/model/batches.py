@@ -1,6 +1,6 @@
-"""Records -> batches of a VLM's own processor, for training and for answering.
+"""Turn records into batches by a VLM's own processor, for training and for answering.
 
-Rows are padded on the left, so that every answer ends at the last column and only the last columns need logits.
+Rows are padded on the left, so every answer ends at the last column and only the last columns need logits.
 Shapes: B batch, T tokens, K columns that hold an answer in any row.
 """
 
@@ -16,12 +16,15 @@ from mtive_nb.data.photos import PhotoError, load_image
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.losses import IGNORE
 
-IMAGE_TOKENS = 40  # rough tokens of an image beside a question's, for sorting alone
+IMAGE_TOKENS = 40  # rough number of tokens per image, used only to sort records by length
 
 
 @lru_cache(maxsize=4096)
 def cached_image(path: str, max_px: int | None) -> Image.Image:
-    """The decoded photo, shrunk once to about twice the side that the processor will ask for; kept in memory."""
+    """Decode a photo and cache it in memory; shrink it once if its shorter side exceeds 2 `max_px`.
+
+    The limit is about twice the side that the processor asks for. Errors: PhotoError, with the path.
+    """
     try:
         image = load_image(path)
     except PhotoError as error:
@@ -32,7 +35,7 @@ def cached_image(path: str, max_px: int | None) -> Image.Image:
 
 
 class RecordDataset(Dataset):
-    """Records with their decoded photos as `pixels`; `max_px` is the VLM's own bound (Vlm.max_px)."""
+    """Records with their decoded photos under `pixels`; `max_px` is the VLM's own bound (Vlm.max_px)."""
 
     def __init__(self, records: Sequence[dict], max_px: int | None = None) -> None:
         self.records, self.max_px = records, max_px
@@ -45,12 +48,12 @@ class RecordDataset(Dataset):
         return record | {"pixels": [cached_image(path, self.max_px) for path in record["images"]]}
 
     def lengths(self) -> list[int]:
-        """Rough number of tokens of each record."""
+        """Return the rough number of tokens of each record."""
         return [rough_tokens(record) for record in self.records]
 
 
 def rough_tokens(record: dict) -> int:
-    """About how many tokens a record has: a token for four characters, and IMAGE_TOKENS for each image."""
+    """Estimate a record's tokens: one token for four characters, and IMAGE_TOKENS for each image."""
     characters = sum(len(part.get("text", "")) for message in record["messages"] for part in _parts(message))
     return characters // 4 + IMAGE_TOKENS * len(record["images"])
 
@@ -65,7 +68,7 @@ def _chat(messages: list[dict]) -> list[dict]:
 
 
 class Collator:
-    """Records with pixels -> the processor's batch; with `labels` over the answers where `answers` is on."""
+    """Turn records with pixels into the processor's batch; `answers` appends the answers and adds their `labels`."""
 
     def __init__(self, processor: ProcessorMixin, *, answers: bool = True) -> None:
         self.processor, self.answers = processor, answers
@@ -80,7 +83,7 @@ class Collator:
             for row, prompt, text in zip(rows, prompts, texts, strict=True):
                 if not text.startswith(prompt):
                     raise ValueError(
-                        f"record {row['id']}: the chat template changes the question once an answer follows"
+                        f"record {row['id']}: the chat template changes the question when an answer follows"
                     )
                 spans.append(len(self.processor.tokenizer(text[len(prompt) :], add_special_tokens=False)["input_ids"]))
         images = [row["pixels"] for row in rows] if any(row["pixels"] for row in rows) else None
@@ -94,7 +97,7 @@ class Collator:
 
 
 def batch_of(vlm: Vlm, records: Sequence[dict], *, answers: bool = False) -> dict[str, torch.Tensor]:
-    """One batch of these records on the model's device; with `answers` the answers follow and `labels` mark them."""
+    """Return one batch of these records on the model's device; `answers` appends the answers and their `labels`."""
     data = RecordDataset(records, vlm.max_px)
     rows = Collator(vlm.processor, answers=answers)([data[i] for i in range(len(data))])
     return {name: tensor.to(vlm.device) for name, tensor in rows.items()}

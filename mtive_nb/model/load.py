@@ -1,7 +1,7 @@
-"""Loading a vision-language model, wherever it lies, and knowing its parts.
+"""Load a vision-language model (pocket base, folder or hub id) and map its parts.
 
-A `Vlm` is a transformers model with its processor and the map of its three parts: vision tower, connector, language.
-Placements name what of them an adapter goes to: "vision.attention", "connector", "language.mlp", ...
+A `Vlm` is a transformers model with its processor. The model has three parts: vision tower, connector, language.
+A placement names the layers that an adapter targets: "vision.attention", "connector", "language.mlp", ...
 """
 
 import hashlib
@@ -39,7 +39,7 @@ FAMILIES: dict[str, dict[str, tuple[str, str, dict[str, str]]]] = {
     },
     "gemma3": {
         "vision": (r"model\.vision_tower\.", r"(vision_model\.)?encoder\.layers\.{layer}\.", {"attention": r"self_attn\.(q_proj|k_proj|v_proj|out_proj)", "mlp": r"mlp\.fc(1|2)"}),
-        "connector": (r"model\.multi_modal_projector\.", "", {}),  # a bare parameter: LoRA has no layer to go to
+        "connector": (r"model\.multi_modal_projector\.", "", {}),  # a bare parameter, not a linear layer: no LoRA
         "language": (r"model\.language_model\.", r"layers\.{layer}\.", _LLAMA),
     },
 }  # fmt: skip
@@ -47,10 +47,11 @@ FAMILIES: dict[str, dict[str, tuple[str, str, dict[str, str]]]] = {
 
 @dataclass
 class Vlm:
-    """A model and its processor; `name` is what it was loaded by.
+    """A model and its processor; `name` is the name passed to load_vlm.
 
-    `min_px` and `max_px` bound a photo's area, as load_vlm explains; None keeps the processor's own bound. `quantized` names the format of its linear layers' weights ("nf4") where that is not the checkpoint's own; `base` is
-    then the fingerprint of the checkpoint, over which its adapters were trained.
+    `min_px` and `max_px` bound a photo's area, as load_vlm explains; None keeps the processor's own bound. `quantized`
+    names the format of the linear layers' weights ("nf4") where it differs from the checkpoint's format. `base` is then
+    the fingerprint of the unquantized checkpoint, over which adapters were trained.
     """
 
     model: PreTrainedModel
@@ -71,20 +72,20 @@ class Vlm:
 
     @property
     def settings(self) -> dict[str, str | int | None]:
-        """What load_vlm needs to load the same model again: its name, pixel bounds and attention kernel."""
+        """Arguments with which load_vlm loads the same model again: name, pixel bounds and attention kernel."""
         kernel = self.model.config._attn_implementation
         return {"name": self.name, "min_px": self.min_px, "max_px": self.max_px, "attention": kernel}
 
 
 def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "auto", max_px: int | None = None,
              min_px: int | None = None, device: str | None = None, quantize: str = "") -> Vlm:  # fmt: skip
-    """Load "pocket", a local folder or a hub id.
+    """Load "pocket", a local folder or a hub id as a frozen model in evaluation mode.
 
-    `dtype` "auto" means bfloat16 where the device computes in it and float32 on a CPU (which emulates it);
-    `min_px` and `max_px` bound an image's area: pixels a side of the square of that area, 0 or None for the
-    processor's own bound (Idefics3: `max_px` is the
-    longest side before it splits; Gemma3 has one size of its own). `quantize` "nf4" keeps linear
-    layers in 4 bits (bitsandbytes), all but the head; the whole checkpoint is read once more to know whose weights they are.
+    `dtype` "auto" means float32 on a CPU, which only emulates bfloat16, and bfloat16 on other devices. `min_px` and
+    `max_px` bound an image's area, as the side in pixels of a square of that area; 0 or None keeps the processor's
+    bound. Idefics3: `max_px` is the longest side before splitting. Gemma3 has a fixed size. `quantize` "nf4" keeps all
+    linear layers except the head in 4 bits (bitsandbytes) and reads the checkpoint a second time for its fingerprint.
+    Errors: FileNotFoundError for a missing model, ValueError for an unknown dtype, quantization or model family.
     """
     source = str(POCKET_BASE) if name == "pocket" else os.path.expanduser(name)
     if name == "pocket" and not (POCKET_BASE / "config.json").is_file():
@@ -109,17 +110,17 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     if not quantize:
         return Vlm(model.to(device).eval().requires_grad_(False), processor, name, min_px, max_px)
     for layer in model.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):  # its repacked weights would cut a later training's gradients
+        if hasattr(layer, "support_avx512bf16_for_cpu"):  # repacked weights would cut the gradients of later training
             layer.support_avx512bf16_for_cpu = False
     base = base_fingerprint(AutoModelForImageTextToText.from_pretrained(source, dtype=kind))
     return Vlm(model.eval().requires_grad_(False), processor, name, min_px, max_px, quantize, base)
 
 
 def _bound_images(processor: ProcessorMixin, *, family: str, min_px: int | None, max_px: int | None) -> None:
-    """Tell the image processor its bounds in the words of its family."""
+    """Set the pixel bounds in the image processor's size, whose keys differ by model family."""
     bounds = {}
     if family == "qwen2_5_vl":
-        # two pixels of room: at the exact square, rounding errors of the resize would floor a side to 28 px less
+        # Margin of two pixels: at the exact square, a rounding error in the resize would shorten a side by 28 px.
         bounds |= {"longest_edge": (max_px + 2) ** 2} if max_px else {}
         bounds |= {"shortest_edge": min_px**2} if min_px else {}
     elif family == "idefics3" and max_px:
@@ -129,25 +130,25 @@ def _bound_images(processor: ProcessorMixin, *, family: str, min_px: int | None,
 
 
 def _four_bits(compute: torch.dtype, device: str) -> dict:
-    """What from_pretrained needs to keep linear layers in 4 bits and compute in `compute`."""
+    """Return from_pretrained's arguments to keep linear layers in 4 bits and compute in `compute`."""
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     return {"quantization_config": config, "device_map": {"": device}}
 
 
 def target_modules(model: nn.Module, placement: list[str], *, family: str, layers: dict[str, list[int]] | None = None) -> list[str]:  # fmt: skip
-    """Full paths of the linear layers that a placement names; every entry must hit at least one.
+    """Return the full paths of the linear layers that a placement names.
 
-    An entry is "part" (all linear layers in it) or "part.kind" with kind attention or mlp. `layers` limits a part to
-    some of its layers, counted from 0.
+    An entry is "part" (all its linear layers) or "part.kind" with kind attention or mlp. `layers` limits a part to some
+    layers, counted from 0. Errors: ValueError for an unknown part or kind, or an entry that matches no layer.
     """
     names = (n for n, m in model.named_modules() if isinstance(m, nn.Linear))
-    linear = [n.removesuffix(".base_layer") for n in names if ".lora_" not in n]  # adapters may stand there already
+    linear = [n.removesuffix(".base_layer") for n in names if ".lora_" not in n]  # PEFT may already wrap the layer
     found: list[str] = []
     for entry in placement:
         part, _, kind = entry.partition(".")
         if part not in PARTS:
             raise ValueError(
-                f"placement: found {entry!r}, expected one of {PARTS}, or with .attention or .mlp behind it"
+                f"placement: found {entry!r}, expected one of {PARTS}, optionally followed by .attention or .mlp"
             )
         start, layer, kinds = FAMILIES[family][part]
         if kind and kind not in kinds:
@@ -164,7 +165,7 @@ def target_modules(model: nn.Module, placement: list[str], *, family: str, layer
 
 
 def part_of(module_path: str, *, family: str) -> str:
-    """Which part a module or parameter belongs to; wrappers' prefixes are ignored."""
+    """Return the part of a module or parameter: vision, connector or language; ignores wrappers' prefixes."""
     for part, (start, _layer, _kinds) in FAMILIES[family].items():
         if re.search(start, module_path):
             return part
@@ -172,7 +173,7 @@ def part_of(module_path: str, *, family: str) -> str:
 
 
 def base_fingerprint(model: nn.Module, *, entries: int = 256) -> str:
-    """Hash of the names, shapes and first `entries` values of every weight of the bare model: the base's identity."""
+    """Hash the names, shapes and first `entries` values of all weights of the bare model: the base's identity."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         name = name.removeprefix(WRAPPER).replace(".base_layer", "")

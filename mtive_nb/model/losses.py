@@ -6,17 +6,18 @@ Shapes: B batch, T tokens, V vocabulary.
 import torch
 from torch.nn.functional import log_softmax
 
-IGNORE = -100  # label of a token that is not an answer
+IGNORE = -100  # label of a token outside the answer
 
 
 def noise_robust_loss(logits: torch.Tensor, labels: torch.Tensor, *, beta: float = 0.0,
                       num_items: torch.Tensor | int | None = None) -> torch.Tensor:  # fmt: skip
-    """L = (1 - beta) L_CE + beta L_uniform over the answers' tokens, (B, T, V) and (B, T) -> scalar.
+    """Return L = (1 - beta) L_CE + beta L_uniform over the answers' tokens, (B, T, V) and (B, T) -> scalar.
 
-    The paper prints L_uniform = -log|V|, a constant without gradient; the cross-entropy to the uniform distribution,
-    -1/|V| sum_v log p_v, is what its citations (Szegedy 2015, Pereyra 2017) mean and what stands here. Token t's logits
-    predict label t + 1; labels of IGNORE count nowhere. At beta = 0 this is the model's own loss. `num_items` replaces
-    the number of answer tokens of this batch by that of a whole accumulation step.
+    The paper defines L_uniform = -log|V|, a constant without gradient. Its citations (Szegedy 2015, Pereyra 2017) use
+    the cross-entropy to the uniform distribution, -1/|V| sum_v log p_v, and so does this code. Token t's logits predict
+    label t + 1; labels of IGNORE do not count. At beta = 0 this is the model's own loss. `num_items` replaces this
+    batch's number of answer tokens by the number in a whole accumulation step.
+    Errors: ValueError for beta outside [0, 1].
     """
     if not 0.0 <= beta <= 1.0:
         raise ValueError(f"beta: found {beta}, expected a share between 0 and 1")

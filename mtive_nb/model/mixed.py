@@ -55,9 +55,9 @@ class Dealt:
 
 
 def deal(rows: dict[Adapter, torch.Tensor], *, of: int) -> Dealt:
-    """Divide `of` rows into equal groups of one expert each; an expert with many rows gets several groups.
+    """Divide rows into equal groups of one expert each; an expert with many rows gets several groups.
 
-    rows: {expert: its row indices, at least one}.
+    rows: {expert: its row indices, at least one}. of: number of rows in the batch.
     """
     size = -(-sum(map(len, rows.values())) // len(rows))
     parts = [(expert, part) for expert, own in rows.items() for part in own.split(size)]
@@ -102,7 +102,7 @@ def check_expert(expert: Adapter, trunk: str | None) -> None:
     Errors: LineageError for an expert whose parent is not the trunk, ValueError for DoRA.
     """
     if expert.parent != trunk:
-        raise LineageError(f"expert {expert.name!r} was trained over {expert.parent!r}, the trunk is {trunk!r}")
+        raise LineageError(f"expert {expert.name!r} stands on {expert.parent!r}, the trunk is {trunk!r}")
     if expert.spec.dora:
         raise ValueError(
             f"expert {expert.name!r} is DoRA: DoRA rescales the trunk's weights, which all rows of a batch share"

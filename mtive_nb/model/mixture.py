@@ -1,9 +1,10 @@
-"""LoRA mixture of experts: the baseline that routes tokens to experts in place of naming the task (MTIVE s4.2, T1).
+"""LoRA mixture of experts: a baseline that routes tokens to experts instead of selecting by task (MTIVE s4.2, T1).
 
 y = W x + s sum_e g_e(x) B_e A_e x, s = alpha / rank, g(x) the k largest of softmax(W_r x); W is the frozen layer with
-the stack's active adapters. The paper says "4 experts" and "tokens"; how to route is Switch Transformers' (Fedus et al.,
-arXiv:2101.03961). Each placed layer routes by its own input: a router for a whole block would have to serve layers of
-other widths, and in the connector rows of four merged patches; and a router is small, one part in 2 R or so.
+the stack's active adapters. The paper says "4 experts" and "tokens"; routing follows Switch Transformers (Fedus et
+al., arXiv:2101.03961). Each placed layer has its own router on its own input. One router per block would have to serve
+layers of different widths and, in the connector, rows of four merged patches. A router is also small: about one part
+in 2 R of the weights.
 Shapes: T rows (tokens, in the vision tower patches), D width in, O width out, R rank, E experts.
 """
 
@@ -24,15 +25,15 @@ from mtive_nb.model.load import Vlm, part_of, target_modules
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run.atomic import write_atomic
 
-CHILD = "lora_mixture"  # the model's child while on; below PEFT's layers PEFT would save it with its own adapters
+CHILD = "lora_mixture"  # the model's child while on; inside PEFT's layers, PEFT would save it with its own adapters
 WEIGHTS = "mixture.safetensors"
 
 
 @dataclass(frozen=True)
 class MixtureSpec:
-    """What a mixture is: rank and alpha of every expert, their places and number, and how tokens choose among them.
+    """A mixture's shape: rank and alpha of every expert, placement, number of experts, and routing.
 
-    `top_k` experts answer a token (all of them: a plain softmax); `balance` weighs the load-balance loss.
+    The router sends a token to `top_k` experts (all experts: a plain softmax). `balance` weights the load-balance loss.
     """
 
     rank: int
@@ -48,18 +49,20 @@ class MixtureSpec:
 
 
 def top_gates(shares: torch.Tensor, top_k: int) -> torch.Tensor:
-    """Keep the k largest of a router's probabilities, (..., E) -> (..., E), and 0 elsewhere.
+    """Keep the k largest of a router's probabilities, (..., E) -> (..., E), and set the others to 0.
 
-    They are not scaled to sum to 1: at k = 1 the gate would be a constant, and the router without gradient (Switch s2.1).
+    The gates are not rescaled to sum to 1: at k = 1 the gate would be constant and the router would get no gradient
+    (Switch s2.1).
     """
     kept = shares.topk(top_k, dim=-1)
     return torch.zeros_like(shares).scatter(-1, kept.indices, kept.values)
 
 
 def balance_loss(shares: torch.Tensor) -> torch.Tensor:
-    """E sum_e f_e P_e of one router's probabilities, (T, E) -> scalar: 1 where even, E where one expert takes all.
+    """Return E sum_e f_e P_e of one router's probabilities, (T, E) -> scalar.
 
     f_e is the share of rows whose first choice is e (no gradient), P_e the mean probability (Switch s2.2, eq. 4 to 6).
+    The loss is 1 for an even load and E where one expert gets all rows.
     """
     experts = shares.shape[-1]
     first = one_hot(shares.argmax(-1), experts).to(shares.dtype).mean(0)
@@ -67,7 +70,10 @@ def balance_loss(shares: torch.Tensor) -> torch.Tensor:
 
 
 class RoutedLora(nn.Module):
-    """Experts and router of one linear layer; A starts as PEFT's does, B at 0, the router as in Switch s2.4 (untruncated)."""
+    """Experts and router of one linear layer.
+
+    Initial weights: A as in PEFT, B 0, the router as in Switch s2.4 (but untruncated).
+    """
 
     def __init__(self, layer: nn.Module, spec: MixtureSpec) -> None:
         super().__init__()
@@ -78,9 +84,9 @@ class RoutedLora(nn.Module):
         self.scale, self.top_k = spec.alpha / spec.rank, spec.top_k
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(..., D) -> what the experts add, (..., O), and the router's probabilities, (..., E).
+        """Map (..., D) to the experts' added output, (..., O), and the router's probabilities, (..., E).
 
-        All experts run, also at gate 0: two thin products over E R columns cost less than sorting tokens.
+        All experts run, even at gate 0: two thin products over E R columns cost less than sorting tokens.
         """
         x = x.to(self.A.dtype)
         shares = (x @ self.router.T).float().softmax(-1)
@@ -90,10 +96,10 @@ class RoutedLora(nn.Module):
 
 
 class LoraMixture:
-    """A mixture over the branch that is active on `stack` (none: the bare base); train_adapter trains it by its name.
+    """A mixture over the active branch of `stack` (none: the bare base); train_adapter trains the mixture by its name.
 
-    It starts switched on, trainable, and without effect. `activate(None)` leaves no trace of it on the model: due before
-    the stack goes on to other branches, unloads or merges. Errors: ValueError where another mixture is on.
+    A new mixture is switched on, trainable, and without effect. `activate(None)` removes every trace from the model;
+    call it before the stack changes branches, unloads or merges. Errors: ValueError where another mixture is on.
     """
 
     def __init__(self, stack: LoraStack, name: str, spec: MixtureSpec) -> None:
@@ -111,16 +117,19 @@ class LoraMixture:
         return self.stack.model
 
     def trainable_parameters(self) -> int:
-        """Number of weights, routers counted."""
+        """Return the number of weights, including routers."""
         return sum(p.numel() for p in self.weights.parameters())
 
     def activate(self, name: str | None, *, trainable: bool = False) -> None:
-        """Switch the mixture on over its branch, by its name, or off (None); train at most it."""
+        """Switch the mixture on over its branch, by its name, or off (None); `trainable` makes it trainable.
+
+        Errors: KeyError for another name, ValueError where another mixture is on.
+        """
         if name not in (None, self.name):
             raise KeyError(f"mixture: found {name!r}, expected {self.name!r}, or None to switch it off")
         model = self.vlm.model
         if getattr(model, CHILD, self.weights) is not self.weights:
-            raise ValueError(f"mixture {self.name!r}: another mixture is on; switch that off with activate(None)")
+            raise ValueError(f"mixture {self.name!r}: another mixture is on; switch the other off with activate(None)")
         while self._hooks:
             self._hooks.pop().remove()
         self.stack.activate(self.parent)
@@ -142,7 +151,7 @@ class LoraMixture:
         return add_experts
 
     def assert_trainable(self, name: str | None) -> None:
-        """Raise unless the mixture's weights (None: no weights), and no others, are trainable."""
+        """Raise RuntimeError unless exactly the mixture's weights are trainable (None: no weights)."""
         own = set(self.weights.parameters()) if name else set()
         wrong = [n for n, p in self.model.named_parameters() if p.requires_grad != (p in own)]
         if wrong:
@@ -150,7 +159,10 @@ class LoraMixture:
 
     @contextmanager
     def folded(self, *, keep: str | None = None) -> Iterator[None]:
-        """As LoraStack.folded, for the adapters below; the mixture itself stays live, and as trainable as it was."""
+        """Fold the adapters below the mixture, as LoraStack.folded; the mixture stays live.
+
+        The mixture stays trainable inside only with `keep`; afterwards its trainability is restored.
+        """
         trainable = keep is not None and all(p.requires_grad for p in self.weights.parameters())
         try:
             with self.stack.folded():
@@ -161,9 +173,9 @@ class LoraMixture:
 
     @contextmanager
     def routing(self, mask: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
-        """Around one forward pass; afterwards {layer: router's probabilities, (T, E)} of the layers that it used.
+        """Record the routing of one forward pass: afterwards {layer: router's probabilities, (T, E)} for layers in use.
 
-        `mask`, the batch's attention_mask (B, T), takes padding out of the language model's rows.
+        `mask`, the batch's attention_mask (B, T), removes padding from the language model's rows.
         """
         self._seen = seen = {}
         try:
@@ -175,11 +187,14 @@ class LoraMixture:
             seen[path] = shares[mask.bool()] if language else shares.flatten(0, -2)
 
     def penalty(self, seen: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The load-balance loss of what `routing` gave: the mean over routers (Switch sums), times its weight."""
+        """Return the weighted load-balance loss for the result of `routing`: the mean over routers (Switch: sum)."""
         return self.spec.balance * torch.stack([balance_loss(shares) for shares in seen.values()]).mean()
 
     def save(self, folder: Path) -> Path:
-        """Write folder / name / mixture.safetensors and a line of stack.json. Errors: LineageError without a saved parent."""
+        """Write folder / name / mixture.safetensors and an entry in stack.json.
+
+        Errors: LineageError for a parent that has not been saved.
+        """
         path = Path(folder) / self.name / WEIGHTS
         write_atomic(path, save(self.weights.state_dict()))
         self.stack.write_line("mixtures", path, parent=self.parent, spec=self.spec)
@@ -187,7 +202,7 @@ class LoraMixture:
 
     @classmethod
     def load(cls, stack: LoraStack, folder: Path, name: str) -> "LoraMixture":
-        """A saved mixture, on and frozen; its parent must be on the stack. Errors: LineageError, as LoraStack.load."""
+        """Load a saved mixture, frozen and on, over its parent on the stack. Errors: LineageError, as LoraStack.load."""
         path = Path(folder) / name / WEIGHTS
         row, parent = stack.check_line("mixtures", path)
         stack.activate(parent)
@@ -198,13 +213,13 @@ class LoraMixture:
 
 
 def matching_rank(vlm: Vlm, parameters: int, *, placement: tuple[str, ...], experts: int = 4) -> int:
-    """The rank at which a mixture, routers counted, comes nearest to a number of trainable parameters.
+    """Return the rank at which a mixture, including routers, comes nearest to a number of trainable parameters.
 
-    Errors: ValueError where that is below rank 1.
+    Errors: ValueError where this rank is below 1.
     """
     layers = [vlm.model.get_submodule(p) for p in target_modules(vlm.model, list(placement), family=vlm.family)]
     routers = experts * sum(layer.in_features for layer in layers)
-    each = routers + experts * sum(layer.out_features for layer in layers)  # parameters a rank
+    each = routers + experts * sum(layer.out_features for layer in layers)  # parameters per rank
     rank = round((parameters - routers) / each)
     if rank < 1:
         raise ValueError(f"parameters: found {parameters}; {experts} experts of rank 1, routed, have {routers + each}")
@@ -213,11 +228,11 @@ def matching_rank(vlm: Vlm, parameters: int, *, placement: tuple[str, ...], expe
 
 @torch.inference_mode()
 def router_statistics(mixture: LoraMixture, records: list[dict], *, batch: int = 16) -> pd.DataFrame:
-    """Which expert takes which task: one row a task and placed layer, over all rows of the records, answers included.
+    """Return how much of each task is routed to each expert: one row per task and placed layer, answers included.
 
     Columns: task, part, layer, rows (T), expert_0 ... (mean share of the gates, summing to 1), entropy_nat (mean over
-    rows of the router's entropy, 0 to ln E). An expert's number means something within its layer alone: compare tasks
-    layer by layer, and do not average shares over layers.
+    rows of the router's entropy, 0 to ln E). Expert numbers are comparable only within a layer: compare tasks layer by
+    layer, and do not average shares over layers.
     """
     mixture.model.eval()
     sums = []

@@ -1,7 +1,7 @@
-"""Work on one model by several processes of this machine: experts, answers, scores, or one training in shares.
+"""Run work on one model in several local processes: experts, answers, scores, or one data-parallel training run.
 
-A pocket-sized model spends much of its time between its matrices, where threads do not help: on two cores two processes
-of one thread each are faster than two threads (LOG.md). On a GPU one process at a time is the rule: one worker.
+A pocket-sized model spends much of its time outside matrix products, where threads do not help. On two cores, two
+processes of one thread each are faster than two threads (LOG.md). On a GPU, use one worker.
 """
 
 import copy
@@ -32,7 +32,7 @@ def share_of_the_cores(processes: int) -> int:
 def _copy_model(model: LoraStack | Vlm, threads: int) -> None:
     global _mine
     torch.set_num_threads(threads)
-    _mine = copy.deepcopy(model)  # what arrives lies in memory that all processes share
+    _mine = copy.deepcopy(model)  # the received model lies in memory that all processes share
 
 
 def _on_my_copy(work: Callable, item: tuple) -> object:
@@ -42,9 +42,9 @@ def _on_my_copy(work: Callable, item: tuple) -> object:
 def by_processes(
     model: LoraStack | Vlm, work: Callable, items: Sequence[tuple], *, workers: int = 2, what: str = ""
 ) -> list:
-    """[work(a copy of the model, *item) for item in items], by so many processes; one worker is the model itself.
+    """Return [work(copy of the model, *item) for item in items], computed by `workers` processes.
 
-    `what`: the name under which progress is shown, none where the work shows its own.
+    A single worker uses the model itself. `what`: label of the progress line; empty if the work shows its own progress.
     """
     if workers < 2:
         return [work(model, *item) for item in (progress(items, what=what) if what else items)]
@@ -55,7 +55,10 @@ def by_processes(
 
 
 def batches_of_each(accumulate: int, processes: int) -> int:
-    """How many of a step's `accumulate` batches each process takes. Errors: ValueError where they cannot be divided."""
+    """Return how many of a step's `accumulate` batches each process runs.
+
+    Errors: ValueError where `accumulate` is not a multiple of `processes`.
+    """
     if accumulate % processes:
         raise ValueError(f"accumulate: found {accumulate} batches a step; expected a multiple of {processes} processes")
     return accumulate // processes
@@ -66,7 +69,7 @@ def _train_a_share(rank: int, processes: int, port: int, stack: LoraStack, name:
     torch.set_num_threads(share_of_the_cores(processes))
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ |= {k: str(v) for k, v in (where | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}).items()}
-    own = copy.deepcopy(stack)  # what arrives lies in memory that all processes share
+    own = copy.deepcopy(stack)  # the received stack lies in memory that all processes share
     found = train_adapter(own, name, records, training, checkpoints=checkpoints)
     if rank == 0:
         stack.put_weights(name, own.adapter_weights(name))
@@ -82,9 +85,9 @@ def train_adapter_in_shares(
     checkpoints: Path | None = None,
     processes: int = 1,
 ) -> pd.DataFrame:
-    """As train_adapter, with a step's batches divided among `processes`: the same adapter up to rounding.
+    """Train as train_adapter does, with each step's batches divided among `processes`: the same adapter up to rounding.
 
-    For a small model on a CPU. Errors: ValueError where `accumulate` batches cannot be divided.
+    For a small model on a CPU. Errors: ValueError where `accumulate` is not a multiple of `processes`.
     """
     if processes < 2:
         return train_adapter(stack, name, records, training, checkpoints=checkpoints)

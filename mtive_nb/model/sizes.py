@@ -113,7 +113,7 @@ def adapter_parameters(model: nn.Module, placement: list[str], *, rank: int) -> 
 def image_tokens(config: PreTrainedConfig, *, min_px: int, max_px: int) -> int:
     """Count the tokens of a 12-megapixel photo under load_vlm's pixel bounds, by Qwen2-VL's own resizing.
 
-    A bound of 0 means the hub's bound. Errors: ValueError for contradictory bounds, or a `max_px` below a token's side.
+    A bound of 0 means the hub's bound. Errors: ValueError for contradictory bounds, or `max_px` below a token's side.
     """
     side = config.vision_config.patch_size * config.vision_config.spatial_merge_size
     if 0 < max_px < (least := max(min_px, side)):

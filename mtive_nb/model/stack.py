@@ -1,8 +1,8 @@
 """MTIVE's stack of LoRA adapters over one frozen base, with lineage (design: s3.1 to s3.3 of the paper).
 
-y = W0 x + s_PT B_PT A_PT x + s_IT B_IT A_IT x + s_E B_E A_E x, s = alpha / rank. Adapters are plain PEFT folders;
-`stack.json` beside them says over which base and which parents each was trained, and an adapter without them is
-refused. Shapes: B batch, T tokens, V vocabulary, R rank.
+y = W0 x + s_PT B_PT A_PT x + s_IT B_IT A_IT x + s_E B_E A_E x, s = alpha / rank. Adapters are plain PEFT folders.
+`stack.json` beside them records the base and the parent of each adapter; loading refuses an adapter without them.
+Shapes: B batch, T tokens, V vocabulary, R rank.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,25 +31,28 @@ WEIGHTS = "adapter_model.safetensors"  # PEFT's name
 
 
 class LoraStack:
-    """A VLM with adapters on it. `active` is the branch in force, from the first stage to the newest adapter."""
+    """A VLM with a stack of adapters. `active` is the active branch, from the first stage to the newest adapter."""
 
     def __init__(self, vlm: Vlm) -> None:
         self.vlm, self.peft = vlm, None
         self.base_fingerprint = vlm.base or base_fingerprint(vlm.model)
         self.specs: dict[str, AdapterSpec] = {}
         self.parents: dict[str, str | None] = {}
-        self.hashes: dict[str, str] = {}  # of adapters that were saved or loaded
+        self.hashes: dict[str, str] = {}  # of saved or loaded adapters
         self.active: tuple[str, ...] = ()
-        self.held: tuple[str, ...] = ()  # adapters that the base's weights hold for now
+        self.held: tuple[str, ...] = ()  # adapters folded into the base's weights while `serving`
 
     @property
     def model(self) -> torch.nn.Module:
         return self.peft if self.peft is not None else self.vlm.model
 
     def add(self, name: str, spec: AdapterSpec, *, parent: str | None = None) -> None:
-        """Put a new adapter (B = 0) on top of `parent`, activate its branch and make it alone trainable."""
+        """Put a new adapter (B = 0) on top of `parent`, activate its branch and make only this adapter trainable.
+
+        Errors: ValueError for a name on the stack or DoRA over a parent, LineageError for an absent parent.
+        """
         if name in self.specs:
-            raise ValueError(f"adapter {name!r} is on the stack already; it holds {sorted(self.specs)}")
+            raise ValueError(f"adapter {name!r} is already on the stack, which holds {sorted(self.specs)}")
         if parent is not None and parent not in self.specs:
             raise LineageError(
                 f"adapter {name!r}: its parent {parent!r} is not on the stack, which holds {sorted(self.specs)}"
@@ -67,38 +70,41 @@ class LoraStack:
         self.activate(name, trainable=True)
 
     def lora_config(self, spec: AdapterSpec) -> LoraConfig:
-        """PEFT's configuration of an adapter on this base."""
+        """Return PEFT's configuration of an adapter on this base."""
         targets = target_modules(self.vlm.model, list(spec.placement), family=self.vlm.family, layers=spec.layers)
         return LoraConfig(
             r=spec.rank, lora_alpha=spec.alpha, target_modules=targets, lora_dropout=spec.dropout, use_dora=spec.dora
         )
 
     def branch(self, name: str) -> tuple[str, ...]:
-        """The adapter's ancestors and itself, oldest first."""
+        """Return the adapter's ancestors and the adapter itself, oldest first."""
         chain = [name]
         while (up := self.parents[chain[0]]) is not None:
             chain.insert(0, up)
         return tuple(chain)
 
     def activate(self, name: str | None, *, trainable: bool = False) -> None:
-        """Switch on one adapter with its ancestors (None: the bare base) and nothing else; train at most `name`."""
+        """Activate exactly adapter `name` and its ancestors (None: the bare base); `trainable` makes `name` trainable.
+
+        Errors: KeyError for an unknown name, RuntimeError for an adapter that does not stand on the served trunk.
+        """
         if name is not None and name not in self.specs:
             raise KeyError(f"no adapter {name!r} on the stack; it holds {sorted(self.specs)}")
         branch = self.branch(name) if name else ()
         if missing := set(self.held) - set(branch):
             raise RuntimeError(
-                f"adapter {name!r}: the base's weights hold {sorted(missing)} for now, it stands on others"
+                f"adapter {name!r} does not stand on {sorted(missing)}, which the base's weights hold while serving"
             )
         self.active = branch
         if self.peft is not None:
             self._switch(self._live(), trainable=name if trainable else None)
 
     def _live(self) -> tuple[str, ...]:
-        """The active adapters that the base's weights do not hold."""
+        """Return the active adapters that are not folded into the base's weights."""
         return tuple(a for a in self.active if a not in self.held)
 
     def _switch(self, adapters: tuple[str, ...], *, trainable: str | None) -> None:
-        """Put exactly these adapters in force in PEFT and make `trainable` alone trainable."""
+        """Enable exactly these adapters in PEFT and make only `trainable` trainable."""
         tuner = self.peft.base_model
         for layer in self._layers():
             layer.enable_adapters(bool(adapters))
@@ -110,7 +116,7 @@ class LoraStack:
         self.assert_trainable(trainable)
 
     def assert_trainable(self, name: str | None) -> None:
-        """Raise unless the weights of adapter `name`, and no others, are trainable."""
+        """Raise RuntimeError unless exactly the weights of adapter `name` are trainable (None: no weights)."""
         marks = {n: f".{name}." in n and "lora_" in n for n, _ in self.model.named_parameters()}
         wrong = [n for n, p in self.model.named_parameters() if p.requires_grad != marks[n]]
         if wrong:
@@ -120,7 +126,10 @@ class LoraStack:
 
     @contextmanager
     def reference(self, name: str) -> Iterator[None]:
-        """Inside, the stack without adapter `name`: the reference of preference training. Trainability is restored."""
+        """Deactivate adapter `name` inside the context: the reference model of preference training.
+
+        Afterwards `name` is active again and as trainable as before.
+        """
         trainable = any(p.requires_grad for p in self.model.parameters())
         self.activate(self.parents[name])
         try:
@@ -132,21 +141,21 @@ class LoraStack:
         return [m for m in self.peft.modules() if isinstance(m, LoraLayer)]
 
     def adapter_weights(self, name: str) -> dict[str, torch.Tensor]:
-        """The weights of one adapter themselves, not copies, under their names in the model."""
+        """Return one adapter's weights, {name in the model: weight}; the tensors are the model's own, not copies."""
         return {n: p.data for n, p in self.model.named_parameters() if "lora_" in n and f".{name}." in n}
 
     @torch.no_grad()
     def put_weights(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-        """Copy weights that were trained elsewhere into one adapter, by their names in the model."""
+        """Copy weights trained elsewhere, {name in the model: weight}, into one adapter."""
         for weight_name, weight in self.adapter_weights(name).items():
             weight.copy_(weights[weight_name])
 
     def trainable_parameters(self, name: str) -> int:
-        """Number of weights of one adapter."""
+        """Return the number of weights of one adapter."""
         return sum(p.numel() for p in self.adapter_weights(name).values())
 
     def adapter(self, name: str) -> Adapter:
-        """An adapter of this stack by itself; its weights are those of the model, not copies."""
+        """Return one adapter of this stack as an Adapter; its tensors are the model's own, not copies."""
         if name not in self.specs:
             raise KeyError(f"no adapter {name!r} on the stack; it holds {sorted(self.specs)}")
         weights = {
@@ -157,7 +166,7 @@ class LoraStack:
         return Adapter(name, self.specs[name], self.parents[name], weights)
 
     def read(self, folder: Path, name: str) -> Adapter:
-        """A saved adapter that belongs over this base and an adapter of this stack; the stack stays as it is.
+        """Read a saved adapter whose base and parent are on this stack, without changing the stack.
 
         Errors: LineageError, as `load`.
         """
@@ -166,20 +175,20 @@ class LoraStack:
         return Adapter(name, _spec_of(row), parent, read_weights(file, self.vlm.device))
 
     def delta_norms(self, name: str) -> dict[str, float]:
-        """Root mean square of the adapter's change to the weights, part by part: 0 where it changes nothing."""
+        """Return the root mean square of the adapter's weight change by part; 0 where the adapter changes nothing."""
         return self.adapter(name).norms(family=self.vlm.family)
 
     def assert_alive(self, name: str) -> None:
-        """Raise RuntimeError where the adapter changes nothing in a part that its placement names."""
+        """Raise RuntimeError if the adapter changes nothing in a part that its placement names."""
         self.adapter(name).assert_alive(family=self.vlm.family)
 
     @contextmanager
     def folded(self, *, keep: str | None = None) -> Iterator[bool]:
-        """Inside, the active adapters are added into the base's weights, all but `keep`, which stays a live adapter.
+        """Fold all active adapters except `keep` into the base's weights; yield whether any was folded.
 
-        The same function at the cost of fewer products: for training an expert over finished stages, and for answering.
-        Only in float32, where folding loses nothing; otherwise, and over 4-bit weights, this does nothing. The weights
-        are put back exactly. Yields whether anything was folded.
+        The model computes the same function with fewer products, both to train an expert over finished stages and to
+        answer. Folding happens only in float32, where it is lossless; for other dtypes, 4-bit weights or DoRA nothing
+        is folded. The weights are restored exactly.
         """
         active, trainable = self.active, keep is not None and any(p.requires_grad for p in self.model.parameters())
         gone = [a for a in self._live() if a != keep]
@@ -204,9 +213,10 @@ class LoraStack:
 
     @contextmanager
     def serving(self, trunk: str | None) -> Iterator[None]:
-        """Inside, the base's weights hold `trunk` with its ancestors, and only what stands on it can be activated.
+        """Fold `trunk` and its ancestors into the base's weights while experts are served.
 
-        For as long as experts are served: a request then pays for its expert alone. As `folded`, in float32 only.
+        Inside the context a request costs only its own expert, and only adapters that stand on `trunk` can be
+        activated. Like `folded`, this folds only in float32.
         """
         self.activate(trunk)
         try:
@@ -219,7 +229,7 @@ class LoraStack:
 
     @torch.inference_mode()
     def largest_formula_error(self, *, rows: int = 8) -> float:
-        """Largest difference, over all layers, between a live layer and W0 x + sum s B A x written out, at random x."""
+        """Return the largest difference over all layers between a live layer and W0 x + sum s B A x, at random x."""
         worst = 0.0
         for layer in self._layers():
             base = layer.get_base_layer()
@@ -234,7 +244,7 @@ class LoraStack:
         return worst
 
     def save(self, folder: Path, name: str) -> Path:
-        """Write one adapter as a PEFT folder and its line of stack.json; its ancestors are named, not copied."""
+        """Write one adapter as a PEFT folder and its entry in stack.json; the entry names the parent."""
         folder = Path(folder)
         self.peft.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
         weights = folder / name / WEIGHTS
@@ -242,20 +252,26 @@ class LoraStack:
         return folder / name
 
     def write_line(self, kind: str, weights: Path, *, parent: str | None, spec: AdapterSpec) -> str:
-        """Put saved weights, folder / name / file, into the folder's stack.json, under `kind`; returns their hash."""
+        """Record saved weights, folder / name / file, in the folder's stack.json under `kind` and return their hash.
+
+        Errors: LineageError for a parent that has not been saved.
+        """
         folder, name = weights.parent.parent, weights.parent.name
         manifest = {"base": self.base_fingerprint, "model": self.vlm.settings, "adapters": {}}
         if (folder / MANIFEST).is_file():
             manifest = read_manifest(folder)
         if parent is not None and parent not in self.hashes:
-            raise LineageError(f"adapter {name!r}: save its parent {parent!r} first, its hash is part of the lineage")
+            raise LineageError(f"adapter {name!r}: save its parent {parent!r} first; the lineage needs the parent's hash")
         line = Lineage(parent, self.hashes.get(parent) if parent else None, sha256_of(weights), spec)
         manifest.setdefault(kind, {})[name] = asdict(line)
         write_manifest(folder, manifest)
         return line.sha256
 
     def load(self, folder: Path, name: str, *, alias: str | None = None) -> None:
-        """Load one saved adapter over its parents, which must be on the stack; checks base, parents and file."""
+        """Load one saved adapter over its parent, which must be on the stack.
+
+        Errors: LineageError for another base, an absent parent, or a missing or changed file.
+        """
         folder, alias = Path(folder), alias or name
         row, parent = self.check_line("adapters", folder / name / WEIGHTS)
         if self.peft is None:
@@ -267,7 +283,7 @@ class LoraStack:
         self.activate(alias)
 
     def check_line(self, kind: str, weights: Path) -> tuple[dict, str | None]:
-        """The stack.json line of weights, folder / name / file, and what their parent is called on this stack.
+        """Return the stack.json entry of weights, folder / name / file, and their parent's name on this stack.
 
         Errors: LineageError for another base, a name not listed under `kind`, a changed file, an absent parent.
         """
@@ -299,10 +315,10 @@ class LoraStack:
         )
 
     def unload(self, name: str) -> None:
-        """Take an adapter off; refused while another one stands on it."""
+        """Remove an adapter from the stack. Errors: LineageError while another adapter stands on it."""
         children = [c for c, p in self.parents.items() if p == name]
         if children:
-            raise LineageError(f"adapter {name!r} cannot go: {children} stand on it")
+            raise LineageError(f"adapter {name!r} cannot be unloaded: {children} stand on it")
         self.activate(self.parents[name])
         if len(self.specs) > 1:
             self.peft.delete_adapter(name)
@@ -313,15 +329,16 @@ class LoraStack:
         self.activate(self.active[-1] if self.active else None)
 
     def merged_trunk(self, name: str | None) -> Vlm:
-        """A new VLM whose weights hold `name` and its ancestors (None: the bare base), merged in float32 and cast once.
+        """Return a new VLM with `name` and its ancestors merged into the weights (None: the bare base).
 
-        This stack is untouched. Errors: ValueError over 4-bit weights, which would round what is merged.
+        The merge runs in float32 and casts once; this stack stays unchanged. Errors: ValueError for 4-bit weights,
+        which would round the merged values; RuntimeError inside `serving`.
         """
         if self.held:
-            raise RuntimeError(f"the base's weights hold {self.held} for now: merge when nothing is served")
+            raise RuntimeError(f"the base's weights hold {self.held} while serving: merge when nothing is served")
         if self.vlm.quantized:
             raise ValueError(
-                f"{self.vlm.name} is in {self.vlm.quantized}: load it as it is stored to merge adapters into it"
+                f"{self.vlm.name} is in {self.vlm.quantized}: to merge adapters, load the model without quantize"
             )
         dtype = self.vlm.model.dtype
         twin = deepcopy(self.model).float()
@@ -333,12 +350,12 @@ class LoraStack:
 
 
 def _spec_of(row: dict) -> AdapterSpec:
-    """The spec in a line of stack.json."""
+    """Return the spec in an entry of stack.json."""
     return AdapterSpec(**{**row["spec"], "placement": tuple(row["spec"]["placement"])})
 
 
 def load_stack(vlm: Vlm, *adapters: tuple[Path, str]) -> LoraStack:
-    """A stack with the given (folder, name) adapters loaded in order, parents first; the last one is active."""
+    """Return a stack with the (folder, name) adapters loaded in order, parents first; the last adapter is active."""
     stack = LoraStack(vlm)
     for folder, name in adapters:
         stack.load(folder, name)
@@ -346,13 +363,13 @@ def load_stack(vlm: Vlm, *adapters: tuple[Path, str]) -> LoraStack:
 
 
 def load_base(folder: Path, *, attention: str | None = None, quantize: str = "") -> Vlm:
-    """The bare model that the stack in `folder` stands on, as its stack.json names it: id, pixel bounds, kernel.
+    """Load the bare model that the stack.json in `folder` names, with its pixel bounds and attention kernel.
 
     `attention` replaces the kernel, `quantize` as in load_vlm. Errors: LineageError where stack.json names no model.
     """
     manifest = read_manifest(folder)
     if "model" not in manifest:
-        raise LineageError(f"{Path(folder) / MANIFEST}: names no model; load it by load_vlm, then load_stack")
+        raise LineageError(f"{Path(folder) / MANIFEST}: names no model; call load_vlm, then load_stack")
     settings = manifest["model"]
     return load_vlm(
         settings["name"],
@@ -364,5 +381,5 @@ def load_base(folder: Path, *, attention: str | None = None, quantize: str = "")
 
 
 def open_stack(*adapters: tuple[Path, str], attention: str | None = None, quantize: str = "") -> LoraStack:
-    """`load_stack` over the model that the first adapter's stack.json names; options as in load_base."""
+    """Load adapters over the model that the first adapter's stack.json names; options as in load_base."""
     return load_stack(load_base(adapters[0][0], attention=attention, quantize=quantize), *adapters)

@@ -1,7 +1,7 @@
-"""Training one adapter of a stack by transformers' Trainer: every stage, every expert, every mixture goes through here.
+"""Train one adapter of a stack with transformers' Trainer: every stage, expert and mixture uses this module.
 
-What makes it faster than a Trainer used plainly: records of like length share a batch, photos are decoded once, only
-the columns that hold answers become logits (benchmarks/training.py measures it), and finished stages are folded into
+Four changes make training faster than a plain Trainer (benchmarks/training.py measures the gain). Records of similar
+length share a batch. Photos are decoded once. Only columns with answers become logits. Finished stages are folded into
 the base while an expert trains.
 """
 
@@ -29,11 +29,11 @@ CHECKPOINT = "trainable.safetensors"
 
 
 class SortedSteps(Sampler[int]):
-    """Records in random order, each optimizer step's sorted by length: its batches need little padding.
+    """Random order of records, sorted by length within each optimizer step so that batches need little padding.
 
-    A step of `size` records sees what it would without sorting; sorting across steps was faster and learned less
-    (LOG.md). The order depends on seed and epoch alone, so that a resumed epoch sees the same batches. Where `shares`
-    processes divide the step, it is dealt out like cards: nobody waits for the one with all the long records.
+    A step has the same `size` records as without sorting. Sorting across steps was faster but learned less (LOG.md).
+    The order depends only on seed and epoch, so a resumed epoch has the same batches. Where `shares` processes divide
+    a step, records are dealt out in turn, so no process gets all the long records.
     """
 
     def __init__(self, lengths: list[int], *, size: int, seed: int, shares: int = 1) -> None:
@@ -55,7 +55,7 @@ class SortedSteps(Sampler[int]):
 
 
 class TrainableCheckpoints(Trainer):
-    """Trainer whose checkpoints hold the trainable weights alone, under the names that they have in memory."""
+    """Trainer whose checkpoints contain only the trainable weights, under their names in the model."""
 
     def _trainable(self) -> dict[str, torch.Tensor]:
         return {n: p.data for n, p in self.model.named_parameters() if p.requires_grad}
@@ -68,14 +68,14 @@ class TrainableCheckpoints(Trainer):
         saved, mine = load_file(Path(resume_from_checkpoint) / CHECKPOINT), self._trainable()
         if saved.keys() != mine.keys():
             raise ValueError(
-                f"{resume_from_checkpoint}: {len(saved)} weights of another adapter; {len(mine)} are in training"
+                f"{resume_from_checkpoint}: found {len(saved)} weights of another adapter; expected the {len(mine)} in training"
             )
         for name, weight in mine.items():
             weight.copy_(saved[name])
 
 
 class StageTrainer(TrainableCheckpoints):
-    """Trainer with MTIVE's loss, steps sorted by length, and a mixture's load-balance loss where there is one."""
+    """Trainer with MTIVE's loss, records sorted by length within a step, and a mixture's load-balance loss."""
 
     def __init__(self, *args: object, beta: float = 0.0, mixture: LoraMixture | None = None, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -84,12 +84,12 @@ class StageTrainer(TrainableCheckpoints):
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):  # noqa: ANN001, ANN201
         labels = inputs.pop("labels")
-        columns = int((labels != IGNORE).any(0).sum()) + 1  # the answers' columns and the one that predicts the first
+        columns = int((labels != IGNORE).any(0).sum()) + 1  # answer columns, and the column that predicts the first
         with self.mixture.routing(inputs["attention_mask"]) if self.mixture else nullcontext() as routed:
             outputs = model(**inputs, logits_to_keep=columns, use_cache=False)
         loss = noise_robust_loss(outputs.logits, labels[:, -columns:], beta=self.beta, num_items=num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # the tokens are counted over all, the gradients averaged
+            loss = loss * self.accelerator.num_processes  # tokens are counted over all processes, gradients averaged
         if routed:
             loss = loss + self.mixture.penalty(routed) / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
@@ -102,7 +102,7 @@ class StageTrainer(TrainableCheckpoints):
 
 
 class Watch(TrainerCallback):
-    """Prints progress, and notes the seconds of training in the trainer's own log, which its checkpoints keep."""
+    """Shows progress, and adds the seconds of training to the trainer's log, which checkpoints keep."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -111,7 +111,7 @@ class Watch(TrainerCallback):
         before = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
         self.started = time.monotonic() - before
         steps = range(state.global_step, state.max_steps)
-        shown = state.is_world_process_zero  # of several processes one tells
+        shown = state.is_world_process_zero  # only one of several processes shows progress
         self.ticks = iter(progress(steps, what=self.what) if shown else ())
         next(self.ticks, None)
 
@@ -124,12 +124,12 @@ class Watch(TrainerCallback):
 
 @dataclass(frozen=True)
 class Training:
-    """How an adapter learns: `steps` optimizer steps of `batch` x `accumulate` records each.
+    """Training settings of an adapter: `steps` optimizer steps of `batch` x `accumulate` records each.
 
     rate: peak learning rate, reached after 5% of the steps; a cosine to 0 follows. beta: weight of the uniform loss in
     noise_robust_loss, from 0 to 1. checkpointing: gradient checkpointing, less memory for more time. save_steps: steps
     between two checkpoints. workers: processes that decode photos. seed: order of the records, and a new adapter's
-    first weights.
+    initial weights.
     """
 
     steps: int
@@ -144,7 +144,7 @@ class Training:
 
 
 def trainer_arguments(training: Training, folder: Path) -> dict:
-    """The arguments that every trainer of an adapter shares, by their names in transformers' TrainingArguments."""
+    """Return the arguments shared by all trainers of an adapter, named as in transformers' TrainingArguments."""
     steps = training.steps
     return {
         "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": training.batch,
@@ -158,16 +158,16 @@ def trainer_arguments(training: Training, folder: Path) -> dict:
 
 
 def go_on(trainer: Trainer) -> None:
-    """Train, from the last checkpoint on where there is one, without the Trainer's own printing."""
+    """Train, resuming from the last checkpoint if one exists, without the Trainer's own printing."""
     trainer.remove_callback(PrinterCallback)
     resume = any(Path(trainer.args.output_dir).glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=resume or None)
 
 
 def training_log(trainer: Trainer) -> pd.DataFrame:
-    """What a trainer logged, before it was cut short, too: step, loss, rate, seconds and, where there is one, reward."""
+    """Return a trainer's log, including rows from before an interruption: step, loss, rate, seconds and any reward."""
     rows = [row for row in trainer.state.log_history if "loss" in row]
-    # A training taken up at its end makes one step more, at a rate of 0.
+    # A training run resumed at its end makes one more step, at a rate of 0.
     log = pd.DataFrame([row for row in rows if row["step"] <= trainer.args.max_steps])
     log = log.rename(columns={"learning_rate": "rate"})
     return log[[c for c in ("step", "loss", "rate", "seconds", "reward") if c in log]]
@@ -183,9 +183,9 @@ def train_adapter(
 ) -> pd.DataFrame:
     """Train adapter `name`, the newest of its branch or a mixture, on the records' answers; return the training log.
 
-    The log has a row for every few steps: step, loss in nats a token (a mixture's includes its load-balance loss),
-    rate, seconds. Resumes from the last checkpoint in `checkpoints` / name; without `checkpoints` nothing is kept.
-    Errors: ValueError where there is no record.
+    The log has a row for every few steps: step, loss in nats per token (a mixture's loss includes its load-balance
+    loss), rate, seconds. Training resumes from the last checkpoint in `checkpoints` / name; without `checkpoints`
+    nothing is kept. Errors: ValueError where there is no record.
     """
     if not records:
         raise ValueError(f"adapter {name!r}: found no record to train on")
@@ -205,7 +205,7 @@ def train_adapter(
         mixture=stack if isinstance(stack, LoraMixture) else None,
     )  # fmt: skip
     stack.assert_trainable(name)
-    # Accelerate's mark of an earlier training: with it the model would not be wrapped, and processes learn apart.
+    # Accelerate's mark of an earlier training run: with it, the model is not wrapped and processes train separately.
     vars(stack.model).pop("_is_accelerate_prepared", None)
     with stack.folded(keep=name):
         go_on(trainer)

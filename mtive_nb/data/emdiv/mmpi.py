@@ -8,6 +8,7 @@ images adds more views of the item for DD and the shop's own photo for PM; the o
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from mtive_nb.data.emdiv import questions as ask
 from mtive_nb.data.emdiv import tasks
 from mtive_nb.data.emdiv.build import Emdiv, build_emdiv
 from mtive_nb.data.emdiv.tasks import Candidate, Made, Shop
+from mtive_nb.data.mart.render import render_views
 from mtive_nb.data.negatives import differing
+from mtive_nb.data.shop import ShopPart
 
 PM_GEN = " Say why."
 Views = Mapping[str, Sequence[str]]  # feedback_id -> further photos of the same item, absolute paths
@@ -39,6 +42,44 @@ def build_mmpi(
     if views is not None:
         makers |= {"DD": partial(_with_views, views=views), "PM": partial(listed, reference=True)}
     return build_emdiv(catalogue, makers=makers, counts=counts, splits=splits, seed=seed)
+
+
+def build_shop_mmpi(
+    parts: Sequence[ShopPart],
+    counts: Mapping[str, int],
+    *,
+    several: int,
+    views: Path,
+    shop_seed: int = 0,
+    seed: int = 0,
+) -> tuple[list[dict], list[dict]]:
+    """Build the benches of a whole shop: the records of one image each, and the yes/no records of several images.
+
+    counts: as in `build_mmpi`; each part contributes its own tasks. several: training records a task of the second
+    bench, whose test counts are those of the first. views: folder for further views of Pocket Mart's items, drawn by the
+    shop's own seed. Any other catalogue has further views where a customer sent several photos; a record left with one
+    image is dropped.
+    """
+    one, more = [], []
+    for part in parts:
+        options = {"splits": part.splits, "seed": seed}
+        own = {key: n for key, n in counts.items() if key.split("/")[0] in part.tasks}
+        one += build_mmpi(part.catalogue, counts=own, **options).records
+        polar = {key: several if "train" in key else n for key, n in own.items() if "bin" in key}
+        drawn = build_mmpi(part.catalogue, counts=polar, **options).records
+        shown = _further_views(part.catalogue, drawn, folder=views, shop_seed=shop_seed)
+        more += build_mmpi(part.catalogue, views=shown, counts=polar, **options).records
+    return one, [record for record in more if len(record["images"]) > 1]
+
+
+def _further_views(catalogue: Catalogue, records: Sequence[dict], *, folder: Path, shop_seed: int) -> Views:
+    """The views of each customer photo beyond the first; of Pocket Mart, of those alone that DD's records show."""
+    if catalogue.name != "mart":
+        return {
+            row.feedback_id: [str(catalogue.root / image) for image in row.images[1:]] for row in catalogue.feedback
+        }
+    shown = {r["id"].split("/")[2] for r in records if r["task"] == "DD"}
+    return render_views([row for row in catalogue.feedback if row.feedback_id in shown], folder, seed=shop_seed)
 
 
 def brand(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
