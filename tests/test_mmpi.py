@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from mtive_nb.data.catalogue import load_catalogue
-from mtive_nb.data.emdiv.mmpi import build_mmpi
-from mtive_nb.data.inputs import delimited, reordered, stacked, with_inputs
+from mtive_nb.data.emdiv.mmpi import build_mmpi, build_shop_mmpi
+from mtive_nb.data.inputs import delimited, reordered, stacked, with_inputs, with_prompt
 from mtive_nb.data.mart.render import render_mart, render_views
+from mtive_nb.data.ocr import Line
 from mtive_nb.data.records import record_fault
+from mtive_nb.data.shop import ShopPart
 
 SHARES = {f"{task}/{variant}": 30 for task in ("AE", "DD", "PM") for variant in ("bin", "gen")}
 
@@ -46,6 +48,21 @@ def test_several_images_change_no_question(shop, views):
     assert Counter((r["task"], len(r["images"])) for r in several).keys() == {("AE", 1), ("DD", 3), ("PM", 2)}
     for alone, more in zip(one, several, strict=True):
         assert set(alone["images"]) < set(more["images"]) or alone["task"] == "AE"
+
+
+def test_a_shop_has_both_benches_each_part_with_its_own_tasks(shop, tmp_path):
+    parts = [ShopPart(shop, ("AE", "DD")), ShopPart(dataclasses.replace(shop, name="own"), ("PM",))]
+    counts = {f"{task}/{variant}/{split}": 6 for task in ("AE", "DD", "PM") for variant in ("bin", "gen") for split in ("train", "test")}  # fmt: skip
+    one, several = build_shop_mmpi(parts, counts, several=2, views=tmp_path, shop_seed=3)
+    assert {(r["task"], r["source"]) for r in one} == {("AE", "mart"), ("DD", "mart"), ("PM", "own")}
+    assert max(Counter((r["task"], r["variant"], r["split"]) for r in one).values()) <= 6
+    assert all(len(r["images"]) == 1 for r in one)
+    found = Counter((r["task"], r["split"], len(r["images"])) for r in several)
+    assert found == {("DD", "train", 3): 2, ("DD", "test", 3): 6, ("PM", "train", 2): 2, ("PM", "test", 2): 6}
+    tested = {r["id"]: r["answer"] for r in one if r["split"] == "test"}
+    assert all(tested[r["id"]] == r["answer"] for r in several if r["split"] == "test")
+    drawn = {r["id"].split("/")[2] for r in several if r["task"] == "DD"}
+    assert {p.name.rsplit("_view", 1)[0] for p in (tmp_path / "images").iterdir()} == drawn
 
 
 def test_views_show_the_same_item_with_its_damage(shop, views, tmp_path):
@@ -89,3 +106,16 @@ def test_prompts_of_several_images(shop, views):
     turned = reordered([several], seed=1)[0]
     assert sorted(turned["images"]) == sorted(several["images"]) and turned["images"] != several["images"]
     assert turned["messages"] == several["messages"]
+
+
+def test_a_prompt_has_print_then_quarters_and_marks_and_each_can_be_left_out(shop, views, tmp_path):
+    records = build_mmpi(shop, counts={"DD/bin": 4}, seed=0, views=views).records[:1]
+    lines = {image: [Line(f"line {k}", 1.0, (0, 0, 1, 1))] for k, image in enumerate(records[0]["images"])}
+    shown = with_prompt(records, tmp_path, lines=lines, most_characters=24)[0]
+    texts = [part["text"] for part in shown["messages"][0]["content"] if part["type"] == "text"]
+    assert len(shown["images"]) == 15 and record_fault(shown) is None
+    assert texts[0] == "### Image 1:"
+    assert texts[-1] == "### Printed: image 1: line 0; image 2. Is this product damaged?"
+    assert with_prompt(records, tmp_path, split=False, prompt=stacked) == stacked(records)
+    small = with_prompt(records, tmp_path, split=False, shrink_to_px=56)[0]
+    assert {Image.open(p).size for p in small["images"]} == {(56, 56)}

@@ -5,7 +5,7 @@ import pytest
 from conftest import make_record
 from PIL import Image
 
-from mtive_nb.data.ocr import Line, RapidOcr, expiry_of_print, read_photos, with_print
+from mtive_nb.data.ocr import Line, RapidOcr, expiry_of_print, load_lines, read_photos, with_print, write_lines
 from mtive_nb.pocket.scenes import draw_string
 
 BOX = (0.0, 0.0, 1.0, 1.0)
@@ -53,6 +53,17 @@ def test_a_photo_is_read_once(photo_folder, tmp_path):
     first = read_photos(engine, paths, cache=tmp_path)
     assert engine.asked == 2 and first[str(paths[1])] == [Line("84 px", 1.0, BOX)]
     assert read_photos(engine, paths, cache=tmp_path) == first and engine.asked == 2
+
+
+def test_lines_are_kept_and_their_photos_move_with_the_run(tmp_path):
+    box = (1.0, 2.0, 3.0, 4.0)
+    inside, outside = tmp_path / "run" / "views" / "a.jpg", tmp_path / "shop" / "b.jpg"
+    lines = {str(inside): [Line("ONE\u2028TWO", 0.5, box), Line("3", 1.0, box)], str(outside): []}
+    written = write_lines(lines, tmp_path / "run" / "records" / "print.jsonl")
+    assert load_lines(written) == lines
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = load_lines(tmp_path / "moved" / "records" / "print.jsonl")
+    assert moved == {str(tmp_path / "moved" / "views" / "a.jpg"): lines[str(inside)], str(outside): []}
 
 
 def test_print_stands_before_the_question(photo_folder):

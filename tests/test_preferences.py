@@ -125,7 +125,7 @@ def test_what_cannot_be_trained_is_said(stack, pairs, photo_folder, tmp_path):
         train_by_preference(stack, "DD", SPEC, pairs, two, strategy="PPO", **options)
     with pytest.raises(ValueError, match="no pair of answers"):
         train_by_preference(stack, "DD", SPEC, [], two, **options)
-    with pytest.raises(ValueError, match="found 3 records, a batch asks 4"):
+    with pytest.raises(ValueError, match="found 3 records, a batch needs 4"):
         train_by_reward(stack, "DD", SPEC, pairs[:3], two, lambda *_: 0.0, **options)
     with pytest.raises(ValueError, match="batch: found 6, expected a multiple of answers_each, 4"):
         train_by_reward(stack, "DD", SPEC, pairs, Training(2, batch=6), lambda *_: 0.0, **options)

@@ -202,7 +202,7 @@ def test_a_placement_that_hits_nothing_or_another_part_fails(project, monkeypatc
     assert any("04_stage1_pretraining.yaml: PLACEMENT: " in f and "'language.mlp'" in f for f in failures(project))
     family["connector"] = (r"model\.visual\.blocks\.", "", {"all": r"\d+\.attn\.proj"})
     write(project, "04_stage1_pretraining", "PLACEMENT: [connector]")
-    assert any("found 'connector' hitting model.visual.blocks.0" in f for f in failures(project))
+    assert any("found 'connector', which matches model.visual.blocks.0" in f for f in failures(project))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from mtive_nb.evaluate.yes_no import accuracy_gains, accuracy_ratio, right_yes_no, yes_no_scores
+from mtive_nb.evaluate.yes_no import (
+    accuracy_gains,
+    accuracy_ratio,
+    accuracy_table,
+    exact_by_attribute,
+    right_yes_no,
+    task_gains,
+    yes_no_scores,
+)
 
 
 def ask(task, truth, k):
@@ -37,6 +45,7 @@ def test_gains_are_paired_by_task_and_on_average():
     found = accuracy_gains(RECORDS, worse, right, seed=0)
     assert {task: one.value for task, one in found.items()} == {"AE": -50, "DD": 0, "mean": -25}
     assert found["DD"].low == found["DD"].high == 0 and found["AE"].low < -50 < found["AE"].high
+    assert task_gains(RECORDS, worse, right) == {task: found[task] for task in ("AE", "DD")}
     assert found["mean"].n == 12 and np.array_equal(right, np.ones(12))
 
 
@@ -45,3 +54,14 @@ def test_ratio_is_of_the_means_over_tasks():
     left = np.r_[np.full(8, 0.5), np.ones(4)]
     assert accuracy_ratio(RECORDS, left, right, seed=0).value == pytest.approx(0.75)
     assert accuracy_ratio(RECORDS, right, left, seed=0).value == pytest.approx(1 / 0.75)
+
+
+def test_attributes_are_matched_by_the_records_that_ask_for_them():
+    asked = [{"brand": "WYMA", "colour": "red"}, {"colour": ["blue", "navy"]}, {"colour": "red"}]
+    records = [ask("AE", "-", k) | {"facts": {"asked": facts, "known": {}}} for k, facts in enumerate(asked)]
+    said = ['{"brand": "wyma", "colour": "blue"}', '{"colour": "Navy"}', '{"brand": "WYMA"}']
+    found = exact_by_attribute(records, {"x": said}, {"brand": "Brand", "colour": "Color", "name": "Name"})
+    assert {name: exact["x"].tolist() for name, (_, exact) in found.items()} == {"Brand": [1], "Color": [0, 1, 0]}
+    assert [r["id"] for r in found["Brand"][0]] == ["AE0"]
+    table = accuracy_table(*found["Color"])
+    assert table["column"].tolist() == ["Color/Acc", "Overall/Acc"] and table["value"][0] == pytest.approx(100 / 3)

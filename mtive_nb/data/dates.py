@@ -106,7 +106,9 @@ def random_dates(
     if rng.random() < share_production:
         production = expiry - dt.timedelta(days=int(rng.integers(60, 900)))
         block = _print(found, "production", production, fmt=fmt, prefix=str(rng.choice(PRODUCTION_PREFIXES)))
-        blocks.insert(int(rng.integers(2)), block)  # either date may come first: its prefix identifies it, not its position
+        blocks.insert(
+            int(rng.integers(2)), block
+        )  # either date may come first: its prefix identifies it, not its position
     found["lines"] = [line for block in blocks for line in block]
     return found
 

@@ -84,7 +84,9 @@ class HardNegatives:
 
     def _index(self, product_id: str) -> int:
         if product_id not in self._place:
-            raise KeyError(f"HardNegatives: found no product {product_id!r} among the {len(self._ids)} allowed products")
+            raise KeyError(
+                f"HardNegatives: found no product {product_id!r} among the {len(self._ids)} allowed products"
+            )
         return self._place[product_id]
 
     def _distinct(self, one: int, other: int) -> bool:

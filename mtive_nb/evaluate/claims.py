@@ -1,13 +1,15 @@
-"""The claims board: does a claim of the paper hold here? Decided by rule from measurements, never by hand.
+"""The claims board: does a claim of the papers hold here? A fixed rule decides from measurements, never by hand.
 
-A claim compares two systems (`claims.yaml`; its head explains the fields). Rule of decision, on the 95% interval of
-left less right, paired by seed and test item, seeds drawn first and then the products of each: `greater` holds if its
-lower end is above 0, fails if its upper end is below 0, and is open else; `less` is mirrored; `about_equal` holds if the
-whole interval lies within the tolerance and fails if it lies wholly outside; `at_most_factor` holds if left over right
-stays below the bound. `each` needs every task; `mean` is about the mean over tasks.
+A claim compares two systems (the head of `claims.yaml` explains the fields). The rule uses the 95% interval of left
+minus right, paired by seed and test item. The bootstrap draws seeds, then each seed's products.
+- `greater` holds if the lower end is above 0, fails if the upper end is below 0, and is open otherwise.
+- `less` is the mirror image.
+- `about_equal` holds if the whole interval lies within the tolerance and fails if it lies wholly outside.
+- `at_most_factor` holds if left divided by right stays below the bound.
+`each` requires the relation in every task; `mean` applies the relation to the mean over tasks.
 
-Claims on answers are decided by `board`, in chapter 20 and in those that have other systems; what a chapter measured in
-another way (latency, equality, interruptions) by `measured`. The report joins their tables of claims.
+`board` decides claims on answers, in chapter 20 and in chapters with other systems. `measured` decides claims on other
+measurements of a chapter (latency, equality, interruptions). The report joins the chapters' tables of claims.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +40,7 @@ SYSTEMS = {
     "mtive_mtl": "MTIVE_MTL",
     **{f"base_sl_rep{100 * share:.0f}": replay_name(share) for share in (0.0, 0.01, 1.0)},
 }
-# Metrics of claims.yaml -> the frame that holds them (see `judged_run`) and its column.
+# Metrics of claims.yaml -> the frame with the metric (see `judged_run`) and the frame's column.
 METRICS = {
     "judge_accuracy": ("judged", "accuracy"),
     "accuracy": ("judged", "accuracy"),
@@ -50,21 +52,21 @@ METRICS = {
 
 @cache
 def load_claims() -> tuple[dict, ...]:
-    """Every claim of the four papers."""
+    """Load every claim of the four papers."""
     return tuple(yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text()))
 
 
 def find_claim(claim_id: str) -> dict:
-    """The claim of that id. Errors: KeyError for an unknown one."""
+    """Return the claim with this id. Errors: KeyError for an unknown id."""
     return {claim["id"]: claim for claim in load_claims()}[claim_id]
 
 
 def verdict(
     low: float, high: float, *, relation: str, tolerance: float | None = None, bound: float | None = None
 ) -> str:
-    """Holds, does not hold or open, for the interval of left less right (`at_most_factor`: left over right).
+    """Return HOLDS, FAILS or OPEN for an interval of left minus right (`at_most_factor`: left divided by right).
 
-    Errors: ValueError for a relation that is none of the four.
+    Errors: ValueError for an unknown relation.
     """
     if relation == "about_equal":
         inside, outside = -tolerance <= low and high <= tolerance, high < -tolerance or low > tolerance
@@ -79,24 +81,24 @@ def verdict(
 
 
 def _rule(claim: Mapping) -> dict:
-    """What `verdict` needs to know of a claim."""
+    """Return a claim's relation, tolerance and bound, the options of `verdict`."""
     test = claim["test"]
     limits = {name: (test.get(name) or {}).get("value") for name in ("tolerance", "bound")}
     return {"relation": test["relation"]} | limits
 
 
 def _of_each(by_task: Mapping[str, str]) -> str:
-    """The verdict on a claim that must hold for every task."""
+    """Return the verdict on a claim that must hold for every task."""
     return FAILS if FAILS in by_task.values() else HOLDS if set(by_task.values()) == {HOLDS} else OPEN
 
 
 def judged_run(
     records: Sequence[dict], answers: Mapping[str, Sequence[str]], vocabulary: dict, *, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
-    """What `board` takes of a run's answers, one a record of every system: frames by name.
+    """Return the frames by name that `board` needs, from every system's answers, one answer per record.
 
-    judged: the judge's marks of open-ended answers. yes_no: answers to yes/no questions and their labels. abstained:
-    for each fact that was asked for, whether there is none (label) and whether the system said so (answer).
+    judged: the judge's scores of open-ended answers. yes_no: answers to yes/no questions, with labels. abstained: for
+    each asked fact, whether the photo does not show it (label) and whether the system says so (answer).
     """
     judged, yes_no, abstained = [], [], []
     for system in (s for s in SYSTEMS.values() if s in answers):
@@ -117,10 +119,11 @@ def _about(record: Mapping, system: str, seed: int) -> dict:
 
 
 def measured(claim_id: str, values: Mapping[str, Interval | float], *, n: int | None = None) -> dict:
-    """A row of the board for a claim that a chapter measured itself.
+    """Return a row of the board for a claim that a chapter measured itself.
 
-    values: left less right (`at_most_factor`: left over right) by task, or by whatever the claim must hold for each of;
-    a number without an interval is exact. n: what each exact number rests on. Errors: KeyError for an unknown claim.
+    values: left minus right (`at_most_factor`: left divided by right) by task, or by another unit for which the claim
+    must hold; a number without an interval is exact. n: sample size of each exact number.
+    Errors: KeyError for an unknown claim.
     """
     claim = find_claim(claim_id)
     found = {task: v if isinstance(v, Interval) else Interval(v, v, v, n or 1) for task, v in values.items()}
@@ -132,10 +135,10 @@ def measured(claim_id: str, values: Mapping[str, Interval | float], *, n: int | 
 
 
 def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int = 2000, seed: int = 0) -> dict | None:
-    """One claim on answers; None where its systems, metric or tasks are not among them. frames: as of `judged_run`.
+    """Decide one claim on answers; None where the frames lack its systems, metric or tasks. frames: from `judged_run`.
 
-    Result: verdict, gain, low, high (left less right, mean over tasks: points, or F1 in [0, 1]), by_task, n, seeds.
-    Of abstention only those tasks count in which something is asked for that is not there.
+    Result: verdict, gain, low, high (left minus right, mean over tasks: points, or F1 in [0, 1]), by_task, n, seeds.
+    Abstention counts only tasks with at least one asked fact that the photo does not show.
     """
     test = claim["test"]
     pair = [SYSTEMS.get(str(test[side])) for side in ("left", "right")]
@@ -178,11 +181,11 @@ def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int
 
 def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str, str]], *, seed: int = 0,
                   tasks: Sequence[str] | None = None) -> dict:  # fmt: skip
-    """One claim decided with answers of another system in the place of one's own: what its gap is with one thing changed.
+    """Decide one claim with some answers replaced, to measure what a single change does to the gap.
 
-    asked: of `read_answers`; instead: {system: {record's id: answer}}, {} for the claim as it stands; a record without
-    such an answer keeps the old one. tasks: those of the claim to look at, all unless named. Result: as of `decide`.
-    Errors: ValueError for a system that the claim does not compare, or a task that it does not ask.
+    asked: from `read_answers`. instead: {system: {record id: answer}}; records without a replacement keep their answer,
+    and {} decides the claim unchanged. tasks: a subset of the claim's tasks; default: all. Result: as from `decide`.
+    Errors: ValueError for a system or a task outside the claim.
     """
     claim = find_claim(claim_id)
     test = claim["test"]
@@ -198,13 +201,13 @@ def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str
 
 
 def _mean_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
-    """Features (n, 2) of each item, and the statistic of their sums: the mean of left less right."""
+    """Return each item's features (n, 2) and the statistic of their sums: the mean of left minus right."""
     apart = (part[left] - part[right]).astype(float)
     return np.stack([apart, np.ones(len(apart))], axis=1), mean_of_sums
 
 
 def _f1_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
-    """Features (n, d) of each item, and the statistic of their sums: weighted F1 of left less that of right."""
+    """Return each item's features (n, d) and the statistic of their sums: weighted F1 of left minus right."""
     labels = list(part.index.get_level_values("label"))
     one, other = (confusion_features(classify(list(part[system]), labels)) for system in (left, right))
     cut = one.shape[1]
@@ -212,7 +215,10 @@ def _f1_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarra
 
 
 def _abstention_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
-    """Features (n, 6), right, false and missed abstentions of both, and the statistic of their sums: F1, left less right."""
+    """Return features (n, 6) and the statistic of their sums: F1 of left minus right.
+
+    Features: correct, false and missed abstentions of left, then of right.
+    """
     truth = part.index.get_level_values("label").to_numpy(dtype=bool)
     said = [part[system].to_numpy(dtype=bool) for system in (left, right)]
     features = [hits for s in said for hits in (s & truth, s & ~truth, ~s & truth)]
@@ -229,9 +235,10 @@ _DIFFERENCES = {"judged": _mean_difference, "yes_no": _f1_difference, "abstained
 def board(
     claims: Sequence[Mapping], frames: Mapping[str, pd.DataFrame], *, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Every claim with its verdict, a row each; what cannot be decided here says why. frames: as of `judged_run`.
+    """Return one row per claim with its verdict, or the reason why it is undecided. frames: from `judged_run`.
 
-    Columns: claim, statement, priority, verdict, gain, low, high, by_task, n, seeds, published (its margin in print), unit.
+    Columns: claim, statement, priority, verdict, gain, low, high, by_task, n, seeds, published (the margin in the
+    paper), unit.
     """
     rows = []
     for claim in claims:
@@ -246,13 +253,13 @@ def board(
 def claims_of_run(
     records: Sequence[dict], answers: Mapping[str, Sequence[str]], vocabulary: dict, *, further: Sequence[dict] = ()
 ) -> pd.DataFrame:
-    """MTIVE's claims that a chapter decides, as `board`: those on its answers, then `further` rows of `measured`."""
+    """Return a chapter's board of MTIVE's claims: decided claims on its answers, then `further` rows of `measured`."""
     claims = board([c for c in load_claims() if c["paper"] == "mtive"], judged_run(records, answers, vocabulary))
     return pd.concat([claims[claims["n"].notna()], pd.DataFrame(further)], ignore_index=True)
 
 
 def _row(claim: Mapping, found: Mapping) -> dict:
-    """A claim and what was found, as a row of the board."""
+    """Return a row of the board from a claim and its result."""
     about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split()), "priority": claim["priority"]}
     printed = claim["test"].get("margin_published") or {}
     limit = claim["test"].get("tolerance") or claim["test"].get("bound") or {}

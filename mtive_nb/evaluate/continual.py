@@ -46,8 +46,8 @@ def properties(gains: pd.DataFrame, *, unchanged: Mapping[str, bool], own_file: 
                replayed: Mapping[str, str]) -> pd.DataFrame:  # fmt: skip
     """Return T8's properties except latency, decided from measurements: property, system, found, because.
 
-    gains: `after` minus `before` on the old tasks, rows of system, task, gain, low, high in points. unchanged: whether a
-    system's logits on old tasks stayed bit-identical. own_file: whether a system keeps each task's weights in a
+    gains: `after` minus `before` on the old tasks, rows of system, task, gain, low, high in points. unchanged: whether
+    a system's logits on old tasks stayed bit-identical. own_file: whether a system keeps each task's weights in a
     separate file. replayed: for each system trained on new tasks, its twin trained with replay.
     High susceptibility to interference: the whole interval of an old task's gain lies below 0. Requires data
     re-balancing: old tasks fell, and fewer fell in the twin.

@@ -1,4 +1,4 @@
-"""What a piece of work costs in time and in memory, beside alternatives that do the same."""
+"""Compare the time and memory of alternatives for the same work."""
 
 from collections.abc import Callable, Mapping
 

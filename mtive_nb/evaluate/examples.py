@@ -23,10 +23,11 @@ def example_rows(
     vocabulary: Vocabulary | None = None,
     judge: Judge | None = None,
 ) -> pd.DataFrame:
-    """Return the `n` records per task on which systems differ most: id, task, images, question, truth, a column per system.
+    """Return the `n` records per task on which systems differ most.
 
-    The difference is the standard deviation of the systems' correctness. `seed` breaks ties, and no product appears
-    twice in a task. The selection shows differences; do not estimate scores from it.
+    Columns: id, task, images, question, truth, then one column per system. The difference is the standard deviation of
+    the systems' correctness. `seed` breaks ties, and no product appears twice in a task. The selection shows
+    differences; do not estimate scores from it.
     Errors: ValueError where a system has a wrong number of answers.
     """
     records = list(records)

@@ -194,5 +194,5 @@ def _counts(rng: np.random.Generator, resamples: int, groups: int) -> np.ndarray
 
 def _interval(value: float, found: np.ndarray, *, level: float, n: int) -> Interval:
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    # With few groups, an end may lie past the value itself.
+    # With few groups, rounding may move an end past the value itself.
     return Interval(value, float(min(low, value)), float(max(high, value)), n, level)

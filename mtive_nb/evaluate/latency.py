@@ -36,7 +36,10 @@ def times_in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int,
 
 
 def ratios_to(times: pd.DataFrame, first: str) -> pd.DataFrame:
-    """Return each variant's time divided by that of `first`: system, value (median over rounds), low and high (extremes)."""
+    """Return each variant's time divided by that of `first`, round by round.
+
+    Columns: system, value (median), low and high (extremes).
+    """
     ratios = times.div(times[first], axis=0)
     rows = {"value": ratios.median(), "low": ratios.min(), "high": ratios.max()}
     return pd.DataFrame(rows).rename_axis("system").reset_index()

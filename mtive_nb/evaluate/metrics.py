@@ -1,7 +1,7 @@
-"""Reading answers and comparing them with the truth: yes/no, classes, attributes in JSON, dates.
+"""Read answers and compare them with the truth: yes/no, classes, attributes in JSON, dates.
 
-Every comparison exists per item (0 or 1), so that `intervals` can put an interval around any mean of them.
-An answer that cannot be read is never dropped: it is wrong, as a class of its own, and counted.
+Every comparison gives 0 or 1 per item, so `intervals` can compute an interval for any mean.
+An unreadable answer is never dropped: it counts as wrong, as a separate class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNPARSED = "(no class)"
 UNANSWERABLE = "unanswerable"
 DATE_ATTRIBUTES = ("expiry", "production")
 
-# How models that were not trained here name our attributes; compared in lower case without spaces and underscores.
+# Other models' names for our attributes; compared in lower case without spaces, underscores and hyphens.
 KEY_ALIASES = {
     "color": "colour",
     "packagingtype": "packaging",
@@ -39,14 +39,14 @@ KEY_ALIASES = {
     "difference": "differs",
 }
 _ABSTENTIONS = {UNANSWERABLE, "unknown", "n/a", "not visible", "not shown", "not stated", "not legible", "cannot tell"}
-# A pair counts when its value is closed: a quoted string, or a bare word with a comma, a brace or a line's end behind.
+# A pair counts if its value is complete: a quoted string, or a bare word before a comma, a brace or a line's end.
 _PAIR = re.compile(r"""["']?([A-Za-z][\w ]*?)["']?\s*:\s*(?:"([^"\n]*)"|'([^'\n]*)'|([\w.+-]+)(?=\s*[,}\n]))""")
 
 
 def facts_of(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """A record's facts as (asked, known) without empty entries; None for a record without structured truth.
+    """Return a record's facts as (asked, known) without empty entries; None for a record without structured truth.
 
-    A table of records may hold the facts as a JSON string, or fill in None for keys of other rows: both are undone.
+    Reads facts stored as a JSON string, and drops None values that a table fills in for other rows' keys.
     """
     facts = record.get("facts")
     if isinstance(facts, str):
@@ -61,31 +61,31 @@ def facts_of(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def accepted_values(value: Any) -> list[Any]:
-    """A fact's right values as a list: facts hold one, or a list of which any one is right."""
+    """Return a fact's correct values as a list; in a list of several values, each is correct."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def normalise_answer(text: str) -> str:
-    """Lower case, one space between words, no quotes or punctuation around."""
+    """Normalise to lower case, one space between words, and no surrounding quotes or punctuation."""
     return " ".join(str(text).lower().split()).strip(" \"'`.,;:!?")
 
 
 def is_abstention(text: str) -> bool:
-    """Whether a value says that the photo does not show it (`Unanswerable`, `n/a`, `not visible`)."""
+    """Return whether a value says that the photo does not show the fact (`Unanswerable`, `n/a`, `not visible`)."""
     return normalise_answer(text) in _ABSTENTIONS
 
 
 def canonical_key(key: str) -> str:
-    """Our name of an attribute: `ExpiryDate` -> `expiry`, `Color` -> `colour`; an unknown key in lower case."""
+    """Return our name of an attribute: `ExpiryDate` -> `expiry`, `Color` -> `colour`; an unknown key in lower case."""
     plain = re.sub(r"[\s_-]+", "", key.lower())
     return KEY_ALIASES.get(plain, "_".join(key.lower().split()))
 
 
 def parse_pairs(text: str) -> dict[str, str]:
-    """The attribute-value pairs of a JSON answer, read leniently; {} when there is none.
+    """Parse the attribute-value pairs of a JSON answer leniently; {} when there is none.
 
-    Single quotes, text around the braces and a cut-off end are accepted: a truncated object yields its complete
-    pairs. A key that comes twice keeps its first value (a model that loops repeats itself).
+    Single quotes, text around the braces and a cut-off end are accepted; a truncated object yields its complete pairs.
+    A repeated key keeps its first value (a looping model repeats itself).
     """
     start = text.find("{")
     if start < 0:
@@ -110,7 +110,7 @@ def _as_text(value: Any) -> str:
 
 
 def yes_no(text: str) -> str | None:
-    """`yes` or `no`: the answer's first word, else the only one of the two in it; None when neither or both."""
+    """Read `yes` or `no`: the answer's first word, else whichever of the two occurs alone; None for neither or both."""
     words = re.findall(r"[a-z]+", text.lower())
     if words and words[0] in ("yes", "no"):
         return words[0]
@@ -119,9 +119,9 @@ def yes_no(text: str) -> str | None:
 
 
 def class_of(text: str, classes: Sequence[str]) -> str | None:
-    """The one class that an answer names, as spelled in `classes`; None when it names none or several.
+    """Return the only class that an answer names, as spelled in `classes`; None when it names none or several.
 
-    A class inside a longer one does not count (`tea` in `iced tea`), nor one that is denied (`not a box`).
+    A class inside a longer class does not count (`tea` in `iced tea`), nor does a negated class (`not a box`).
     """
     plain = normalise_answer(text)
     by_text = {normalise_answer(name): name for name in classes}
@@ -141,7 +141,7 @@ def class_of(text: str, classes: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Classified:
-    """Predicted class (or `UNPARSED`), 0/1 hits (n,) and true class of each item."""
+    """Each item's predicted class (or `UNPARSED`) and true class; `hits` (n,) is 1 where both agree, else 0."""
 
     predicted: tuple[str, ...]
     labels: tuple[str, ...]
@@ -152,7 +152,10 @@ class Classified:
 
 
 def classify(predictions: Sequence[str], labels: Sequence[str], *, classes: Sequence[str] | None = None) -> Classified:
-    """Read a class from each answer text; `classes` are those of the labels unless given."""
+    """Read a class from each answer text; `classes` defaults to the labels' classes.
+
+    Errors: ValueError where the numbers of predictions and labels differ.
+    """
     if len(predictions) != len(labels):
         raise ValueError(f"classify: {len(predictions)} predictions for {len(labels)} labels; expected one each")
     names = sorted(set(labels)) if classes is None else list(classes)
@@ -165,7 +168,10 @@ def classify(predictions: Sequence[str], labels: Sequence[str], *, classes: Sequ
 def classification(
     predictions: Sequence[str], labels: Sequence[str], *, classes: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Accuracy, F1 weighted by support (T2's F1-weighted), both in [0, 1], and how many answers named no class."""
+    """Return accuracy and support-weighted F1 (T2's F1-weighted), both in [0, 1], the count of unparsed answers, and n.
+
+    Errors: ValueError for no items.
+    """
     read = classify(predictions, labels, classes=classes)
     if not read.labels:
         raise ValueError("classification: found no items; expected at least one")
@@ -178,9 +184,9 @@ def classification(
 
 
 def attribute_matches(prediction: str, asked: Mapping[str, Any]) -> dict[str, float]:
-    """Exact match (0 or 1) of each asked attribute, after `normalise_answer`.
+    """Score the exact match (0 or 1) of each asked attribute, after `normalise_answer`.
 
-    A record that asks one attribute may be answered by the value alone.
+    For a single asked attribute, an answer may give the value alone.
     """
     pairs = parse_pairs(prediction)
     if not pairs and len(asked) == 1:
@@ -194,10 +200,10 @@ def attribute_matches(prediction: str, asked: Mapping[str, Any]) -> dict[str, fl
 def date_match(
     prediction: str, asked: Mapping[str, Any], *, known: Mapping[str, Any] | None = None
 ) -> tuple[float, float]:
-    """Exact match (0 or 1) of the asked date: (as printed, as a date). The expiry, where several are asked.
+    """Score the exact match (0 or 1) of the asked date: (as printed, as a date); the expiry, where several are asked.
 
-    As printed: equal after one space between words, capitals, and without a prefix such as EXP. As a date: the same
-    day of the calendar, `dates.parse_date`, or `known`'s second accepted reading `<name>_also`.
+    As printed: equal in capitals, with single spaces and without a prefix such as EXP. As a date: the same calendar
+    day by `dates.parse_date`, or `known`'s second accepted reading `<name>_also`.
     """
     name, truths = asked_date(asked)
     pairs = parse_pairs(prediction)
@@ -210,7 +216,7 @@ def date_match(
 
 
 def abstentions(answer: str, asked: Mapping[str, Any]) -> dict[str, tuple[bool, bool]]:
-    """For each fact that is asked for: whether there is none to be seen, and whether the answer says so."""
+    """Return for each asked fact whether the photo does not show it, and whether the answer says so."""
     pairs = parse_pairs(answer)
     return {
         name: (
@@ -222,23 +228,23 @@ def abstentions(answer: str, asked: Mapping[str, Any]) -> dict[str, tuple[bool, 
 
 
 def asked_date(asked: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """The date that a record is scored by and its right texts: the expiry, where several are asked."""
+    """Return the name of the scored date and its correct texts: the expiry, where several dates are asked."""
     name = "expiry" if "expiry" in asked else next(iter(asked))
     return name, [str(value) for value in accepted_values(asked[name])]
 
 
 def printed_date(text: str) -> str:
-    """A date as printed, in capitals, one space between its parts, no prefix, no quotes or full stop around."""
+    """Normalise a printed date: capitals, one space between parts, no prefix, no surrounding quotes or full stop."""
     return " ".join(strip_prefix(str(text).strip(" \"'`.,;\n")).split())
 
 
 def accepted_dates(name: str, *, asked: Mapping[str, Any], known: Mapping[str, Any]) -> set[str]:
-    """The ISO dates that are a right reading of the date `name`: the truth's own and `<name>_iso`, `<name>_also`."""
+    """Return the ISO dates accepted for the date `name`: the truth's own, `<name>_iso` and `<name>_also`."""
     own = {parse_date(str(value)) for facts in (asked, known) for value in accepted_values(facts.get(name, ""))}
     noted = {str(value) for end in ("_iso", "_also") for value in accepted_values(known.get(f"{name}{end}", ""))}
     return {date for date in own | noted if date}
 
 
 def majority_share(labels: Sequence[str]) -> float:
-    """Accuracy of always giving the commonest label; 0 without labels."""
+    """Return the accuracy of always answering the commonest label; 0 without labels."""
     return max((labels.count(label) for label in set(labels)), default=0) / max(1, len(labels))

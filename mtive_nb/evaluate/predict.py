@@ -1,4 +1,4 @@
-"""Answers of a model to records: greedy, in batches of one task and form, given back in the records' own order."""
+"""Generate a model's answers to records: greedy decoding, in batches by task and form, in the records' own order."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ def _answer_in_batches(
     vlm: Vlm, records: list[dict], order: list[int], ready: Callable[[list[int], dict], AbstractContextManager[nn.Module]],
     *, batch: int, max_new_tokens: int, what: str,
 ) -> list[str]:  # fmt: skip
-    """Answers in the records' own order; `ready(rows, inputs)` lends the network for a batch of these rows."""
+    """Generate answers in the records' own order; `ready(rows, inputs)` provides the network for a batch of rows."""
     answers = [""] * len(records)
     for start in progress(range(0, len(order), batch), what=what):
         rows = order[start : start + batch]
@@ -44,9 +44,9 @@ def generate_answers(
     what: str = "answers",
     fold: bool = True,
 ) -> list[str]:
-    """One answer a record, by greedy decoding with whatever adapters are active.
+    """Return one answer per record, by greedy decoding with the active adapters.
 
-    `fold` adds a stack's adapters into the base's weights while it answers: the same answers, sooner. `what` names the
+    `fold` folds a stack's adapters into the base's weights during decoding: the same answers, faster. `what` labels the
     progress line.
     """
     stacked = isinstance(model, LoraStack)
@@ -69,7 +69,10 @@ def generate_mixed_answers(
     batch: int = 64,
     max_new_tokens: int = 64,
 ) -> list[str]:
-    """As generate_answers, record i by expert i over `trunk` (None: the trunk alone); a batch holds any experts at once."""
+    """Return answers as generate_answers, record i by expert i over `trunk` (None: the trunk alone).
+
+    A batch may mix any experts.
+    """
     stack.model.eval()
     adapters = {name: stack.adapter(name) for name in set(experts) if name is not None} | {None: None}
     order = sorted(range(len(records)), key=list(map(rough_tokens, records)).__getitem__)
@@ -84,14 +87,14 @@ def generate_mixed_answers(
 
 @torch.inference_mode()
 def next_token_logits(stack: LoraStack, records: list[dict]) -> torch.Tensor:
-    """Logits of the answer's first token, (B, V), with whatever adapters are active, all of them live."""
+    """Return the logits of the answer's first token, (B, V), with the active adapters, without folding."""
     stack.model.eval()
     return stack.model(**batch_of(stack.vlm, records), logits_to_keep=1).logits[:, -1]
 
 
 @torch.inference_mode()
 def chosen_yes_no(stack: LoraStack, records: list[dict], *, batch: int = 64) -> list[str]:
-    """Yes or no to each record, whichever begins more likely: also of a model that would say something else."""
+    """Return yes or no for each record by the likelier first token, even if the model prefers another word."""
     encode = stack.vlm.processor.tokenizer.encode
     words = {word: encode(word, add_special_tokens=False)[0] for word in ("yes", "no")}
     said = []
@@ -122,11 +125,11 @@ def answers_of_systems(
     processes: int = 1,
     each: Callable = by_processes,
 ) -> dict[str, list[str]]:
-    """Answers of every system, {system: one a record}; a system names the adapter of each task (None: the bare base).
+    """Return every system's answers, {system: one answer per record}.
 
-    A system's answers to a task are kept under `cache`, so that a run that was cut short goes on where it stopped.
-    `processes` of their own share the work: for a small model on a CPU; `each`: by_processes here, or by_ray of
-    serve/cluster.py on many machines.
+    systems: {system: {task: adapter}}, None for the bare base. cache: folder for each system's answers to each task, so
+    an interrupted run resumes where it stopped. processes: number of processes that share the work, for a small model
+    on a CPU. each: by_processes here, or by_ray of serve/cluster.py on many machines.
     """
     parts = [(system, task, adapter) for system, adapters in systems.items() for task, adapter in adapters.items()]
     kept = {part: Path(cache) / f"{part[0]}_{part[1]}.json" for part in parts}

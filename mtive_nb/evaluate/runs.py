@@ -17,7 +17,7 @@ Asked = tuple[list[dict[str, Any]], pd.DataFrame, dict[str, list[str]]]
 
 
 def answer_rows(records: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Return a row per record: id, truth, and a column of answers per system, as read_answers expects in answers.csv."""
+    """Return a row per record: id, truth, a column of answers per system; read_answers reads tables/answers.csv."""
     return pd.DataFrame({"id": [r["id"] for r in records], "truth": [r["answer"] for r in records], **answers})
 
 
@@ -37,7 +37,7 @@ def read_answers(shop: Path, evaluation: Path) -> Asked:
 
 
 def pooled(runs: Iterable[Asked]) -> tuple[list[dict[str, Any]], dict[str, list[str]], dict[str, list[str]]]:
-    """Pool several results of `read_answers`: all records, answers of systems in every run, the first run's vocabulary."""
+    """Pool several results of `read_answers`: all records, answers of systems in every run, first run's vocabulary."""
     runs = list(runs)
     table = pd.concat([part for _, part, _ in runs], join="inner", ignore_index=True)
     answers = {system: list(table[system]) for system in table.columns.drop(["id", "truth"])}

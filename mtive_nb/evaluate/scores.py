@@ -1,8 +1,8 @@
 """The tables of notebook 07: T1 (judge), T2 (F1-weighted) and exact matches, each with a bootstrap interval.
 
-Columns are spelled as in published.csv. T1's numbers are differences to a row that the paper does not print; ours are
-levels in [0, 100]. T2 is a fraction, as printed; shares of our own are fractions too. Intervals draw products; records
-of several runs carry a `run` each, and runs are drawn first.
+Columns are spelled as in published.csv. T1 in the paper shows differences to a row that the paper omits; our T1 shows
+levels in [0, 100]. T2 is a fraction, as in the paper; our own shares are fractions too. Intervals resample products.
+Records pooled from several runs have a `run` field, and the bootstrap draws runs first.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def score_table(
     resamples: int = 2000,
     judge: Judge | None = None,
 ) -> pd.DataFrame:
-    """Every score of every system, one a row, with the fields of `SCORE_FIELDS`; `metric` is the paper's column.
+    """Return every score of every system, one row each, with fields `SCORE_FIELDS`; `metric` is the paper's column.
 
-    T1 `AE/Acc`, `AE/Rel`, `AE/Hal` ... over generative and augmented records; T2 `DD/F1w`, `PM/F1w` over binary ones.
-    Own: `<task>/Acc binary`, `F1w binary` (where T2 has none) and `Unparsed binary`; `PT/Acc`, `PP/Acc` ... over their
-    classes; `AE/EM` over asked attributes and `AE/EM record` over whole answers; `EX/EM` (as printed), `EX/EM date`
-    and `EX/EM present` (as printed, where there is a date), over records that ask for a date. What has no records has
-    no row.
-    Errors: ValueError when a system has not one answer a record.
+    T1: `AE/Acc`, `AE/Rel`, `AE/Hal` ... over generative and augmented records. T2: `DD/F1w`, `PM/F1w` over binary
+    records. Our own metrics: `<task>/Acc binary`, `F1w binary` (where T2 has none) and `Unparsed binary`; `PT/Acc`,
+    `PP/Acc` ... over their classes; `AE/EM` over asked attributes and `AE/EM record` over whole answers; `EX/EM` (as
+    printed), `EX/EM date` and `EX/EM present` (as printed, where there is a date), over records that ask for a date.
+    A metric without records has no row.
+    Errors: ValueError where a system's number of answers differs from the number of records.
     """
     records = list(records)
     judge = judge or RuleJudge(vocabulary_of(records) if vocabulary is None else vocabulary)
@@ -80,7 +80,11 @@ def score_table(
 
 
 def majority_answers(records: Iterable[Mapping[str, Any]], train: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What a system says that never looks: the commonest training answer to the same form asking for the same facts."""
+    """Return answers of a baseline that ignores the photo.
+
+    It gives the commonest training answer to the same task and form with the same asked facts, else to the same task
+    and form.
+    """
 
     def form(record: Mapping[str, Any]) -> tuple:
         asked = (facts_of(record) or ({}, {}))[0]
@@ -97,7 +101,10 @@ def majority_answers(records: Iterable[Mapping[str, Any]], train: Iterable[Mappi
 def attribute_scores(
     records: Iterable[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, seed: int = 0
 ) -> pd.DataFrame:
-    """Exact match of AE's generative and augmented answers, attribute by attribute: system, attribute, value, low, high, n."""
+    """Return the exact match of AE's generative and augmented answers by attribute.
+
+    Columns: system, attribute, value, low, high, n.
+    """
     kept = [
         (i, r) for i, r in enumerate(records) if r["task"] == "AE" and r["variant"] in ("gen", "aug") and facts_of(r)
     ]
@@ -125,10 +132,10 @@ def paired_gains(
     judge: Judge | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What `system` gains over each of `over` in the judge's accuracy, in points, a row a task: gain, low, high, n.
+    """Return the gain of `system` over each system in `over`, in points of the judge's accuracy, a row per task.
 
-    The same records are compared pair by pair and products are drawn together, so the interval is narrower than the
-    two systems' own. Errors: KeyError when a system has no answers.
+    Columns: task, over, gain, low, high, n. Both systems have the same records and products are drawn together, so the
+    interval is narrower than the systems' own intervals. Errors: KeyError when a system has no answers.
     """
     records = list(records)
     judged = {name: judge_all(records, answers_by_system[name], vocabulary, judge=judge) for name in (system, *over)}
@@ -148,7 +155,7 @@ def paired_gains(
 
 
 def wide_table(scores: pd.DataFrame, *, paper: str, table: str) -> pd.DataFrame:
-    """Systems by columns, each cell `value [low, high]`: what a notebook shows."""
+    """Return a display table: systems as rows, metrics as columns, each cell `value [low, high]`."""
     part = scores[(scores["paper"] == paper) & (scores["table"] == table)]
     digits = np.where(part["unit"] == "fraction", 3, 1)
     cells = [
@@ -161,7 +168,7 @@ def wide_table(scores: pd.DataFrame, *, paper: str, table: str) -> pd.DataFrame:
 
 
 def _owner(record: Mapping[str, Any]) -> tuple[Any, str]:
-    """What is drawn together: a product, of its run where records of several runs are pooled."""
+    """Return the bootstrap group of a record: its run (None for a single run) and product."""
     return record.get("run"), record["product_id"]
 
 
@@ -179,7 +186,7 @@ def _judged(task: str, items: list[Item], judge: Judge, options: dict[str, int])
 
 
 def _classified(task: str, items: list[Item], options: dict[str, int]) -> list[dict[str, Any]]:
-    """Yes/no records of any task, and the classes of PT and PP: two questions, never one confusion matrix."""
+    """Score yes/no records of any task, and the classes of PT and PP, in separate confusion matrices."""
     items = [(r, a) for r, a in items if r.get("label")]
     binary = [(r, a) for r, a in items if r["variant"] == "bin"]
     classes = [(r, a) for r, a in items if r["variant"] != "bin" and task in CLASS_TASKS]
@@ -203,7 +210,7 @@ def _class_rows(task: str, items: list[Item], options: dict[str, int], *, form: 
 
 
 def confusion_features(read: Classified) -> np.ndarray:
-    """Each item as one cell of the confusion matrix, (n, K * K): a sum over items is their confusion counts."""
+    """Encode each item as one cell of the confusion matrix, (n, K * K); summing items gives the confusion counts."""
     codes = {name: code for code, name in enumerate(dict.fromkeys((*read.labels, *read.predicted)))}
     cells = [codes[t] * len(codes) + codes[p] for t, p in zip(read.labels, read.predicted, strict=True)]
     features = np.zeros((len(cells), len(codes) ** 2))
@@ -213,7 +220,7 @@ def confusion_features(read: Classified) -> np.ndarray:
 
 def _exact(task: str, items: list[Item], options: dict[str, int]) -> list[dict[str, Any]]:
     items = [(r, a) for r, a in items if r["variant"] in ("gen", "aug") and facts_of(r)]
-    if task == "EX":  # others ask whether a date is there at all
+    if task == "EX":  # other records ask only whether a date is present
         items = [(r, a) for r, a in items if set(DATE_ATTRIBUTES) & set((facts_of(r) or ({}, {}))[0])]
     if task not in ("AE", "EX") or not items:
         return []
@@ -230,7 +237,7 @@ def _exact(task: str, items: list[Item], options: dict[str, int]) -> list[dict[s
         ]
         columns = {"EX/EM": ([p for p, _ in pairs], products), "EX/EM date": ([d for _, d in pairs], products)}
         there = [k for k, (asked, _) in enumerate(facts) if not is_abstention(asked_date(asked)[1][0])]
-        if there:  # a model that always says `Unanswerable` scores in EX/EM, and nothing here
+        if there:  # a model that always says `Unanswerable` scores in EX/EM but not here
             columns["EX/EM present"] = [pairs[k][0] for k in there], [products[k] for k in there]
     return [
         _row("own", OWN_TABLE, name, bootstrap_interval(values, groups=groups, **options))

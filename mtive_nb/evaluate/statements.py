@@ -1,7 +1,7 @@
-"""What an answer statements: its segments, and in each the attribute values, damage, dates, yes/no and differences stated.
+"""Split an answer into segments and read their statements: attribute values, damage, dates, yes/no and differences.
 
-Reading is by rule: pairs of a JSON answer, else words of a vocabulary (attribute -> possible values) in free text. A
-word that several attributes know (`orange`: a colour, a fruit) is read the way that is true, else as what was asked.
+Reading is rule-based: pairs of a JSON answer, else words of a vocabulary (attribute -> possible values) in free text. A
+word of several attributes (`orange`: a colour, a fruit) is read as the true attribute, else as the asked attribute.
 Not understood: values outside the vocabulary in free text, comparison ("larger than"), irony.
 """
 
@@ -25,7 +25,7 @@ from mtive_nb.evaluate.metrics import (
 
 Vocabulary = Mapping[str, Sequence[str]]
 
-# Read by rules of their own rather than as words of the vocabulary.
+# Attributes read by dedicated rules rather than as words of the vocabulary.
 _OWN_RULES = {"match", "damaged", "damage", "differs", "count", *DATE_ATTRIBUTES}
 _NO_VALUE = {"yes", "no", "none", "other"}
 
@@ -41,7 +41,7 @@ _DATE = re.compile(
 _PRODUCTION = re.compile(r"\b(?:mfg|mfd|manufactur\w*|prod(?:uction|uced)?|packed|pkd|made)\b", re.IGNORECASE)
 _EXPIRY = re.compile(r"\b(?:exp\w*|best (?:before|by)|use by|bbe?|until)\b", re.IGNORECASE)
 
-# A sentence's end, a line's end, a comma: not the comma or the full stop inside a date or a number.
+# The end of a sentence or a line, or a comma; not a comma or full stop inside a date or a number.
 _SEGMENT_END = re.compile(r"[;!?\n]+|[.,](?=\s*$)|[.,]\s+(?!\d)|\s+but\s+", re.IGNORECASE)
 _LEADING = re.compile(
     r"^\W*(yes|no)\b(?=\s*(?:$|[,.;:!\n-]|(?:it|they|the|there|both|this|these|that)\b))", re.IGNORECASE
@@ -67,7 +67,7 @@ _NAMES_IN_TEXT = {"color": "colour", "quantity": "count", "number": "count"}
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement of an answer: this attribute has this value (normalised text)."""
+    """One statement of an answer: the attribute has the value (normalised text)."""
 
     attribute: str
     value: str
@@ -75,14 +75,14 @@ class Statement:
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of an answer and what it statements (nothing, for a remark)."""
+    """A piece of an answer and its statements (none, for a remark)."""
 
     text: str
     statements: tuple[Statement, ...]
 
 
 def vocabulary_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Every value of every attribute in the records' facts, for a catalogue that brings no vocabulary of its own."""
+    """Collect every value of every attribute in the records' facts, for a catalogue without its own vocabulary."""
     found: dict[str, set[str]] = {}
     for record in records:
         for part in facts_of(record) or ():
@@ -98,7 +98,7 @@ def _is_date(attribute: str) -> bool:
 
 
 class StatementReader:
-    """Reads statements with one vocabulary; the patterns are built once."""
+    """Reads statements with one vocabulary; the constructor builds the patterns."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._attributes_of: dict[str, list[str]] = {}
@@ -124,10 +124,11 @@ class StatementReader:
         truth: Mapping[str, set[str]],
         reference: str = "",
     ) -> list[Segment]:
-        """Segments of an answer, each statement once (an answer that repeats itself statements no more).
+        """Return an answer's segments with each statement once (repetition adds no statement).
 
-        `truth` (attribute -> accepted values) only settles which attribute an ambiguous word is about. `reference`,
-        the right answer, tells what `yes` means: where it says no to "is it in good condition?", yes is undamaged.
+        `truth` (attribute -> accepted values) only decides which attribute an ambiguous word refers to. `reference`,
+        the correct answer, decides what `yes` means: if the reference to "is it in good condition?" is "no" for a
+        damaged product, `yes` means undamaged.
         """
         pairs = parse_pairs(answer)
         if pairs:
@@ -157,7 +158,7 @@ class StatementReader:
             answer = answer[leading.end() :]
         for text in filter(None, (part.strip(" ,.:-") for part in _SEGMENT_END.split(answer))):
             found.append((text, self._read_segment(text, asked=asked, truth=truth)))
-        # A value alone: outside the vocabulary it still states the one thing that was asked.
+        # A value alone, even outside the vocabulary, states the only asked attribute.
         bare = normalise_answer(answer)
         if len(asked) == 1 and not any(statements for _, statements in found) and 0 < len(bare.split()) <= 3:
             found = [(answer.strip(), [Statement(next(iter(asked)), bare)])]
@@ -186,7 +187,7 @@ class StatementReader:
         return Statement(next(iter(right or [name for name in attributes if name in asked] or attributes)), value)
 
     def _damage_in(self, plain: str, asked: Mapping[str, Any]) -> list[Statement]:
-        """Damage in one segment; a denied word is no damage, and denied words alone say that it is sound."""
+        """Read damage in one segment; a negated word is no damage, and only negated words mean undamaged."""
         stated: list[Statement] = []
         sound = _SOUND.search(plain)
         denied = sound is not None
@@ -222,7 +223,7 @@ def _statements_of_pair(name: str, value: str) -> list[Statement]:
 
 
 def _dates_in(text: str, asked: Mapping[str, Any]) -> list[Statement]:
-    """Each date of a segment: what the words before it name, else the date that was asked, else the expiry."""
+    """Read each date of a segment: named by the words before it, else the asked date, else the expiry."""
     default = next((name for name in DATE_ATTRIBUTES if name in asked), "expiry")
     statements, start = [], 0
     for match in _DATE.finditer(text):
@@ -234,7 +235,7 @@ def _dates_in(text: str, asked: Mapping[str, Any]) -> list[Statement]:
 
 
 def _polar_attribute(asked: Mapping[str, Any]) -> str | None:
-    """The asked attribute that a yes or no answers."""
+    """Return the asked attribute that a yes or no answers; None if there is none."""
     return next((name for name, value in asked.items() if str(value).lower() in ("yes", "no")), None)
 
 
@@ -245,12 +246,12 @@ def _damage_forms(kind: str) -> str:
 
 
 def _squeeze(words: str) -> str:
-    """Words without spaces and articles: `on the shelf` and `on shelf`, `500ml` and `500 ml` are one."""
+    """Remove spaces and articles: `on the shelf` equals `on shelf`, `500ml` equals `500 ml`."""
     return "".join(word for word in words.split() if word not in ("a", "an", "the"))
 
 
 def _alternatives(values: Iterable[str]) -> re.Pattern[str]:
-    """A pattern for any of the values as whole words, longest first; an article may stand inside, a plural s behind."""
+    """Build a pattern for any value as whole words, longest first; allows articles inside and a plural s at the end."""
     patterns = []
     for value in sorted(values, key=len, reverse=True):
         words = [re.escape(word) for word in value.split()]

@@ -55,7 +55,7 @@ def accuracy_gains(
 
 
 def task_gains(records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, seed: int = 0) -> dict[str, Interval]:
-    """`accuracy_gains` by task alone, without the mean of tasks."""
+    """Return `accuracy_gains` by task, without the mean over tasks."""
     gains = accuracy_gains(records, left, right, seed=seed)
     return {task: gain for task, gain in gains.items() if task != "mean"}
 
@@ -63,10 +63,10 @@ def task_gains(records: Sequence[dict], left: np.ndarray, right: np.ndarray, *, 
 def exact_by_attribute(
     records: Sequence[dict], answers_by_system: Mapping[str, Sequence[str]], names: Mapping[str, str]
 ) -> dict[str, tuple[list[dict], dict[str, np.ndarray]]]:
-    """Exact matches attribute by attribute: {name: (the records that ask for it, {system: 0 or 1 a record})}.
+    """Return exact matches by attribute: {name: (records that ask for the attribute, {system: 0 or 1 per record})}.
 
-    names: our attributes -> the names of the result. Each record has the attribute's name as its task, ready for
-    `accuracy_table` and `task_gains`. An attribute that no record asks for is left out.
+    names: {our attribute: name in the result}. Each returned record has this name as its task, for `accuracy_table` and
+    `task_gains`. An attribute that no record asks for is left out.
     """
     hits = {
         system: [attribute_matches(a, r["facts"]["asked"]) for a, r in zip(answers, records, strict=True)]

@@ -48,9 +48,7 @@ def read_manifest(folder: Path) -> dict:
     """Return the parsed stack.json of a folder. Errors: LineageError where the file is missing."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise LineageError(
-            f"{path} does not exist: {folder} is no folder of a stack (LoraStack.save writes this file)"
-        )
+        raise LineageError(f"{path} does not exist: {folder} is no folder of a stack (LoraStack.save writes this file)")
     return json.loads(path.read_text())
 
 

@@ -202,7 +202,7 @@ class LoraMixture:
 
     @classmethod
     def load(cls, stack: LoraStack, folder: Path, name: str) -> "LoraMixture":
-        """Load a saved mixture, frozen and on, over its parent on the stack. Errors: LineageError, as LoraStack.load."""
+        """Load a saved mixture, frozen and on, over its parent on the stack. Errors: as LoraStack.load."""
         path = Path(folder) / name / WEIGHTS
         row, parent = stack.check_line("mixtures", path)
         stack.activate(parent)

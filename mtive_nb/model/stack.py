@@ -261,7 +261,9 @@ class LoraStack:
         if (folder / MANIFEST).is_file():
             manifest = read_manifest(folder)
         if parent is not None and parent not in self.hashes:
-            raise LineageError(f"adapter {name!r}: save its parent {parent!r} first; the lineage needs the parent's hash")
+            raise LineageError(
+                f"adapter {name!r}: save its parent {parent!r} first; the lineage needs the parent's hash"
+            )
         line = Lineage(parent, self.hashes.get(parent) if parent else None, sha256_of(weights), spec)
         manifest.setdefault(kind, {})[name] = asdict(line)
         write_manifest(folder, manifest)

@@ -122,7 +122,9 @@ def _render_product(
         "facts": whole | {"attributes": item.attributes},
     }
     plain = photos - dates
-    hurt = set(rng.permutation(plain)[: (plain + int(rng.integers(2))) // 2].tolist())  # half; an odd number rounds up or down at random
+    hurt = set(
+        rng.permutation(plain)[: (plain + int(rng.integers(2))) // 2].tolist()
+    )  # half; an odd number rounds up or down at random
     feedback = []
     for k in range(photos):
         picture, facts = _customer_photo(item, pack, key=(seed, index, 2, k), close=k >= plain, damaged=k in hurt)
@@ -147,7 +149,9 @@ def _check(folder: Path, *, products: int, photos: int, dates: int, ungrounded_s
     if folder.is_dir():
         strange = sorted({path.name for path in folder.iterdir()} - _PARTS)
         if strange:
-            raise FileExistsError(f"render_mart: {folder} holds {strange[0]!r}, which is not part of a shop; name a new folder")
+            raise FileExistsError(
+                f"render_mart: {folder} holds {strange[0]!r}, which is not part of a shop; name a new folder"
+            )
     elif folder.exists():
         raise FileExistsError(f"render_mart: {folder} is a file; name a folder")
 

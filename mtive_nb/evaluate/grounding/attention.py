@@ -1,8 +1,8 @@
-"""Attention grounding: how much an answer's words looked at the image (VIT-Pro, section 3.2, equation 2).
+"""Attention grounding: how much an answer's tokens attend to the image (VIT-Pro, section 3.2, equation 2).
 
-A token's score is the attention weight on one image token, averaged over the image's V tokens, L layers and H heads;
-a segment's is the mean over its tokens (VisAttnScore). Attention maps are never kept: beside the model's own sdpa
-forward, each layer computes its softmax for the answer's rows alone and sums it over the image's columns.
+A token's score is its attention weight on an image token, averaged over the image's V tokens, L layers and H heads.
+A segment's score (VisAttnScore) is the mean over its tokens. Full attention matrices are never stored: besides the
+model's sdpa forward, each layer computes the softmax only for the answer's rows and sums it over the image's columns.
 
 Shapes: B samples, R answer tokens (rows), I images, T tokens, V image tokens, L layers, H heads (K of keys), D width.
 """
@@ -29,28 +29,28 @@ from mtive_nb.model.parallel import by_processes
 from mtive_nb.run.atomic import write_atomic
 
 KERNEL = "mtive_grounding"
-QUERIES = ("own", "predicting")  # the token's own row, as in equation 2, or the row before it, which predicts it
+QUERIES = ("own", "predicting")  # the token's own row, as in equation 2, or the row before, which predicts it
 
 
 @dataclass
 class Reading:
-    """What the kernel reads during one forward: rows (B, R) of the queries, columns (B, I, T), kept (B, T)."""
+    """Attention recorded in one forward: query rows (B, R), image columns (B, I, T), non-padding tokens kept (B, T)."""
 
     rows: torch.Tensor
     columns: torch.Tensor
     kept: torch.Tensor
     maps: bool = False
     layers: list[torch.Tensor] = field(default_factory=list)  # (B, R, I) each
-    total: torch.Tensor | float = 0.0  # sum over layers, (B, R, T), where maps are asked for
+    total: torch.Tensor | float = 0.0  # sum over layers, (B, R, T), if `maps`
 
     def add(self, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
-        """One layer: query (B, H, T, D), key (B, K, T, D)."""
+        """Add one layer's attention: query (B, H, T, D), key (B, K, T, D)."""
         B, H, T, D = query.shape
         K, R = key.shape[1], self.rows.shape[1]
         rows = query.gather(2, self.rows[:, None, :, None].expand(B, H, R, D))
         seen = self.kept[:, None, :] & (torch.arange(T, device=query.device) <= self.rows[..., None])  # (B, R, T)
         mean = query.new_zeros((B, R, T), dtype=torch.float32)
-        for k, group in enumerate(rows.view(B, K, H // K, R, D).unbind(1)):  # the queries that share a head of keys
+        for k, group in enumerate(rows.view(B, K, H // K, R, D).unbind(1)):  # query heads that share a key head
             scores = torch.einsum("bgrd,btd->bgrt", group, key[:, k]) * scaling
             scores = scores.masked_fill(~seen[:, None], -torch.inf)
             mean += scores.softmax(-1, dtype=torch.float32).sum(1)
@@ -60,7 +60,7 @@ class Reading:
             self.total = self.total + mean
 
 
-_reading: list[Reading] = []  # the forward in progress, if it is being read
+_reading: list[Reading] = []  # the forward in progress, if its attention is recorded
 
 
 def _kernel(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
@@ -78,7 +78,7 @@ AttentionMaskInterface.register(KERNEL, sdpa_mask)
 def reading_attention(
     model: torch.nn.Module, rows: torch.Tensor, columns: torch.Tensor, kept: torch.Tensor, *, maps: bool = False
 ) -> Iterator[Reading]:
-    """A forward inside sends the language model's attention through the kernel above and fills the Reading."""
+    """Route the language model's attention through the kernel above during a forward, which fills the Reading."""
     before = model.config.get_text_config()._attn_implementation
     model.set_attn_implementation({"text_config": KERNEL})
     _reading.append(Reading(rows, columns, kept, maps=maps))
@@ -91,19 +91,20 @@ def reading_attention(
 
 @dataclass(frozen=True)
 class AnswerAttention:
-    """What one answer's tokens looked at: `mass` (L, R, I) is the share of attention on each image, mean over heads."""
+    """Attention of one answer's tokens: `mass` (L, R, I) is the share of attention on each image, mean over heads."""
 
     tokens: list[str]
-    spans: list[tuple[int, int]]  # of the tokens, in characters of the answer
+    spans: list[tuple[int, int]]  # of the tokens, as character positions in the answer
     mass: np.ndarray
     image_tokens: tuple[int, ...]  # V of each image
-    grids: tuple[tuple[int, int], ...] = ()  # rows and columns of each image's tokens, where the processor tells
+    grids: tuple[tuple[int, int], ...] = ()  # rows and columns of each image's tokens, if the processor returns them
     maps: np.ndarray | None = None  # (R, V) weights on the image tokens, mean over layers and heads
 
     def token_scores(self, *, per: str = "image token", layer_means: np.ndarray | None = None) -> np.ndarray:
-        """Score of each token, (R,). `per` "image token" is equation 2, "answer" leaves the mass on all images as it is.
+        """Score each token, (R,). `per` "image token" is equation 2; "answer" uses the total mass on all images.
 
-        `layer_means` (L,) are divided out, so that layers which look at the image much do not drown the others.
+        Each layer's mass is divided by `layer_means` (L,), so layers with high image attention do not dominate.
+        Errors: ValueError for another `per`.
         """
         mass = self.mass.sum(2)  # (L, R)
         if per == "image token":
@@ -113,7 +114,7 @@ class AnswerAttention:
         return (mass if layer_means is None else mass / layer_means[:, None]).mean(0)
 
     def inside(self, span: tuple[int, int]) -> np.ndarray:
-        """Which tokens overlap characters `span` of the answer, (R,) of bool. Errors: ValueError where none does."""
+        """Return which tokens overlap characters `span` of the answer, (R,) of bool. Errors: ValueError for none."""
         found = np.array([a < span[1] and b > span[0] for a, b in self.spans])
         if not found.any():
             raise ValueError(f"span: found {span}, no token of an answer of {self.spans[-1][1]} characters lies there")
@@ -126,15 +127,16 @@ class AnswerAttention:
         per: str = "image token",
         layer_means: np.ndarray | None = None,
     ) -> float:
-        """VisAttnScore of the whole answer, or of the tokens that overlap characters `span` of it."""
+        """Return the VisAttnScore of the whole answer, or of the tokens that overlap its characters `span`."""
         scores = self.token_scores(per=per, layer_means=layer_means)
         return float((scores if span is None else scores[self.inside(span)]).mean())
 
 
 def _image_columns(is_image: torch.Tensor, images: list[int]) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
-    """Image tokens (B, T) -> one mask an image, (B, I, T), and their numbers.
+    """Split the mask of image tokens (B, T) into one mask per image, (B, I, T), and count each image's tokens.
 
-    A run of image tokens is an image; where a processor splits images into several runs, all of them count as one.
+    Each run of image tokens is an image. Where a row's runs and images differ in number (a processor split an image),
+    all its runs count as one image.
     """
     starts = is_image & ~torch.nn.functional.pad(is_image, (1, 0))[:, :-1]
     number = torch.where(is_image, starts.cumsum(1), 0)  # (B, T): 1, 2, ... inside the runs
@@ -152,9 +154,10 @@ def _image_columns(is_image: torch.Tensor, images: list[int]) -> tuple[torch.Ten
 def read_attention(
     vlm: Vlm, records: Sequence[dict], *, query: str = "own", maps: bool = False
 ) -> list[AnswerAttention]:
-    """Read one batch of records, each with its answer and at least one image, in one forward.
+    """Record attention for one batch of records, each with its answer and at least one image, in one forward.
 
-    `query` is which row stands for a token, one of QUERIES. Raises ValueError for a record without an image or answer.
+    `query` selects the row that represents a token, one of QUERIES. `maps` adds each token's map over image tokens.
+    Errors: ValueError for an unknown query, or for a record without an image or answer.
     """
     if query not in QUERIES:
         raise ValueError(f"query: found {query!r}, expected one of {QUERIES}")
@@ -183,7 +186,7 @@ def read_attention(
 
 
 def _grids(vlm: Vlm, inputs: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
-    """Rows and columns of every image's tokens, of a processor of Qwen's kind; else none."""
+    """Return rows and columns of every image's tokens for a Qwen processor, an empty list for others."""
     if "image_grid_thw" not in inputs:
         return []
     merge = vlm.processor.image_processor.merge_size
@@ -191,7 +194,7 @@ def _grids(vlm: Vlm, inputs: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
 
 
 def _answer_tokens(vlm: Vlm, record: dict) -> tuple[list[str], list[tuple[int, int]]]:
-    """The answer's tokens as text and their places in it, without the mark that ends it."""
+    """Return the answer's tokens as text and their character spans, without the end token."""
     answer = record["answer"]
     encoded = vlm.processor.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
     spans = [tuple(span) for span in encoded["offset_mapping"]]
@@ -199,7 +202,7 @@ def _answer_tokens(vlm: Vlm, record: dict) -> tuple[list[str], list[tuple[int, i
 
 
 def _score_shard(vlm: Vlm, records: list[dict], path: Path, batch: int, query: str) -> None:
-    order = np.argsort(list(map(rough_tokens, records)), kind="stable")  # little padding in a batch
+    order = np.argsort(list(map(rough_tokens, records)), kind="stable")  # sorted by length for little padding
     rows: list[dict] = [{}] * len(records)
     for k in range(0, len(records), batch):
         chosen = order[k : k + batch]
@@ -220,11 +223,12 @@ def score_records(
     processes: int = 1,
     each: Callable = by_processes,
 ) -> pd.DataFrame:
-    """Score every record, shard by shard, and go on where an earlier run was cut short.
+    """Score every record, shard by shard, and resume an interrupted run.
 
     `processes` share the shards; `each`: by_processes here, or by_ray of serve/cluster.py on many machines.
-    Returns a row a record: id, score (equation 2), mass (share of attention on the images), image_tokens, tokens and
-    by_layer (mass of each layer). Raises ValueError where `folder` holds scores of other records or another model.
+    Returns a row per record: id, score (equation 2), mass (share of attention on the images), image_tokens, tokens and
+    by_layer (mass of each layer). Errors: ValueError where `folder` holds scores from other records, another model,
+    shard size or query.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,8 +262,11 @@ def _row(name: str, found: AnswerAttention) -> dict:
 
 
 def with_other_images(records: Sequence[dict], *, pool: Sequence[dict] | None = None, seed: int = 0) -> list[dict]:
-    """The same records, each with the images of one of `pool` (themselves) that shows another product and has as many:
-    answers that nothing grounds."""
+    """Return the records with images of other products, so that no image grounds the answers.
+
+    Each record gets the images of a random record in `pool` (default: `records`) with another product and the same
+    number of images. Errors: ValueError where the pool has none.
+    """
     rng, changed = np.random.default_rng(seed), []
     for record in records:
         own, shown = record["product_id"], len(record["images"])
@@ -271,14 +278,17 @@ def with_other_images(records: Sequence[dict], *, pool: Sequence[dict] | None = 
 
 
 def threshold_of_share(scores: Sequence[float], drop: float) -> float:
-    """The score below which the share `drop` of all lies (the paper drops 0.25)."""
+    """Return the score below which the share `drop` of all scores lies (the paper drops 0.25).
+
+    Errors: ValueError for a share outside [0, 1).
+    """
     if not 0 <= drop < 1:
         raise ValueError(f"drop: found {drop}, expected a share from 0 to below 1")
     return float(np.quantile(scores, drop))
 
 
 def threshold_from_shuffled(scores: Sequence[float], shuffled: Sequence[float]) -> float:
-    """The score that best tells answers beside their own images from answers beside others' (Youden's J)."""
+    """Return the score that best separates answers with their own images from answers with others' (Youden's J)."""
     truth = np.r_[np.ones(len(scores)), np.zeros(len(shuffled))]
     false, true, cuts = roc_curve(truth, np.r_[scores, shuffled])
     return float(cuts[1:][np.argmax(true[1:] - false[1:])])

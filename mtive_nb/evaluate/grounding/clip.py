@@ -1,8 +1,8 @@
-"""CLIPScore: the cosine between an image and a text, by any CLIP of transformers; what grounding is compared with.
+"""CLIPScore, the baseline for grounding: the cosine between an image and a text, by any CLIP of transformers.
 
-The real path is a CLIP of the hub (`load_clip("openai/clip-vit-base-patch32")`). Where no hub can be reached,
-`build_dual_encoder` makes the same architecture at pocket size and `train_dual_encoder` trains it, as CLIP was, on the
-shop's photos and the texts that go with them: a STAND-IN, which knows one shop and nothing else.
+The real path is a CLIP from the hub (`load_clip("openai/clip-vit-base-patch32")`). Without a hub, `build_dual_encoder`
+builds the same architecture at pocket size. `train_dual_encoder` trains it as CLIP was trained, on the shop's photos
+and their texts: a STAND-IN that knows only one shop.
 """
 
 import copy
@@ -33,7 +33,7 @@ ImageText = tuple[str, str]  # path of an image, text
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP with its processor; `text_end` closes a text whose tokenizer would not."""
+    """A CLIP with its processor; `text_end` is an end mark that the tokenizer does not add itself."""
 
     model: CLIPModel
     processor: CLIPProcessor
@@ -42,7 +42,7 @@ class Clip:
     def inputs(self, images: list, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         longest = self.model.config.text_config.max_position_embeddings
         end = self.text_end
-        if end:  # a long text is cut before its end mark, at which the text is pooled
+        if end:  # cut a long text before the end mark, where the model pools the text
             ids = self.processor.tokenizer(list(texts), truncation=True, max_length=longest - 1)["input_ids"]
             texts = [self.processor.tokenizer.decode(row) + end for row in ids]
         batch = self.processor(
@@ -52,13 +52,13 @@ class Clip:
 
 
 def load_clip(name: str) -> Clip:
-    """A CLIP from the hub or a local folder."""
+    """Load a CLIP from the hub or a local folder."""
     return Clip(CLIPModel.from_pretrained(name).eval(), CLIPProcessor.from_pretrained(name))
 
 
 def build_dual_encoder(tokenizer: PreTrainedTokenizerBase, *, image_px: int = 112, patch_px: int = 14, width: int = 128,
                        layers: int = 3, longest: int = 48) -> Clip:  # fmt: skip
-    """CLIP's architecture from random weights, at pocket size, with the given tokenizer."""
+    """Build CLIP's architecture at pocket size with random weights, for `tokenizer`."""
     end, size = tokenizer.eos_token, {"height": image_px, "width": image_px}
     shape = {
         "hidden_size": width,
@@ -71,7 +71,7 @@ def build_dual_encoder(tokenizer: PreTrainedTokenizerBase, *, image_px: int = 11
     config = CLIPConfig(
         text_config=text, vision_config=shape | {"image_size": image_px, "patch_size": patch_px}, projection_dim=width
     )
-    tokenizer = copy.deepcopy(tokenizer)  # others use it too
+    tokenizer = copy.deepcopy(tokenizer)  # the caller's tokenizer stays unchanged
     tokenizer.padding_side = "right"  # positions count from the left
     images = CLIPImageProcessor(size={"shortest_edge": image_px}, crop_size=size)
     return Clip(CLIPModel(config), CLIPProcessor(image_processor=images, tokenizer=tokenizer), text_end=end)
@@ -99,7 +99,10 @@ def train_dual_encoder(
     rate: float = 1e-3,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """CLIP's contrastive loss on pairs that go together, from the last checkpoint in `folder` on; returns the log (step, loss)."""
+    """Train with CLIP's contrastive loss on matching pairs and return the log (step, loss).
+
+    Training resumes from the last checkpoint in `folder`.
+    """
 
     def collate(rows: list) -> dict[str, torch.Tensor | bool]:
         return clip.inputs([image for image, _ in rows], [text for _, text in rows]) | {"return_loss": True}
@@ -120,11 +123,14 @@ def train_dual_encoder(
 
 @torch.inference_mode()
 def clip_scores(clip: Clip, pairs: Sequence[ImageText], *, batch: int = 64) -> np.ndarray:
-    """Cosine of each image with its text, (n,), in [-1, 1]. CLIPScore as printed is 100 times that, cut at 0."""
+    """Return each pair's cosine of image and text, (n,), in [-1, 1].
+
+    CLIPScore in the paper is 100 times the cosine, cut at 0.
+    """
     clip.model.eval()
     image_px, found = clip.model.config.vision_config.image_size, []
     for start in progress(range(0, len(pairs), batch), what="CLIPScore"):
         some = pairs[start : start + batch]
         out = clip.model(**clip.inputs([cached_image(path, image_px) for path, _ in some], [text for _, text in some]))
-        found.append((out.image_embeds * out.text_embeds).sum(1))  # both have length 1
+        found.append((out.image_embeds * out.text_embeds).sum(1))  # both embeddings have length 1
     return torch.cat(found).cpu().numpy()

@@ -1,4 +1,4 @@
-"""The funnel of VIT-Pro's data: scores of records -> which records stay, filter after filter (section 3.2)."""
+"""The funnel of VIT-Pro's data: successive filters select records by their scores (section 3.2)."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ from mtive_nb.evaluate.grounding.attention import threshold_of_share
 
 
 def funnel(scores: pd.DataFrame, drop: Mapping[str, float]) -> tuple[np.ndarray, pd.DataFrame]:
-    """Drop the lowest share by one column of `scores` after the other; returns which rows stay and a table of the steps.
+    """Drop the lowest share by each column of `scores` in turn; return which rows stay and a table of the steps.
 
-    `drop` names columns and shares of all rows ({"CLIPScore": 0.2, ...}), so that the order does not change how much a
-    filter takes; a row may be dropped by several and counts for the first.
+    `drop` maps a column to a share of all rows ({"CLIPScore": 0.2, ...}), so a filter's threshold does not depend on
+    the order. A row below several thresholds counts for the first filter.
     """
     kept = np.ones(len(scores), bool)
     steps = [{"filter": "all", "threshold": np.nan, "dropped": 0, "left": len(scores)}]

@@ -1,6 +1,6 @@
-"""The pilot study of the grounding filter: how well does a score tell the phrases that a photo shows from the others?
+"""Pilot study of the grounding filter: how well does a score separate phrases that a photo shows from other phrases?
 
-VIT-Pro judged 200 samples by people (section 3.2); here the truth of each phrase is known.
+In VIT-Pro, people judged 200 samples (section 3.2); here the truth of each phrase is known.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ SCORES = ("VisAttnScore", "attention mass", "by layer", "less another photo", "C
 def read_all(
     vlm: Vlm, records: Sequence[dict], *, batch: int = 16, query: str = "own", maps: bool = False
 ) -> list[AnswerAttention]:
-    """`read_attention` of any number of records, in batches."""
+    """Run `read_attention` on any number of records, in batches."""
     found = []
     for start in progress(range(0, len(records), batch), what="attention"):
         found += read_attention(vlm, records[start : start + batch], query=query, maps=maps)
@@ -45,10 +45,10 @@ def phrase_scores(
     query: str = "own",
     seed: int = 0,
 ) -> tuple[list[AnswerAttention], pd.DataFrame]:
-    """What each record's words looked at, and a row a phrase: every score of SCORES, visible, about, product.
+    """Return each record's attention, and a row per phrase: every score of SCORES, visible, about, product.
 
-    `by layer` divides each layer's mass by its mean over all records; `less another photo` takes off the mass that the
-    same words have beside another product's photo, of `others`. `query` as in read_attention.
+    `by layer` divides each layer's mass by its mean over all records. `less another photo` subtracts the mass that the
+    same words have with another product's photo, from `others`. `query` as in read_attention.
     """
     found = read_all(vlm, records, batch=batch, query=query, maps=True)
     beside = read_all(vlm, with_other_images(records, pool=others, seed=seed), batch=batch, query=query)
@@ -71,8 +71,10 @@ def phrase_scores(
 
 
 def pilot_table(test: pd.DataFrame, val: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """AUROC and balanced accuracy (the mean over shown and not shown phrases) of every score on `test`, thresholds from
-    `val`: system, column, value, low, high, n."""
+    """Return AUROC and balanced accuracy of every score on `test`: system, column, value, low, high, n.
+
+    Thresholds come from `val`. Balanced accuracy is the mean over shown and not shown phrases.
+    """
     groups, rows = list(test["product"]), []
     for name in SCORES:
         pair = test[["visible", name]].to_numpy(float)
@@ -86,17 +88,17 @@ def pilot_table(test: pd.DataFrame, val: pd.DataFrame, *, seed: int = 0) -> pd.D
 
 
 def _right(test: pd.DataFrame, val: pd.DataFrame, name: str) -> np.ndarray:
-    """Whether a score tells each phrase of `test` rightly, (n,) of 0 and 1, by the threshold that is best on `val`.
+    """Mark each phrase of `test` that a score classifies correctly, (n,) of 0 and 1, with the best threshold on `val`.
 
-    Best is by balanced accuracy, which Youden's J measures: most phrases are shown, and a threshold that lets all pass
-    would be right on most.
+    The best threshold maximises Youden's J, that is, balanced accuracy. Plain accuracy would favour a threshold that
+    accepts all phrases, because most phrases are shown.
     """
     cut = threshold_from_shuffled(val.loc[val["visible"], name], val.loc[~val["visible"], name])
     return ((test[name] >= cut) == test["visible"]).to_numpy(float)
 
 
 def _balanced(values: np.ndarray, visible: pd.Series, *, groups: list, seed: int = 0) -> Interval:
-    """Mean of the values' (n,) means over shown and over not shown phrases; whole groups are drawn."""
+    """Average the means of `values` (n,) over shown and over not shown phrases; the bootstrap draws whole groups."""
     shown = visible.to_numpy(float)
     features = np.stack([values * shown, shown, values * (1 - shown), 1 - shown], axis=1)
 
@@ -114,7 +116,7 @@ def pilot_claims(
     *,
     seed: int = 0,
 ) -> dict[str, dict[str, Interval]]:
-    """What the pilot decides of VIT-Pro's claims (its T2 and section 3.2): by claim, left less right in points.
+    """Return measurements for VIT-Pro's claims (its T2 and section 3.2): by claim, left minus right in points.
 
     said: the records and phrases of `test`; clip_of_text: CLIPScore of each record's whole text, in [-1, 1].
     """
@@ -136,12 +138,12 @@ def pilot_claims(
 
 
 def _auroc(pairs: np.ndarray) -> float:
-    """Of rows (truth, score); 0.5 where a resample holds one class alone."""
+    """Return the AUROC of rows (truth, score); 0.5 where a resample contains only one class."""
     return roc_auc_score(pairs[:, 0], pairs[:, 1]) if 0 < pairs[:, 0].mean() < 1 else 0.5
 
 
 def layer_auroc(found: Sequence[AnswerAttention], phrases: Sequence[Phrase]) -> pd.Series:
-    """AUROC of each layer's mass alone."""
+    """Return the AUROC of each layer's mass alone."""
     asked = [(found[phrase.record], phrase.span) for phrase in phrases]
     rows = [one.mass.sum(2)[:, one.inside(span)].mean(1) for one, span in asked]  # (L,) each
     visible = [phrase.visible for phrase in phrases]

@@ -1,4 +1,4 @@
-"""How far two judges agree: Cohen's kappa, Pearson's and Spearman's correlation, task by task."""
+"""Agreement of two judges by task: Cohen's kappa, Pearson's and Spearman's correlation."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pandas as pd
 
 from mtive_nb.evaluate.intervals import Interval, bootstrap_interval
 
-# A score above its cut is a yes for kappa: more than half right, more than half to the point, something made up.
+# For kappa, a score above its cut is 1: more than half accurate, more than half relevant, any hallucination.
 CUTS = {"accuracy": 50.0, "relevancy": 50.0, "hallucination": 0.0}
 _KEYS = ["system", "id", "product_id", "task"]
 
 
 def agreement(tables: Mapping[str, pd.DataFrame], *, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
-    """Agreement of two judges on the same answers: a row for each task, score and statistic.
+    """Measure the agreement of two judges on the same answers: a row for each task, score and statistic.
 
-    tables: judge's name -> its table from `judge_systems`, two of them; rows are matched by system and record.
-    Columns: judges, task, score, statistic (kappa, pearson, spearman), value in [-1, 1] with low and high (95%, products
-    drawn with replacement), n pairs, left_out (pairs that lack a judge's score). Where a judge gives one value
-    throughout, value and interval are NaN; a resample in which it does counts as 0.
-    Errors: ValueError when there are not two tables, or when they do not hold the same answers.
+    tables: {judge's name: its table from `judge_systems`}, two entries; rows are matched by system and record.
+    Columns: judges, task, score, statistic (kappa, pearson, spearman), value in [-1, 1] with low and high (95%,
+    products drawn with replacement), n pairs, left_out (pairs without one judge's score). Where a judge's scores are
+    constant, value and interval are NaN; a resample with constant scores counts as 0.
+    Errors: ValueError for other than two tables, or for tables of different answers.
     """
     if len(tables) != 2:
         raise ValueError(f"agreement: found {len(tables)} tables ({', '.join(tables)}); expected those of two judges")
@@ -47,7 +47,7 @@ def agreement(tables: Mapping[str, pd.DataFrame], *, seed: int = 0, resamples: i
 def kappa(pairs: np.ndarray) -> float:
     """Cohen's kappa of two raters' 0 and 1, (n, 2): agreement beyond chance (p_o - p_e) / (1 - p_e) (Cohen, 1960).
 
-    scikit-learn's takes a millisecond a call, too long for every resample; the test holds ours against it.
+    scikit-learn's version takes a millisecond per call, too slow for every resample; a test compares ours with it.
     """
     a, b = pairs.mean(axis=0)
     chance = a * b + (1 - a) * (1 - b)
@@ -55,12 +55,12 @@ def kappa(pairs: np.ndarray) -> float:
 
 
 def pearson(pairs: np.ndarray) -> float:
-    """Pearson's correlation of the two columns of (n, 2); 0 where one of them does not vary."""
+    """Pearson's correlation of the two columns of (n, 2); 0 where a column is constant."""
     return 0.0 if _flat(pairs) else float(np.corrcoef(pairs, rowvar=False)[0, 1])
 
 
 def spearman(pairs: np.ndarray) -> float:
-    """Spearman's correlation of the two columns of (n, 2): Pearson's of the ranks, ties share their mean rank."""
+    """Spearman's correlation of the two columns of (n, 2): Pearson's of the ranks; ties share their mean rank."""
     return pearson(pd.DataFrame(pairs).rank().to_numpy())
 
 

@@ -1,12 +1,13 @@
-"""The LLM judge: accuracy, relevancy and hallucination marked by any OpenAI-compatible model that sees the photo.
+"""The LLM judge: any OpenAI-compatible model that sees the photo scores accuracy, relevancy and hallucination.
 
-MTIVE's judge is Claude Sonnet 4.5 with the prompts of T11 and T12 (section 4.2, appendix F). The prompts here have their
-inputs, scales and fields in our own words. Where it departs:
-- T12's marks of 1 to 10 become points, 100 (mark - 1) / 9, on the rule-based judge's scale; how the paper's became the
-  points of T1 is not printed.
-- Hallucination is the share of segments labelled inaccurate; how T11's labels become a score is not printed.
-- T11 has the model count its segments and rate its confidence: the counting is ours, the confidence is kept, not used.
-- T12 asks for JSON only and for tags at once; here it is JSON, with the tags' names as keys.
+MTIVE's judge is Claude Sonnet 4.5 with the prompts of T11 and T12 (section 4.2, appendix F). The prompts here use the
+same inputs, scales and fields in our own words. Differences:
+- T12's marks of 1 to 10 become points, 100 (mark - 1) / 9, on the rule-based judge's scale. The paper does not say how
+  its marks became the points of T1.
+- Hallucination is the share of segments labelled inaccurate. The paper does not say how T11's labels become a score.
+- T11 asks the model to count its segments and rate its confidence. Here code counts the segments, and the confidence
+  is kept but not used.
+- T12 asks for both JSON only and tags; here the reply is JSON, with the tags' names as keys.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ Return one JSON object and nothing else, with an empty list for an empty answer:
 "confidence": <a number>}}, ...]}}
 """
 
-# What a reply must hold: field -> (whether a value is right, what is expected).
+# Required fields of a reply: field -> (check of a value, description of a valid value).
 _TEXT = (lambda value: isinstance(value, str) and value.strip() != "", "text")
 _MARK = (lambda value: type(value) in (int, float) and LOWEST <= value <= HIGHEST, f"{LOWEST} to {HIGHEST}")
 _LABEL = (lambda value: str(value).lower() in _LABELS, f"one of {_LABELS}")
@@ -79,9 +80,9 @@ _SEGMENT_FIELDS = {"text": _TEXT, "justification": _TEXT, "label": _LABEL, "conf
 
 @dataclass(frozen=True)
 class LlmJudgement(Judgement):
-    """A judgement with the model's name and its reasons; what could not be had is NaN, and `status` says why.
+    """A judgement with the model's name and its reasons; a missing score is NaN, and `status` gives the reason.
 
-    statements, inaccurate and segments are T11's segments: 0, 0 and () where they could not be had.
+    statements, inaccurate and segments count and list T11's segments: 0, 0 and () where segments are missing.
     """
 
     judge: str = ""
@@ -90,10 +91,10 @@ class LlmJudgement(Judgement):
 
 
 class LlmJudge:
-    """Judges with a model behind an endpoint: two requests an answer (T12, T11), each reply kept in the folder `cache`.
+    """Judges with a model behind an endpoint: two requests per answer (T12, T11), each reply stored in folder `cache`.
 
-    A reply is kept under the hash of all that was asked (prompt, model, question, reference, answer, photos' bytes), so
-    that a rerun asks only what has no reply yet. What fails to the end is not asked again by the same object.
+    The cache key is the hash of the whole request (prompt, model, question, reference, answer, photos' bytes), so a
+    rerun sends only requests without a reply. The same object does not repeat a request that failed after all retries.
     `request`: further fields of every request, such as temperature.
     """
 
@@ -112,13 +113,13 @@ class LlmJudge:
 
     @property
     def failures(self) -> Counter[str]:
-        """Requests without a usable reply after all retries, by reason."""
+        """Number of requests without a usable reply after all retries, by reason."""
         return Counter(self._failed.values())
 
     def judge(self, record: Mapping[str, Any], answer: str) -> LlmJudgement:
-        """Judge an answer; the record needs messages, images and answer, and no facts.
+        """Judge an answer; the record needs messages, images and answer, but no facts.
 
-        Errors: EndpointError when the endpoint refuses for good, OSError for a photo that is not there.
+        Errors: EndpointError when the endpoint refuses permanently, OSError for a missing photo.
         """
         texts = {"question": question_of(dict(record)), "reference": record["answer"], "answer": answer}
         photos, material = _photos(record), json.dumps(texts, ensure_ascii=False, indent=1)
@@ -140,15 +141,15 @@ class LlmJudge:
         )
 
     def judge_many(self, items: Iterable[tuple[Mapping[str, Any], str]]) -> None:
-        """Ask about (record, answer) pairs, `workers` at once, so that `judge` finds the replies in the cache."""
+        """Judge (record, answer) pairs, `workers` at a time, so that `judge` then finds the replies in the cache."""
         items = list({(record["id"], answer): (record, answer) for record, answer in items}.values())
         with ThreadPoolExecutor(self.workers) as pool:
-            # An error ends `map`, which cancels what has not begun.
+            # An error ends `map`, which cancels pending calls.
             for _ in progress(pool.map(lambda item: self.judge(*item), items), len(items), what=self.name):
                 pass
 
     def _reply(self, parts: list[dict | str], fault: Callable[[dict], str | None]) -> tuple[dict | None, str]:
-        """A checked reply, from the cache or the endpoint; or None and why there is none."""
+        """Return a valid reply from the cache or the endpoint and "", or None and the reason why it is missing."""
         content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
         asked = json.dumps([self.name, self.request, content], sort_keys=True)
         key = hashlib.sha256(asked.encode()).hexdigest()
@@ -164,7 +165,7 @@ class LlmJudge:
         if reply is None:
             self._failed[key] = reason
             return None, f"failed: {reason}"
-        with self._writing:  # two records may ask the same at once
+        with self._writing:  # two threads may send the same request
             write_atomic(stored, json.dumps(reply))
         return reply, ""
 
@@ -172,10 +173,10 @@ class LlmJudge:
 def judge_systems(
     records: Iterable[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, judge: Judge
 ) -> pd.DataFrame:
-    """Judge every system's answers with any judge: `judge_all`'s columns and system, judge, status.
+    """Judge every system's answers with any judge: `judge_all`'s columns plus system, judge, status.
 
-    What has no judgement has NaN for scores and the reason as its status; a warning counts it.
-    Errors: ValueError when a system has not one answer a record.
+    An answer without a judgement has NaN scores and the reason as its status; a warning counts such answers.
+    Errors: ValueError where a system's number of answers differs from the number of records.
     """
     records = list(records)
     if isinstance(judge, LlmJudge):
@@ -188,8 +189,8 @@ def judge_systems(
     if len(lost):
         reasons = "; ".join(f"{n} {reason}" for reason, n in lost.value_counts().head(3).items())
         warnings.warn(
-            f"{judge.name}: {len(lost)} of {len(table)} answers are without a judgement ({reasons}). The others are "
-            f"kept in {judge.cache}; run again, with a larger budget if it is spent, to ask for the rest alone",
+            f"{judge.name}: {len(lost)} of {len(table)} answers are without a judgement ({reasons}). Finished replies "
+            f"are kept in {judge.cache}; run again, with a larger budget if it is spent, to judge only the rest",
             stacklevel=2,
         )
     return table
@@ -198,9 +199,9 @@ def judge_systems(
 def judged_for_all(
     table: pd.DataFrame, records: Iterable[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]]
 ) -> tuple[list[Mapping[str, Any]], dict[str, list[str]]]:
-    """The records judged for every system in `judge_systems`' table, with the answers: what `score_table` can take.
+    """Return the records judged for every system in `judge_systems`' table, and their answers, for `score_table`.
 
-    A record that lacks one system's judgement is left out for all, so that systems are compared on the same records.
+    A record without a judgement for one system is left out for all, so systems are compared on the same records.
     """
     lost = set(table.loc[table["status"] != JUDGED, "id"])
     kept = [(i, record) for i, record in enumerate(records) if record["id"] not in lost]
@@ -208,7 +209,7 @@ def judged_for_all(
 
 
 def _photos(record: Mapping[str, Any]) -> list[dict]:
-    """The record's photos as parts of a turn, announced as "Image 1:" and "Image 2:" where there are two."""
+    """Return the record's photos as parts of a turn, labelled "Image 1:" and "Image 2:" where there are two."""
     paths = iter(record["images"])
     parts = user_turn("", images=len(record["images"]))["content"]
     return [photo_part(Path(path := next(paths)).read_bytes(), path) if p["type"] == "image" else p for p in parts]

@@ -1,10 +1,11 @@
 """The rule-based judge: accuracy, relevancy and hallucination of an answer against structured truth.
 
-A named stand-in for the paper's judge, Claude Sonnet 4.5 (MTIVE, section 4.2 and appendix F). Where it departs:
-- T12's judge sees the photo and scores accuracy and relevancy 1-10; this one compares statements with the record's facts
-  and scores 0-100. How the paper's 1-10 became the points of T1 is not printed, so the levels do not compare.
-- T11's judge labels segments and how labels become a score is not printed; here hallucination is a share of statements.
-- A statement about what the facts do not hold counts as inaccurate, even if the photo happened to show it.
+A named stand-in for the paper's judge, Claude Sonnet 4.5 (MTIVE, section 4.2 and appendix F). Differences:
+- T12's judge sees the photo and scores accuracy and relevancy 1-10. The rule-based judge compares statements with the
+  record's facts and scores 0-100. The paper does not say how 1-10 became the points of T1, so levels do not compare.
+- T11's judge labels segments, and the paper does not say how labels become a score. Here hallucination is a share of
+  statements.
+- A statement about something outside the facts counts as inaccurate, even if the photo shows it.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ _NO_DAMAGE = {"none", "no", "no damage", UNANSWERABLE}
 
 @dataclass(frozen=True)
 class Judgement:
-    """One answer judged: scores in [0, 100], counted statements, and each segment with its label.
+    """A judge's result for one answer: scores in [0, 100], counts of statements, and each segment with its label.
 
-    accuracy: share of the asked facts that are rightly stated (a right statement, and no wrong one about the same fact).
-    relevancy: asked attributes that the answer speaks to, rightly or not, over asked attributes plus those that it
-      brings up though neither the question nor the right answer does.
-    hallucination: share of the distinct statements that are inaccurate; 0 for an answer that statements nothing, so that it
-      must be read beside accuracy.
+    accuracy: share of asked facts that are stated correctly (with a correct statement and no wrong statement).
+    relevancy: number of asked attributes that the answer addresses, correctly or not, divided by the number of asked
+      attributes plus extra attributes (absent from the question and from the correct answer).
+    hallucination: share of distinct statements that are inaccurate. An answer without statements scores 0, so read
+      hallucination together with accuracy.
     """
 
     accuracy: float
@@ -68,7 +69,7 @@ class RuleJudge:
         self._reader = StatementReader(vocabulary)
 
     def judge(self, record: Mapping[str, Any], answer: str) -> Judgement:
-        """Judge an answer to a record with facts. Errors: ValueError for a record without."""
+        """Judge an answer to a record with facts. Errors: ValueError for a record without facts."""
         facts = facts_of(record)
         if facts is None:
             raise ValueError(
@@ -94,15 +95,18 @@ class RuleJudge:
 
 
 class LetterJudge:
-    """The plainest judge: an answer is right when it is the reference to the letter, case and spaces aside.
+    """The simplest judge: an answer is correct when it equals the reference after `normalise_answer`.
 
-    What a team has before it has a better one; it knows no synonym, no second way to say the same, no half right.
+    A team's judge before a better judge exists: no synonyms, no paraphrases, no partial credit.
     """
 
     name = "letter by letter (stand-in)"
 
     def judge(self, record: Mapping[str, Any], answer: str) -> Judgement:
-        """Judge an answer: all points or none. Silence and "cannot tell" are neither to the point nor made up."""
+        """Judge an answer with all points or none.
+
+        An empty answer or a wrong "cannot tell" scores 0 for relevancy and for hallucination.
+        """
         said, right = normalise_answer(answer), normalise_answer(str(record["answer"]))
         spoke = bool(said) and (said == right or not is_abstention(said))
         wrong = int(spoke and said != right)
@@ -110,7 +114,7 @@ class LetterJudge:
 
 
 def truth_of(asked: Mapping[str, Any], *, known: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Accepted values of each attribute, normalised; a list holds several that are all right (two photos)."""
+    """Return the normalised accepted values of each attribute; each value of a list is correct (two photos)."""
     truth: dict[str, set[str]] = {}
     for facts in (known, asked):
         for name, value in facts.items():
@@ -130,7 +134,7 @@ def truth_of(asked: Mapping[str, Any], *, known: Mapping[str, Any]) -> dict[str,
 def label_of_statement(
     statement: Statement, truth: Mapping[str, set[str]], *, asked: Mapping[str, Any], known: Mapping[str, Any]
 ) -> str:
-    """T11's label of one statement: accurate, inaccurate, or analysis for `Unanswerable` where there is an answer."""
+    """Return T11's label of a statement: accurate, inaccurate, or analysis (`Unanswerable` where an answer exists)."""
     accepted = truth.get(statement.attribute)
     if accepted and statement.value in accepted:
         return ACCURATE
@@ -144,7 +148,7 @@ def label_of_statement(
 
 
 def label_of(segment: Segment, verdicts: Mapping[Statement, str]) -> str:
-    """A segment is inaccurate with one inaccurate statement, accurate with an accurate one, else analysis."""
+    """Label a segment: inaccurate with any inaccurate statement, else accurate with any accurate one, else analysis."""
     labels = {verdicts[statement] for statement in segment.statements}
     return next((label for label in (INACCURATE, ACCURATE) if label in labels), ANALYSIS)
 
@@ -161,7 +165,7 @@ def judge_all(
     *,
     judge: Judge | None = None,
 ) -> pd.DataFrame:
-    """Judge one answer a record; a row each, in order: id, product_id, task, variant and the fields of `Judgement`.
+    """Judge one answer per record; a row per answer, in order: id, product_id, task, variant, fields of `Judgement`.
 
     Errors: ValueError when the numbers of records and answers differ.
     """
