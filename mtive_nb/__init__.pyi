@@ -12,6 +12,6 @@ from .model.train import Training, train_adapter
 from .run.folder import start_run
 from .serve.answer import Answer, Profile, open_profile
 from .serve.engine import Engine
-from .serve.export import export_expert, export_trunk
+from .serve.export import export_expert, export_flat, export_trunk
 from .serve.pool import ExpertPool
 from .serve.vllm import VllmClient, VllmServer

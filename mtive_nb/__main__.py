@@ -5,38 +5,40 @@ import sys
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands and their options."""
+    """Return the parser of all commands and their options."""
     top = argparse.ArgumentParser(
-        prog="mtive-nb", description="Run the numbered notebooks, report on them, ask experts."
+        prog="mtive-nb", description="Run the numbered notebooks, write a report, query trained experts."
     )
     commands = top.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run what is stale, in the order of the graph")
-    run.add_argument("profile", help="a folder of params/: smoke, pocket, grocery, paper")
+    run = commands.add_parser("run", help="run stale notebooks in the order of the graph")
+    run.add_argument("profile", help="a folder of params/, e.g. smoke, pocket, grocery, paper")
     run.add_argument(
         "numbers", nargs="*", metavar="NN",
-        help="notebooks, by number or name; path: the MTIVE path, seeds: what every seed runs; default: all but 00 and 21",
+        help="notebooks by number or name, or a group: path (the MTIVE path), seeds (repeated per seed); default: all except 00 and 21",
     )  # fmt: skip
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="how many at a time (they share the cores)")
-    run.add_argument("--dry-run", action="store_true", help="only show what would run, and why")
+    run.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="notebooks run at once on shared cores (default: 1)"
+    )
+    run.add_argument("--dry-run", action="store_true", help="show what would run and why; run nothing")
     run.add_argument("--force", action="store_true", help="run the named notebooks even if nothing changed")
-    run.add_argument("--only", action="store_true", help="the named notebooks alone, on earlier results as they are")
-    ask = commands.add_parser("ask", help="ask a trained expert about a photo")
+    run.add_argument("--only", action="store_true", help="run only the named notebooks, on existing upstream results")
+    ask = commands.add_parser("ask", help="query a trained expert about a photo")
     ask.add_argument("profile")
     ask.add_argument("task", help="AE attributes, DD damage, PM match (two photos), EX expiry")
     ask.add_argument("photos", nargs="+", metavar="PHOTO")
-    ask.add_argument("--question", default="", help="default: the task's own")
+    ask.add_argument("--question", default="", help="question about the photo (default: the task's own question)")
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
-    report.add_argument("--reference", action="store_true", help="copy the results into outputs/reference/ as well")
+    report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")
     check = commands.add_parser(
-        "preflight", help="what a profile needs (memory, disk, data, packages), before hours are spent"
+        "preflight", help="check memory, disk, data and packages for a profile before a long run"
     )
     check.add_argument("profile")
     return top
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run one command; an error of the user's files is one message, not a traceback."""
+    """Run one command; report an error in the user's files as one message, without a traceback."""
     asked = parser().parse_args(words)
     from mtive_nb.run.graph import GraphError
     from mtive_nb.run.lock import LockedError

@@ -76,7 +76,7 @@ def test_runs_skips_and_names_what_changed(project: Project) -> None:
     make(project, "01_data", WRITE + "# why\n(out / 'rate.txt').write_text(f'{type(RATE).__name__} {RATE}')")
     outcome, said = run(project)
     assert (outcome.ran, outcome.skipped) == (["01_data"], ["02_use"])
-    assert "what it reads came out the same" in said
+    assert "the results that it reads did not change" in said
 
     (project.params / "pocket" / "01_data.yaml").write_text("RATE: 3e-4\n")
     _, said = run(project, dry_run=True)

@@ -127,7 +127,7 @@ def test_each_change_is_named(tmp_path: Path) -> None:
     assert reasons(folder, now=made_of, running={"01"}) == ["upstream 01 runs first"]
 
     write_atomic(folder / "pairs.jsonl", "many")
-    assert reasons(folder, now=made_of) == ["pairs.jsonl is not what the run left"]
+    assert reasons(folder, now=made_of) == ["pairs.jsonl changed after the run"]
     write_atomic(folder / "pairs.jsonl", "many pairs")
     assert reasons(folder, now=made_of) == []
 
@@ -149,7 +149,7 @@ def test_a_result_counts_by_its_content_whatever_run_json_says(tmp_path: Path) -
     write_atomic(records, "one\n")  # cut short after its run
     assert reasons(folder, now=fingerprint(graph["02"], **common)) == ["the results of 01 changed"]
     assert reasons(tmp_path / "01_data", now=fingerprint(graph["01"], **common))[-1] == (
-        "records/emdiv.jsonl is not what the run left"
+        "records/emdiv.jsonl changed after the run"
     )
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from mtive_nb.data.catalogue import load_catalogue
 from mtive_nb.data.customer_photos import known_truth
-from mtive_nb.data.endpoint import Endpoint
+from mtive_nb.data.endpoint import Endpoint, EndpointError
 from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, build_instructions
 from mtive_nb.data.instructions.grammar import Grammar, Sight
-from mtive_nb.data.instructions.llm import EndpointError, LlmGenerator
+from mtive_nb.data.instructions.llm import LlmGenerator
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
 from mtive_nb.data.splits import split_products

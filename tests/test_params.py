@@ -110,7 +110,7 @@ def test_yaml_values(tmp_path: Path, text: str, value: object) -> None:
 def test_yaml_same_key_twice_and_not_a_mapping(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("X: 1\nX: 2\n")
-    with pytest.raises(ParameterError, match=r"a\.yaml.*X stands twice"):
+    with pytest.raises(ParameterError, match=r"a\.yaml.*duplicate key X"):
         load_yaml(path)
     path.write_text("- 1\n")
     with pytest.raises(ParameterError, match="found list, expected lines of NAME: value"):

@@ -155,7 +155,7 @@ def test_shipped_profiles_pass(profile, capsys):
 def test_paper_is_counted_without_the_hub_and_fails_on_what_is_missing(project):
     report = preflight.preflight("paper", project=project)
     said = str(report)
-    assert "8,292,166,656 parameters by the package's known_configs.json" in said
+    assert "8,292,166,656 parameters according to the package's known_configs.json" in said
     assert {"57.3", "14.3"} <= set(report.tables["Adapters"]["MB fp16"])
     wrong = [text for level, text in report.findings if level == "fail"]
     assert len(wrong) == 2

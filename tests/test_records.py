@@ -10,7 +10,6 @@ from mtive_nb.data.records import (
     load_records,
     make_record,
     question_of,
-    to_dataset,
     user_turn,
     write_records,
 )
@@ -49,13 +48,6 @@ def test_two_images_are_announced_in_order_and_one_is_not(rows):
     assert [part["type"] for part in rows[1]["messages"][0]["content"]] == ["image", "text"]
     assert question_of(rows[0]) == "Same?"
     assert user_turn("", images=1)["content"] == [{"type": "image"}]
-
-
-def test_a_dataset_holds_the_same(rows):
-    dataset = to_dataset(rows)
-    assert dataset["answer"] == ["yes", "blue"]
-    assert dataset[0]["messages"][1]["content"][0]["text"] == "yes"
-    assert json.loads(dataset[0]["facts"]) == rows[0]["facts"] and dataset[1]["facts"] is None
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_page(project: Project) -> None:
     assert rows["live v. merged"][2] == "3e-06"
     assert any(row and row[0] == "07_evaluation" and "files changed since" in row[1] for row in parser.rows)
     assert 'href="07_evaluation/07_evaluation.ipynb"' in page
-    assert "and 76 rows more" in page
+    assert "and 76 more rows" in page
     assert "04_stage1" not in page
 
 

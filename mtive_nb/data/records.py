@@ -13,13 +13,9 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mtive_nb.data.splits import SPLITS
 from mtive_nb.run.atomic import replacing
-
-if TYPE_CHECKING:
-    import datasets
 
 TASKS = ("AE", "DD", "PM", "EX", "PT", "PP", "PRETRAIN", "INSTRUCT")
 EMDIV_VARIANTS = ("gen", "aug", "bin")
@@ -193,27 +189,6 @@ def load_records(path: str | Path, *, check_photos: bool = True) -> list[dict]:
         if missing:
             raise RecordError(_message(path, line, "images", missing[0], "a photo that is there"))
     return records
-
-
-def to_dataset(records: Iterable[dict]) -> datasets.Dataset:
-    """The records as a `datasets.Dataset`.
-
-    Arrow requires one type per column: every message's content becomes a list of parts, `facts` becomes JSON text.
-    """
-    import datasets  # takes a second to import, and most readers of records do not need it
-
-    return datasets.Dataset.from_list([_uniform(record) for record in records])
-
-
-def _uniform(record: dict) -> dict:
-    messages = []
-    for message in record["messages"]:
-        content = message["content"]
-        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        parts = [{"type": part["type"], "text": part.get("text")} for part in parts]
-        messages.append({"role": message["role"], "content": parts})
-    facts = None if record["facts"] is None else json.dumps(record["facts"], ensure_ascii=False)
-    return record | {"messages": messages, "facts": facts}
 
 
 def _stored(image: str, folder: Path) -> str:

@@ -41,7 +41,7 @@ OWN_TABLE = "EMDIV"
 _T1 = (("Acc", "accuracy", "higher"), ("Rel", "relevancy", "higher"), ("Hal", "hallucination", "lower"))
 SCORE_FIELDS = ("paper", "table", "system", "task", "metric", "value", "low", "high", "n", "unit", "better")
 
-Item = tuple[Mapping[str, Any], str]  # a record and one system's answer
+Answered = tuple[Mapping[str, Any], str]  # a record and one system's answer
 
 
 def score_table(
@@ -68,7 +68,7 @@ def score_table(
     for system, answers in answers_by_system.items():
         if len(answers) != len(records):
             raise ValueError(f"score_table: {system} has {len(answers)} answers for {len(records)} records")
-        by_task: dict[str, list[Item]] = {}
+        by_task: dict[str, list[Answered]] = {}
         for record, answer in zip(records, answers, strict=True):
             by_task.setdefault(record["task"], []).append((record, answer))
         for task, items in by_task.items():
@@ -172,7 +172,7 @@ def _owner(record: Mapping[str, Any]) -> tuple[Any, str]:
     return record.get("run"), record["product_id"]
 
 
-def _judged(task: str, items: list[Item], judge: Judge, options: dict[str, int]) -> list[dict[str, Any]]:
+def _judged(task: str, items: list[Answered], judge: Judge, options: dict[str, int]) -> list[dict[str, Any]]:
     items = [(r, a) for r, a in items if r["variant"] in ("gen", "aug") and facts_of(r)]
     if task not in GENERATIVE_TASKS or not items:
         return []
@@ -185,7 +185,7 @@ def _judged(task: str, items: list[Item], judge: Judge, options: dict[str, int])
     return rows
 
 
-def _classified(task: str, items: list[Item], options: dict[str, int]) -> list[dict[str, Any]]:
+def _classified(task: str, items: list[Answered], options: dict[str, int]) -> list[dict[str, Any]]:
     """Score yes/no records of any task, and the classes of PT and PP, in separate confusion matrices."""
     items = [(r, a) for r, a in items if r.get("label")]
     binary = [(r, a) for r, a in items if r["variant"] == "bin"]
@@ -193,7 +193,7 @@ def _classified(task: str, items: list[Item], options: dict[str, int]) -> list[d
     return [*_class_rows(task, binary, options, form=" binary"), *_class_rows(task, classes, options, form="")]
 
 
-def _class_rows(task: str, items: list[Item], options: dict[str, int], *, form: str) -> list[dict[str, Any]]:
+def _class_rows(task: str, items: list[Answered], options: dict[str, int], *, form: str) -> list[dict[str, Any]]:
     if not items:
         return []
     groups = [_owner(record) for record, _ in items]
@@ -218,7 +218,7 @@ def confusion_features(read: Classified) -> np.ndarray:
     return features
 
 
-def _exact(task: str, items: list[Item], options: dict[str, int]) -> list[dict[str, Any]]:
+def _exact(task: str, items: list[Answered], options: dict[str, int]) -> list[dict[str, Any]]:
     items = [(r, a) for r, a in items if r["variant"] in ("gen", "aug") and facts_of(r)]
     if task == "EX":  # other records ask only whether a date is present
         items = [(r, a) for r, a in items if set(DATE_ATTRIBUTES) & set((facts_of(r) or ({}, {}))[0])]

@@ -1,7 +1,7 @@
-"""One static HTML page for a profile: the papers' numbers beside ours, figures, tables, and what each run ran on.
+"""One static HTML page per profile: the papers' numbers beside ours, figures, tables, and each run's provenance.
 
-`gather` collects what the run folders hold into plain structures, report.html.jinja lays them out. The page needs no
-network and no other file: figures are embedded.
+`gather` collects the content of the run folders, and page.html.jinja lays it out. The figures are embedded, so the page
+needs no network and no other file.
 """
 
 import base64
@@ -20,7 +20,7 @@ from mtive_nb.run.published import PAPERS, columns_of, load_published, load_tabl
 from mtive_nb.run.stale import read_run
 
 ROWS_SHOWN = 24
-# Wider tables are split by the part of a column before its slash ("AE/Acc": by task).
+# A wider table is split by the part of its column names before the slash ("AE/Acc": by task).
 COLUMNS_SHOWN = 6
 DECIMALS = {
     "points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "f1": 3, "s": 1,
@@ -28,7 +28,7 @@ DECIMALS = {
 
 
 def number(value: float, unit: str = "") -> str:
-    """A number as a table shows it: decimals as its unit has them, else four significant digits; thousands apart."""
+    """Format a number for a table: its unit's decimals, else four significant digits; commas between thousands."""
     if unit in DECIMALS:
         return f"{value:,.{DECIMALS[unit]}f}"
     if float(value).is_integer() and abs(value) < 1e9:
@@ -37,14 +37,14 @@ def number(value: float, unit: str = "") -> str:
 
 
 def cell_of(metric: dict[str, Any]) -> dict[str, str]:
-    """One of our numbers with what it rests on: value, interval, n, seed."""
+    """Return one of our numbers as texts for a table cell: value, interval, n with seed, and notebook."""
     low, high = metric.get("low"), metric.get("high")
     unit = metric["unit"]
     value, interval = number(metric["value"], unit), "no interval"
     if low is not None and high is not None:
         interval = f"{number(low, unit)} to {number(high, unit)}"
     if metric["better"] == "none":
-        interval = ""  # a count, a setting
+        interval = ""  # a count or a setting
     seeds = metric.get("seeds", 1)
     basis = f"n {metric['n']:,} · " + (f"{seeds} seeds" if seeds > 1 else f"seed {metric['seed']}")
     return {"value": value, "interval": interval, "basis": basis, "notebook": metric["notebook"]}
@@ -53,9 +53,9 @@ def cell_of(metric: dict[str, Any]) -> dict[str, str]:
 def paper_table(
     paper: str, table: str, *, metrics: list[dict[str, Any]], stand_ins: dict[str, list[str]], own: dict[str, dict]
 ) -> dict[str, Any]:
-    """A printed table with ours in its cells; rows that only we have come last.
+    """Return a paper's table with our numbers in its cells; rows that only we have come last.
 
-    own: our tables by "notebook/table"; one of texts or properties stands below the printed one.
+    own: our tables by "notebook/table"; a table of texts or properties appears below the paper's table.
     """
     printed = {(p.row, p.column): p for p in load_published() if (p.paper, p.table) == (paper, table)}
     ours: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -92,18 +92,18 @@ def paper_table(
 
 
 def _concerns(note: str, table: str) -> bool:
-    """A note that begins with a table ("T4: ...") is of that table alone."""
+    """Return whether a note concerns `table`; a note that begins with a table ("T4: ...") concerns only that table."""
     named = re.match(r"(T\d+): ", note)
     return named is None or named[1] == table
 
 
 def _is_remark(note: str) -> bool:
-    """A note that tells more than the group of a row or the printed spelling of a number."""
+    """Return whether a note says more than the group of a row or the printed spelling of a number."""
     return bool(note) and (";" in note or not note.startswith(("group=", "env=", "printed ")))
 
 
 def _head(column: str, metrics: list[dict[str, Any]], about: Any) -> dict[str, str]:
-    """A column's name, our unit, and which way is better."""
+    """Return a column's name, our unit, and whether higher or lower is better."""
     mine = next((m for m in metrics if m["column"] == column), None)
     direction = mine["better"] if mine else ""
     if about and not direction:
@@ -113,7 +113,7 @@ def _head(column: str, metrics: list[dict[str, Any]], about: Any) -> dict[str, s
 
 
 def column_groups(columns: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Columns by the part before the slash where there are too many for one table; else one group without a title."""
+    """Group columns by the part before the slash if one table is too wide; else return one untitled group."""
     columns = list(columns)
     if len(columns) <= COLUMNS_SHOWN:
         return [("", columns)]
@@ -124,7 +124,7 @@ def column_groups(columns: Iterable[str]) -> list[tuple[str, list[str]]]:
 
 
 def table_files(folder: Path) -> list[dict[str, Any]]:
-    """The tables/*.csv of a run folder, the head of long ones."""
+    """Return the tables/*.csv of a run folder, each cut after ROWS_SHOWN rows."""
     tables = []
     for path in sorted((folder / "tables").glob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
@@ -137,9 +137,9 @@ def table_files(folder: Path) -> list[dict[str, Any]]:
 
 
 def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
-    """Each claim as the first chapter decided it that could: that over several seeds, the report's, then any other.
+    """Return each claim from the first chapter that decided it: chapter 21 (several seeds), 20 (report), any other.
 
-    `tries` of a claim are how it was decided again with one thing changed (chapter 26).
+    `tries`: the claim decided again with a single change (chapter 26).
     """
     found: dict[str, dict[str, Any]] = {}
     for folder in sorted(folders, key=lambda f: -int(f.name[:2]) if f.name[:2] in ("20", "21") else 0):
@@ -154,21 +154,20 @@ def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
 
 
 def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
-    """A row of a claims table for reading: its differences in the decimals of their unit."""
+    """Format a row of a claims table for reading; differences have the decimals of their unit."""
     differences = {k: number(float(row[k]), unit or "") for k in ("gain", "low", "high") if row.get(k)}
     return {k: _short(v) for k, v in row.items()} | differences
 
 
 def _table(folder: Path, name: str) -> list[dict[str, str]]:
-    """The rows of a run folder's table; none where it has no such table."""
+    """Return the rows of a run folder's table, or an empty list if the table does not exist."""
     path = folder / "tables" / f"{name}.csv"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return list(csv.DictReader(text.splitlines(keepends=True)))
 
 
 def tally(claims: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """How many of the claims that can be tested here hold, are open, do not hold or were not decided: by paper and
-    priority."""
+    """Count the testable claims that hold, are open, do not hold or were not decided, by paper and priority."""
     testable = [c for c in claims if not c["verdict"].startswith("not testable")]
     groups = {"1": ("1",), "2": ("2",), "1 and 2": ("1", "2"), "3": ("3",)}
     rows = []
@@ -182,7 +181,7 @@ def tally(claims: list[dict[str, str]]) -> list[dict[str, Any]]:
 
 
 def _short(text: str) -> str:
-    """A CSV cell for reading: no float's tail, no page-long text."""
+    """Shorten a CSV cell for reading: round floats, cut long texts."""
     try:
         return number(float(text)) if "." in text or "e" in text.lower() else text
     except (ValueError, OverflowError):
@@ -190,7 +189,7 @@ def _short(text: str) -> str:
 
 
 def figure_files(folder: Path) -> list[dict[str, str]]:
-    """The figures of a run folder as data URIs."""
+    """Return the figures of a run folder as data URIs."""
     figures = []
     for path in sorted((folder / "figures").glob("*.png")):
         data = base64.b64encode(path.read_bytes()).decode()
@@ -199,13 +198,13 @@ def figure_files(folder: Path) -> list[dict[str, str]]:
 
 
 def run_folders(profile_dir: Path) -> list[Path]:
-    """The good results of a profile, in order; failed and half runs are left out."""
+    """Return the folders of a profile's good results, in order; failed and partial runs are left out."""
     found = profile_dir.glob("[0-9][0-9]_*") if profile_dir.is_dir() else ()
     return sorted(p for p in found if p.is_dir() and p.suffix == "")
 
 
 def notebook_part(folder: Path, *, links: bool) -> dict[str, Any]:
-    """What one run folder contributes: its own numbers, tables, figures, and its provenance."""
+    """Return one run folder's part of the page: its own numbers, tables, figures and provenance."""
     record = read_run(folder)
     own = [m for m in read_metrics(folder) if m["paper"] == "own"]
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -239,7 +238,7 @@ def notebook_part(folder: Path, *, links: bool) -> dict[str, Any]:
 
 
 def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, Any]:
-    """All that the page shows; `links`: to executed notebooks. Errors: GraphError for a profile without results."""
+    """Collect the page's content; `links`: link executed notebooks. Errors: GraphError if a profile has no results."""
     folders = run_folders(project.outputs / profile)
     if not folders:
         raise GraphError(f"outputs/{profile}: found no results; make them with: python -m mtive_nb run {profile}")
@@ -285,7 +284,7 @@ def write_report(project: Project, profile: str, *, page: Path | None = None, li
 
 
 def main(profile: str) -> int:
-    """The command line's `report`: write the page and print how many claims hold."""
+    """Run the command `report`: write the page and print how many claims hold."""
     project = find_project()
     print(f"report: {write_report(project, profile)}")
     for row in tally(claims_board(run_folders(project.outputs / profile))):

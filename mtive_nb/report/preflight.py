@@ -1,6 +1,6 @@
-"""Checks before hours are spent: `python -m mtive_nb preflight <profile>`; no weight is read, nothing is trained.
+"""Check a profile before a long run: `python -m mtive_nb preflight <profile>` loads no weights and trains nothing.
 
-Units: MB is 1e6 bytes, GB is 1e9. What is counted and estimated here stands in sizes.py.
+Units: MB is 1e6 bytes, GB is 1e9. sizes.py contains the counts and estimates.
 """
 
 import re
@@ -26,12 +26,12 @@ from mtive_nb.run.params import ParameterError, check_profile, effective_paramet
 
 STAGES = {"04": "PT", "05": "IT"}
 KERNELS = {"sdpa": "torch", "eager": "torch", "flex_attention": "torch", "flash_attention_2": "flash_attn"}
-AdapterSizes = dict[str, dict[str, int]]  # weights of each adapter, by notebook's number and adapter's name
+AdapterSizes = dict[str, dict[str, int]]  # number of weights, by notebook number and adapter name
 
 
 @dataclass
 class Report:
-    """Findings, each a level (ok, warn, fail) and a text, and tables by title."""
+    """Findings, each with a level (ok, warn, fail) and a text, and tables by title."""
 
     findings: list[tuple[str, str]] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Report:
         self.findings += [finding] if finding not in self.findings else []
 
     def check(self, good: bool, text: str, *, found: object, expected: str) -> None:
-        """ok with what was found, or fail with what was expected, too."""
+        """Add "ok" with what was found, or "fail" with what was found and what was expected."""
         self.add("ok" if good else "fail", f"{text}: found {found}" + ("" if good else f"; expected {expected}"))
 
     def __str__(self) -> str:
@@ -57,21 +57,21 @@ class Report:
 
 @dataclass(frozen=True)
 class Book:
-    """A notebook with its effective parameters; `folder` is the profile's."""
+    """A notebook with its effective parameters; `folder` contains the profile's parameter files."""
 
     notebook: Notebook
     values: dict[str, Any]
     folder: Path
 
     def where(self, name: str) -> str:
-        """The file that sets a parameter, and its name: what a message starts with."""
+        """Return the file that sets a parameter and the parameter's name, as the start of a message."""
         setting = [path for path in files_of(self.folder, self.notebook.name) if name in load_yaml(path)]
         return (
             f"params/{self.folder.name}/{setting[-1].name}: {name}" if setting else f"{self.notebook.path.name}: {name}"
         )
 
     def adapters(self) -> dict[str, tuple[int, list[str], str]]:
-        """Rank, placement and the placement's place of each adapter in training; 06 has each on stack and bare base."""
+        """Return each trained adapter's rank, placement and the placement's file; 06 trains on stack and bare base."""
         v, where = self.values, self.where("PLACEMENT")
         if "RANK" not in v:
             return {}
@@ -84,12 +84,12 @@ class Book:
 
 
 def gb(n: float) -> str:
-    """Bytes as GB, two digits behind the point, three for little."""
+    """Format bytes as GB: two decimals, or four below 0.1 GB."""
     return f"{n / 1e9:.2f}" if n >= 1e8 else f"{n / 1e9:.4f}"
 
 
 def preflight(profile: str, *, project: Project | None = None) -> Report:
-    """All checks of a profile's MTIVE path; a user's mistake is a finding, never an exception."""
+    """Run all checks of a profile's MTIVE path; a user's mistake becomes a finding, never an exception."""
     report, books = Report(), {}
     try:
         project = project or find_project()
@@ -113,7 +113,7 @@ def preflight(profile: str, *, project: Project | None = None) -> Report:
 
 
 def check_packages(report: Report) -> None:
-    """Whether what pyproject.toml asks for is installed; extras serve notebooks beyond this path."""
+    """Check that the packages in pyproject.toml are installed; extras serve notebooks outside this path."""
     missing: dict[str, list[str]] = {}
     for text in metadata.requires("mtive-nb") or ():
         wanted, extra = Requirement(text), re.search(r'extra == "(\w+)"', text)
@@ -123,11 +123,13 @@ def check_packages(report: Report) -> None:
     base = ", ".join(missing.pop("", [])) or "none"
     report.check(base == "none", "packages missing or too old", found=base, expected="none: pip install -e .")
     for extra, names in missing.items():
-        report.add("ok", f"extra {extra}, not needed on this path: no {', '.join(names)} (pip install -e '.[{extra}]')")
+        report.add(
+            "ok", f"extra {extra}, not needed on this path, lacks {', '.join(names)} (pip install -e '.[{extra}]')"
+        )
 
 
 def check_source(report: Report, book: Book, *, home: Path) -> None:
-    """Whether the folder that the records come from is there; its photos are not decoded."""
+    """Check that the source folder of the records exists; its photos are not decoded."""
     source, where = book.values["SOURCE"], book.where("SOURCE")
     if source == "mart":
         report.add("ok", f"{where}: mart, which notebook 01 draws")
@@ -145,8 +147,8 @@ def check_source(report: Report, book: Book, *, home: Path) -> None:
 
 
 def check_models(report: Report, books: dict[str, Book], *, project: Project) -> None:
-    """The base, its adapters, what they need in memory and on disk."""
-    base = books["04"]  # states the model; later chapters read it from the stack
+    """Check the base, its adapters, and the memory and disk space that they need."""
+    base = books["04"]  # sets the model; later chapters read it from the stack
     name, where, kernel = base.values["MODEL"], base.where("MODEL"), base.values["ATTENTION"]
     if not find_spec(KERNELS.get(kernel, "?")):
         expected = f"{', '.join(KERNELS)}, and its package installed"
@@ -154,14 +156,14 @@ def check_models(report: Report, books: dict[str, Book], *, project: Project) ->
     try:
         config, source, here = sizes.find_config(name, home=project.home)
         model = sizes.meta_model(config)
-    except Exception as error:  # a configuration can be wrong in whatever way transformers finds
+    except Exception as error:  # transformers raises many types of error for a bad configuration
         report.add("fail", f"{where}: {error or type(error).__name__}")
         return
     counts = sizes.part_parameters(model)
     total = sum(counts.values())
     rows = [(part, f"{n:,}", f"{n / total:.1%}") for part, n in (counts | {"all": total}).items()]
     report.tables[f"Parameters of {name}"] = pd.DataFrame(rows, columns=["component", "parameters", "share"])
-    report.add("ok", f"{where}: {name}, {total:,} parameters by {source}")
+    report.add("ok", f"{where}: {name}, {total:,} parameters according to {source}")
     if not here:
         can_come = sizes.hub_answers() and not Path(source).is_dir()
         come = "they will be downloaded" if can_come else "expected *.safetensors in the folder or the hub's cache"
@@ -172,7 +174,7 @@ def check_models(report: Report, books: dict[str, Book], *, project: Project) ->
 
 
 def check_adapters(report: Report, books: dict[str, Book], model: nn.Module, *, total: int) -> AdapterSizes:
-    """Where each adapter goes and how large it is."""
+    """Check each adapter's placement and return its size."""
     found: AdapterSizes = {}
     rows = []
     for number, book in books.items():
@@ -193,14 +195,14 @@ def check_adapters(report: Report, books: dict[str, Book], model: nn.Module, *, 
     columns = ["in", "adapter", "rank", "linear layers hit", "parameters", "MB fp16", "MB fp32", "of the base"]
     report.tables["Adapters"] = pd.DataFrame(rows, columns=columns)
     if rows:
-        report.add("ok", f"placements of {len(rows)} adapters: every entry hits layers, of its own component alone")
+        report.add("ok", f"placements of {len(rows)} adapters: every entry matches layers, all of its own component")
     return found
 
 
 def check_memory(
     report: Report, books: dict[str, Book], config: PreTrainedConfig, sized: AdapterSizes, *, total: int
 ) -> None:
-    """What each training needs at its peak, and a server; the largest against the memory here."""
+    """Estimate the memory of each training run and of a server; check the largest training peak on this machine."""
     rows, peaks, below, image_tok = [], [], 0, check_pixels(report, books["04"], config)
     for number, book in books.items():
         if not (own := sized.get(number, {}).values()):
@@ -225,14 +227,14 @@ def check_memory(
         parts = sizes.serving_memory(config, total, expert=expert)
         line = {k: gb(n) for k, n in parts.items()} | {"experts beside": f"{parts['experts beside']:,}"}
         about = f"16 bits; cache of {sizes.SERVE_BATCH} x {sizes.SERVE_TOK:,} tokens, {sizes.kv_cache_bytes(config, tokens=1):,} bytes each"
-        report.tables[f"Memory of serving in GB ({about}; of a 24 GB card a tenth stays free)"] = pd.DataFrame([line])
+        report.tables[f"Memory of serving in GB ({about}; a tenth of a 24 GB card stays free)"] = pd.DataFrame([line])
 
 
 def check_pixels(report: Report, book: Book, config: PreTrainedConfig) -> int:
-    """Tokens of an image under a notebook's pixel bounds; 1,024 where there is no rule for it."""
+    """Return the tokens per image under a notebook's pixel bounds; 1,024 for a model family without a rule."""
     where = book.where("MAX_PX")
     if config.model_type != "qwen2_5_vl":
-        report.add("warn", f"{where}: {config.model_type} sizes its images itself; 1,024 tokens an image are assumed")
+        report.add("warn", f"{where}: {config.model_type} sizes its images itself; assuming 1,024 tokens per image")
         return 1024
     try:
         return sizes.image_tokens(config, min_px=book.values["MIN_PX"], max_px=book.values["MAX_PX"])
@@ -242,8 +244,8 @@ def check_pixels(report: Report, book: Book, config: PreTrainedConfig) -> int:
 
 
 def check_device(report: Report, needs: float, what: str) -> None:
-    """Whether a GPU holds what is needed; without one, whether the CPU's memory does, in float32."""
-    text = f"{what}: needs about {gb(needs)} GB, the most of all"
+    """Check that the GPU has `needs` bytes free; without a GPU, check main memory, for float32."""
+    text = f"{what}: needs about {gb(needs)} GB, the largest peak"
     if torch.cuda.is_available():
         free = torch.cuda.mem_get_info()[0]
         level = "fail" if needs > free else "warn" if needs > 0.9 * free else "ok"
@@ -251,21 +253,24 @@ def check_device(report: Report, needs: float, what: str) -> None:
         return
     free = psutil.virtual_memory().available
     build = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
-    text = f"no GPU here{build}; {text}; about twice that on the CPU, in float32, of {gb(free)} GB free"
+    text = f"no GPU here{build}; {text}; about twice that on the CPU, in float32; found {gb(free)} GB free"
     report.add("ok" if 2 * needs < free else "warn", text)
 
 
 def check_disk(report: Report, adapters: AdapterSizes, outputs: Path, *, download: int) -> None:
-    """Free disk against adapters (fp32), a last checkpoint of each with AdamW's moments, a second while it is written."""
+    """Check free disk space: fp32 adapters, their last checkpoints with AdamW moments, a second copy during a write.
+
+    `download`: bytes of the base's weights to download to the hub's cache.
+    """
     weights = [n for own in adapters.values() for n in own.values()]
     needs = {outputs: 16 * sum(weights) + 12 * max(weights, default=0), Path(constants.HF_HUB_CACHE): download}
     for folder, n in ((folder, n) for folder, n in needs.items() if n):
         free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-        report.check(n < free, f"disk at {folder}", found=f"{gb(free)} GB free of {gb(n)} needed", expected="more")
+        report.check(n < free, f"disk at {folder}", found=f"{gb(free)} GB free, {gb(n)} GB needed", expected="more")
 
 
 def main(profile: str) -> int:
-    """The command line's `preflight`: exit code 0 when nothing failed."""
+    """Run the command `preflight`; return exit code 0 if no check failed, else 1."""
     report = preflight(profile)
     print(report)
     return 0 if report.ok else 1

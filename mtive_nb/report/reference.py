@@ -1,4 +1,4 @@
-"""Copies a profile's results, without their bulk, to outputs/reference/: what is committed of a stamped run."""
+"""Copy a profile's results, without large files, to outputs/reference/, the part of a stamped run that is committed."""
 
 import os
 import shutil
@@ -13,10 +13,10 @@ MAX_BYTES = 2**20
 
 
 def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None] = print) -> Path:
-    """Copy run.json, metrics, tables, figures and the report page to outputs/reference/<profile>/; returns that folder.
+    """Copy run.json, metrics, tables, figures and the report page to outputs/reference/<profile>/; return that folder.
 
-    A figure goes as SVG, or as PNG where the SVG is larger than 1 MiB; what is larger still stays behind and is named.
-    The new reference is built aside and swapped in, so that one notebook's old numbers never stand beside new ones.
+    A figure is copied as SVG, or as PNG if the SVG is larger than 1 MiB. A larger table or PNG is not copied but named.
+    The new reference is built in a hidden folder and swapped in, so that old and new numbers never mix.
     """
     reference = project.outputs / "reference"
     target, aside = reference / profile, reference / f".{profile}.partial"
@@ -28,7 +28,7 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
             copy = aside / folder.name / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-    # The copied page links to no executed notebook: none is copied.
+    # Executed notebooks are not copied, so the copied page links to none.
     write_report(project, profile, page=aside / "report.html", links=False)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
@@ -36,7 +36,7 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
 
 
 def _kept(folder: Path, *, tell: Callable[[str], None]) -> list[Path]:
-    """The files of a run folder that are worth committing."""
+    """Return the files of a run folder to commit."""
     kept = [p for p in (folder / "run.json", folder / "metrics.jsonl") if p.exists()]
     kept += [p for p in sorted((folder / "tables").glob("*.csv")) if _fits(p, tell=tell)]
     for png in sorted((folder / "figures").glob("*.png")):

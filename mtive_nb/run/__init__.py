@@ -1,4 +1,4 @@
-"""Running notebooks: checked parameters, the graph, run folders, the report. No torch."""
+"""Run notebooks: checked parameters, the notebook graph, run folders, metrics, staleness. Importing loads no torch."""
 
 from mtive_nb.run.folder import Run, start_run
 from mtive_nb.run.progress import progress

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: a reader, or a killed writer, never sees half of one."""
+"""Atomic writes: a file appears complete or not at all, even if its writer is killed."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a neighbour of `path` with the same suffix; when the block ends well, the neighbour takes its place."""
+    """Yield a temporary path beside `path`, with the same suffix; rename it to `path` when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
@@ -21,6 +21,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes to `path` in one step; missing folders are made."""
+    """Write text (UTF-8) or bytes to `path` atomically; create missing folders."""
     with replacing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)

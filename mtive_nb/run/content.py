@@ -1,4 +1,4 @@
-"""Fingerprints of files by their content: of results, of data, and of the code that a chapter's imports lead to."""
+"""Content hashes of results, of data, and of the code that a chapter imports."""
 
 import ast
 import hashlib
@@ -11,27 +11,27 @@ from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
 NAME = PACKAGE.name
-# They show results, or say when a chapter runs, and change no result.
+# These files display results or schedule chapters; they change no result.
 NOT_CODE = ("show/", "report/", "run/tables.yaml", "run/chapters.yaml")
-# A run folder's own records: times and notes differ from run to run.
+# A run's own records are no results: their times and notes differ from run to run.
 RESULTS = "results.json"
 NOT_RESULTS = ("run.json", "fingerprint.json", "papermill.log", "parameters.yaml", RESULTS)
-Hashes = dict[str, list]  # name of a file -> [hash, bytes, time of change in ns]
+Hashes = dict[str, list]  # file name -> [hash, size in bytes, modification time in ns]
 
 
 def digest(value: Any) -> str:
-    """A short hash of anything that JSON can write."""
+    """Return a short hash of any value that JSON can serialise."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """A short hash of a file's bytes."""
+    """Return a short hash of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def hash_files(folder: Path, names: Iterable[str], *, known: Mapping[str, list]) -> Hashes:
-    """Hash files of a folder; one whose size and time are those in `known` is not read again."""
+    """Hash files of a folder; keep the hash from `known` if a file's size and modification time match."""
     found: Hashes = {}
     for name in names:
         stat = (folder / name).stat()
@@ -42,7 +42,7 @@ def hash_files(folder: Path, names: Iterable[str], *, known: Mapping[str, list])
 
 
 def read_hashes(path: Path) -> dict[str, Any]:
-    """Hashes that an earlier call kept; none where the file is missing or broken."""
+    """Read saved hashes, or another JSON mapping; return {} if the file is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -50,7 +50,7 @@ def read_hashes(path: Path) -> dict[str, Any]:
 
 
 def results_of(folder: Path) -> Hashes:
-    """Everything that a run left for others to read: not its log, its executed notebook, its figures."""
+    """Hash a run's result files: not its log and records, executed notebook, figures or checkpoints."""
     names = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -61,14 +61,14 @@ def results_of(folder: Path) -> Hashes:
 
 
 def results_digest(results: Hashes) -> str:
-    """One hash of a run's results."""
+    """Return one hash of a run's results."""
     return digest({name: row[0] for name, row in results.items()})
 
 
 def data_digest(folder: Path, *, cache_file: Path | None = None) -> str:
-    """One hash of all files below a folder, by name and content; a copy of the folder is the same data.
+    """Return one hash of all files below a folder, by name and content; a copy of the folder has the same hash.
 
-    `cache_file` keeps the hashes, so that a second call reads only what changed.
+    `cache_file` stores the hashes, so that a second call reads only changed files.
     """
     known = read_hashes(cache_file) if cache_file else {}
     names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
@@ -79,15 +79,15 @@ def data_digest(folder: Path, *, cache_file: Path | None = None) -> str:
         try:
             write_atomic(cache_file, json.dumps(known | {str(folder.resolve()): found}))
         except OSError:
-            pass  # a folder that cannot be written to costs time, nothing else
+            pass  # a cache that cannot be written costs only time
     return results_digest(found)
 
 
 def code_of_chapter(cells: Iterable[str]) -> dict[str, str]:
-    """The package's files that code cells lead to by their imports, {path in the package: hash}.
+    """Return the package's files that code cells reach through imports, {path in the package: hash}.
 
-    A module counts by its statements: comments, docstrings and layout change nothing. A packaged file counts where a
-    module of the same folder names it.
+    A module's hash covers its statements; comments, docstrings and layout do not count. A packaged data file counts if
+    a module in the same folder names it.
     """
     waiting = set().union(*(_imported(ast.parse(cell)) for cell in cells))
     seen: set[Path] = set()
@@ -101,7 +101,7 @@ def code_of_chapter(cells: Iterable[str]) -> dict[str, str]:
 
 @cache
 def _references(path: Path) -> frozenset[Path]:
-    """The package's modules that a module imports, and the packaged files that it names."""
+    """Return the package's modules that a module imports, and the packaged files that it names."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     beside = [path.parent / text for text in texts if re.fullmatch(r"[\w.-]+", text)]
@@ -111,7 +111,7 @@ def _references(path: Path) -> frozenset[Path]:
 
 
 def _imported(tree: ast.AST) -> set[Path]:
-    """The files of the package that code imports, wherever in it the import stands."""
+    """Return the package's files that code imports, at any level of the code."""
     names: set[str] = set()
     aliases: set[str] = set()
     for node in ast.walk(tree):
@@ -128,20 +128,20 @@ def _imported(tree: ast.AST) -> set[Path]:
 
 
 def _public(name: str) -> str:
-    """The module behind a public name of the package (`mtive_nb.load_vlm`), else the name as it is."""
+    """Return the module behind a public name of the package (`mtive_nb.load_vlm`); return other names unchanged."""
     return public_names().get(name.removeprefix(f"{NAME}."), name)
 
 
 @cache
 def public_names() -> dict[str, str]:
-    """The package's public names and their modules, as __init__.pyi lists them."""
+    """Return the package's public names and their modules, as listed in __init__.pyi."""
     tree = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
     lines = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     return {alias.name: f"{NAME}.{line.module}" for line in lines for alias in line.names}
 
 
 def _files_of(name: str) -> list[Path]:
-    """A module's file and the __init__.py of the folders above it; nothing for a name inside a module."""
+    """Return a module's file and the __init__.py of its parent folders; a name inside a module adds no file."""
     parts = name.split(".")[1:]
     found = [PACKAGE.joinpath(*parts[:k], "__init__.py") for k in range(len(parts) + 1)]
     found.append(PACKAGE.joinpath(*parts).with_suffix(".py"))
@@ -150,7 +150,7 @@ def _files_of(name: str) -> list[Path]:
 
 @cache
 def hash_code(path: Path) -> str:
-    """Of a module, the hash of its statements without docstrings; of another file, that of its bytes."""
+    """Hash a module's statements without docstrings; hash the bytes of any other file."""
     if path.suffix != ".py":
         return hash_file(path)
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Runs what is stale, in the graph's order: one papermill a notebook, several at a time if asked."""
+"""Run stale notebooks in the order of the graph: one papermill process per notebook, up to `jobs` at once."""
 
 import os
 import signal
@@ -16,13 +16,13 @@ from mtive_nb.run.progress import duration
 from mtive_nb.run.stale import reasons
 
 POLL_S, QUIET_S = 0.3, 30.0
-# Lines about one notebook come no faster than this.
+# Minimum time between two progress lines of one notebook.
 BETWEEN_S = 2.0
 
 
 @dataclass
 class Outcome:
-    """What a call of the runner did, by notebook name."""
+    """The outcome of one runner call, by notebook name."""
 
     ran: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def say(text: str) -> None:
-    """One line to the terminal, at once."""
+    """Print one line to the terminal and flush it."""
     print(text, flush=True)
 
 
@@ -49,10 +49,10 @@ def run_notebooks(
     project: Project | None = None,
     tell: Callable[[str], None] = say,
 ) -> Outcome:
-    """Run the named notebooks, and those they rest on (not with `only`), where something changed since the last good run.
+    """Run the stale notebooks among the named notebooks and their dependencies; `only` leaves out the dependencies.
 
-    `jobs`: how many at a time; they share the cores. `dry_run` only shows the plan. A failure does not stop notebooks
-    that do not rest on the failed one. Errors: ParameterError, GraphError, LockedError, before any kernel starts.
+    `jobs`: number of notebooks that run at once and share the cores. `dry_run` only shows the plan. A failure stops
+    only the notebooks that depend on it. Errors, before any kernel starts: ParameterError, GraphError, LockedError.
     """
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: expected 1 or more")
@@ -78,19 +78,19 @@ def _tell_of_upstream(steps: list[Step], numbers: list[str], *, tell: Callable[[
     named = [s for s in steps if {s.notebook.number, s.notebook.name} & asked]
     extra = [s.notebook.number for s in steps if s.stale and s not in named]
     if numbers and extra:
-        tell(f"{', '.join(numbers)}: runs {', '.join(extra)} first, whose results it reads and which are out of date")
+        tell(f"{', '.join(numbers)}: runs {', '.join(extra)} first, because it reads their out-of-date results")
 
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """SIGTERM and SIGHUP leave through `finally`, as Ctrl-C does: the children are ended."""
+    """Turn SIGTERM and SIGHUP into SystemExit, so that `finally` ends the child processes, as after Ctrl-C."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
     try:
         before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    except ValueError:  # not the main thread: its owner handles signals
+    except ValueError:  # outside the main thread, the caller handles signals
         before = {}
     try:
         yield
@@ -100,7 +100,7 @@ def signals_as_exceptions() -> Iterator[None]:
 
 
 class _Runner:
-    """The loop over the steps of one plan."""
+    """The loop that runs the steps of one plan."""
 
     def __init__(
         self, inputs: Inputs, steps: list[Step], *, jobs: int, command: str, lock_fd: int, tell: Callable[[str], None]
@@ -116,7 +116,7 @@ class _Runner:
         self.threads = max(1, (min(cores, int(limit)) if limit.isdigit() else cores) // jobs)
 
     def run(self) -> Outcome:
-        """Until nothing waits and nothing runs; on the way out, whatever the reason, no child is left."""
+        """Run until no step waits or runs; on any exit, end all child processes."""
         started = time.monotonic()
         try:
             while self.waiting or self.running:
@@ -127,7 +127,7 @@ class _Runner:
                     time.sleep(POLL_S)
         finally:
             for job, _ in self.running.values():
-                self.tell(f"[{job.notebook.name}] ended; its checkpoints, if any, serve the next run")
+                self.tell(f"[{job.notebook.name}] stopped; the next run resumes from its checkpoints, if any")
                 job.stop()
         done = self.outcome
         self.tell(
@@ -137,7 +137,7 @@ class _Runner:
         return done
 
     def _start_ready(self) -> None:
-        """Start, skip or give up what no longer waits for anything."""
+        """Start, skip or fail each step whose upstream notebooks have ended."""
         for number, step in list(self.waiting.items()):
             notebook = step.notebook
             if broken := [n for n in notebook.upstream if self.inputs.names[n] in self.outcome.failed]:
@@ -150,13 +150,13 @@ class _Runner:
                 del self.waiting[number]
                 self.outcome.skipped.append(notebook.name)
                 if step.stale:
-                    self.tell(f"[{notebook.name}] skipped: what it reads came out the same")
+                    self.tell(f"[{notebook.name}] skipped: the results that it reads did not change")
             elif len(self.running) < self.jobs:
                 del self.waiting[number]
                 self._start(number, step)
 
     def _still_stale(self, step: Step) -> bool:
-        """Looked at again when its turn comes: upstream results may have come out the same."""
+        """Check staleness again just before the start, because new upstream results may equal the old results."""
         if not step.stale or all("--force" in why for why in step.why):
             return step.stale
         now = self.inputs.fingerprint(step.notebook, step.parameters)
@@ -195,7 +195,7 @@ class _Runner:
         self.tell(f"[{job.notebook.name}] FAILED: {problem}")
 
     def _show(self, job: NotebookJob, step: Step) -> None:
-        """A line when the cell changed, or after a quiet half minute."""
+        """Print a line if the cell changed, or after QUIET_S without a line."""
         name = job.notebook.name
         text, when = self.shown.get(name, ("", job.started))
         if time.monotonic() - when < BETWEEN_S:
@@ -212,10 +212,10 @@ class _Runner:
 
 
 def main(profile: str, *, numbers: Iterable[str], jobs: int, dry_run: bool, force: bool, only: bool) -> int:
-    """The command line's `run`, as run_notebooks: exit code 0 when everything asked for is up to date now."""
+    """Run the command `run` (run_notebooks); return exit code 0 if all requested notebooks are up to date."""
     try:
         outcome = run_notebooks(profile, numbers=numbers, jobs=jobs, dry_run=dry_run, force=force, only=only)
     except KeyboardInterrupt:
-        print("ended by Ctrl-C; start again to go on from the last finished notebook", file=sys.stderr)
+        print("stopped by Ctrl-C; run the command again to continue after the last finished notebook", file=sys.stderr)
         return 130
     return 0 if outcome.ok else 1

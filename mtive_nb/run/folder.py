@@ -1,4 +1,4 @@
-"""A run folder: what one notebook leaves behind, every file written whole or not at all."""
+"""A run folder: the files of one notebook run, each written atomically."""
 
 import json
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One notebook's run: its folder, its metrics, its record. Made by `start_run`, ended by `close`."""
+    """One notebook run: its folder, metrics and record. `start_run` opens it, `close` ends it."""
 
     def __init__(self, name: str, *, profile: str, directory: Path, siblings: Path, record: dict[str, Any]) -> None:
         self.name = name
@@ -35,9 +35,9 @@ class Run:
         self._started = time.monotonic()
 
     def upstream(self, number: str, *, profile: str | None = None) -> Path:
-        """The run folder of an earlier notebook, `run.upstream("01")`, in this profile or in another one.
+        """Return the run folder of an earlier notebook, `run.upstream("01")`, in this or another profile.
 
-        This call, with a literal, is also the edge in the graph of notebooks. Errors: FileNotFoundError.
+        The call is also an edge in the graph of notebooks, so the number must be a literal. Errors: FileNotFoundError.
         """
         profile = profile or self.profile
         siblings = self._siblings if profile == self.profile else self._siblings.parent / profile
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Where a long training keeps its checkpoints: they outlive a killed run, and go when the run is done."""
+        """Folder for the checkpoints of a training run: kept if the run is killed, deleted when it finishes."""
         folder = self.dir / "checkpoints"
         folder.mkdir(exist_ok=True)
         return folder
@@ -72,11 +72,11 @@ class Run:
         seed: int | None = None,
         seeds: int = 1,
     ) -> None:
-        """Record one number under the key that the paper prints it by (`own` for what no paper prints).
+        """Record one number under the paper's own key (`paper="own"`: no paper prints the number).
 
-        `low`, `high`: the interval. `n`: the items that it rests on. `seed`: by default the run's own; `seeds`: the
-        number of runs behind the value. The same key and seed again replaces the number.
-        Errors: ValueError for a key that the paper does not print, a value that is no number, an interval beside it.
+        `low`, `high`: the interval. `n`: number of items behind the value. `seed`: default, the run's own. `seeds`:
+        number of runs behind the value. A number with the same key and seed replaces the earlier number.
+        Errors: ValueError for a key that the paper does not print, and for a value not finite or outside its interval.
         """
         line = {"value": value, "paper": paper, "table": table, "row": row, "column": column, "unit": unit, "n": n}
         self._keep([line | {"better": better, "low": low, "high": high, "seed": seed, "seeds": seeds}])
@@ -95,13 +95,13 @@ class Run:
         n: int = 0,
         seeds: int = 1,
     ) -> "pandas.DataFrame | pandas.Series":
-        """Record every number of a table and return the table, so that the cell shows it.
+        """Record every number of a table and return the table, so that the cell displays it.
 
-        A long frame has one number a row, in its column `value`. `row` and `column` name the columns that hold the
-        metric's row and column (a column "metric" serves as "column"); any other text stands for all rows.
-        The frame's own columns paper, table, unit, better, n, low and high take precedence over the arguments.
+        A long frame has one number per row, in its column `value`. `row` and `column` name the columns that hold the
+        metric's row and column (a column "metric" serves as "column"); any other text applies to all rows.
+        The frame's own columns paper, table, unit, better, n, low and high override the arguments.
         A mapping as `unit` means a wide frame: its index is the metric's row, each key of `unit` one of its columns.
-        A series is one row of metrics, its index their columns; where `column` is given, it is one column instead.
+        A series is one row of metrics, and its index names their columns. With `column`, it is one column instead.
         NaN values are left out. Errors: ValueError as in `metric`, and for a missing table, unit or n.
         """
         shared = {"paper": paper, "table": table, "better": "higher", "n": n, "low": None, "high": None, "seed": None}
@@ -110,7 +110,7 @@ class Run:
         return frame
 
     def _keep(self, lines: list[dict[str, Any]]) -> None:
-        """Check metrics and write them, each in the place of an earlier one under the same key."""
+        """Check metrics and write them; each metric replaces an earlier metric with the same key."""
         for line in lines:
             metric = checked_metric(line, seed=self._record["seed"])
             self._metrics[tuple(metric[key] for key in KEY)] = metric
@@ -122,30 +122,30 @@ class Run:
 
     @property
     def recorded(self) -> list[dict[str, Any]]:
-        """The numbers recorded so far, one mapping each."""
+        """The numbers recorded so far, one mapping per number."""
         return list(self._metrics.values())
 
     def table(self, name: str, dataframe: "pandas.DataFrame") -> "pandas.DataFrame":
-        """Keep a table as tables/<name>.csv and return it, so that the cell shows it.
+        """Save a table as tables/<name>.csv and return it, so that the cell displays it.
 
-        An index without a name is a row count and is left out.
+        An index without a name only counts rows and is not saved.
         """
         named = any(level is not None for level in dataframe.index.names)
         write_atomic(self.dir / "tables" / f"{name}.csv", dataframe.to_csv(index=named))
         return dataframe
 
     def figure(self, name: str, figure: "Figure") -> "Figure":
-        """Keep a figure as figures/<name>.png and .svg and return it."""
+        """Save a figure as figures/<name>.png and .svg and return it."""
         folder = self.dir / "figures"
         for suffix in ("png", "svg"):
-            # Without a date the same figure is the same file.
+            # Without a date, the same figure gives the same file.
             metadata = {"Date": None} if suffix == "svg" else None
             with replacing(folder / f"{name}.{suffix}") as part:
                 figure.savefig(part, dpi=150, bbox_inches="tight", metadata=metadata)
         return figure
 
     def note(self, key: str, value: Any) -> None:
-        """Keep a remark in run.json; `stand_in` collects, any other key holds its last value."""
+        """Save a remark in run.json; `stand_in` collects all its values, any other key keeps its last value."""
         notes = self._record["notes"]
         if key == "stand_in":
             kept = notes.setdefault(key, [])
@@ -159,7 +159,7 @@ class Run:
         write_atomic(self.json_path, json.dumps(self._record, indent=2, ensure_ascii=False, default=str) + "\n")
 
     def close(self, *, keep_checkpoints: bool = False) -> None:
-        """End the run: seconds and peak memory go into run.json, checkpoints go (unless kept, or MTIVE_KEEP=1)."""
+        """End the run: write seconds and peak memory to run.json, delete checkpoints (unless kept, or MTIVE_KEEP=1)."""
         if not keep_checkpoints and os.environ.get("MTIVE_KEEP") != "1":
             shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
         seconds = round(time.monotonic() - self._started, 2)
@@ -168,10 +168,10 @@ class Run:
 
 
 def start_run(name: str, *, profile: str, seed: int) -> Run:
-    """Open a notebook's run folder, seed random, numpy and torch, and show the versions.
+    """Open a notebook's run folder, seed random, numpy and torch, and display the versions.
 
-    The folder is MTIVE_RUN_DIR where the runner started the notebook, else outputs/<profile>/<name>/. A run begun by
-    hand starts its metrics, tables and figures anew; the runner will run the notebook again: it did not see this run.
+    The folder is MTIVE_RUN_DIR if the runner started the notebook, else outputs/<profile>/<name>/. Earlier metrics,
+    tables and figures are deleted. The runner did not see a run by hand, so it will run that notebook again.
     """
     _seed(seed)
     project = find_project()

@@ -1,4 +1,4 @@
-"""The notebooks as a graph: an edge is a literal `run.upstream("NN")` in a notebook's code, and nothing else."""
+"""The graph of notebooks. Its only edges are the literal calls `run.upstream("NN")` in the notebooks' code."""
 
 import ast
 import json
@@ -12,17 +12,17 @@ from typing import Any
 
 import yaml
 
-# What a call may name in place of numbers: the chapters of `make reproduce`, and those that every seed runs anew.
+# Groups that a call may name in place of numbers: the chapters of `make reproduce`, and the chapters run per seed.
 GROUPS = ("path", "seeds")
 
 
 class GraphError(ValueError):
-    """Notebooks that do not form a graph, or a number that names none of them."""
+    """Raised if the notebooks form no graph, or if a requested notebook, project or result does not exist."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """Where a project's folders lie."""
+    """The folders of a project."""
 
     home: Path
 
@@ -41,7 +41,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Notebook:
-    """One numbered notebook; `upstream` holds the numbers of those whose results it reads."""
+    """One numbered notebook; `upstream` lists the numbers of the notebooks whose results it reads."""
 
     number: str
     path: Path
@@ -54,20 +54,20 @@ class Notebook:
 
 @cache
 def load_chapters() -> dict[str, dict[str, Any]]:
-    """chapters.yaml: of each chapter, by number, its name, when it runs (path, all, asked) and whether `seeds` has it."""
+    """Read chapters.yaml, by number: name, when the chapter runs (path, all, asked), and whether it is in `seeds`."""
     return yaml.safe_load((Path(__file__).with_name("chapters.yaml")).read_text(encoding="utf-8"))
 
 
 def chapters_of(group: str) -> list[str]:
-    """The numbers of the chapters of a group (GROUPS), in order."""
+    """Return the numbers of the chapters of a group (GROUPS), in order."""
     chapters = load_chapters().items()
     return [n for n, about in chapters if (about["runs"] == "path" if group == "path" else about.get("seeds"))]
 
 
 def find_project() -> Project:
-    """The project at MTIVE_HOME, else at the working directory or above it, else the checkout of this package.
+    """Find the project: at MTIVE_HOME, else in the working directory or above it, else this package's checkout.
 
-    Errors: GraphError where MTIVE_HOME holds no notebooks folder.
+    Errors: GraphError if MTIVE_HOME contains no notebooks folder.
     """
     if home := os.environ.get("MTIVE_HOME"):
         if not (Path(home) / "notebooks").is_dir():
@@ -81,16 +81,16 @@ def find_project() -> Project:
 
 
 def code_of(notebook: Path) -> list[str]:
-    """The source of a notebook's code cells, cell magics left out and line magics commented out."""
+    """Return the source of a notebook's code cells, without `%%` cells and with line magics replaced by `pass`."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     return [re.sub(r"^(\s*)[%!?].*$", r"\1pass", s, flags=re.MULTILINE) for s in sources if not s.startswith("%%")]
 
 
 def upstream_of(notebook: Path) -> tuple[str, ...]:
-    """The numbers in a notebook's `run.upstream("NN")` calls, sorted.
+    """Return the numbers in a notebook's `run.upstream("NN")` calls, sorted.
 
-    Errors: GraphError for a call whose argument is not a literal: the graph could not see it.
+    Errors: GraphError for code with a syntax error, and for a call whose argument is not a literal.
     """
     found: set[str] = set()
     for number, source in enumerate(code_of(notebook), start=1):
@@ -115,9 +115,9 @@ def upstream_of(notebook: Path) -> tuple[str, ...]:
 
 
 def read_graph(folder: Path) -> dict[str, Notebook]:
-    """The notebooks NN_name.ipynb of a folder by number, in order.
+    """Return the notebooks NN_name.ipynb of a folder by number, in order.
 
-    Errors: GraphError for a number used twice, and for an edge to a missing or a later notebook (so no circles).
+    Errors: GraphError for no notebook, a duplicate number, and an edge to a missing or later notebook (so no cycles).
     """
     graph: dict[str, Notebook] = {}
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
@@ -134,15 +134,15 @@ def read_graph(folder: Path) -> dict[str, Notebook]:
             if number not in graph:
                 raise GraphError(f"{notebook.path.name}: reads {number}, but there is no notebook {number}_*.ipynb")
             if number >= notebook.number:
-                raise GraphError(f"{notebook.path.name}: reads {number}; a notebook reads lower-numbered ones only")
+                raise GraphError(f"{notebook.path.name}: reads {number}; expected a lower-numbered notebook")
     return graph
 
 
 def selected(graph: dict[str, Notebook], numbers: Iterable[str], *, only: bool = False) -> list[Notebook]:
-    """The named notebooks and all they rest on, in order; every notebook but those that run when asked, if none is named.
+    """Return the named notebooks and all their dependencies, in order. `only`: without the dependencies.
 
-    `only`: the named ones without what they rest on. A notebook is named by number or by stem, several by a group of
-    GROUPS. Errors: GraphError for a name that is none.
+    A name is a notebook's number, stem or file name, or a group of GROUPS. Default: every notebook except the chapters
+    marked `asked`. Errors: GraphError for an unknown name.
     """
     by_name = {name: n.number for n in graph.values() for name in (n.number, n.name, n.path.name)}
     wanted = [n for n in graph if load_chapters().get(n, {}).get("runs") != "asked"]

@@ -1,7 +1,7 @@
-"""`python -m mtive_nb.run.guard COMMAND ...` runs a command and ends it, with all it started, when the runner is gone.
+"""`python -m mtive_nb.run.guard COMMAND ...` runs a command and ends its process tree when the runner ends.
 
-The runner holds the other end of the guard's stdin and never writes: however the runner ends, kill -9 included, the
-pipe closes. Killing papermill's process group would not do: a kernel lives in a session of its own.
+The runner holds the other end of the guard's stdin and never writes to it. The pipe closes when the runner ends, even
+by kill -9. Killing papermill's process group would not suffice, because a kernel has its own session.
 """
 
 import ctypes
@@ -18,18 +18,18 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of what its children leave behind (Linux; elsewhere a kernel ends itself)."""
+    """Make this process the parent of orphaned descendants (Linux; on other systems a kernel ends itself)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_descendants() -> None:
-    """Ask every process below this one to end, then kill what is left."""
+    """Terminate all descendants of this process; after GRACE_S, kill the rest."""
     below = psutil.Process().children(recursive=True)
     for process in below:
         _signal(process, signal.SIGTERM)
     _, left = psutil.wait_procs(below, timeout=GRACE_S)
-    # A process that was being started may have come meanwhile.
+    # Another process may have started in the meantime.
     for process in {*left, *psutil.Process().children(recursive=True)}:
         _signal(process, signal.SIGKILL)
 
@@ -49,15 +49,15 @@ def _watch_runner() -> None:
 
 
 def main(command: list[str]) -> int:
-    """Run `command` to its end and return its exit code (128 + signal for one that a signal ended)."""
+    """Run `command` and return its exit code (128 + signal number if a signal ended it)."""
     adopt_orphans()
     threading.Thread(target=_watch_runner, daemon=True).start()
-    # Ctrl-C reaches the runner, which closes the pipe; SIGTERM to the guard itself ends the children likewise.
+    # The runner handles Ctrl-C and closes the pipe. SIGTERM to the guard itself also ends the children.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: (end_descendants(), os._exit(128 + signal.SIGTERM)))
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     code = child.wait()
-    # What a dead papermill left behind: its kernel.
+    # A dead papermill leaves its kernel behind.
     end_descendants()
     return code if code >= 0 else 128 - code
 

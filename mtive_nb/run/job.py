@@ -1,4 +1,4 @@
-"""One notebook in papermill: a process of its own, a temporary folder, a rename when it ended well."""
+"""One notebook run by papermill: its own process, a temporary folder, a rename on success."""
 
 import json
 import os
@@ -22,17 +22,17 @@ FINGERPRINT, LOG = "fingerprint.json", "papermill.log"
 
 
 def partial_dir(profile_dir: Path, name: str) -> Path:
-    """Where a run writes until it ended well; hidden, so that nothing takes it for a result."""
+    """Return the folder that a run writes to until it succeeds; hidden, so that nothing reads it as a result."""
     return profile_dir / f".{name}.partial"
 
 
 def failed_dir(profile_dir: Path, name: str) -> Path:
-    """Where a failed run is kept aside."""
+    """Return the folder that keeps a failed run."""
     return profile_dir / f"{name}.failed"
 
 
 def clear_partial(profile_dir: Path, name: str, *, fingerprint: dict[str, Any]) -> Path:
-    """An empty temporary folder, but for the checkpoints of a broken-off or failed run of the very same thing."""
+    """Empty the temporary folder, but keep checkpoints of a killed or failed run with the same fingerprint."""
     partial, failed = partial_dir(profile_dir, name), failed_dir(profile_dir, name)
     if _made_of(partial) == fingerprint:
         for path in partial.iterdir():
@@ -48,7 +48,7 @@ def clear_partial(profile_dir: Path, name: str, *, fingerprint: dict[str, Any]) 
 
 
 def _made_of(folder: Path) -> dict[str, Any] | None:
-    """The fingerprint that a run was started with."""
+    """Read the fingerprint that a run started with; None if it is missing or broken."""
     try:
         return json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -56,7 +56,7 @@ def _made_of(folder: Path) -> dict[str, Any] | None:
 
 
 def restore_old(profile_dir: Path, name: str) -> None:
-    """Undo half a swap: a runner killed between the two renames left the good result under another name."""
+    """Undo a partial swap: a runner killed between its two renames left the good result in .<name>.old."""
     old, target = profile_dir / f".{name}.old", profile_dir / name
     if old.is_dir():
         if target.exists():
@@ -66,7 +66,7 @@ def restore_old(profile_dir: Path, name: str) -> None:
 
 
 def swap_in(profile_dir: Path, name: str) -> None:
-    """Put the finished temporary folder in the place of the last good result."""
+    """Replace the last good result with the finished temporary folder."""
     old, target = profile_dir / f".{name}.old", profile_dir / name
     if target.exists():
         os.replace(target, old)
@@ -76,17 +76,17 @@ def swap_in(profile_dir: Path, name: str) -> None:
 
 
 def cell_states(executed: Path) -> list[str]:
-    """papermill's state of each cell of an executed notebook: pending, running, completed, failed."""
+    """Return papermill's state of each cell of an executed notebook: pending, running, completed, failed."""
     try:
         cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     except (FileNotFoundError, json.JSONDecodeError):
-        return []  # papermill is writing it
+        return []  # papermill is still writing the file
     return [cell["metadata"].get("papermill", {}).get("status", "pending") for cell in cells]
 
 
 @dataclass
 class NotebookJob:
-    """A notebook that is being run. `threads`: what OpenMP may use."""
+    """A running notebook. `threads`: number of OpenMP threads."""
 
     notebook: Notebook
     profile_dir: Path
@@ -109,7 +109,7 @@ class NotebookJob:
         return time.monotonic() - self.started
 
     def start(self) -> None:
-        """Start papermill under a guard. Nothing of the last good result is touched."""
+        """Start papermill under a guard. The last good result stays unchanged."""
         partial = clear_partial(self.profile_dir, self.notebook.name, fingerprint=self.fingerprint)
         values = partial / "parameters.yaml"
         write_atomic(values, dump_for_papermill(self.parameters))
@@ -125,13 +125,13 @@ class NotebookJob:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # While a guard lives the lock is held, also after the runner was killed.
+                # A living guard holds the lock, even after the runner was killed.
                 pass_fds=() if self.lock_fd is None else (self.lock_fd,),
             )
 
     def environment(self, partial: Path) -> dict[str, str]:
-        """The child's environment: where to write, what it is, and how many threads it may use."""
-        # The notebook's working directory is the project's, the caller's may be another.
+        """Return the child's environment: folders, parameters, command and number of threads."""
+        # Resolved here: the notebook runs in the project's folder, which may differ from the caller's.
         data = os.environ.get("MTIVE_DATA")
         given = {"MTIVE_DATA": str(Path(data).resolve())} if data else {}
         return (os.environ | given) | {
@@ -142,13 +142,13 @@ class NotebookJob:
             "MTIVE_COMMAND": self.command,
             "MTIVE_BATCH": "1",
             "OMP_NUM_THREADS": str(self.threads),
-            # The environment's own kernel, not one of the same name in the user's home.
+            # Use this environment's kernel, not a kernel of the same name in the user's home.
             "JUPYTER_PREFER_ENV_PATH": "1",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
 
     def finish(self) -> str | None:
-        """Settle an ended process: None when its result now stands in place, else what went wrong."""
+        """Move an ended run into place and return None, or keep it as failed and return what went wrong."""
         problem = self._problem()
         name, partial = self.notebook.name, partial_dir(self.profile_dir, self.notebook.name)
         if problem is None:
@@ -171,21 +171,21 @@ class NotebookJob:
         failed = failed_dir(self.profile_dir, name)
         shutil.rmtree(failed, ignore_errors=True)
         os.replace(partial, failed)
-        return f"{problem}; kept aside: outputs/{self.profile_dir.name}/{failed.name}/{LOG}"
+        return f"{problem}; the failed run is kept, see outputs/{self.profile_dir.name}/{failed.name}/{LOG}"
 
     def _problem(self) -> str | None:
-        """Only the exit code counts, and cells that never ran: a dead kernel leaves cells marked completed."""
+        """Return what went wrong. A dead kernel leaves cells marked completed, so the exit code counts first."""
         code = self.process.wait()
         if code != 0:
-            return f"papermill ended with exit code {code}{' (its kernel or itself was killed)' if code > 128 else ''}"
+            return f"papermill ended with exit code {code}{' (papermill or the kernel killed)' if code > 128 else ''}"
         states = cell_states(self.executed)
         undone = [number for number, state in enumerate(states, start=1) if state != "completed"]
         if undone or not states:
-            return f"cells {', '.join(map(str, undone)) or 'all'} did not run, although papermill ended with 0"
+            return f"cells {', '.join(map(str, undone)) or 'all'} did not run, although the exit code of papermill is 0"
         return None
 
     def stop(self) -> None:
-        """End papermill and its kernel; the temporary folder stays, its checkpoints serve the next run."""
+        """End papermill and its kernel; keep the temporary folder, so that the next run can use its checkpoints."""
         if self.process is not None and self.process.poll() is None:
             self.process.stdin.close()
             try:
@@ -194,7 +194,7 @@ class NotebookJob:
                 self.process.kill()
 
     def last_lines(self, count: int) -> list[str]:
-        """The end of the log, for a message."""
+        """Return the last `count` lines of the log, for a message."""
         for folder in (partial_dir, failed_dir):
             log = folder(self.profile_dir, self.notebook.name) / LOG
             if log.exists():
@@ -204,11 +204,11 @@ class NotebookJob:
         return []
 
     def inner_progress(self) -> str:
-        """The newest line of `progress` in the running cell, without its mark; often empty."""
+        """Return the newest `progress` line of the running cell without its mark, or an empty string."""
         marked = [line.split(MARK, 1)[1] for line in self.last_lines(200) if MARK in line]
         return marked[-1].strip() if marked else ""
 
 
 def dump_for_papermill(parameters: dict[str, Any]) -> str:
-    """YAML that papermill's own loader reads back as the same values (PyYAML writes 1e-4 as 0.0001 or 1.0e-05)."""
+    """Return YAML that papermill's loader reads back as the same values (PyYAML writes 1e-4 as 0.0001 or 1.0e-05)."""
     return yaml.safe_dump(parameters, allow_unicode=True, sort_keys=False)

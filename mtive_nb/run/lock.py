@@ -1,4 +1,4 @@
-"""One runner a profile: a lock that the system takes back when its holders are gone."""
+"""One runner per profile: a lock that the operating system releases when its holders end."""
 
 import fcntl
 import json
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import psutil
 
-# After a kill -9 of the runner its guards need a moment to end the kernels.
+# After a kill -9 of the runner, its guards need a moment to end the kernels.
 PATIENCE_S = 15.0
 
 
 class LockedError(RuntimeError):
-    """Another runner is at work in this profile."""
+    """Another runner, or notebooks of a runner that has ended, hold this profile's lock."""
 
 
 @contextmanager
 def profile_lock(profile_dir: Path) -> Iterator[int]:
-    """Hold the profile's lock; yields its file descriptor, which guards inherit so that it outlives a killed runner.
+    """Hold the profile's lock and yield its file descriptor; guards inherit it, so the lock outlives a killed runner.
 
-    A lock whose runner is dead is waited for, as long as that runner's notebooks take to be ended. Errors: LockedError.
+    If the lock's runner is dead, wait up to PATIENCE_S for its notebooks to end. Errors: LockedError.
     """
     profile_dir.mkdir(parents=True, exist_ok=True)
     path = profile_dir / ".lock"
@@ -42,7 +42,7 @@ def profile_lock(profile_dir: Path) -> Iterator[int]:
                     ) from None
                 if time.monotonic() > deadline:
                     raise LockedError(
-                        f"outputs/{profile_dir.name}/.lock is held by notebooks of a runner that is gone "
+                        f"outputs/{profile_dir.name}/.lock is held by notebooks of a runner that has ended "
                         f"(process {pid}); "
                         "end their processes (python -m mtive_nb.run.guard ...) and start again"
                     ) from None

@@ -1,4 +1,4 @@
-"""A run's numbers: checked one by one, made from the tables of a notebook, read back from metrics.jsonl."""
+"""A run's metrics: check each number, convert a notebook's tables, read metrics.jsonl back."""
 
 import json
 import math
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import pandas
 
 BETTER = ("higher", "lower", "none")
-KEY = ("paper", "table", "row", "column", "seed")  # a number's place: recorded again, the number is replaced
-OWN_COLUMNS = ("paper", "table", "unit", "better", "n", "low", "high")  # of a long frame, before the arguments
+KEY = ("paper", "table", "row", "column", "seed")  # a metric's key: a second number replaces the first
+OWN_COLUMNS = ("paper", "table", "unit", "better", "n", "low", "high")  # columns that override arguments
 
 
 def lines_of(
@@ -25,7 +25,7 @@ def lines_of(
     unit: str | Mapping[str, str],
     better: str | Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """The metrics of a table, without those that are NaN; the arguments as in Run.metrics."""
+    """Return the metrics of a table without NaN values; arguments as in Run.metrics."""
     if not isinstance(unit, str):
         lines = _of_wide(frame, unit, dict.fromkeys(unit, better) if isinstance(better, str) else better)
     elif not hasattr(frame, "columns"):
@@ -52,7 +52,7 @@ def _of_wide(frame: "pandas.DataFrame", units: Mapping[str, str], better: Mappin
 
 
 def checked_metric(given: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
-    """One line of metrics.jsonl; `seed` is the run's own. Errors: ValueError as in Run.metric."""
+    """Check a metric and return its line of metrics.jsonl; `seed` is the run's. Errors: ValueError as in Run.metric."""
     paper, table, row, column = (given[key] for key in ("paper", "table", "row", "column"))
     check_keys(paper=paper, table=table, column=column)
     where = f"metric {paper} {table} {row} {column}"
@@ -62,9 +62,9 @@ def checked_metric(given: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
     if given["better"] not in BETTER:
         raise ValueError(f"{where}: better={given['better']!r}: expected one of {', '.join(BETTER)}")
     if not math.isfinite(value):
-        raise ValueError(f"{where}: found {value}, expected a number; leave out what could not be measured")
+        raise ValueError(f"{where}: found {value}, expected a finite number; leave out unmeasured values")
     if n < 1:
-        raise ValueError(f"{where}: n={n}: a number rests on at least one item")
+        raise ValueError(f"{where}: n={n}: expected at least one item")
     if low is not None and high is not None and not low <= value <= high:
         raise ValueError(f"{where}: {value} lies outside its interval [{low}, {high}]")
     line = {"paper": paper, "table": table, "row": row, "column": column, "value": value, "unit": given["unit"]}
@@ -77,7 +77,7 @@ def _number(value: float | None) -> float | None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run folder's metrics.jsonl. Errors: ValueError naming file and line for one that is broken."""
+    """Read the lines of a run folder's metrics.jsonl. Errors: ValueError with file and line for a broken line."""
     path = folder / "metrics.jsonl"
     metrics = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), start=1):

@@ -1,7 +1,7 @@
-"""Parameter files, checked against the notebook's own `parameters` cell before any kernel starts.
+"""Check parameter files against the notebook's `parameters` cell before any kernel starts.
 
-papermill itself only warns about an unknown name and reads `1e-4` as a string; its inspector is a regex. Here the
-tagged cell is read with `ast`, and a parameter file holds nothing that the cell does not declare.
+papermill only warns about an unknown name and reads `1e-4` as a string; its inspector is a regex. This module reads the
+tagged cell with `ast`. A parameter file may set only names that the cell declares.
 """
 
 import ast
@@ -15,15 +15,15 @@ from typing import Any
 
 import yaml
 
-# The runner sets it, from the profile's name: a parameter file may not.
+# The runner sets this parameter from the profile's name; a parameter file must not set it.
 INJECTED = "PROFILE"
-# What all chapters of a profile take that declare the name, such as a seed; a chapter's own file goes over it.
+# File of parameters for every chapter that declares the name, such as a seed; a chapter's own file overrides it.
 EVERY = "every"
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 
 
 class ParameterError(ValueError):
-    """A parameter file or a parameters cell that a run cannot start from."""
+    """A parameter file or a parameters cell is invalid, so that no run can start."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Parameter:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a float, only true and false are booleans, and a key stands once."""
+    """YAML in which 1e-4 is a float, only true and false are booleans, and a duplicate key is an error."""
 
 
 # YAML 1.1 would also read 12:30 as a number, 010 as octal and 2021-11-01 as a date.
@@ -60,7 +60,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", key_node.start_mark)
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
@@ -69,9 +69,9 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a parameter file; an empty file is an empty mapping.
+    """Read the mapping in a parameter file; an empty file is an empty mapping.
 
-    Errors: ParameterError naming the file, and the line where YAML itself is broken.
+    Errors: ParameterError with the file, and with the line if the YAML is invalid.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
@@ -87,9 +87,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
-    """The parameters that a notebook declares in its cell tagged `parameters`, in order.
+    """Read the parameters that a notebook declares in its cell tagged `parameters`, in order.
 
-    Errors: ParameterError where the cell is missing, or holds anything but annotated literals in UPPER_CASE.
+    Errors: ParameterError if the cell is missing or contains anything but annotated literals in UPPER_CASE.
     """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
@@ -109,7 +109,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def _declaration(statement: ast.stmt, *, where: str) -> Parameter:
-    """One line `NAME: type = literal` of a parameters cell."""
+    """Read one line `NAME: type = literal` of a parameters cell."""
     line = f"{where}: parameters cell, line {statement.lineno}: `{ast.unparse(statement)}`"
     if (
         not isinstance(statement, ast.AnnAssign)
@@ -135,7 +135,7 @@ def _declaration(statement: ast.stmt, *, where: str) -> Parameter:
 
 
 def check_type(value: Any, annotation: str) -> Any:
-    """`value` as `annotation` wants it (an int becomes a float where a float is declared).
+    """Return `value` as the type `annotation` (an int becomes a float if a float is declared).
 
     Annotations: int, float, str, bool, list[...], dict[str, ...] and their nesting. Errors: TypeError.
     """
@@ -147,7 +147,7 @@ def _checked(value: Any, node: ast.expr) -> Any:
     if isinstance(node, ast.Name) and node.id in SCALARS:
         if node.id == "float" and type(value) is int:
             return float(value)
-        # type() and not isinstance: True is an int to isinstance.
+        # type(), because isinstance(True, int) is true.
         if type(value) is SCALARS[node.id]:
             return value
     elif isinstance(node, ast.Name) and node.id in ("list", "dict"):
@@ -166,17 +166,17 @@ def _checked(value: Any, node: ast.expr) -> Any:
 
 
 def close_to(name: str, known: list[str]) -> str:
-    """A "did you mean" that ends a clause of an error message, or its full stop."""
-    # Case apart: a parameter in lower case is the commonest slip.
+    """Return the end of an error message's clause: "; did you mean ...?", or a full stop without a similar name."""
+    # Ignore case: a parameter in lower case is the most common mistake.
     upper = {k.upper(): k for k in known}
     match = difflib.get_close_matches(name.upper(), list(upper), n=1, cutoff=0.6)
     return f"; did you mean {upper[match[0]]}?" if match else "."
 
 
 def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[str, Any]:
-    """What a notebook runs with in a profile: its defaults, over them `every.yaml`, its own file, and PROFILE.
+    """Return a notebook's parameters in a profile: its defaults, then `every.yaml`, its own file, and PROFILE.
 
-    `params` is the folder of profiles. A notebook without a file in the profile runs with its defaults.
+    Each source overrides the sources before it. `params` is the folder of profiles. A missing file changes nothing.
     Errors: ParameterError for an unknown profile, an unknown name, a wrong type, a broken file or cell.
     """
     folder = profile_folder(params, profile=profile)
@@ -186,9 +186,9 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
         shown = f"{params.name}/{profile}/{path.name}"
         for name, value in load_yaml(path).items():
             if name == INJECTED:
-                raise ParameterError(f"{shown}: {INJECTED} comes from the profile's name; take the line out")
+                raise ParameterError(f"{shown}: {INJECTED} comes from the profile's name; remove the line")
             if name not in declared and path.stem == EVERY:
-                continue  # another notebook's: check_profile has seen to it
+                continue  # a parameter of another notebook, as check_profile verifies
             if name not in declared:
                 raise ParameterError(
                     f"{shown}: {name} is no parameter of {notebook.name}{close_to(str(name), list(declared))} "
@@ -204,19 +204,19 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
 
 
 def choose(name: str, value: str, choices: Mapping[str, Any]) -> Any:
-    """What a parameter's value stands for, of the `choices`. Errors: ValueError naming parameter, value and choices."""
+    """Return the entry of `choices` under a parameter's value. Errors: ValueError with parameter, value and choices."""
     if value not in choices:
         raise ValueError(f"{name}: found {value!r}, expected {' or '.join(choices)}")
     return choices[value]
 
 
 def files_of(folder: Path, stem: str) -> list[Path]:
-    """A profile's parameter files for a notebook that are there, later ones over earlier ones."""
+    """Return a profile's existing parameter files for a notebook; a later file overrides an earlier file."""
     return [path for path in (folder / f"{EVERY}.yaml", folder / f"{stem}.yaml") if path.exists()]
 
 
 def profile_folder(params: Path, *, profile: str) -> Path:
-    """The folder of a profile's parameter files. Errors: ParameterError naming the profiles that exist."""
+    """Return the folder of a profile's parameter files. Errors: ParameterError with the existing profiles."""
     known = sorted(p.name for p in params.iterdir() if p.is_dir()) if params.is_dir() else []
     if profile not in known:
         raise ParameterError(
@@ -227,7 +227,10 @@ def profile_folder(params: Path, *, profile: str) -> Path:
 
 
 def check_profile(params: Path, *, profile: str, notebooks: Sequence[Path]) -> None:
-    """Refuse what would be ignored without a word: a parameter file of no notebook, a name in every.yaml that none declares."""
+    """Refuse settings that no notebook would read. Errors: ParameterError.
+
+    These are a parameter file without a notebook, and a name in every.yaml that no notebook declares.
+    """
     folder, stems = profile_folder(params, profile=profile), [notebook.stem for notebook in notebooks]
     for path in sorted(folder.glob("*.yaml")):
         if path.stem not in (EVERY, *stems):
@@ -246,7 +249,7 @@ def check_profile(params: Path, *, profile: str, notebooks: Sequence[Path]) -> N
 
 
 def header_minutes(params: Path, *, profile: str, stem: str) -> float | None:
-    """The estimate in a parameter file's header, a comment `# minutes: 4`; None where there is none."""
+    """Return the estimate in a parameter file's header comment `# minutes: 4`, or None without that comment."""
     path = params / profile / f"{stem}.yaml"
     if not path.exists():
         return None

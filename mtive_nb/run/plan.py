@@ -1,4 +1,4 @@
-"""What a call of the runner would do, and why: made before anything starts, shown by --dry-run."""
+"""Plan what a runner call will run, and why, before anything starts; --dry-run prints the plan."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mtive_nb.run.stale import data_fingerprint, data_folders, fingerprint, read
 
 @dataclass(frozen=True)
 class Step:
-    """One notebook of a plan. `why` is empty for one that is skipped; `estimate_s` is None where nobody knows."""
+    """One notebook of a plan. `why` is empty if it is skipped; `estimate_s` is None if no estimate exists."""
 
     notebook: Notebook
     parameters: dict[str, Any]
@@ -28,7 +28,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all steps share: the folders, and by notebook number the code and the data that a run is made of."""
+    """Inputs of all steps: the folders, and by notebook number the hashes of code and data and the name."""
 
     project: Project
     profile: str
@@ -41,7 +41,7 @@ class Inputs:
         return self.project.outputs / self.profile
 
     def fingerprint(self, notebook: Notebook, parameters: dict[str, Any]) -> dict[str, Any]:
-        """What the notebook's next run is made of, at this moment."""
+        """Return the current fingerprint of the notebook's next run."""
         return fingerprint(
             notebook,
             parameters=parameters,
@@ -55,17 +55,17 @@ class Inputs:
 def make_plan(
     project: Project, profile: str, *, numbers: Iterable[str] = (), force: bool = False, only: bool = False
 ) -> tuple[list[Step], Inputs]:
-    """The steps for the named notebooks and all they rest on; every parameter file is checked on the way.
+    """Plan the named notebooks and all their dependencies, and check every parameter file.
 
-    `force` runs the named ones even if nothing changed; `only` leaves out what they rest on, stale or not: its results
-    are taken as they lie there. Errors: ParameterError, GraphError.
+    `force` runs the named notebooks even if nothing changed. `only` leaves out the dependencies, stale or not, and uses
+    their existing results. Errors: ParameterError, GraphError.
     """
     numbers = list(numbers)
     graph = read_graph(project.notebooks)
     notebooks = selected(graph, numbers, only=only)
     named = {n.number for n in selected(graph, numbers, only=True)} if numbers else set()
     check_profile(project.params, profile=profile, notebooks=[n.path for n in graph.values()])
-    # All files are checked before the first notebook starts: a typo in the last costs no hour.
+    # Check all files before the first notebook starts, so that a typo in the last file costs no hour.
     parameters = {
         n.number: effective_parameters(n.path, params=project.params, profile=profile) for n in selected(graph, numbers)
     }
@@ -85,7 +85,7 @@ def make_plan(
         folder = inputs.profile_dir / notebook.name
         why = reasons(folder, now=now, running=running)
         if force and not why and notebook.number in named:
-            why = ["asked for (--force)"]
+            why = ["forced (--force)"]
         if why:
             running.add(notebook.number)
         estimate_s = _estimate(folder, project.params, profile=profile, notebook=notebook)
@@ -96,7 +96,7 @@ def make_plan(
 def _data_by_number(
     project: Project, graph: dict[str, Notebook], parameters: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
-    """The fingerprint of the photos that each notebook opens, or that a notebook upstream of it opens."""
+    """Hash the photos that each notebook, or a notebook upstream of it, opens."""
     folders: dict[str, set[Path]] = {}
     for number in sorted(parameters):
         own = data_folders(graph[number], parameters[number], home=project.home)
@@ -107,17 +107,17 @@ def _data_by_number(
 
 
 def _check_upstream(notebook: Notebook, now: dict[str, Any], *, planned: list[str]) -> None:
-    """Errors: GraphError where a notebook reads results that are not there and will not be made."""
+    """Check upstream results. Errors: GraphError if a notebook reads results that neither exist nor are planned."""
     missing = [n for n, results in now["upstream"].items() if not results and n not in planned]
     if missing:
         raise GraphError(
-            f"{notebook.name} reads {', '.join(missing)}: found no results; expected those of an earlier run with "
-            "--only (without it they are made first)"
+            f"{notebook.name} reads {', '.join(missing)}: found no results; --only needs results of an earlier run "
+            "(without --only, the runner makes them first)"
         )
 
 
 def _estimate(folder: Path, params: Path, *, profile: str, notebook: Notebook) -> float | None:
-    """Seconds by the last run, else by the parameter file's header."""
+    """Return the seconds of the last run, else the estimate in the parameter file's header, else None."""
     last = read_run(folder).get("wall_seconds")
     if last is not None:
         return float(last)
@@ -126,8 +126,8 @@ def _estimate(folder: Path, params: Path, *, profile: str, notebook: Notebook) -
 
 
 def describe(steps: list[Step]) -> str:
-    """The plan as a table: notebook, run or skip, why, estimate; and the sum below."""
-    rows = [("notebook", "", "why", "about")]
+    """Format the plan as a table (notebook, run or skip, why, estimate) with the total below."""
+    rows = [("notebook", "", "why", "estimate")]
     for step in steps:
         about = duration(step.estimate_s) if step.stale and step.estimate_s is not None else ""
         why = ", ".join(step.why) or "nothing changed"

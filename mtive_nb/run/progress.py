@@ -1,4 +1,4 @@
-"""Progress in plain text: one line rewritten at a terminal or in JupyterLab, one line every 30 s in a batch.
+"""Plain-text progress: one rewritten line in a terminal or JupyterLab, one line every 30 s in a batch run.
 
 tqdm's widgets freeze at 0% in static HTML, and its plain bar writes ten lines a second into an executed notebook.
 """
@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
-# The runner looks for this mark in a notebook's log, to show the training's own progress beside the cell's.
+# The runner finds this mark in a notebook's log and prints the inner progress beside the cell number.
 MARK = "[progress] "
 BATCH_S, INTERACTIVE_S = 30.0, 2.0
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 8 s, 3 min 05 s, 1 h 20 min."""
+    """Format seconds for reading: 8 s, 3 min 05 s, 1 h 20 min."""
     whole = int(round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -26,14 +26,14 @@ def duration(seconds: float) -> str:
 
 
 def in_batch() -> bool:
-    """Whether the runner started this process."""
+    """Return whether the runner started this process."""
     return os.environ.get("MTIVE_BATCH") == "1"
 
 
 def progress(iterable: Iterable[T], total: int | None = None, *, what: str = "") -> Iterator[T]:
-    """Yield from `iterable`, printing how far it is, the time gone and the time left.
+    """Yield from `iterable` and print the count, the elapsed time and the time left.
 
-    `total`: number of items where `iterable` has no length; without either only the count is shown.
+    `total`: number of items if `iterable` has no length. Without `total` or a length, the time left is not shown.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
@@ -47,7 +47,7 @@ def progress(iterable: Iterable[T], total: int | None = None, *, what: str = "")
         if now - shown >= every_s:
             shown = now
             _show(_line(count, total, now - started, what=what))
-    # Short loops stay silent in a batch; a line that was begun is finished.
+    # A loop shorter than every_s prints nothing; otherwise the last line shows the end.
     if shown != started:
         _show(_line(count, total, time.monotonic() - started, what=what), last=True)
 

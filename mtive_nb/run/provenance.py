@@ -1,4 +1,4 @@
-"""What a run ran on: versions, git state, device, peak memory. Asked at the call, never at import."""
+"""Provenance of a run: versions, git state, device, peak memory. Queried by calls, never at import."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ SHOWN = ("torch", "transformers", "peft", "numpy", "mtive-nb")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers; "absent" for one that is not installed."""
+    """Return the versions of Python and of the packages that affect results; "absent" if not installed."""
     found = {"python": platform.python_version()}
     for name in SHOWN:
         try:
@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state(home: Path) -> dict[str, Any]:
-    """The commit of a checkout and whether files differ from it; commit is None outside git or before the first one."""
+    """Return a checkout's commit and whether files differ from it; None outside git or before the first commit."""
 
     def ask(*words: str) -> str | None:
         try:
@@ -38,7 +38,7 @@ def git_state(home: Path) -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """The GPU's name where torch sees one, else the processor's."""
+    """Return the GPU's name if torch is loaded and detects one, else "CPU" with its number of threads."""
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         if torch.cuda.is_available():
@@ -47,14 +47,14 @@ def device_name() -> str:
 
 
 def peak_mib() -> float:
-    """The largest main memory that this process held, in MiB."""
+    """Return the peak main memory of this process, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # macOS counts in bytes, Linux in KiB.
     return round(peak / 2**20 if sys.platform == "darwin" else peak / 2**10, 1)
 
 
 def peak_gpu_mib() -> float | None:
-    """The largest GPU memory that torch held, in MiB; None without a GPU."""
+    """Return the peak GPU memory that torch allocated, in MiB; None without a GPU."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return None
@@ -62,7 +62,7 @@ def peak_gpu_mib() -> float | None:
 
 
 def parameters_in_cells() -> dict[str, Any]:
-    """The UPPER_CASE literals of the notebook that is being run by hand; empty outside IPython."""
+    """Return the UPPER_CASE values of a notebook that is run by hand; empty outside IPython."""
     if "IPython" not in sys.modules or (shell := sys.modules["IPython"].get_ipython()) is None:
         return {}
     kinds = (int, float, str, bool, list, dict)

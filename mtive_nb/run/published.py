@@ -1,4 +1,4 @@
-"""The papers' numbers, as printed: published.csv and tables.yaml, carried in the package."""
+"""The papers' numbers, as printed: published.csv and tables.yaml, shipped in the package."""
 
 import csv
 import difflib
@@ -26,9 +26,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Table:
-    """What a printed table is about; `metrics` holds (name, direction, unit).
+    """Description of a paper's table; `metrics` contains (name, direction, unit).
 
-    ours: "notebook/table" of the run folders, for a table of texts or properties that no number of ours can stand in.
+    ours: "notebook/table" of our run folders, for a table of texts or properties, where our numbers have no place.
     """
 
     paper: str
@@ -42,14 +42,14 @@ class Table:
 
 @cache
 def load_published() -> tuple[Published, ...]:
-    """Every number that the four papers print, in their order."""
+    """Read every number that the four papers print, in the papers' order."""
     with (HERE / "published.csv").open(encoding="utf-8", newline="") as file:
         return tuple(Published(**line) for line in csv.DictReader(file))
 
 
 @cache
 def load_tables() -> dict[tuple[str, str], Table]:
-    """The papers' tables by (paper, table), e.g. ("mtive", "T1")."""
+    """Read the descriptions of the papers' tables by (paper, table), e.g. ("mtive", "T1")."""
     tables = {}
     for entry in yaml.safe_load((HERE / "tables.yaml").read_text(encoding="utf-8")):
         paper, table = entry["id"].split("/", 1)
@@ -61,19 +61,19 @@ def load_tables() -> dict[tuple[str, str], Table]:
 
 
 def columns_of(paper: str, table: str) -> tuple[str, ...]:
-    """A printed table's columns in their order; empty for a table without numbers."""
+    """Return the columns of a paper's table, in its order; empty for a table without numbers."""
     return tuple(dict.fromkeys(p.column for p in load_published() if (p.paper, p.table) == (paper, table)))
 
 
 def rows_of(paper: str, table: str) -> tuple[str, ...]:
-    """A printed table's rows in their order."""
+    """Return the rows of a paper's table, in its order."""
     return tuple(dict.fromkeys(p.row for p in load_published() if (p.paper, p.table) == (paper, table)))
 
 
 def check_keys(*, paper: str, table: str, column: str) -> None:
-    """Refuse a metric that claims a place in a paper where the paper prints nothing of that name.
+    """Refuse a metric whose paper, table or column is not in published.csv; `paper="own"` is not checked.
 
-    Rows are free: a system of ours may stand under the paper's rows. Errors: ValueError.
+    Rows are not checked, because our own systems may appear below the paper's rows. Errors: ValueError.
     """
     if paper == "own":
         return

@@ -1,9 +1,8 @@
-"""Why a notebook has to run again.
+"""Why a notebook must run again.
 
-A run is made of five things: the notebook, its effective parameters, the code that its imports lead to, its data, and
-the results of the notebooks that it reads. Each is hashed by content, the hashes are kept in run.json, and the
-difference is the reason that is shown. Of an upstream notebook the *results* count, not the run: one that ran again and
-came out the same makes nothing stale.
+A run has five inputs: the notebook, its effective parameters, the code that it imports, its data, and the results of
+the notebooks that it reads. run.json keeps a content hash of each input, and a changed hash is the reason to run again.
+An upstream notebook counts by its *results*: if it ran again with the same results, nothing becomes stale.
 """
 
 import json
@@ -26,15 +25,16 @@ FILES_NAMED = 3
 
 
 def notebook_fingerprint(notebook: Path) -> str:
-    """Of the cells' kind and source; outputs, ids and metadata other than tags do not count."""
+    """Hash the type, source and tags of a notebook's cells; outputs, ids and other metadata do not count."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     return digest([[c["cell_type"], "".join(c["source"]), c.get("metadata", {}).get("tags", [])] for c in cells])
 
 
 def data_folders(notebook: Notebook, parameters: Mapping[str, Any], *, home: Path) -> set[Path]:
-    """The folders of photos that a notebook itself opens: where SOURCE points, and MTIVE_DATA where its code names it.
+    """Return the photo folders that a notebook itself opens.
 
-    Errors: ParameterError where MTIVE_DATA names no folder.
+    They are the folder named by SOURCE, and MTIVE_DATA if SOURCE is "real" or the notebook's code names MTIVE_DATA.
+    Errors: ParameterError if MTIVE_DATA is not a folder.
     """
     real = os.environ.get(DATA, "")
     if real and not Path(real).is_dir():
@@ -47,12 +47,12 @@ def data_folders(notebook: Notebook, parameters: Mapping[str, Any], *, home: Pat
 
 
 def data_fingerprint(folders: Iterable[Path], *, cache_file: Path | None = None) -> str:
-    """Of the content of all these folders; "none" without any."""
+    """Hash the content of all these folders; "none" without folders."""
     return digest(sorted(data_digest(f, cache_file=cache_file) for f in folders)) if folders else "none"
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """A run folder's run.json; an empty mapping where there is none, or half of one."""
+    """Read a run folder's run.json; return an empty mapping if it is missing or broken."""
     return read_hashes(folder / "run.json")
 
 
@@ -65,7 +65,7 @@ def fingerprint(
     data: str,
     names: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What a notebook's next run would be made of. `names`: number -> folder name, for the upstream results."""
+    """Return the inputs of a notebook's next run. `names`: number -> folder name, for the upstream results."""
     folders = {n: profile_dir / names[n] for n in notebook.upstream}
     return {
         "notebook": notebook_fingerprint(notebook.path),
@@ -77,7 +77,7 @@ def fingerprint(
 
 
 def reasons(folder: Path, *, now: dict[str, Any], running: Iterable[str] = ()) -> list[str]:
-    """Why a notebook has to run, in words; an empty list when its results are those of `now`, and still whole.
+    """Return why a notebook must run, in words; an empty list if its results match `now` and did not change since.
 
     `running`: numbers of the upstream notebooks that will run before it.
     """
@@ -102,7 +102,7 @@ def reasons(folder: Path, *, now: dict[str, Any], running: Iterable[str] = ()) -
     if results_digest(results) != record["results"]:
         left = {name: row[0] for name, row in read_hashes(folder / RESULTS).items()}
         changed = _differing(left, {name: row[0] for name, row in results.items()}) if left else ["a result"]
-        found.append(f"{_named(changed)} is not what the run left")
+        found.append(f"{_named(changed)} changed after the run")
     return found
 
 

@@ -1,7 +1,7 @@
-"""Asking a trained profile's experts: a photo goes in, the answer comes out with its probability and version.
+"""Query a profile's trained experts: from photos, predict the answer, its probability of yes and the expert's version.
 
-The experts of chapter 06 stand over the trunk of chapters 04 and 05, in this process; for many people at once there are
-serve/engine.py and vLLM.
+The experts of chapter 06 run in this process, on the trunk of chapters 04 and 05. For many concurrent users, use
+serve/engine.py or vLLM.
 """
 
 import sys
@@ -25,7 +25,7 @@ from mtive_nb.run.graph import Project, find_project
 from mtive_nb.run.stale import read_run
 from mtive_nb.serve.pool import ExpertPool
 
-# What a task is asked where the user asks nothing of their own.
+# Default question of each task.
 QUESTIONS = {
     "AE": ask.AE_GEN,
     "DD": ask.DD_BIN,
@@ -34,14 +34,14 @@ QUESTIONS = {
     "PT": ask.PT_GEN.format(options=ask.options_text(PACKAGINGS)),
     "PP": ask.PP_GEN.format(options=ask.options_text(PLACEMENTS)),
 }
-MEANT_YES_NO = 0.5  # below this probability of yes and no together the answer is no yes or no
+MEANT_YES_NO = 0.5  # below this total probability of yes and no, the answer is open
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an expert said: the text, the probability of yes, the expert's version and the milliseconds it took.
+    """An expert's answer: text, probability of yes, version of the expert, and milliseconds (batch mean per record).
 
-    probability_yes: of yes against no as the answer's first word, in [0, 1], not calibrated; None for an open answer.
+    probability_yes: of yes against no as the answer's first token, in [0, 1], not calibrated; None for an open answer.
     """
 
     text: str
@@ -51,9 +51,9 @@ class Answer:
 
 
 class Profile:
-    """The experts of a profile that chapters 04 to 06 have trained, ready to be asked. Close it, or use it as a context.
+    """The experts of a profile, trained by chapters 04 to 06. Call `close` after use, or use it in a `with` block.
 
-    Errors: FileNotFoundError naming the chapter that has not run; LineageError for adapters that were changed.
+    Errors: FileNotFoundError with the chapter that has not run; LineageError for adapters that have changed.
     """
 
     def __init__(self, name: str, *, project: Project | None = None) -> None:
@@ -75,7 +75,7 @@ class Profile:
         self.close()
 
     def close(self) -> None:
-        """Give the base's weights back."""
+        """Restore the base's weights."""
         self._serving.close()
 
     @property
@@ -84,16 +84,17 @@ class Profile:
         return list(self.pool.experts)
 
     def ask(self, task: str, *photos: str | Path, question: str = "", max_new_tokens: int = 64) -> Answer:
-        """The answer of a task's expert to a question about one or two photos; without one, the task's own question.
+        """Return the answer of a task's expert about one or two photos; default question: QUESTIONS[task].
 
-        Errors: KeyError for a task without an expert, PhotoError for a photo that cannot be used, ValueError for none.
+        Errors: KeyError for a task without expert or question, PhotoError for an unusable photo, ValueError for a wrong
+        number of photos.
         """
         record = question_record(task, photos, question=question)
         return self.answers([record], max_new_tokens=max_new_tokens)[0]
 
     @torch.inference_mode()
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
-        """Answers to records in one batch, each by the expert of its task."""
+        """Answer records in one batch; each record's task selects its expert."""
         started, versions = time.perf_counter(), [self.pool.hold(record["task"]) for record in records]
         vlm = self.stack.vlm
         try:
@@ -125,9 +126,9 @@ class Profile:
 
 
 def question_record(task: str, photos: Sequence[str | Path], *, question: str = "") -> dict:
-    """A question about photos as a record without an answer. Errors: as of Profile.ask."""
+    """Return a question about photos as a record without an answer. Errors: as in Profile.ask."""
     if task not in QUESTIONS and not question:
-        raise KeyError(f"task {task!r}: found no question of its own; ask one (tasks with one: {', '.join(QUESTIONS)})")
+        raise KeyError(f"task {task!r}: found no question; pass one (default exists for {', '.join(QUESTIONS)})")
     wanted = 2 if task == "PM" and not question else 1
     if not wanted <= len(photos) <= 2:
         raise ValueError(f"photos: found {len(photos)}, expected {wanted if wanted == 2 else '1 or 2'}")
@@ -140,7 +141,7 @@ def question_record(task: str, photos: Sequence[str | Path], *, question: str = 
 
 
 def open_profile(name: str, *, project: Project | None = None) -> Profile:
-    """The experts of a trained profile, such as "pocket" or one of your own (`params/mine/`)."""
+    """Open the experts of a trained profile, such as "pocket" or your own (`params/mine/`)."""
     return Profile(name, project=project)
 
 
@@ -148,16 +149,16 @@ def _run_folder(profile_dir: Path, number: str) -> Path:
     found = sorted(p for p in profile_dir.glob(f"{number}_*") if p.is_dir() and p.suffix == "")
     if not found:
         raise FileNotFoundError(
-            f"outputs/{profile_dir.name}/{number}_*: not there; train the experts first: mtive-nb run {profile_dir.name} 06"
+            f"outputs/{profile_dir.name}/{number}_*: not found; train the experts first: mtive-nb run {profile_dir.name} 06"
         )
     return found[0]
 
 
 def main(profile: str, task: str, photos: Sequence[str], *, question: str) -> int:
-    """The command line's `ask`: print the answer; exit code 2 for what cannot be asked."""
+    """Run the command `ask`: print the answer; return exit code 2 for an invalid question, photo or profile."""
     logging.disable_progress_bar()
     try:
-        record = question_record(task, photos, question=question)  # refuses a wrong question before a model loads
+        record = question_record(task, photos, question=question)  # refuse a wrong question before loading a model
         with open_profile(profile) as experts:
             found = experts.answers([record])[0]
     except (FileNotFoundError, KeyError, ValueError) as error:

@@ -51,7 +51,7 @@ class ExpertService(Protocol):
     def state(self) -> list[dict]: ...
 
 
-class Answer:
+class LiveAnswer:
     """One answerer's answer so far; `state` is "" until the answer ends, then its outcome or the error message."""
 
     def __init__(self, name: str, way: Way, record: dict, *, tell: Callable[[], None]) -> None:
@@ -111,7 +111,7 @@ class ExpertDemo(widgets.VBox):
         self._ways, self._samples, self._uploads = ways, list(samples), Path(uploads)
         self._pool, self._look_at, self._side_px, self._lock = pool, look, side_px, threading.RLock()
         self.images: list[str] = []
-        self.answers: list[Answer] = []
+        self.answers: list[LiveAnswer] = []
         self._task: threading.Thread | None = None
         self._build()
         self._connect()
@@ -222,7 +222,7 @@ class ExpertDemo(widgets.VBox):
             raise ValueError("Ask: found nobody chosen, expected one or more")
         record, ways = record_of(self.question.value, self.images), self._ways()
         self.ask.disabled, self.cancel.disabled, self.look.disabled, self.looked.value = True, False, True, ""
-        self.answers = [Answer(name, ways[name], record, tell=self._show_answers) for name in self.who.value]
+        self.answers = [LiveAnswer(name, ways[name], record, tell=self._show_answers) for name in self.who.value]
         for answer in self.answers:
             answer.thread.start()
 

@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 from mtive_nb.data.catalogue import Feedback, Product
-from mtive_nb.data.endpoint import Endpoint, EndpointError, photo_part
+from mtive_nb.data.endpoint import Endpoint, photo_part
 from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, Pair
 from mtive_nb.run.atomic import write_atomic
 
-__all__ = ["PROMPT", "EndpointError", "LlmGenerator", "prompt_of"]
+__all__ = ["PROMPT", "LlmGenerator", "prompt_of"]
 
 MAX_QUESTION_CHARS, MAX_ANSWER_CHARS = 300, 600
 

@@ -190,7 +190,8 @@ def judge_systems(
         reasons = "; ".join(f"{n} {reason}" for reason, n in lost.value_counts().head(3).items())
         warnings.warn(
             f"{judge.name}: {len(lost)} of {len(table)} answers are without a judgement ({reasons}). Finished replies "
-            f"are kept in {judge.cache}; run again, with a larger budget if it is spent, to judge only the rest",
+            f"are kept in {judge.cache}; run again, with a larger budget if it is spent, to judge only the rest. "
+            "`judged_for_all` leaves them out for all systems",
             stacklevel=2,
         )
     return table
