@@ -27,7 +27,7 @@ class AnnotationError(ValueError):
 
 @dataclass(frozen=True)
 class Annotation:
-    """One decision. `answer` is the final answer, None if skipped; `seconds` is the time it took; `time` is UTC in ISO 8601."""
+    """One decision. `answer` is final, None if skipped; `seconds` is its duration; `time` is UTC in ISO 8601."""
 
     record_id: str
     prefill: str

@@ -1,4 +1,4 @@
-"""In-context learning: solved training records set before a question, as turns of the same chat (MTIVE T1, VIT-Pro T3)."""
+"""In-context learning: solved training records before a question, as turns of the same chat (MTIVE T1, VIT-Pro T3)."""
 
 from collections.abc import Sequence
 

@@ -21,8 +21,8 @@ MARK = "###"  # VIT-Pro's delimiter between the parts of a prompt
 def with_inputs(records: Sequence[dict], folder: Path, *, shrink_to_px: int = 0, split: bool = False) -> list[dict]:
     """The records with their photos shrunk, split or both; the new photos are saved in `folder` as JPEG.
 
-    shrink_to_px: a larger photo is shrunk to the area of a square with this side, 0 keeps its size. split: each photo is
-    followed by its four quarters, so that five images replace it.
+    shrink_to_px: a larger photo is shrunk to the area of a square with this side, 0 keeps its size. split: each photo
+    is followed by its four quarters, so that five images replace it.
     """
     folder, made = Path(folder), {}
     times = 5 if split else 1
@@ -102,7 +102,7 @@ def with_prompt(
 ) -> list[dict]:
     """The records as VIT-Pro shows them to the model: printed text, quarters of each photo, marks between the parts.
 
-    lines: of each photo, as in `with_print`; None leaves the printed text out. folder, shrink_to_px, split: as in
+    lines: printed lines of each photo, as in `with_print`; None leaves them out. folder, shrink_to_px, split: as in
     `with_inputs`. prompt: `delimited` or `stacked`.
     """
     if lines is not None:

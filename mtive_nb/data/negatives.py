@@ -27,8 +27,8 @@ COLUMNS = ["product_id", "rank", "negative_id", "similarity", "visual_distance",
 class HardNegatives:
     """Finds the products with the most similar texts among those that look different.
 
-    `allowed` restricts the search to the products of one split, so that no catalogue photo is in two splits. Products of
-    the same coarse group come first; if too few of them look different, the nearest of the other groups follow.
+    `allowed` restricts the search to the products of one split, so that no catalogue photo is in two splits. Products
+    of the same coarse group come first; if too few of them look different, the nearest of the other groups follow.
     """
 
     def __init__(

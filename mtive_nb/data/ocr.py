@@ -82,14 +82,14 @@ def read_photos(engine: OcrEngine, paths: Iterable[str | Path], *, cache: Path) 
 
 
 def write_lines(lines: Mapping[str, Sequence[Line]], path: str | Path) -> Path:
-    """Write the lines of photos, one photo a row, with photo paths as in `write_rows`; returns the path."""
+    """Write the lines of photos, one photo per row, with photo paths as in `write_rows`; returns the path."""
     return write_rows(({"images": [photo], "lines": list(map(asdict, found))} for photo, found in lines.items()), path)
 
 
 def load_lines(path: str | Path) -> dict[str, list[Line]]:
     """Read a file of `write_lines`: {absolute path of the photo: its lines}."""
     path, found = Path(path), {}
-    for text in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: print may hold U+2028
+    for text in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: printed text may contain U+2028
         if text:
             row = json.loads(text)
             lines = [Line(**line | {"box": tuple(line["box"])}) for line in row["lines"]]

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# What may be opened: Pillow knows more formats, and one of them, EPS, starts another program.
+# The allowed formats: Pillow knows more, and one of them, EPS, starts another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")
-MAX_RATIO = 200  # of the longer side to the shorter one; the VLMs' processors refuse more
+MAX_RATIO = 200  # of the longer to the shorter side; the VLMs' processors refuse more
 MIN_SIDE_PX = 16  # smaller photos show nothing to verify
 MAX_PIXELS = 64_000_000  # a 64-megapixel photo takes 192 MB as RGB; larger files are mistakes or attacks
 
@@ -27,7 +27,7 @@ def load_image(path: str | Path) -> Image.Image:
     """Decode a photo in full into upright RGB.
 
     Transparent pixels become white, as a shop shows its cut-out products.
-    Errors: PhotoError for a missing, empty, truncated, non-image, tiny or giant file.
+    Errors: PhotoError for a missing, empty, truncated, non-image, tiny, giant or very long photo.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,7 +51,7 @@ def load_image(path: str | Path) -> Image.Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """The formats that this machine can open: HEIF where pillow-heif is installed, AVIF where Pillow was built with it."""
+    """The formats that this machine can open: HEIF if pillow-heif is installed, AVIF if Pillow was built with it."""
     Image.init()
     try:
         from pillow_heif import register_heif_opener
@@ -117,7 +117,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(grey: np.ndarray) -> Image.Image:
     """Scale grey values (H, W) of 16 bits, or floats, to 0 to 255; Pillow's own conversion clips them to white.
 
-    The largest value says which scale they have: up to 1, up to 255, up to 65,535, else its own.
+    The largest value sets the input scale: 1, 255 or 65,535, else that value itself.
     """
     if not np.isfinite(grey).all() or grey.min() < 0:
         raise PhotoError("grey values that are negative or no numbers")

@@ -76,7 +76,7 @@ def swapped_records(photos: Sequence[CustomerPhoto], *, source: str, seed: int =
 def pilot_phrases(
     photos: Sequence[CustomerPhoto], *, source: str, n: int, seed: int = 0
 ) -> tuple[list[dict], list[Phrase]]:
-    """The first `n` phrases of the photos and the records that hold them.
+    """The first `n` phrases of the photos, and the records that contain these phrases.
 
     The phrases come from phrase_records; where no text has labelled phrases, they come from swapped_records.
     """

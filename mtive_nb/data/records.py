@@ -168,7 +168,7 @@ def write_rows(rows: Iterable[dict], path: str | Path) -> Path:
 
 
 def load_records(path: str | Path, *, check_photos: bool = True) -> list[dict]:
-    """Read records and make their photo paths absolute. Errors: RecordError names the faulty line or the missing photo."""
+    """Read records, with absolute photo paths. Errors: RecordError names the faulty line or the missing photo."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"records {path}: no such file; first run the notebook that writes it")

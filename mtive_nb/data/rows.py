@@ -40,7 +40,7 @@ FACT_TYPES: dict[str, Types] = {
     "composited": (str, NONE),
 }
 
-# Days as YYYY-MM-DD; *_text is the print as it stands, expiry_also a second right reading.
+# Days as YYYY-MM-DD; *_text is the date as printed, expiry_also a second valid reading.
 DATE_FIELDS = ("expiry", "production", "expiry_text", "production_text", "expiry_also")
 
 Fault = tuple[str, object, str]  # field, found, reason
@@ -66,9 +66,7 @@ def row_faults(row: dict, fields: dict[str, Types]) -> list[Fault]:
 def _text_faults(name: str, text: str) -> list[Fault]:
     if not text.strip() and name not in MAY_BE_EMPTY:
         return [(name, text, "empty text")]
-    if any(
-        "\ud800" <= character <= "\udfff" for character in text
-    ):  # a lone surrogate, which no UTF-8 file can contain
+    if any("\ud800" <= character <= "\udfff" for character in text):  # lone surrogate
         return [(name, ascii(text), "not valid Unicode text")]
     return []
 
@@ -104,7 +102,7 @@ def _fact_faults(facts: object) -> list[Fault]:
 
 
 def _contradictions(facts: dict) -> list[Fault]:
-    """Members of facts that no photo can bear out: damage on a whole product, values of a wrong type, impossible dates."""
+    """Faults of facts that no photo can show: damage on an undamaged product, wrong types, impossible dates."""
     faults: list[Fault] = []
     damage, attributes, dates = facts.get("damage"), facts.get("attributes"), facts.get("dates")
     if facts.get("damaged") is False and isinstance(damage, str) and damage.strip().lower() not in ("", "none"):

@@ -55,8 +55,8 @@ def open_shop(
     """Open the catalogues of a source; new photos are written to `folder`.
 
     source: "mart" renders Pocket Mart into `folder`/mart (`mart`: arguments of `render_mart`). "real" opens the public
-    sets under MTIVE_DATA and draws damage and dates on grocery photos, into `folder`/composited (`composited`: number of
-    photos per split). Any other source is a catalogue folder. Errors: FileNotFoundError naming what is missing.
+    sets under MTIVE_DATA and draws damage and dates on grocery photos, into `folder`/composited (`composited`: photos
+    per split). Any other source is a catalogue folder. Errors: FileNotFoundError naming what is missing.
     """
     folder = Path(folder)
     if source == "mart":
@@ -79,7 +79,8 @@ def open_shop(
 def expand_counts(*, train: Mapping[str, int], val: int, test: Mapping[str, int]) -> dict[str, int]:
     """Expand counts by "TASK/variant" or "TASK" to counts by "TASK/variant/split"; missing keys count 0.
 
-    `val` applies to every task and variant in `train`, at most its training count. Errors: ValueError for a key that names no task.
+    `val` applies to every task and variant in `train`, at most its training count.
+    Errors: ValueError for a key that names no task.
     """
     keys = {*ALL_TASKS, *(f"{task}/{variant}" for task in ALL_TASKS for variant in EMDIV_VARIANTS)}
     if strange := sorted({*train, *test} - keys):
@@ -111,8 +112,8 @@ def build_shop_emdiv(
 def split_photos(parts: Iterable[ShopPart]) -> list[tuple[str, str]]:
     """Every photo with its split, as (split, path), for the leak check.
 
-    A catalogue photo belongs to its product's split. Where a source splits by photo, every split has all products. Their
-    catalogue photos are then left out: customers' photos are compared with them, but they are not tested.
+    A catalogue photo belongs to its product's split. Where a source splits by photo, every split has all products.
+    Their catalogue photos are then left out: customers' photos are compared with them, but they are not tested.
     """
     found = []
     for part in parts:

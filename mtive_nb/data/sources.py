@@ -52,8 +52,8 @@ def load_grocery(folder: str | Path | None = None) -> Catalogue:
     """GroceryStoreDataset: 81 products with their catalogue photo, and one Feedback without text for each phone photo.
 
     All 81 products are in every split: the authors' task is to recognise a known product in a new photo. So splits are
-    by photo: train.txt gives train and, for a tenth by hash of the file name, val; val.txt gives test. A clone's test.txt
-    is not read, so that results are the same with and without it.
+    by photo: train.txt gives train and, for a tenth by hash of the file name, val; val.txt gives test. A clone's
+    test.txt is not read, so that results are the same with and without it.
     """
     root = _find("grocery", folder, marks=("dataset/classes.csv", "classes.csv")).parent
     catalogue = Catalogue("grocery", root, [], [], splits={})

@@ -40,7 +40,7 @@ def split_products(
 
 
 def image_hashes(photos: Iterable[Photo], *, perceptual: bool = True) -> pd.DataFrame:
-    """One row per photo: `photo` (its path), `pixels` (sha256 of upright RGB), `phash` (uint64; 0 if not `perceptual`)."""
+    """One row per photo: `photo` (its path), `pixels` (sha256 of upright RGB), `phash` (uint64; 0 if not asked)."""
     rows = []
     for number, photo in enumerate(photos):
         image = photo.convert("RGB") if isinstance(photo, Image.Image) else load_image(photo)

@@ -32,7 +32,7 @@ def failed_dir(profile_dir: Path, name: str) -> Path:
 
 
 def clear_partial(profile_dir: Path, name: str, *, fingerprint: dict[str, Any]) -> Path:
-    """Empty the temporary folder, but keep checkpoints of a killed or failed run with the same fingerprint."""
+    """Return an empty temporary folder; it keeps checkpoints of a killed or failed run with the same fingerprint."""
     partial, failed = partial_dir(profile_dir, name), failed_dir(profile_dir, name)
     if _made_of(partial) == fingerprint:
         for path in partial.iterdir():
@@ -174,7 +174,7 @@ class NotebookJob:
         return f"{problem}; the failed run is kept, see outputs/{self.profile_dir.name}/{failed.name}/{LOG}"
 
     def _problem(self) -> str | None:
-        """Return what went wrong. A dead kernel leaves cells marked completed, so the exit code counts first."""
+        """Return what went wrong, or None. A dead kernel leaves cells marked completed, so the exit code counts first."""
         code = self.process.wait()
         if code != 0:
             return f"papermill ended with exit code {code}{' (papermill or the kernel killed)' if code > 128 else ''}"

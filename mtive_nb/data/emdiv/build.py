@@ -85,7 +85,7 @@ def build_emdiv(
 
 
 def statistics(records: list[dict]) -> pd.DataFrame:
-    """Count records by task and variant, in the columns of MTIVE's Table 7 (and Val, if there are any), with a total."""
+    """Count records by task and variant, in the columns of MTIVE's Table 7 (and Val, if any), with a total."""
     names = {"train": "Train", "val": "Val", "test": "Test"}
     cells = Counter((record["task"], record["variant"], record["split"]) for record in records)
     columns = [split for split in SPLITS if split != "val" or any(key[2] == "val" for key in cells)]

@@ -53,12 +53,12 @@ def build_shop_mmpi(
     shop_seed: int = 0,
     seed: int = 0,
 ) -> tuple[list[dict], list[dict]]:
-    """Build the benches of a whole shop: the records of one image each, and the yes/no records of several images.
+    """Build both benchmarks of a shop: the records with one image, and the yes/no records with several images.
 
-    counts: as in `build_mmpi`; each part contributes its own tasks. several: training records a task of the second
-    bench, whose test counts are those of the first. views: folder for further views of Pocket Mart's items, drawn by the
-    shop's own seed. Any other catalogue has further views where a customer sent several photos; a record left with one
-    image is dropped.
+    counts: as in `build_mmpi`; each part contributes its own tasks. several: training records per task of the second
+    benchmark; its test counts are those of the first. views: folder for further views of Pocket Mart's items, drawn
+    with `shop_seed`. In other catalogues, the customer's further photos are the views. Records left with one image are
+    dropped.
     """
     one, more = [], []
     for part in parts:
@@ -73,7 +73,7 @@ def build_shop_mmpi(
 
 
 def _further_views(catalogue: Catalogue, records: Sequence[dict], *, folder: Path, shop_seed: int) -> Views:
-    """The views of each customer photo beyond the first; of Pocket Mart, of those alone that DD's records show."""
+    """The further views of each customer photo; for Pocket Mart, only of the photos in DD's records."""
     if catalogue.name != "mart":
         return {
             row.feedback_id: [str(catalogue.root / image) for image in row.images[1:]] for row in catalogue.feedback
@@ -91,7 +91,7 @@ def brand(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop:
 def listed(
     photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop, reference: bool = False
 ) -> Made:
-    """PM: a listing's title against the photo, one yes and up to two hard noes; `reference` shows the listing's photo too."""
+    """PM: a listing's title against the photo, one yes and up to two hard noes; `reference` adds its photo."""
     if not photo.recognisable:
         return "product not recognisable in the photo"
     if reference and not photo.product.images:

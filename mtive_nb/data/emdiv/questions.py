@@ -154,7 +154,7 @@ def with_article(words: str) -> str:
 
 
 def describe(seen: dict[str, str], *, brand: bool = False) -> str:
-    """A phrase for a product from its visible attributes: `a blue bottle of LOZ shampoo`; `a product` if none is visible."""
+    """A phrase for a product from its visible attributes: `a blue bottle of LOZ shampoo`; without any, `a product`."""
     maker = seen.get("brand", "") if brand else ""
     noun = seen.get("name") or " ".join(part for part in (maker, seen.get("category", "")) if part)
     colour, packaging = seen.get("colour", ""), seen.get("packaging", "")

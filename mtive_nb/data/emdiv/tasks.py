@@ -21,7 +21,7 @@ from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
 
 @dataclass
 class Shop:
-    """What the makers need besides the photo: other attribute values, negatives of the photo's split, and their photos."""
+    """The makers' input besides the photo: other attribute values, negatives of the photo's split, their photos."""
 
     values: dict[str, list[str]]  # attribute -> all its values in the catalogue
     coarse_values: dict[tuple[str, str], list[str]]  # (attribute, coarse group) -> its values in the group
@@ -62,7 +62,7 @@ class Shop:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A possible record. Yes and no are balanced within a `group`, so that the question alone does not reveal the answer."""
+    """A possible record. Yes and no are balanced within a `group`, so that the question does not reveal the answer."""
 
     question: str
     answer: str
@@ -138,7 +138,7 @@ def pm(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
 
 
 def told_by_title(listed: Product, differs: Sequence[str]) -> bool:
-    """Whether a listing's title names a differing attribute: only then does it set its product apart from the photo's."""
+    """Whether a listing's title names a differing attribute: only then can it set its product apart."""
     title = listed.title.lower()
     return any((v := listed.attributes[name].lower()) in title or title in v for name in differs)
 

@@ -67,7 +67,7 @@ class LlmGenerator:
         return self._endpoint.requests
 
     def pairs(self, product: Product, feedback: Feedback | None, image: Path) -> list[Pair]:
-        """The pairs for one photo; [] if its request failed. Errors: EndpointError when the endpoint refuses permanently."""
+        """The pairs for one photo; [] if its request failed. Errors: EndpointError if the endpoint refuses for good."""
         photo, prompt = Path(image).read_bytes(), prompt_of(product, feedback)
         key = hashlib.sha256(b"\0".join((self.model.encode(), prompt.encode(), photo))).hexdigest()
         stored = self.cache / f"{key}.json"
@@ -95,7 +95,7 @@ class LlmGenerator:
 
 
 def prompt_of(product: Product, feedback: Feedback | None) -> str:
-    """The prompt that goes with one photo; `feedback` None means the shop's own photo."""
+    """The prompt for one photo; `feedback` None: a catalogue photo."""
     listing = {"title": product.title, "description": product.description, **product.attributes}
     return PROMPT.format(
         types=", ".join(PAIR_TYPES),

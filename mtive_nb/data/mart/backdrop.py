@@ -193,7 +193,7 @@ def fingers(*, left_x: float, right_x: float, base_y: float, skin: int) -> Image
 
 
 def occluder(kind: str, *, rng: np.random.Generator, side: str, depth_px: float) -> Image.Image:
-    """An object in front of the product, as RGBA: `card` (a neighbour's edge), `paper` or `finger`, reaching in from `side`."""
+    """An object in front of the product, as RGBA: `card` (a neighbour's edge), `paper` or `finger`, from `side`."""
     layer = Image.new("RGBA", (SIDE, SIDE))
     pen = ImageDraw.Draw(layer)
     d, tilt = depth_px, float(rng.uniform(-16, 16))

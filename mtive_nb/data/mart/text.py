@@ -1,6 +1,6 @@
 """The texts of Pocket Mart: a listing's title and description, and a customer's informal text about one photo.
 
-Every phrase of a customer's text has a label: `visible` is True only when the photo itself shows what the phrase states.
+Every phrase of a customer's text has a label: `visible` is True only when the photo itself shows what it states.
 """
 
 import numpy as np
