@@ -1,4 +1,4 @@
-"""The pocket base: Qwen2.5-VL's architecture and processor with 7 million parameters, built from scratch.
+"""The pocket base: Qwen2.5-VL's architecture and processor with 4.7 million parameters, built from scratch.
 
 Notebook 00 builds, trains and saves the model. Everything else loads the saved model, which ships in
 `mtive_nb/model/pocket_base` as a normal `save_pretrained` folder.
