@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mtive_nb.evaluate.costs import costs_in_turn
 from mtive_nb.evaluate.memory import peak_memory, peaks_of
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's allocator counts in blocks of its own")
@@ -23,6 +24,15 @@ def test_what_is_freed_counts_no_longer():
     assert peak_memory(lambda: (floats(3), floats(2))) == 5 * MIB
     found = peaks_of({"one": one_after_the_other, "both": lambda: (floats(3), floats(2))})
     assert found.to_dict("list") == {"system": ["one", "both"], "value": [3 * MIB / 1e6, 5 * MIB / 1e6]}
+
+
+def test_costs_put_time_and_memory_of_each_system_in_one_table():
+    table = costs_in_turn({"one": lambda: floats(3), "two": lambda: floats(6)}, what="an answer", rounds=3)
+    time, memory = table[table["column"] == "time of an answer"], table[table["column"] == "memory of an answer"]
+    assert len(table) == 4 and time["system"].tolist() == memory["system"].tolist() == ["one", "two"]
+    assert time[["value", "low", "high", "n"]].iloc[0].tolist() == [1.0, 1.0, 1.0, 3]  # relative to the first system
+    assert set(time["unit"]) == {"times the first row's"} and set(memory["unit"]) == {"MB"}
+    assert memory["value"].tolist() == [3 * MIB / 1e6, 6 * MIB / 1e6] and set(memory["n"]) == {1}
 
 
 def test_views_and_what_stood_before_do_not_count():
