@@ -16,7 +16,7 @@ from PIL import Image
 
 from mtive_nb.data.dates import parse_date, strip_prefix
 from mtive_nb.data.photos import load_image
-from mtive_nb.data.records import UNANSWERABLE, write_rows
+from mtive_nb.data.records import UNANSWERABLE, numbered_lines, write_rows
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
 
@@ -89,11 +89,10 @@ def write_lines(lines: Mapping[str, Sequence[Line]], path: str | Path) -> Path:
 def load_lines(path: str | Path) -> dict[str, list[Line]]:
     """Read a file of `write_lines`: {absolute path of the photo: its lines}."""
     path, found = Path(path), {}
-    for text in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: printed text may contain U+2028
-        if text:
-            row = json.loads(text)
-            lines = [Line(**line | {"box": tuple(line["box"])}) for line in row["lines"]]
-            found[str((path.parent / row["images"][0]).resolve())] = lines
+    for _, text in numbered_lines(path):
+        row = json.loads(text)
+        lines = [Line(**line | {"box": tuple(line["box"])}) for line in row["lines"]]
+        found[str((path.parent / row["images"][0]).resolve())] = lines
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mtive_nb.data.splits import SPLITS
@@ -167,16 +167,19 @@ def write_rows(rows: Iterable[dict], path: str | Path) -> Path:
     return path
 
 
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the non-empty lines of a file of JSON lines, with their numbers from 1."""
+    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: texts may contain U+2028
+    return ((number, text) for number, text in enumerate(lines, start=1) if text.strip())
+
+
 def load_records(path: str | Path, *, check_photos: bool = True) -> list[dict]:
     """Read records, with absolute photo paths. Errors: RecordError names the faulty line or the missing photo."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"records {path}: no such file; first run the notebook that writes it")
     records, lines = [], []
-    rows = path.read_text(encoding="utf-8").split("\n")  # not splitlines: customers' texts may hold U+2028
-    for line, text in enumerate(rows, start=1):
-        if not text.strip():
-            continue
+    for line, text in numbered_lines(path):
         try:
             records.append(json.loads(text))
         except ValueError as error:

@@ -10,7 +10,7 @@ from torch import nn
 
 from mtive_nb.model.batches import batch_of, rough_tokens
 from mtive_nb.model.load import Vlm
-from mtive_nb.model.mixed import mixed_experts
+from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.parallel import by_processes
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run import progress
@@ -78,7 +78,7 @@ def generate_mixed_answers(
     order = sorted(range(len(records)), key=list(map(rough_tokens, records)).__getitem__)
 
     def ready(rows: list[int], inputs: dict) -> AbstractContextManager[nn.Module]:
-        shown = {"images": [len(records[i]["images"]) for i in rows], "grid_thw": inputs.get("image_grid_thw")}
+        shown = images_of_rows([records[i] for i in rows], inputs)
         return mixed_experts(stack, [adapters[experts[i]] for i in rows], trunk=trunk, **shown)
 
     limits = {"batch": batch, "max_new_tokens": max_new_tokens, "what": "answers"}
@@ -92,15 +92,20 @@ def next_token_logits(stack: LoraStack, records: list[dict]) -> torch.Tensor:
     return stack.model(**batch_of(stack.vlm, records), logits_to_keep=1).logits[:, -1]
 
 
+def yes_no_tokens(vlm: Vlm) -> tuple[int, int]:
+    """Return the ids of the first tokens of the answers yes and no."""
+    encode = vlm.processor.tokenizer.encode
+    return encode("yes", add_special_tokens=False)[0], encode("no", add_special_tokens=False)[0]
+
+
 @torch.inference_mode()
 def chosen_yes_no(stack: LoraStack, records: list[dict], *, batch: int = 64) -> list[str]:
     """Return yes or no for each record by the likelier first token, even if the model prefers another word."""
-    encode = stack.vlm.processor.tokenizer.encode
-    words = {word: encode(word, add_special_tokens=False)[0] for word in ("yes", "no")}
+    yes, no = yes_no_tokens(stack.vlm)
     said = []
     for start in progress(range(0, len(records), batch), what="yes or no"):
         logits = next_token_logits(stack, records[start : start + batch])
-        said += ["yes" if row[words["yes"]] > row[words["no"]] else "no" for row in logits]
+        said += ["yes" if row[yes] > row[no] else "no" for row in logits]
     return said
 
 

@@ -12,7 +12,7 @@ adapter on the stack. Every step is differentiable, so one pass can train severa
 Shapes: B rows of the batch, I images, P patches and M merged patches of the whole batch, T tokens; G groups of S rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -107,6 +107,11 @@ def check_expert(expert: Adapter, trunk: str | None) -> None:
         raise ValueError(
             f"expert {expert.name!r} is DoRA: DoRA rescales the trunk's weights, which all rows of a batch share"
         )
+
+
+def images_of_rows(records: Sequence[dict], inputs: Mapping[str, torch.Tensor]) -> dict:
+    """Return the arguments `images` and `grid_thw` of mixed_experts for a batch of these records."""
+    return {"images": [len(r["images"]) for r in records], "grid_thw": inputs.get("image_grid_thw")}
 
 
 @contextmanager

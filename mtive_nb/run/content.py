@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mtive_nb.run.atomic import write_atomic
+
 PACKAGE = Path(__file__).parents[1]
 NAME = PACKAGE.name
 # These files display results or schedule chapters; they change no result.
@@ -41,8 +43,8 @@ def hash_files(folder: Path, names: Iterable[str], *, known: Mapping[str, list])
     return found
 
 
-def read_hashes(path: Path) -> dict[str, Any]:
-    """Read saved hashes, or another JSON mapping; return {} if the file is missing or broken."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON mapping; return {} if the file is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -57,7 +59,7 @@ def results_of(folder: Path) -> Hashes:
         aside = name in NOT_RESULTS or name.startswith(("figures/", "checkpoints/")) or path.suffix == ".ipynb"
         if path.is_file() and not aside:
             names.append(name)
-    return hash_files(folder, names, known=read_hashes(folder / RESULTS))
+    return hash_files(folder, names, known=read_json(folder / RESULTS))
 
 
 def results_digest(results: Hashes) -> str:
@@ -70,12 +72,10 @@ def data_digest(folder: Path, *, cache_file: Path | None = None) -> str:
 
     `cache_file` stores the hashes, so that a second call reads only changed files.
     """
-    known = read_hashes(cache_file) if cache_file else {}
+    known = read_json(cache_file) if cache_file else {}
     names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
     found = hash_files(folder, names, known=known.get(str(folder.resolve()), {}))
     if cache_file:
-        from mtive_nb.run.atomic import write_atomic
-
         try:
             write_atomic(cache_file, json.dumps(known | {str(folder.resolve()): found}))
         except OSError:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mtive_nb.run.graph import GROUPS, Project, chapters_of, find_project
+from mtive_nb.run.graph import Project, find_project, without_groups
 from mtive_nb.run.job import NotebookJob, cell_states, restore_old
 from mtive_nb.run.lock import profile_lock
 from mtive_nb.run.plan import Inputs, Step, describe, make_plan
@@ -74,7 +74,7 @@ def run_notebooks(
 
 
 def _tell_of_upstream(steps: list[Step], numbers: list[str], *, tell: Callable[[str], None]) -> None:
-    asked = {n for name in numbers for n in (chapters_of(name) if name in GROUPS else [name])}
+    asked = set(without_groups(numbers))
     named = [s for s in steps if {s.notebook.number, s.notebook.name} & asked]
     extra = [s.notebook.number for s in steps if s.stale and s not in named]
     if numbers and extra:
@@ -146,12 +146,14 @@ class _Runner:
                 self.tell(f"[{notebook.name}] {self.outcome.failed[notebook.name]}")
             elif any(n in self.waiting or n in self.running for n in notebook.upstream):
                 continue
+            elif step.stale and len(self.running) >= self.jobs:
+                continue  # staleness is looked at again when there is room, not at every poll
             elif not self._still_stale(step):
                 del self.waiting[number]
                 self.outcome.skipped.append(notebook.name)
                 if step.stale:
                     self.tell(f"[{notebook.name}] skipped: the results that it reads did not change")
-            elif len(self.running) < self.jobs:
+            else:
                 del self.waiting[number]
                 self._start(number, step)
 

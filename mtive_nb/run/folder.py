@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtive_nb.run.atomic import replacing, write_atomic
-from mtive_nb.run.graph import find_project
+from mtive_nb.run.graph import find_project, find_run
 from mtive_nb.run.metrics import KEY, checked_metric, lines_of
 from mtive_nb.run.provenance import device_name, git_state, parameters_in_cells, peak_gpu_mib, peak_mib, versions
 
@@ -41,13 +41,13 @@ class Run:
         """
         profile = profile or self.profile
         siblings = self._siblings if profile == self.profile else self._siblings.parent / profile
-        found = sorted(p for p in siblings.glob(f"{number}_*") if p.is_dir() and p.suffix == "")
-        if not found:
+        found = find_run(siblings, number)
+        if found is None:
             raise FileNotFoundError(
                 f"{self.name} reads the results of notebook {number}, but outputs/{profile}/{number}_* does not "
                 f"exist; make it with: python -m mtive_nb run {profile} {number}"
             )
-        return found[0]
+        return found
 
     @property
     def checkpoint_dir(self) -> Path:
@@ -104,7 +104,7 @@ class Run:
         A series is one row of metrics, and its index names their columns. With `column`, it is one column instead.
         NaN values are left out. Errors: ValueError as in `metric`, and for a missing table, unit or n.
         """
-        shared = {"paper": paper, "table": table, "better": "higher", "n": n, "low": None, "high": None, "seed": None}
+        shared = {"paper": paper, "table": table, "n": n, "low": None, "high": None, "seed": None}
         found = lines_of(frame, row=row, column=column, value=value, unit=unit, better=better)
         self._keep([shared | line | {"seeds": seeds} for line in found])
         return frame

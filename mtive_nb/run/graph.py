@@ -64,6 +64,17 @@ def chapters_of(group: str) -> list[str]:
     return [n for n, about in chapters if (about["runs"] == "path" if group == "path" else about.get("seeds"))]
 
 
+def without_groups(names: Iterable[str]) -> list[str]:
+    """Return the names with each group of GROUPS replaced by the numbers of its chapters."""
+    return [n for name in names for n in (chapters_of(name) if name in GROUPS else [name])]
+
+
+def find_run(profile_dir: Path, number: str) -> Path | None:
+    """Return the finished run folder NN_name of a profile; None if notebook `number` has not run there."""
+    found = sorted(p for p in profile_dir.glob(f"{number}_*") if p.is_dir() and p.suffix == "")
+    return found[0] if found else None
+
+
 def find_project() -> Project:
     """Find the project: at MTIVE_HOME, else in the working directory or above it, else this package's checkout.
 
@@ -147,7 +158,7 @@ def selected(graph: dict[str, Notebook], numbers: Iterable[str], *, only: bool =
     by_name = {name: n.number for n in graph.values() for name in (n.number, n.name, n.path.name)}
     wanted = [n for n in graph if load_chapters().get(n, {}).get("runs") != "asked"]
     if numbers := list(numbers):
-        numbers = [n for name in numbers for n in (chapters_of(name) if name in GROUPS else [name])]
+        numbers = without_groups(numbers)
         unknown = [n for n in numbers if n not in by_name]
         if unknown:
             raise GraphError(

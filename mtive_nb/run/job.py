@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.run.content import RESULTS, results_digest, results_of
+from mtive_nb.run.content import RESULTS, read_json, results_digest, results_of
 from mtive_nb.run.graph import Notebook
 from mtive_nb.run.progress import MARK
 from mtive_nb.run.stale import read_run
@@ -34,25 +34,17 @@ def failed_dir(profile_dir: Path, name: str) -> Path:
 def clear_partial(profile_dir: Path, name: str, *, fingerprint: dict[str, Any]) -> Path:
     """Return an empty temporary folder; it keeps checkpoints of a killed or failed run with the same fingerprint."""
     partial, failed = partial_dir(profile_dir, name), failed_dir(profile_dir, name)
-    if _made_of(partial) == fingerprint:
+    if read_json(partial / FINGERPRINT) == fingerprint:
         for path in partial.iterdir():
             if path.name not in ("checkpoints", FINGERPRINT):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return partial
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    if _made_of(failed) == fingerprint and (failed / "checkpoints").is_dir():
+    if read_json(failed / FINGERPRINT) == fingerprint and (failed / "checkpoints").is_dir():
         os.replace(failed / "checkpoints", partial / "checkpoints")
     write_atomic(partial / FINGERPRINT, json.dumps(fingerprint))
     return partial
-
-
-def _made_of(folder: Path) -> dict[str, Any] | None:
-    """Read the fingerprint that a run started with; None if it is missing or broken."""
-    try:
-        return json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
 
 
 def restore_old(profile_dir: Path, name: str) -> None:

@@ -1,11 +1,12 @@
 """Plan what a runner call will run, and why, before anything starts; --dry-run prints the plan."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mtive_nb.run.content import code_of_chapter
+from mtive_nb.run.content import Hashes, code_of_chapter, results_of
 from mtive_nb.run.graph import GraphError, Notebook, Project, code_of, read_graph, selected
 from mtive_nb.run.params import check_profile, effective_parameters, header_minutes
 from mtive_nb.run.progress import duration
@@ -40,8 +41,10 @@ class Inputs:
     def profile_dir(self) -> Path:
         return self.project.outputs / self.profile
 
-    def fingerprint(self, notebook: Notebook, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return the current fingerprint of the notebook's next run."""
+    def fingerprint(
+        self, notebook: Notebook, parameters: dict[str, Any], *, look: Callable[[Path], Hashes] = results_of
+    ) -> dict[str, Any]:
+        """Return the current fingerprint of the notebook's next run; `look` as in stale.fingerprint."""
         return fingerprint(
             notebook,
             parameters=parameters,
@@ -49,6 +52,7 @@ class Inputs:
             code=self.code[notebook.number],
             data=self.data[notebook.number],
             names=self.names,
+            look=look,
         )
 
 
@@ -78,12 +82,13 @@ def make_plan(
     )
     steps: list[Step] = []
     running: set[str] = set()
+    look = cache(results_of)  # nothing runs while a plan is made
     for notebook in notebooks:
-        now = inputs.fingerprint(notebook, parameters[notebook.number])
+        now = inputs.fingerprint(notebook, parameters[notebook.number], look=look)
         if only:
             _check_upstream(notebook, now, planned=[n.number for n in notebooks])
         folder = inputs.profile_dir / notebook.name
-        why = reasons(folder, now=now, running=running)
+        why = reasons(folder, now=now, running=running, look=look)
         if force and not why and notebook.number in named:
             why = ["forced (--force)"]
         if why:

@@ -7,11 +7,11 @@ An upstream notebook counts by its *results*: if it ran again with the same resu
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mtive_nb.run.content import RESULTS, data_digest, digest, read_hashes, results_digest, results_of
+from mtive_nb.run.content import RESULTS, Hashes, data_digest, digest, read_json, results_digest, results_of
 from mtive_nb.run.graph import Notebook, code_of
 from mtive_nb.run.params import ParameterError
 
@@ -53,7 +53,7 @@ def data_fingerprint(folders: Iterable[Path], *, cache_file: Path | None = None)
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Read a run folder's run.json; return an empty mapping if it is missing or broken."""
-    return read_hashes(folder / "run.json")
+    return read_json(folder / "run.json")
 
 
 def fingerprint(
@@ -64,22 +64,28 @@ def fingerprint(
     code: Mapping[str, str],
     data: str,
     names: Mapping[str, str],
+    look: Callable[[Path], Hashes] = results_of,
 ) -> dict[str, Any]:
-    """Return the inputs of a notebook's next run. `names`: number -> folder name, for the upstream results."""
+    """Return the inputs of a notebook's next run. `names`: number -> folder name, for the upstream results.
+
+    `look` returns a folder's results; a plan passes one that remembers them, since many notebooks read the same folder.
+    """
     folders = {n: profile_dir / names[n] for n in notebook.upstream}
     return {
         "notebook": notebook_fingerprint(notebook.path),
         "parameters": digest(parameters),
         "code": dict(code),
         "data": data,
-        "upstream": {n: results_digest(results_of(f)) if f.is_dir() else None for n, f in folders.items()},
+        "upstream": {n: results_digest(look(f)) if f.is_dir() else None for n, f in folders.items()},
     }
 
 
-def reasons(folder: Path, *, now: dict[str, Any], running: Iterable[str] = ()) -> list[str]:
+def reasons(
+    folder: Path, *, now: dict[str, Any], running: Iterable[str] = (), look: Callable[[Path], Hashes] = results_of
+) -> list[str]:
     """Return why a notebook must run, in words; an empty list if its results match `now` and did not change since.
 
-    `running`: numbers of the upstream notebooks that will run before it.
+    `running`: numbers of the upstream notebooks that will run before it. `look`: as in `fingerprint`.
     """
     if not folder.is_dir():
         return ["never ran in this profile"]
@@ -98,9 +104,9 @@ def reasons(folder: Path, *, now: dict[str, Any], running: Iterable[str] = ()) -
             found.append(f"the results of {number} changed")
     if set(before.get("upstream", {})) - set(now["upstream"]) and not found:
         found.append("it reads fewer notebooks")
-    results = results_of(folder)
+    results = look(folder)
     if results_digest(results) != record["results"]:
-        left = {name: row[0] for name, row in read_hashes(folder / RESULTS).items()}
+        left = {name: row[0] for name, row in read_json(folder / RESULTS).items()}
         changed = _differing(left, {name: row[0] for name, row in results.items()}) if left else ["a result"]
         found.append(f"{_named(changed)} changed after the run")
     return found

@@ -18,10 +18,11 @@ from mtive_nb.data.emdiv import questions as ask
 from mtive_nb.data.photos import PhotoError, photo_fault
 from mtive_nb.data.records import assistant_turn, user_turn
 from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
+from mtive_nb.evaluate.predict import yes_no_tokens
 from mtive_nb.model.batches import batch_of
-from mtive_nb.model.mixed import mixed_experts
+from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.stack import open_stack
-from mtive_nb.run.graph import Project, find_project
+from mtive_nb.run.graph import Project, find_project, find_run
 from mtive_nb.run.stale import read_run
 from mtive_nb.serve.pool import ExpertPool
 
@@ -99,8 +100,8 @@ class Profile:
         vlm = self.stack.vlm
         try:
             inputs = batch_of(vlm, records)
-            shown = {"images": [len(r["images"]) for r in records], "grid_thw": inputs.get("image_grid_thw")}
-            with mixed_experts(self.stack, self.pool.in_memory(versions), trunk="IT", **shown) as model:
+            experts, shown = self.pool.in_memory(versions), images_of_rows(records, inputs)
+            with mixed_experts(self.stack, experts, trunk="IT", **shown) as model:
                 made = model.generate(
                     **inputs,
                     max_new_tokens=max_new_tokens,
@@ -114,8 +115,7 @@ class Profile:
         texts = vlm.processor.batch_decode(made.sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         first = made.logits[0].float().softmax(-1)  # (B, V): probabilities of the answers' first tokens
         milliseconds = 1000 * (time.perf_counter() - started) / len(records)
-        encode = vlm.processor.tokenizer.encode
-        yes, no = (first[:, encode(word, add_special_tokens=False)[0]] for word in ("yes", "no"))
+        yes, no = (first[:, token] for token in yes_no_tokens(vlm))
         shares = [
             y / (y + n) if y + n >= MEANT_YES_NO else None for y, n in zip(yes.tolist(), no.tolist(), strict=True)
         ]
@@ -146,12 +146,12 @@ def open_profile(name: str, *, project: Project | None = None) -> Profile:
 
 
 def _run_folder(profile_dir: Path, number: str) -> Path:
-    found = sorted(p for p in profile_dir.glob(f"{number}_*") if p.is_dir() and p.suffix == "")
-    if not found:
+    found = find_run(profile_dir, number)
+    if found is None:
         raise FileNotFoundError(
             f"outputs/{profile_dir.name}/{number}_*: not found; train the experts first: mtive-nb run {profile_dir.name} 06"
         )
-    return found[0]
+    return found
 
 
 def main(profile: str, task: str, photos: Sequence[str], *, question: str) -> int:

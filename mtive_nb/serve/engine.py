@@ -17,7 +17,7 @@ from transformers import StoppingCriteria
 
 from mtive_nb.evaluate.grounding.attention import AnswerAttention, read_attention
 from mtive_nb.model.batches import batch_of
-from mtive_nb.model.mixed import mixed_experts
+from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.serve.pool import ExpertPool, Version
 
 END = object()  # closes a request's stream
@@ -208,7 +208,7 @@ class Engine:
     def _answering(self, records: list[dict], versions: list[Version | None], inputs: dict) -> Iterator[nn.Module]:
         """Inside, the model answers a batch of these records, each with its version; no other thread uses the model."""
         experts = self.pool.in_memory(versions)
-        shown = {"images": [len(r["images"]) for r in records], "grid_thw": inputs.get("image_grid_thw")}
+        shown = images_of_rows(records, inputs)
         with self._model, mixed_experts(self.pool.stack, experts, trunk=self.pool.trunk, **shown) as model:
             yield model
 
