@@ -1,7 +1,7 @@
 """A catalogue: products with the shop's photos, and customers' feedback with the customers' photos.
 
 On disk a catalogue is a folder with `products.jsonl`, `feedback.jsonl` (one JSON object a line), the photos they name,
-and optionally `splits.json` (`{"id": "train" | "val" | "test"}`). Pocket Mart is rendered into this layout;
+and optionally `splits.json` (`{"id": "train" | "val" | "test"}`) and `tasks.yaml` (emdiv/own.py). Pocket Mart is rendered into this layout;
 `sources.py` builds the same objects from public sets. Every unusable row or photo becomes a `Quarantined` row: loading
 neither crashes nor drops it silently. Boxes are XYXY in pixels of the upright photo.
 """
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mtive_nb.data.emdiv.own import OwnTask, own_tasks, write_tasks
 from mtive_nb.data.photos import PhotoError, load_image, path_fault, photo_fault
 from mtive_nb.data.rows import DAMAGES, FEEDBACK_FIELDS, PACKAGINGS, PLACEMENTS, PRODUCT_FIELDS, row_faults
 from mtive_nb.run.atomic import replacing, write_atomic
@@ -85,6 +86,7 @@ class Catalogue:
     """The usable products and feedback, and the quarantined rows and photos.
 
     `splits` maps product_id or feedback_id to train, val or test if the source defines splits, else it is None.
+    `tasks` are its own tasks by name.
     """
 
     name: str
@@ -93,13 +95,14 @@ class Catalogue:
     feedback: list[Feedback]
     quarantine: list[Quarantined] = field(default_factory=list)
     splits: dict[str, str] | None = None
+    tasks: dict[str, OwnTask] = field(default_factory=dict)
 
 
 def load_catalogue(folder: str | Path) -> Catalogue:
     """Read a catalogue folder, decoding every photo once.
 
-    Errors: FileNotFoundError, with the expected fields and an example, if the folder or products.jsonl is missing.
-    Every lesser fault goes to the catalogue's `quarantine`.
+    Errors: FileNotFoundError, with the expected fields and an example, if the folder or products.jsonl is missing;
+    ParameterError for a wrong tasks.yaml. Every lesser fault goes to the catalogue's `quarantine`.
     """
     root = Path(folder)
     if not (root / "products.jsonl").is_file():
@@ -114,6 +117,8 @@ def load_catalogue(folder: str | Path) -> Catalogue:
         rows = _rows(catalogue, "feedback.jsonl", FEEDBACK_FIELDS, known=known)
         catalogue.feedback = [Feedback(**row) for row in rows]
     catalogue.splits = _read_splits(catalogue)
+    facts = [row.facts for row in catalogue.feedback]
+    catalogue.tasks = {name: task.settled(facts) for name, task in own_tasks(root).items()}
     return catalogue
 
 
@@ -130,6 +135,7 @@ def write_catalogue(catalogue: Catalogue, folder: str | Path) -> Path:
     if catalogue.splits is not None:
         write_atomic(folder / "splits.json", json.dumps(catalogue.splits, indent=0, ensure_ascii=False) + "\n")
     if catalogue.root.resolve() != folder.resolve():
+        write_tasks(catalogue.tasks.values(), folder)
         for row in (*catalogue.products, *catalogue.feedback):
             for image in row.images:
                 if fault := path_fault(folder, image):

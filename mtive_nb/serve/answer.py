@@ -7,7 +7,7 @@ serve/engine.py or vLLM.
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ import torch
 from transformers.utils import logging
 
 from mtive_nb.data.emdiv import questions as ask
+from mtive_nb.data.emdiv.own import OwnTask, own_tasks
+from mtive_nb.data.emdiv.tasks import PP, PT
 from mtive_nb.data.photos import PhotoError, photo_fault
 from mtive_nb.data.records import assistant_turn, user_turn
-from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
 from mtive_nb.evaluate.predict import yes_no_tokens
 from mtive_nb.model.batches import batch_of
 from mtive_nb.model.experts import expert_name
@@ -27,14 +28,14 @@ from mtive_nb.model.stack import open_stack
 from mtive_nb.run.graph import Project, find_project, find_run
 from mtive_nb.serve.pool import ExpertPool
 
-# Default question of each task.
+# Default question of each built-in task.
 QUESTIONS = {
     "AE": ask.AE_GEN,
     "DD": ask.DD_BIN,
     "PM": ask.PM_BIN,
     "EX": ask.EX_AUG["expiry"][0],
-    "PT": ask.PT_GEN.format(options=ask.options_text(PACKAGINGS)),
-    "PP": ask.PP_GEN.format(options=ask.options_text(PLACEMENTS)),
+    "PT": PT.question,
+    "PP": PP.question,
 }
 MEANT_YES_NO = 0.5  # below this total probability of yes and no, the answer is open
 
@@ -62,7 +63,7 @@ class Profile:
         folder = (project or find_project()).outputs / name
         chapters = [_run_folder(folder, number) for number in ("04", "05", "06")]
         stacks = [chapter / "stack" for chapter in chapters]
-        self.name = name
+        self.name, self.own = name, profile_tasks(folder)
         self.stack = open_stack((stacks[0], "PT"), (stacks[1], "IT"))
         self.pool = ExpertPool(self.stack, trunk="IT")
         for task in json.loads((chapters[2] / "settings.json").read_text(encoding="utf-8")):
@@ -86,12 +87,12 @@ class Profile:
         return list(self.pool.experts)
 
     def ask(self, task: str, *photos: str | Path, question: str = "", max_new_tokens: int = 64) -> Answer:
-        """Return the answer of a task's expert about one or two photos; default question: QUESTIONS[task].
+        """Return the answer of a task's expert about one or two photos; default question: `task_question`.
 
         Errors: KeyError for a task without expert or question, PhotoError for an unusable photo, ValueError for a wrong
         number of photos.
         """
-        record = question_record(task, photos, question=question)
+        record = question_record(task, photos, question=question, own=self.own)
         return self.answers([record], max_new_tokens=max_new_tokens)[0]
 
     @torch.inference_mode()
@@ -126,18 +127,35 @@ class Profile:
         ]
 
 
-def question_record(task: str, photos: Sequence[str | Path], *, question: str = "") -> dict:
-    """Return a question about photos as a record without an answer. Errors: as in Profile.ask."""
-    if task not in QUESTIONS and not question:
-        raise KeyError(f"task {task!r}: found no question; pass one (default exists for {', '.join(QUESTIONS)})")
-    wanted = 2 if task == "PM" and not question else 1
+def profile_tasks(folder: Path) -> dict[str, OwnTask]:
+    """Return the own tasks of the catalogue that chapter 01 opened, by name. folder: the profile's outputs."""
+    found = find_run(folder, "01")
+    return own_tasks(found / "records") if found else {}
+
+
+def task_question(task: str, own: Mapping[str, OwnTask] | None = None) -> tuple[str, int]:
+    """Return a task's default question and its number of photos. Errors: KeyError for a task without a question."""
+    questions = QUESTIONS | {name: one.question for name, one in (own or {}).items()}
+    if task not in questions:
+        raise KeyError(f"task {task!r}: found no question; pass one (default exists for {', '.join(questions)})")
+    return questions[task], 2 if task == "PM" else 1
+
+
+def question_record(
+    task: str, photos: Sequence[str | Path], *, question: str = "", own: Mapping[str, OwnTask] | None = None
+) -> dict:
+    """Return a question about photos as a record without an answer. own: a profile's own tasks.
+
+    Errors: as in Profile.ask.
+    """
+    question, wanted = (question, 1) if question else task_question(task, own)
     if not wanted <= len(photos) <= 2:
         raise ValueError(f"photos: found {len(photos)}, expected {wanted if wanted == 2 else '1 or 2'}")
     images = [str(Path(photo).expanduser().resolve()) for photo in photos]
     for image in images:
         if fault := photo_fault(image):
             raise PhotoError(f"{image}: {fault}")
-    messages = [user_turn(question or QUESTIONS[task], images=len(images)), assistant_turn("")]
+    messages = [user_turn(question, images=len(images)), assistant_turn("")]
     return {"id": images[0], "task": task, "variant": "own", "images": images, "messages": messages, "answer": ""}
 
 
@@ -159,7 +177,8 @@ def main(profile: str, task: str, photos: Sequence[str], *, question: str) -> in
     """Run the command `ask`: print the answer; return exit code 2 for an invalid question, photo or profile."""
     logging.disable_progress_bar()
     try:
-        record = question_record(task, photos, question=question)  # refuse a wrong question before loading a model
+        own = profile_tasks(find_project().outputs / profile)
+        record = question_record(task, photos, question=question, own=own)  # refused before a model loads
         with open_profile(profile) as experts:
             found = experts.answers([record])[0]
     except (FileNotFoundError, KeyError, ValueError) as error:
