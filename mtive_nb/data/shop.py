@@ -143,6 +143,11 @@ def photos_table(parts: Iterable[ShopPart]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def tasks_of(parts: Iterable[ShopPart]) -> list[str]:
+    """All tasks of the parts, each once, in order."""
+    return list(dict.fromkeys(task for part in parts for task in part.tasks))
+
+
 def photos_with_facts(parts: Iterable[ShopPart]) -> list[CustomerPhoto]:
     """Customers' photos with known facts, in the catalogues' own order."""
     found = []

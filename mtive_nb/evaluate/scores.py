@@ -119,7 +119,7 @@ def attribute_scores(
             interval = bootstrap_interval(values, groups=products, seed=seed)
             rows.append({"system": system, "attribute": attribute, "value": interval.value, "low": interval.low,
                          "high": interval.high, "n": len(values)})  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["system", "attribute", "value", "low", "high", "n"])
 
 
 def paired_gains(
@@ -151,7 +151,7 @@ def paired_gains(
             rows.append(
                 {"task": task, "over": other, "gain": gain.value, "low": gain.low, "high": gain.high, "n": gain.n}
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["task", "over", "gain", "low", "high", "n"])
 
 
 def wide_table(scores: pd.DataFrame, *, paper: str, table: str) -> pd.DataFrame:

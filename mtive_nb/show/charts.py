@@ -29,17 +29,18 @@ def lines(
     return figure
 
 
-def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str = "", better: str = "higher",
+def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None, title: str = "", better: str = "higher",
                         chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
     """Plot grouped bars of `value` with intervals `low` to `high`: a group per column, a bar per system.
 
-    `frame` is long (system, column, value, low, high). `chance` draws a dashed line per group: the score of always
+    `columns`: order of the groups, default that of the frame; a frame without rows gives an empty plot. `frame` is long (system, column, value, low, high). `chance` draws a dashed line per group: the score of always
     giving the commonest answer. `dots` (system, column, value) mark the single runs that a bar combines.
     """
+    columns = list(dict.fromkeys(frame["column"])) if columns is None else columns
     systems = list(dict.fromkeys(frame["system"]))
     figure = new_figure(max(8.0, 1.1 + 0.26 * len(systems) * len(columns)), 3.6)
     axes = figure.subplots()
-    width = 0.84 / len(systems)
+    width = 0.84 / max(1, len(systems))
     for k, system in enumerate(systems):
         rows = frame[frame["system"] == system].set_index("column").reindex(columns)
         at = np.arange(len(columns)) + (k - (len(systems) - 1) / 2) * width
@@ -67,7 +68,9 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str =
         )
     axes.set_xticks(range(len(columns)), columns)
     axes.set(ylabel=ARROWS[better], title=title)
-    axes.legend(fontsize=7.5, frameon=False, ncols=min(len(systems), 7), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    axes.legend(
+        fontsize=7.5, frameon=False, ncols=min(max(1, len(systems)), 7), loc="upper center", bbox_to_anchor=(0.5, -0.1)
+    )
     tidy(axes)
     return figure
 

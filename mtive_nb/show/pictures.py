@@ -28,7 +28,11 @@ def _image(photo: AnyPhoto) -> Image.Image:
 
 def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None, *, columns: int = 6, side_in: float = 1.45,
                boxes: Sequence[Sequence[float] | None] | None = None, title: str = "") -> Figure:  # fmt: skip
-    """Plot photos in rows with short captions below; `boxes` are XYXY in pixels of each photo."""
+    """Plot photos in rows with short captions below; `boxes` are XYXY in pixels of each photo. Without photos: a note."""
+    if not len(photos):
+        figure = new_figure(6.0, 0.5)
+        figure.text(0.5, 0.5, f"{title}: no photo".lstrip(": "), ha="center", va="center", fontsize=9)
+        return figure
     captions, boxes = captions or [""] * len(photos), boxes or [None] * len(photos)
     rows = -(-len(photos) // columns)
     deepest = max((fill(c, 24).count("\n") + 1 if c else 0 for c in captions), default=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ MAKERS: dict[str, Callable[..., tasks.Made]] = {
     "PP": tasks.pp,
 }
 COVERAGE_COLUMNS = ["task", "variant", "split", "outcome", "photos"]
+FEW = 30  # with fewer test questions, an interval says little
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,44 @@ def _shop(catalogue: Catalogue, photos: list[CustomerPhoto], *, hard_share: floa
         root=catalogue.root,
         hard_share=hard_share,
     )
+
+
+def tasks_with_questions(records: Iterable[dict], tasks: Iterable[str]) -> list[str]:
+    """The tasks that have training and test records, so that an expert can be trained and scored, in their order.
+
+    Errors: ValueError when no task is left.
+    """
+    have = {(record["task"], record["split"]) for record in records}
+    asked = list(tasks)
+    usable = [task for task in asked if {(task, "train"), (task, "test")} <= have]
+    if not usable:
+        raise ValueError(
+            f"tasks {', '.join(asked)}: found none with both training and test questions; add facts, or products, to "
+            "the catalogue. The table of questions in notebook 01, and mtive-nb check FOLDER, give the reasons"
+        )
+    return usable
+
+
+def question_table(emdiv: Emdiv, tasks: Iterable[str]) -> pd.DataFrame:
+    """Count the questions of each task by split; `note` says why a task has none, or too few to conclude from.
+
+    Columns: task, train, val, test, note.
+    """
+    counts = Counter((record["task"], record["split"]) for record in emdiv.records)
+    skipped = emdiv.coverage[emdiv.coverage["outcome"] != "used"]
+    rows = []
+    for task in tasks:
+        numbers = {split: counts[task, split] for split in SPLITS}
+        reasons = skipped[skipped["task"] == task].groupby("outcome")["photos"].max()
+        note = ""
+        if not numbers["train"] or not numbers["test"]:
+            missing = "or".join(f" {split} " for split in ("train", "test") if not numbers[split]).strip()
+            why = f"{reasons.idxmax()} ({reasons.max()} photos)" if len(reasons) else "no photo, or none asked for"
+            note = f"left out, no {missing} questions: {why}"
+        elif numbers["test"] < FEW:
+            note = f"{numbers['test']} test questions, too few to conclude"
+        rows.append({"task": task, **numbers, "note": note})
+    return pd.DataFrame(rows, columns=["task", *SPLITS, "note"])
 
 
 Chosen = list[tuple[CustomerPhoto, Candidate]]
