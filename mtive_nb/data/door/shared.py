@@ -78,8 +78,9 @@ def placeholders(owners: Mapping[str, Iterable[str]]) -> dict[str, str]:
     """
     found = {}
     for photo, titles in owners.items():
-        words = [set(re.findall(r"\w+", title.casefold())) for title in {title.casefold() for title in titles}]
-        if len(words) >= PLACEHOLDER_TITLES:
+        different = {title.casefold() for title in titles}
+        if len(different) >= PLACEHOLDER_TITLES:
+            words = [set(re.findall(r"\w+", title)) for title in different]
             common = len(set.intersection(*words)) / max(1.0, float(np.mean([len(one) for one in words])))
             if common < 0.5:
                 found[photo] = f"a placeholder: the same photo stands on {len(words)} products with different titles"
