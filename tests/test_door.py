@@ -152,7 +152,10 @@ def test_facts_in_columns_by_name_by_dot_and_as_json(folder):
         ("damaged", 0, False),
         ("damaged", "perhaps", "perhaps"),
         ("count", "12", 12),
+        ("count", "12.0", 12),
+        ("count", 12.0, 12),
         ("count", "12.5", "12.5"),
+        ("damaged", "1.0", True),
         ("packaging", "Bottle", "bottle"),
         ("packaging", "Crate", "Crate"),
         ("damage", "CRACK", "crack"),
@@ -245,7 +248,7 @@ DEEP = '{"a": ' * 900 + "1" + "}" * 900
         ('{"product_id": "P2", "title": "x", "images": ["images/2.JPG"]}', "no such file; did you mean 2.jpg?"),
         ('{"product_id": "%s", "title": "x", "images": "images/2.jpg"}' % ("i" * 5000), "at most 500 characters"),
         ('{"product_id": "P2", "title": "x", "images": "images/2.jpg", "attributes": {"\\ud800": "x"}}', "not valid Unicode"),
-        ('{"product_id": "P2", "title": "x", "images": "images/2.jpg", "attributes": "{"}', "not a text of JSON"),
+        ('{"product_id": "P2", "title": "x", "images": "images/2.jpg", "attributes": "{x}"}', "not a text of JSON"),
         ('{"product_id": "P2", "title": "x", "images": {"a": 1}}', "expected a list"),
     ],
 )  # fmt: skip
@@ -254,6 +257,40 @@ def test_what_no_later_chapter_could_take_is_a_quarantined_row(folder, line, why
     assert [row.product_id for row in catalogue.products] == ["P1"]
     assert why in catalogue.quarantine[0].reason and catalogue.quarantine[0].line == 1
     assert all(len(row.found) <= 120 and len(row.row) <= 120 for row in catalogue.quarantine)
+
+
+def test_facts_need_the_photo_that_they_are_about(folder):
+    def row(k: int, images: list[str], **facts) -> dict:
+        return {"feedback_id": f"F{k}", "product_id": "P1", "images": images, "facts": facts or None}
+
+    rows = [
+        row(1, ["images/none.jpg", "images/2.jpg"], damaged=True),
+        row(2, ["images/none.jpg", "images/3.jpg"]),
+        row(3, ["images/4.jpg"], damaged=True, damage_box=[10, 10, 60, 40]),
+        row(4, ["images/5.jpg"], damaged=True, damage_box=[10, 10, 48, 48]),
+        row(5, ["images/6.jpg,images/7.jpg"]),
+    ]
+    catalogue = load(folder, [product(1)], rows)
+    assert [(one.feedback_id, one.images[0]) for one in catalogue.feedback] == [
+        ("F2", "images/3.jpg"),
+        ("F4", "images/5.jpg"),
+    ]
+    said = {fault.row: fault.reason for fault in catalogue.quarantine if fault.row != "F5"}
+    assert "facts are about this photo" in said["F1"] and "48 x 48 pixels" in said["F3"]
+    assert any("separate several photos by |" in fault.reason for fault in catalogue.quarantine)
+
+
+def test_a_required_field_without_a_column_is_named_once(folder):
+    write(folder, "products.csv", ["SKU,title,images", *(f"P{k},soap,images/{k}.jpg" for k in range(4))])
+    catalogue = load_catalogue(folder)
+    assert catalogue.products == [] and {row.field for row in catalogue.warnings} == {"product_id", "SKU"}
+    assert "columns.yaml can name yours" in next(row.reason for row in catalogue.warnings if row.field == "product_id")
+
+
+def test_a_folder_without_products_names_the_tables_it_has(folder):
+    write(folder, "export.csv", ["product_id"])
+    with pytest.raises(FileNotFoundError, match=r"holds no products\.jsonl or products\.csv, but export\.csv: rename"):
+        load_catalogue(folder)
 
 
 def test_a_photo_that_may_not_be_read_is_a_quarantined_photo(folder, monkeypatch):

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from mtive_nb.data.rows import CHOICES, FACT_TYPES
 
-TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
+# A table of numbers with gaps is often saved with 1.0 for 1.
+TRUE, FALSE = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 
 
 def coerced_product(row: Mapping) -> dict:
@@ -56,8 +57,12 @@ def coerced_facts(facts: Mapping[str, object]) -> dict:
             members = {key: one for key, one in value.items() if one != ""}
             if members or not value:  # all members unknown: so is the whole
                 read[name] = members
+        elif name == "damaged" and value in (0, 1):
+            read[name] = bool(value)
+        elif name == "count" and isinstance(value, float) and value.is_integer():
+            read[name] = int(value)
         elif not isinstance(value, str) or name not in FACT_TYPES:
-            read[name] = bool(value) if name == "damaged" and value in (0, 1) else value
+            read[name] = value
         elif value.strip():
             read[name] = _read(name, value.strip())
     return {name: value for name, value in read.items() if value != ""}
@@ -68,8 +73,8 @@ def _read(name: str, text: str) -> object:
     word, types = text.casefold(), FACT_TYPES[name]
     if bool in types and word in (*TRUE, *FALSE):
         return word in TRUE
-    if int in types and re.fullmatch(r"\d{1,9}", text):
-        return int(text)
+    if int in types and (number := re.fullmatch(r"(\d{1,9})(\.0+)?", text)):
+        return int(number[1])
     if name == "damage_box" and re.fullmatch(r"\d+(\.\d+)?([\s,;]+\d+(\.\d+)?){3}", text):
         return [float(number) if "." in number else int(number) for number in re.split(r"[\s,;]+", text)]
     return word if word in CHOICES.get(name, ()) else text

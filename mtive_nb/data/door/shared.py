@@ -33,12 +33,12 @@ PLACEHOLDER_TITLES = 5
 
 @dataclass(frozen=True)
 class Print:
-    """What identifies a photo: hash of its pixels, perceptual hash, thumbnail (16, 16, 3) in [0, 255], width / height."""
+    """What identifies a photo: hash of its pixels, perceptual hash, thumbnail (16, 16, 3) uint8, size (width, height)."""
 
     pixels: str
     phash: int
     thumbnail: np.ndarray
-    ratio: float
+    size: tuple[int, int]
 
 
 def print_of(path: str | Path) -> Print:
@@ -46,8 +46,7 @@ def print_of(path: str | Path) -> Print:
     image = load_image(path)
     pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
     small = image.resize((4 * SIDE_PX, 4 * SIDE_PX), Image.Resampling.BOX)
-    thumbnail = np.asarray(small.reduce(4), dtype=np.float32)
-    return Print(pixels, int(str(imagehash.phash(small)), 16), thumbnail, image.width / image.height)
+    return Print(pixels, int(str(imagehash.phash(small)), 16), np.asarray(small.reduce(4)), image.size)
 
 
 def same_photos(prints: Mapping[str, Print]) -> dict[str, str]:
@@ -114,8 +113,8 @@ def _copies(prints: Mapping[str, Print]) -> list[tuple[str, str]]:
     if not names:
         return []
     bits = np.array([prints[name].phash for name in names], dtype=np.uint64)
-    thumbnails = np.stack([prints[name].thumbnail for name in names]).astype(np.uint8)  # (N, 16, 16, 3)
-    ratios = np.array([prints[name].ratio for name in names])
+    thumbnails = np.stack([prints[name].thumbnail for name in names])  # (N, 16, 16, 3)
+    ratios = np.divide(*np.array([prints[name].size for name in names]).T)
     pairs = []
     for k in range(len(names) - 1):
         near = np.flatnonzero(np.bitwise_count(bits[k + 1 :] ^ bits[k]) <= MAX_BITS) + k + 1

@@ -17,12 +17,13 @@ from pathlib import Path
 import yaml
 
 from mtive_nb.data.emdiv.questions import AE_ATTRIBUTES
-from mtive_nb.data.rows import FACT_TYPES, FEEDBACK_FIELDS, PRODUCT_FIELDS, Fault, near, texts_of
+from mtive_nb.data.rows import FACT_TYPES, FEEDBACK_FIELDS, PRODUCT_FIELDS, REQUIRED, Fault, near, texts_of
 
 MAX_DEPTH = 20  # levels of objects and lists in a row
 DELIMITERS = (",", ";", "\t", "|")
 BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 COLUMNS_FILE = "columns.yaml"
+JSON_CELLS = ("images", "facts", "attributes", *FACT_TYPES)  # their text may be JSON
 FIELDS = {"products": PRODUCT_FIELDS, "feedback": FEEDBACK_FIELDS}
 
 Row = tuple[int, dict | None, Fault | None]  # line from 1; the row, or what is wrong with the line
@@ -76,7 +77,7 @@ def find_table(root: Path, kind: str) -> Path | None:
 
 
 def read_table(path: Path, kind: str, *, columns: Columns) -> tuple[list[Row], list[Fault]]:
-    """The rows of a file in our fields, and a warning for each ignored column. Errors: OSError if it cannot be read."""
+    """The rows of a file in our fields, and a warning for each ignored column and absent field. Errors: OSError if it cannot be read."""
     raw = path.read_bytes()
     lines = _json_lines(raw) if path.suffix == ".jsonl" else _csv_lines(raw, wanted=_own_names(kind, columns))
     places: dict[str, list[str]] = {}  # the export's column -> our fields
@@ -90,7 +91,12 @@ def read_table(path: Path, kind: str, *, columns: Columns) -> tuple[list[Row], l
     columns.met |= places.keys()
     known = (*FIELDS[kind], *(f"facts.{name}" for name in FACT_TYPES))
     ignored = [(name, "", f"no field of ours: ignored{near(name, known)}") for name, ours in places.items() if not ours]
-    return rows, ignored
+    there = {our for ours in places.values() for our in ours}
+    lacking = [name for name in FIELDS[kind] if name in REQUIRED and name not in there] if places else []
+    return rows, [
+        *((name, "", f"no column has this field; {COLUMNS_FILE} can name yours") for name in lacking),
+        *ignored,
+    ]
 
 
 def _own_names(kind: str, columns: Columns) -> set[str]:
@@ -123,7 +129,7 @@ def _shaped(
         value, (*parents, last) = cells[name], ours.split(".", 2)
         if ours.split(".")[0] == "attributes" and kind == "feedback":
             parents = ["facts", *parents]
-        if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") and last in ("facts", "attributes", *FACT_TYPES):
+        if isinstance(value, str) and last in JSON_CELLS and re.fullmatch(r"\s*(\{.*\}|\[.*\])\s*", value, re.S):
             try:
                 value = read_json(value)
             except (ValueError, RecursionError) as error:
