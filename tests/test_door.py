@@ -95,7 +95,7 @@ def test_lines_in_another_encoding_cost_only_themselves(folder):
 
 def test_columns_are_mapped_for_both_files_and_faults_of_the_mapping_are_named(folder):
     (folder / "columns.yaml").write_text(
-        "product_id: [Artikel, SKU]\ntitle: Bezeichnung\nattributes.colour: Farbe\nfacts.damaged: defekt\n"
+        "product_id: [Artikel, SKU]\ntitle: Bezeichnung\nattributes.colour: Farbe\nattributes.size: leer\nfacts.damaged: defekt\n"
         "tilte: x\ncount: [[1]]\nplacement: Ort\ncategory: Warengrupe\n"
     )
     write(

@@ -157,7 +157,8 @@ def _fact_faults(facts: object, text: str) -> list[Fault]:
         value = facts.get(name)
         wrong_bool = isinstance(value, bool) and name == "count"  # in Python True is an int
         if not isinstance(value, types) or wrong_bool:
-            faults.append((f"facts.{name}", value, f"expected {_names(types)}, found {type(value).__name__}"))
+            also = "; yes, no, 1 and 0 are read as well" if name == "damaged" and isinstance(value, str) else ""
+            faults.append((f"facts.{name}", value, f"expected {_names(types)}, found {type(value).__name__}{also}"))
     count, box = facts.get("count"), facts.get("damage_box")
     if isinstance(count, int) and count < 0:
         faults.append(("facts.count", count, "expected a whole number of 0 or more"))

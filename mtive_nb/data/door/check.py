@@ -103,9 +103,11 @@ def _lines(check: Check) -> Iterator[str]:
     yield f"An expert can be trained and tested for: {', '.join(ready) or 'no task yet'}"
     yield from _groups("Left out", catalogue.quarantine)
     first = {row.row: row.line for row in reversed(catalogue.quarantine) if row.file.startswith("products")}
-    for product, n in check.taken.items():
-        if product in first:
-            yield f"  product {_plain(product)} (line {first[product]}) is left out and takes {n} feedback row(s) with it"
+    taken = [(product, n) for product, n in check.taken.items() if product in first]
+    for product, n in taken[: 3 * SHOWN]:
+        yield f"  product {_plain(product)} (line {first[product]}) is left out and takes {n} feedback row(s) with it"
+    if more := taken[3 * SHOWN :]:
+        yield f"  and {len(more)} more products take {sum(n for _, n in more)} feedback rows with them"
     yield from _groups("Kept, but look at it", catalogue.warnings)
 
 

@@ -212,15 +212,13 @@ class _Reader:
         return {key: split for key, split in splits.items() if split in SPLITS and key in ids}
 
     def _leave_out(self, name: str, line: int | None, own: str, faults: Iterable[Fault]) -> None:
-        self.catalogue.quarantine += [
-            Quarantined(name, line, place, _short(found), why, _short(own)) for place, found, why in faults
-        ]
+        self.catalogue.quarantine += [_entry(name, line, own, fault) for fault in faults]
 
     def _warn(self, name: str, line: int | None, own: str, faults: Iterable[Fault]) -> None:
         """Note warnings: one for all rows of a file that have the same."""
-        for place, found, why in faults:
-            first = Quarantined(name, line, place, _short(found), why, _short(own))
-            self.warned.setdefault((name, place, why), [first, 0])[1] += 1
+        for fault in faults:
+            one = _entry(name, line, own, fault)
+            self.warned.setdefault((name, one.field, one.reason), [one, 0])[1] += 1
 
 
 def _view_warnings(images: tuple[str, ...]) -> list[Fault]:
@@ -235,6 +233,13 @@ def _folded(own: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\W_]", "", own).casefold())
 
 
+def _entry(name: str, line: int | None, own: str, fault: Fault) -> Quarantined:
+    place, found, why = fault
+    return Quarantined(name, line, _short(place), _short(found), _short(why, 400), _short(own))
+
+
 def _short(found: object, limit: int = 120) -> str:
+    """A text of at most `limit` characters that every encoding can write."""
     text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=repr)
+    text = text[: 2 * limit].encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -78,14 +78,16 @@ def find_table(root: Path, kind: str) -> Path | None:
 
 def read_table(path: Path, kind: str, *, columns: Columns) -> tuple[list[Row], list[Fault]]:
     """The rows of a file in our fields, and a warning for each ignored column and absent field. Errors: OSError if it cannot be read."""
-    raw = path.read_bytes()
-    lines = _json_lines(raw) if path.suffix == ".jsonl" else _csv_lines(raw, wanted=_own_names(kind, columns))
+    raw, header = path.read_bytes(), []
+    wanted = {*FIELDS[kind], *(name for theirs in columns.names.values() for name in theirs)}
+    lines = _json_lines(raw) if path.suffix == ".jsonl" else _csv_lines(raw, header, wanted=wanted)
     places: dict[str, list[str]] = {}  # the export's column -> our fields
     rows: list[Row] = []
     for line, cells, fault in lines:
         if cells is not None:
-            for name in cells.keys() - places.keys():
-                places[name] = [our for our, theirs in columns.names.items() if name in theirs] or _ours(name, kind)
+            for name in (*header, *cells):
+                if name not in places:
+                    places[name] = [our for our, theirs in columns.names.items() if name in theirs] or _ours(name, kind)
             cells, fault = _shaped(cells, places, kind, split_images=path.suffix == ".csv")
         rows.append((line, cells, fault))
     columns.met |= places.keys()
@@ -97,10 +99,6 @@ def read_table(path: Path, kind: str, *, columns: Columns) -> tuple[list[Row], l
         *((name, "", f"no column has this field; {COLUMNS_FILE} can name yours") for name in lacking),
         *ignored,
     ]
-
-
-def _own_names(kind: str, columns: Columns) -> set[str]:
-    return {*FIELDS[kind], *(name for theirs in columns.names.values() for name in theirs)}
 
 
 def _ours(name: str, kind: str) -> list[str]:
@@ -221,8 +219,8 @@ def _is_broken(line: bytes) -> bool:
     return False
 
 
-def _csv_lines(raw: bytes, *, wanted: Collection[str]) -> Iterator[Row]:
-    """The records of a CSV file with their non-empty cells; a broken record costs only itself."""
+def _csv_lines(raw: bytes, header: list[str], *, wanted: Collection[str]) -> Iterator[Row]:
+    """The records of a CSV file with their non-empty cells; a broken record costs only itself. Fills `header`."""
     lines = list(io.StringIO(_decoded(raw), newline=""))
     while lines and not lines[-1].strip():
         lines.pop()
@@ -230,7 +228,6 @@ def _csv_lines(raw: bytes, *, wanted: Collection[str]) -> Iterator[Row]:
     if start == len(lines):
         return
     delimiter = _delimiter(lines[start], wanted)
-    header: list[str] = []
     while start < len(lines):
         reader = csv.reader((lines[k] for k in range(start, len(lines))), delimiter=delimiter, strict=True)
         done = 0  # the lines of the reader's whole records
@@ -239,7 +236,7 @@ def _csv_lines(raw: bytes, *, wanted: Collection[str]) -> Iterator[Row]:
                 line, done = start + done + 1, reader.line_num
                 if header and any(cell.strip() for cell in cells):
                     yield (line, *_record(header, cells))
-                header = header or _unique([cell.strip() for cell in cells])
+                header += [] if header else _unique([cell.strip() for cell in cells])
             return
         except csv.Error as error:  # a quote that is never closed, or text after a closing quote
             line = start + done + 1
