@@ -1,4 +1,4 @@
-"""The command line: `mtive-nb run PROFILE [NN ...]`, `ask`, `report`, `preflight` (also `python -m mtive_nb ...`)."""
+"""The command line: `mtive-nb run PROFILE [NN ...]`, `check`, `ask`, `report`, `preflight` (also `python -m mtive_nb ...`)."""
 
 import argparse
 import sys
@@ -30,6 +30,11 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")
+    door = commands.add_parser(
+        "check", help="check a catalogue folder: usable rows, questions by task and split, faults; no model"
+    )
+    door.add_argument("folder")
+    door.add_argument("--json", action="store_true", help="print one JSON object")
     check = commands.add_parser(
         "preflight", help="check memory, disk, data and packages for a profile before a long run"
     )
@@ -61,6 +66,10 @@ def _run_command(asked: argparse.Namespace) -> int:
         from mtive_nb.serve.answer import main as ask
 
         return ask(asked.profile, asked.task, asked.photos, question=asked.question)
+    if asked.command == "check":
+        from mtive_nb.data.door.check import main as check
+
+        return check(asked.folder, as_json=asked.json)
     if asked.command == "preflight":
         from mtive_nb.report.preflight import main as preflight
 

@@ -33,20 +33,24 @@ class CustomerPhoto:
         return self.feedback.facts or {}
 
     @property
+    def listed(self) -> bool:
+        """Whether the photo shows the product as listed: its facts name no attributes, and it is no close-up of a date."""
+        return self.facts.get("attributes") is None and self.facts.get("dates") is None
+
+    @property
     def seen(self) -> dict[str, str]:
-        """The attributes visible in the photo; if the photo has no facts, the listing's attributes."""
-        return self.product.attributes if self.feedback.facts is None else _texts(self.facts.get("attributes"))
+        """The attributes visible in the photo, those of the listing where the facts name none."""
+        return self.product.attributes if self.listed else _texts(self.facts.get("attributes"))
 
     @property
     def recognisable(self) -> bool:
         """Whether the photo shows which product it is: a close-up of a date does not."""
-        facts = self.feedback.facts
-        return facts is None or any(self.seen.get(name) for name in IDENTIFYING)
+        return self.listed or any(self.seen.get(name) for name in IDENTIFYING)
 
     def known(self) -> dict[str, str]:
-        """Everything known to be true of the photo, as texts: `known_truth` and the facts of own tasks."""
+        """Everything known to be true of the photo, as texts: `known_truth`, and the facts of own tasks."""
         own = {task.fact: answer for task in self.own if (answer := task.read(self.facts)[0])}
-        return known_truth(self.facts) | own
+        return (self.seen if self.listed and self.facts else {}) | known_truth(self.facts) | own
 
 
 def known_truth(facts: dict | None) -> dict[str, str]:

@@ -62,7 +62,9 @@ def open_shop(
     """
     folder = Path(folder)
     if source == "mart":
-        return [ShopPart(load_catalogue(render_mart(folder / "mart", seed=seed, **mart)), ALL_TASKS)]
+        drawn = load_catalogue(render_mart(folder / "mart", seed=seed, **mart))
+        # Its splits are those of the ids alone: no two products of a drawn shop have the same photo.
+        return [ShopPart(dataclasses.replace(drawn, splits=None), ALL_TASKS)]
     if source != "real":
         catalogue = load_catalogue(source)
         return [ShopPart(catalogue, (*ALL_TASKS, *catalogue.tasks))]

@@ -220,7 +220,16 @@ def start_run(name: str, *, profile: str, seed: int) -> Run:
     run._write_record()
     run._write_metrics()
     _show_versions(record)
+    _keep_dollars()
     return run
+
+
+def _keep_dollars() -> None:
+    """Keep tables from reading two dollar signs, as in two prices, as a formula."""
+    import pandas
+
+    pandas.set_option("display.html.use_mathjax", False)
+    pandas.set_option("styler.html.mathjax", False)
 
 
 def _seed(seed: int) -> None:

@@ -44,7 +44,7 @@ def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None
         axes.axis("off")
     for axes, photo, caption, box in zip(grid, images, captions, boxes, strict=False):
         axes.imshow(photo)
-        axes.set_title(fill(caption, 24), fontsize=6.5, y=-0.04, va="top", pad=0)
+        axes.set_title(fill(caption, 24), fontsize=6.5, y=-0.04, va="top", pad=0, parse_math=False)
         if box:
             x0, y0, x1, y1 = box
             axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="#e45756", linewidth=1)
@@ -55,7 +55,7 @@ def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None
 
 def caption_of(facts: Mapping) -> str:
     """What is true of a customer's photo, for the caption below it: category, damage, placement, composited."""
-    shown = facts.get("attributes", {}).get("category"), facts.get("damage"), facts.get("placement")
+    shown = (facts.get("attributes") or {}).get("category"), facts.get("damage"), facts.get("placement")
     return ", ".join(filter(None, (*shown, "composited" if facts.get("composited") else "")))
 
 
@@ -103,7 +103,7 @@ def answer_table(rows: pd.DataFrame, *, side_px: int = 110) -> HTML:
             cells.append(f"<td{style}>{html.escape(str(row[column]))}</td>")
         body.append(f"<tr><td>{photos}</td>{''.join(cells)}</tr>")
     style = "<style>.answers td,.answers th{text-align:left;vertical-align:top;font-size:12px;padding:4px 8px}</style>"
-    return HTML(f'{style}<table class="answers"><tr>{head}</tr>{"".join(body)}</table>')
+    return HTML(f'{style}<table class="answers tex2jax_ignore mathjax_ignore"><tr>{head}</tr>{"".join(body)}</table>')
 
 
 def record_rows(records: Sequence[dict], names: Sequence[str]) -> pd.DataFrame:

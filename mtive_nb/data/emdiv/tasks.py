@@ -87,7 +87,7 @@ def ae(
     names: Sequence[str] = ask.AE_ATTRIBUTES,
 ) -> Made:
     """Attribute extraction: all visible `names` as JSON (gen), one of them (aug), or yes/no about a value (bin)."""
-    if photo.feedback.facts is None or not photo.facts.get("attributes"):
+    if not photo.facts or not photo.seen:
         return "facts name no visible attributes"
     if not photo.recognisable:
         return "no attribute but colour visible (close-up)"
