@@ -5,9 +5,7 @@ The key comes from an environment variable and goes only into the request's head
 
 from __future__ import annotations
 
-import base64
 import json
-import mimetypes
 import os
 import random
 import threading
@@ -17,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
+
+from mtive_nb.data.photos import data_url, load_image
 
 LONGEST_WAIT_S = 60.0
+SENT_PX = 2048  # side of the square whose area a sent photo has at most; providers shrink larger photos anyway
 _TRY_AGAIN = (408, 429)  # and 5xx
 _THIS_REQUEST = (400, 413, 422)  # too large, filtered: the next request may pass
 
@@ -133,10 +135,13 @@ class Endpoint:
         return text[:200]
 
 
-def photo_part(photo: bytes, path: str | Path) -> dict:
-    """A photo as a part of a turn, its bytes unchanged; the path's suffix sets the MIME type."""
-    mime = mimetypes.guess_type(str(path))[0] or "image/jpeg"
-    return {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{base64.b64encode(photo).decode()}"}}
+def photo_part(photo: str | Path | Image.Image, *, kind: str = "JPEG") -> dict:
+    """A photo as a part of a turn, encoded as `kind`: an image as it is, a file as `load_image` reads it, at most SENT_PX.
+
+    Errors: PhotoError for an unusable file.
+    """
+    image = photo if isinstance(photo, Image.Image) else load_image(photo, side_px=SENT_PX)
+    return {"type": "image_url", "image_url": {"url": data_url(image, kind=kind)}}
 
 
 def _asked_wait_s(response: httpx.Response) -> float:

@@ -6,6 +6,7 @@ API's reply does not.
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,19 +16,20 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 
 import httpx
 import openai
 
 from mtive_nb.data.endpoint import photo_part
-from mtive_nb.model.batches import cached_image
+from mtive_nb.data.photos import cached_by_file
+from mtive_nb.model.batches import any_of, cached_image, plain_chat
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
 
 BASE = "trunk"  # model name of requests without an expert
+# Forms of special tokens, for a server whose tokenizer is not at hand: <|im_end|>, <image>, </s>, [INST].
+BRACKETS = re.compile(r"</?[^\s<>]{1,40}>|\[/?[A-Z_]{2,40}\]")
 TAIL = 2000  # last characters of the server's log in an error
 
 
@@ -52,6 +54,7 @@ class VllmClient:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
         self.trunk_name = BASE  # model name of requests without an expert
+        self.control = BRACKETS  # control tokens of the server's chat template
         self.current: dict[str, str] = {}  # expert -> model name of its requests
         self.versions: dict[str, int] = {}  # expert -> last version number
         self._held, self._books = Counter(), threading.Condition()
@@ -65,8 +68,9 @@ class VllmClient:
 
     def find_experts(self) -> None:
         """Read the names of the server's models: the first is its trunk, every other name an expert."""
-        self.trunk_name, *names = [model.id for model in self.client.models.list()]
-        for name in names:
+        trunk, *others = self.client.models.list()
+        self.trunk_name, self.control = trunk.id, _control_of(getattr(trunk, "root", None))
+        for name in (model.id for model in others):
             expert, mark, number = name.rpartition("@")
             expert, number = (expert, int(number)) if mark and number.isdigit() else (name, 1)
             if number >= self.versions.get(expert, 1):
@@ -143,7 +147,7 @@ class VllmClient:
 
         Errors: KeyError for an expert that is not in service, openai.APIError.
         """
-        turns = chat_with_photos(record, self.max_px)
+        turns = chat_with_photos(record, self.max_px, control=self.control)
         with self._holding(expert) as name:
             said = self.client.chat.completions.create(
                 model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True
@@ -163,7 +167,7 @@ class VllmClient:
 
         `extra_body`: vLLM's own fields of a request, such as ignore_eos.
         """
-        turns = chat_with_photos(record, self.max_px)
+        turns = chat_with_photos(record, self.max_px, control=self.control)
         with self._holding(expert) as name:
             with self.client.chat.completions.create(
                 model=name,
@@ -268,21 +272,28 @@ def _pixel_bound(trunk: Path) -> int | None:
     return int(area**0.5) if area else None
 
 
-def chat_with_photos(record: dict, max_px: int | None) -> list[dict]:
-    """Return a record's turns before its answer in OpenAI's format; photos are PNG, sized for the model's processor."""
+def _control_of(model: str | None) -> re.Pattern[str]:
+    """Return the pattern of the special tokens of a model's folder; BRACKETS where no such folder is at hand."""
+    if model is None or not (found := Path(model) / "tokenizer.json").is_file():
+        return BRACKETS
+    return any_of(token["content"] for token in json.loads(found.read_text())["added_tokens"] if token["special"])
+
+
+def chat_with_photos(record: dict, max_px: int | None, *, control: re.Pattern[str] = BRACKETS) -> list[dict]:
+    """Return a record's turns before its answer in OpenAI's format; photos are PNG, sized for the model's processor.
+
+    `control`: tokens that the server's chat template would not read as text; they are broken, as `plain` explains.
+    """
     photos, turns = iter(record["images"]), []
-    for turn in record["messages"][:-1]:
-        parts = turn["content"] if isinstance(turn["content"], list) else [{"type": "text", "text": turn["content"]}]
-        shown = [_photo(next(photos), max_px) if p["type"] == "image" else p for p in parts]
+    for turn in plain_chat(record["messages"][:-1], control):
+        shown = [_photo(next(photos), max_px) if p["type"] == "image" else p for p in turn["content"]]
         turns.append({"role": turn["role"], "content": shown})
     return turns
 
 
-@lru_cache(maxsize=1024)
+@cached_by_file(1024)
 def _photo(path: str, max_px: int | None) -> dict:
-    packed = BytesIO()
-    cached_image(path, max_px).save(packed, format="PNG")
-    return photo_part(packed.getvalue(), "photo.png")
+    return photo_part(cached_image(path, max_px), kind="PNG")
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ class LlmGenerator:
         if stored.is_file():
             self.cached += 1
             return _pairs(json.loads(stored.read_text(encoding="utf-8")))[0]
-        content = [photo_part(photo, image), {"type": "text", "text": prompt}]
+        content = [photo_part(image), {"type": "text", "text": prompt}]
         reply, reason = self._endpoint.ask(content, _fault, request={"temperature": 0.7, "max_tokens": 1024})
         if reply is None:
             self.failures[reason] += 1

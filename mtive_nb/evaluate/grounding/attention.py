@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from mtive_nb.model.batches import batch_of, rough_tokens
+from mtive_nb.model.batches import batch_of, control_tokens, plain, rough_tokens
 from mtive_nb.model.load import Vlm, base_fingerprint
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.parallel import by_processes
@@ -195,7 +195,7 @@ def _grids(vlm: Vlm, inputs: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
 
 def _answer_tokens(vlm: Vlm, record: dict) -> tuple[list[str], list[tuple[int, int]]]:
     """Return the answer's tokens as text and their character spans, without the end token."""
-    answer = record["answer"]
+    answer = plain(record["answer"], control_tokens(vlm.processor))  # as in the batch
     encoded = vlm.processor.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
     spans = [tuple(span) for span in encoded["offset_mapping"]]
     return [answer[a:b] for a, b in spans], spans
