@@ -24,6 +24,7 @@ import openai
 from mtive_nb.data.endpoint import photo_part
 from mtive_nb.data.photos import cached_by_file
 from mtive_nb.model.batches import any_of, cached_image, plain_chat
+from mtive_nb.model.load import max_px_of
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
 
@@ -265,11 +266,10 @@ class VllmServer(VllmClient):
 
 
 def _pixel_bound(trunk: Path) -> int | None:
-    """Return the side of the largest square that an exported trunk's processor accepts; None if it has no bound."""
-    found = trunk / "preprocessor_config.json"
-    size = json.loads(found.read_text()).get("size", {}) if found.is_file() else {}
-    area = size.get("longest_edge") or size.get("max_pixels")
-    return int(area**0.5) if area else None
+    """Return load_vlm's max_px of an exported trunk; None if its processor has no upper bound."""
+    found = trunk / "processor_config.json"
+    size = json.loads(found.read_text())["image_processor"]["size"] if found.is_file() else {}
+    return max_px_of(size, family=json.loads((trunk / "config.json").read_text())["model_type"])
 
 
 def _control_of(model: str | None) -> re.Pattern[str]:
