@@ -111,6 +111,9 @@ def test_shards_resume_and_are_not_mixed_up(vlm, records, photo_folder, tmp_path
     assert calls.count(2) == 3 + 1 and np.allclose(resumed["score"], whole["score"], atol=1e-7)
     with pytest.raises(ValueError, match="found scores of records 12"):
         score_records(vlm, records[:7], tmp_path / "cut", **given)
+    records[3]["answer"] = records[3]["messages"][-1]["content"] = "another answer"
+    with pytest.raises(ValueError, match="found scores of content"):
+        score_records(vlm, records, tmp_path / "cut", **given)
 
 
 def test_a_batch_scores_as_its_records_alone(vlm, records, photo_folder):

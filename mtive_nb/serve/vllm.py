@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ class VllmClient:
         self.control = BRACKETS  # control tokens of the server's chat template
         self.current: dict[str, str] = {}  # expert -> model name of its requests
         self.versions: dict[str, int] = {}  # expert -> last version number
-        self._held, self._books = Counter(), threading.Condition()
+        self._held, self._retired, self._books = Counter(), set(), threading.Lock()
 
     def __enter__(self) -> "VllmClient":
         self.find_experts()
@@ -86,20 +87,21 @@ class VllmClient:
     def update(self, expert: str, folder: Path) -> str:
         """Serve the expert's next version without an interruption; returns the versioned name.
 
-        New requests to the expert get the new version. The old version is unloaded when its last request has ended.
+        New requests to the expert get the new version. The old version is unloaded as soon as its last request has
+        ended; `update` does not wait for it.
         For one expert, only one thread at a time may call `update`.
         """
         old = self._name(expert)
         name = self._load(expert, folder)
-        self._unload(old)
+        self._retire(old)
         return name
 
     def remove(self, expert: str) -> None:
-        """Take an expert out of service; its running requests finish first."""
+        """Take an expert out of service; its running requests finish, then it is unloaded."""
         with self._books:
             name = self._name(expert)
             del self.current[expert]
-        self._unload(name)
+        self._retire(name)
 
     def state(self) -> list[dict]:
         """Return a row per expert: expert, version (its name on the server), this client's running requests."""
@@ -120,10 +122,18 @@ class VllmClient:
             self.current[expert] = name
         return name
 
-    def _unload(self, name: str) -> None:
+    def _retire(self, name: str) -> None:
+        """Unload a version now, or at the end of its last request: a reader may keep a stream open for hours."""
         with self._books:
-            self._books.wait_for(lambda: not self._held[name])
-        self._post("unload_lora_adapter", {"lora_name": name})
+            self._retired.add(name)
+        self._unload_if_free(name)
+
+    def _unload_if_free(self, name: str) -> None:
+        with self._books:
+            free = name in self._retired and not self._held[name]
+            self._retired -= {name} if free else set()
+        if free:
+            self._post("unload_lora_adapter", {"lora_name": name})
 
     def _post(self, what: str, body: dict) -> None:
         reply = httpx.post(f"{self.url}/v1/{what}", json=body, timeout=120)
@@ -141,7 +151,10 @@ class VllmClient:
         finally:
             with self._books:
                 self._held[name] -= 1
-                self._books.notify_all()
+            try:
+                self._unload_if_free(name)
+            except (RuntimeError, httpx.HTTPError) as error:  # the request itself has its answer
+                warnings.warn(f"{name} stays loaded on the server: {error}", stacklevel=4)
 
     def ask(self, record: dict, expert: str | None = None, *, max_new_tokens: int = 64) -> Reply:
         """Return the greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
