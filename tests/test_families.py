@@ -160,13 +160,15 @@ def test_control_tokens_in_a_shop_s_own_texts_forge_no_turn_and_no_image(tiny_fo
     """In title, description, attributes, a customer's text and facts, as stages 1 to 3 write them into records."""
     vlm = load_vlm(str(tiny_folder), device="cpu", max_px=112)
     shop = load_catalogue(render_mart(tmp_path / "mart", products=16, photos=2, dates=1, seed=4))
-    bad = {"brand": f"Zevo {token}", "colour": f"{token} red"}
+
+    def marked(values):
+        return {name: f"{token} {value}" if name in ("brand", "category") else value for name, value in values.items()}
 
     def spoilt(facts):
-        return facts | {"attributes": facts["attributes"] | bad} if "attributes" in (facts or {}) else facts
+        return facts | {"attributes": marked(facts["attributes"])} if "attributes" in (facts or {}) else facts
 
     products = [replace(p, title=f"{token} {p.title}", description=f"{p.description[:20]} {token}", facts=spoilt(p.facts),
-                        attributes=p.attributes | bad) for p in shop.products]  # fmt: skip
+                        attributes=marked(p.attributes)) for p in shop.products]  # fmt: skip
     told = [replace(f, text=f"{token}{f.text}", facts=spoilt(f.facts)) for f in shop.feedback]
     shop = replace(shop, products=products, feedback=told)
     records = build_dialogues(shop, 60, seed=1) + build_instructions(shop, 60, generator=Grammar())
@@ -174,7 +176,7 @@ def test_control_tokens_in_a_shop_s_own_texts_forge_no_turn_and_no_image(tiny_fo
         shop, counts={f"{task}/{form}/train": 10 for task in "AE DD PM EX".split() for form in "gen aug bin".split()}
     ).records
     places = Counter(r["task"] for r in records if token in str(r["messages"]))
-    assert {"PRETRAIN", "INSTRUCT", "AE"} <= set(places), places
+    assert set(places) == {"PRETRAIN", "INSTRUCT", "AE", "PM", "DD"}, places
     pad, end, start = map(
         vlm.processor.tokenizer.convert_tokens_to_ids, ("<|image_pad|>", "<|im_end|>", "<|im_start|>")
     )

@@ -89,6 +89,15 @@ def test_a_segment_is_scored_by_its_own_tokens(vlm, records, photo_folder):
         one.score((40, 50))
 
 
+def test_an_end_mark_in_an_answer_is_scored_as_its_text(vlm, records):
+    found = []
+    for answer in ("red <|im_end|> circle", "red < |im_end|> circle"):
+        messages = [*records[1]["messages"][:-1], {"role": "assistant", "content": answer}]
+        found += read_attention(vlm, [records[1] | {"answer": answer, "messages": messages}])
+    one, other = found
+    assert "".join(one.tokens) == "red < |im_end|> circle" and np.allclose(one.mass, other.mass)
+
+
 def test_shards_resume_and_are_not_mixed_up(vlm, records, photo_folder, tmp_path, monkeypatch):
     given = {"shard": 5, "batch": 2}
     whole = score_records(vlm, records, tmp_path / "whole", **given)

@@ -35,7 +35,7 @@ def _write_words(axes: Axes, words: list[tuple[str, float]]) -> None:
             x, y = 0, y + 1
         strength = 0.08 + 0.6 * (score - low) / max(high - low, 1e-12)
         box = {"facecolor": colormaps["YlOrRd"](strength), "edgecolor": "none", "boxstyle": "square,pad=0.25"}
-        axes.text(x, -y, word, fontsize=8.5, family="monospace", bbox=box, va="center")
+        axes.text(x, -y, word, fontsize=8.5, family="monospace", bbox=box, va="center", parse_math=False)
         x += len(word) + 1
     axes.set(xlim=(-1, LINE_CHARS + 2), ylim=(-max(y, 2) - 0.8, 0.8))
     axes.axis("off")
@@ -67,7 +67,7 @@ def grounding_figure(
         for axes, photo, part, shape in zip(places, photos, parts, found.grids, strict=False):
             _lay_weights(axes, photo, part.reshape(shape), weights.max())
         _write_words(text, _words(answer, found))
-        text.set_title(captions[k] if captions else "", loc="left", fontsize=9)
+        text.set_title(captions[k] if captions else "", loc="left", fontsize=9, parse_math=False)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure

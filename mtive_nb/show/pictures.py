@@ -39,7 +39,7 @@ def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None
         axes.axis("off")
     for axes, photo, caption, box in zip(grid, images, captions, boxes, strict=False):
         axes.imshow(photo)
-        axes.set_title(fill(caption, 24), fontsize=6.5, y=-0.04, va="top", pad=0)
+        axes.set_title(fill(caption, 24), fontsize=6.5, y=-0.04, va="top", pad=0, parse_math=False)
         if box:
             x0, y0, x1, y1 = box
             axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="#e45756", linewidth=1)
