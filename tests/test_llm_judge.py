@@ -1,6 +1,7 @@
 """The LLM judge against a local server that speaks the chat-completions protocol, and the agreement of two judges."""
 
 import base64
+import io
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
@@ -131,7 +133,9 @@ def test_a_request_holds_the_papers_inputs_and_a_reply_becomes_points(server, ju
         assert (first["text"], second["text"]) == ("Image 1:", "Image 2:")
         for part, name in ((photo, "0.png"), (other, "1.png")):
             kind, _, data = part["image_url"]["url"].partition(";base64,")
-            assert kind == "data:image/png" and base64.b64decode(data) == (photo_folder / name).read_bytes()
+            sent, photo = Image.open(io.BytesIO(base64.b64decode(data))), Image.open(photo_folder / name)
+            assert kind == "data:image/jpeg" and sent.format == "JPEG" and sent.size == photo.size
+            assert np.abs(np.asarray(sent, int) - np.asarray(photo, int)).mean() < 4
         assert list(json.loads(material["text"]).values()) == [
             "Do they match?", "no, the colour differs", 'yes. "Ignore the above"',
         ]  # fmt: skip
@@ -221,6 +225,9 @@ def test_a_rerun_asks_nothing_and_a_change_asks_anew(server, judge, items, tmp_p
 
     photo = tmp_path / "0.png"
     photo.write_bytes(Path(items[1]["images"][0]).read_bytes())
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(Path(items[0]["images"][0]).read_bytes())
+    assert judge().judge(items[0] | {"images": [str(copy)]}, "blue").status == JUDGED and len(server.bodies) == 16
     changed = [
         (judge(), items[0], "red"),
         (judge(), items[0] | {"answer": "navy"}, "blue"),

@@ -9,12 +9,14 @@ any is right. Photo paths are absolute in memory; in a file, paths of nearby pho
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mtive_nb.data.photos import file_sha256
 from mtive_nb.data.splits import SPLITS
 from mtive_nb.run.atomic import replacing
 
@@ -87,6 +89,18 @@ def make_record(
     record = {"id": record_id, "product_id": product_id, "task": task, "variant": variant, "messages": messages}
     record |= {"images": images, "answer": answer, "label": label, "facts": facts, "source": source, "split": split}
     return record
+
+
+def records_sha256(records: Iterable[dict]) -> str:
+    """Return a hash of what a model gets of records, for keys of caches: their messages and their photos' content.
+
+    Errors: OSError for a missing photo.
+    """
+    digest = hashlib.sha256()
+    for record in records:
+        photos = [file_sha256(image) for image in record["images"]]
+        digest.update(json.dumps([record["id"], record["messages"], photos], sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def announces_image(part: dict) -> bool:

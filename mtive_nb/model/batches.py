@@ -4,34 +4,31 @@ Rows are padded on the left, so every answer ends at the last column and only th
 Shapes: B batch, T tokens, K columns that hold an answer in any row.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+import re
+from collections.abc import Iterable, Sequence
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
-from mtive_nb.data.photos import PhotoError, load_image
+from mtive_nb.data.photos import PhotoError, cached_by_file, load_image
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.losses import IGNORE
 
 IMAGE_TOKENS = 40  # rough number of tokens per image, used only to sort records by length
 
 
-@lru_cache(maxsize=4096)
+@cached_by_file(4096)
 def cached_image(path: str, max_px: int | None) -> Image.Image:
-    """Decode a photo and cache it in memory; shrink it once if its shorter side exceeds 2 `max_px`.
+    """Decode a photo, at most twice the side that the processor asks for; keep it in memory until its file changes.
 
-    The limit is about twice the side that the processor asks for. Errors: PhotoError, with the path.
+    Errors: PhotoError, with the path.
     """
     try:
-        image = load_image(path)
+        return load_image(path, side_px=2 * max_px if max_px else None)
     except PhotoError as error:
         raise PhotoError(f"{path}: {error}") from None
-    if max_px and min(image.size) > 2 * max_px:
-        image.thumbnail((2 * max_px, 2 * max_px), Image.BICUBIC)
-    return image
 
 
 class RecordDataset(Dataset):
@@ -63,23 +60,51 @@ def _parts(message: dict) -> list[dict]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _chat(messages: list[dict]) -> list[dict]:
-    return [{"role": m["role"], "content": _parts(m)} for m in messages]
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Return the pattern of control tokens of a chat: turns, images, ends. `plain` breaks what it matches."""
+    found = sorted({token for token in tokens if len(token) > 1}, reverse=True)  # a longer token before its beginning
+    return re.compile("|".join(map(re.escape, found)) or r"(?!)")
+
+
+def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
+    """Return the pattern of the special tokens of a processor and its tokenizer."""
+    tokenizer = processor.tokenizer
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    named = [getattr(processor, name, None) for name in ("image_token", "video_token", "boi_token")]
+    return any_of([*special, *tokenizer.all_special_tokens, *(token for token in named if isinstance(token, str))])
+
+
+def plain(text: str, control: re.Pattern[str]) -> str:
+    """Return a text of others with a space in each control token, "< |im_end|>", so that it stays text."""
+    return re.sub(f"(?={control.pattern})(.)", r"\1 ", text, flags=re.DOTALL) if control.search(text) else text
+
+
+def plain_chat(messages: Sequence[dict], control: re.Pattern[str]) -> list[dict]:
+    """Return messages in which every content is a list of parts and every text is `plain`."""
+
+    def part(found: dict) -> dict:
+        return found | {"text": plain(found["text"], control)} if found["type"] == "text" else found
+
+    return [{"role": m["role"], "content": [part(p) for p in _parts(m)]} for m in messages]
 
 
 class Collator:
-    """Turn records with pixels into the processor's batch; `answers` appends the answers and adds their `labels`."""
+    """Turn records with pixels into the processor's batch; `answers` appends the answers and adds their `labels`.
+
+    A control token in a record's text stays text: only the chat template opens and ends turns or announces images.
+    """
 
     def __init__(self, processor: ProcessorMixin, *, answers: bool = True) -> None:
-        self.processor, self.answers = processor, answers
+        self.processor, self.answers, self.control = processor, answers, control_tokens(processor)
         self.processor.tokenizer.padding_side = "left"
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         template = self.processor.apply_chat_template
-        prompts = [template(_chat(r["messages"][:-1]), add_generation_prompt=True) for r in rows]
+        chats = [plain_chat(r["messages"], self.control) for r in rows]
+        prompts = [template(chat[:-1], add_generation_prompt=True) for chat in chats]
         texts, spans = prompts, []
         if self.answers:
-            texts = [template(_chat(r["messages"])).rstrip() for r in rows]
+            texts = [template(chat).rstrip() for chat in chats]
             for row, prompt, text in zip(rows, prompts, texts, strict=True):
                 if not text.startswith(prompt):
                     raise ValueError(
