@@ -19,23 +19,33 @@ from mtive_nb.model.losses import IGNORE
 IMAGE_TOKENS = 40  # rough number of tokens per image, used only to sort records by length
 
 
-@lru_cache(maxsize=4096)
-def cached_image(path: str, max_px: int | None) -> Image.Image:
-    """Decode a photo and cache it in memory; shrink it once if its shorter side exceeds 2 `max_px`.
-
-    The limit is about twice the side that the processor asks for. Errors: PhotoError, with the path.
-    """
+def prepared_image(path: str, max_px: int | None) -> Image.Image:
+    """Decode a photo, `shrunk` to `max_px`. Errors: PhotoError, with the path."""
     try:
-        image = load_image(path)
+        return shrunk(load_image(path), max_px)
     except PhotoError as error:
         raise PhotoError(f"{path}: {error}") from None
+
+
+def shrunk(image: Image.Image, max_px: int | None) -> Image.Image:
+    """Shrink a photo whose shorter side exceeds 2 `max_px`, about twice the side that the processor asks for."""
     if max_px and min(image.size) > 2 * max_px:
+        image = image.copy()
         image.thumbnail((2 * max_px, 2 * max_px), Image.BICUBIC)
     return image
 
 
+@lru_cache(maxsize=4096)
+def cached_image(path: str, max_px: int | None) -> Image.Image:
+    """Return prepared_image, cached in memory."""
+    return prepared_image(path, max_px)
+
+
 class RecordDataset(Dataset):
-    """Records with their decoded photos under `pixels`; `max_px` is the VLM's own bound (Vlm.max_px)."""
+    """Records with their photos under `pixels`, decoded here unless the record has them.
+
+    `max_px` is the VLM's own bound (Vlm.max_px).
+    """
 
     def __init__(self, records: Sequence[dict], max_px: int | None = None) -> None:
         self.records, self.max_px = records, max_px
@@ -45,6 +55,8 @@ class RecordDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         record = self.records[index]
+        if "pixels" in record:
+            return record | {"pixels": [shrunk(image, self.max_px) for image in record["pixels"]]}
         return record | {"pixels": [cached_image(path, self.max_px) for path in record["images"]]}
 
     def lengths(self) -> list[int]:
