@@ -181,20 +181,28 @@ class Profile(Experts):
         return answers
 
 
-def question_record(task: str, photos: Sequence[str | Path], *, question: str = "", max_px: int | None = None) -> dict:
-    """Return a question about photos as a record without an answer, with the photos decoded (`pixels`).
-
-    Errors: KeyError for a task without question, ValueError for a wrong number of photos, PhotoError for one that
-    cannot be used.
-    """
-    if task not in QUESTIONS and not question:
+def default_question(task: str) -> str:
+    """Return a task's own question. Errors: KeyError for a task that has none."""
+    if task not in QUESTIONS:
         raise KeyError(f"task {task!r}: found no question; pass one (default exists for {', '.join(QUESTIONS)})")
+    return QUESTIONS[task]
+
+
+def question_record(
+    task: str, photos: Sequence[str | Path], *, question: str = "", max_px: int | None = None, pixels: Sequence = ()
+) -> dict:
+    """Return a question about photos as a record without an answer, with the photos decoded.
+
+    pixels: the photos, where they are decoded already. Errors: KeyError for a task without question, ValueError for a
+    wrong number of photos, PhotoError for one that cannot be used.
+    """
+    text = question or default_question(task)
     wanted = 2 if task == "PM" and not question else 1
     if not wanted <= len(photos) <= 2:
         raise ValueError(f"photos: found {len(photos)}, expected {wanted if wanted == 2 else '1 or 2'}")
     images = [str(Path(photo).expanduser().resolve()) for photo in photos]
-    pixels = [prepared_image(image, max_px) for image in images]
-    messages = [user_turn(question or QUESTIONS[task], images=len(images)), assistant_turn("")]
+    pixels = pixels or [prepared_image(image, max_px) for image in images]
+    messages = [user_turn(text, images=len(images)), assistant_turn("")]
     record = {"id": images[0], "task": task, "variant": "own", "images": images, "pixels": pixels}
     return record | {"messages": messages, "answer": ""}
 
