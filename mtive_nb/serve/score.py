@@ -234,6 +234,7 @@ def _answer(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tok
     for (row, _), answer in zip(asked, answers, strict=True):
         found = asdict(answer)
         row |= {"answer": found.pop("text"), **found, "milliseconds": round(answer.milliseconds, 1)}
+        row["probability"] = None if answer.probability is None else round(answer.probability, 6)
 
 
 def _in_words(error: Exception) -> str:

@@ -21,9 +21,10 @@ from pathlib import Path
 
 import httpx
 import openai
+from PIL import Image
 
 from mtive_nb.data.endpoint import photo_part
-from mtive_nb.model.batches import cached_image
+from mtive_nb.model.batches import cached_image, shrunk
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
 
@@ -54,6 +55,7 @@ class VllmClient:
         self.trunk_name = BASE  # model name of requests without an expert
         self.current: dict[str, str] = {}  # expert -> model name of its requests
         self.versions: dict[str, int] = {}  # expert -> last version number
+        self.folders: dict[str, str | None] = {}  # model name -> its folder on the server's machine
         self._held, self._books = Counter(), threading.Condition()
 
     def __enter__(self) -> "VllmClient":
@@ -65,7 +67,9 @@ class VllmClient:
 
     def find_experts(self) -> None:
         """Read the names of the server's models: the first is its trunk, every other name an expert."""
-        self.trunk_name, *names = [model.id for model in self.client.models.list()]
+        models = list(self.client.models.list())
+        self.trunk_name, *names = [model.id for model in models]
+        self.folders = {model.id: getattr(model, "root", None) for model in models}
         for name in names:
             expert, mark, number = name.rpartition("@")
             expert, number = (expert, int(number)) if mark and number.isdigit() else (name, 1)
@@ -120,10 +124,11 @@ class VllmClient:
             self._books.wait_for(lambda: not self._held[name])
         self._post("unload_lora_adapter", {"lora_name": name})
 
-    def _post(self, what: str, body: dict) -> None:
-        reply = httpx.post(f"{self.url}/v1/{what}", json=body, timeout=120)
+    def _post(self, what: str, body: dict, *, version: str = "v1/") -> dict:
+        reply = httpx.post(f"{self.url}/{version}{what}", json=body, timeout=120)
         if reply.status_code != 200:
             raise RuntimeError(f"vLLM, {what} {body}: HTTP {reply.status_code}: {reply.text[:300]}")
+        return reply.json() if what == "tokenize" else {}
 
     @contextmanager
     def _holding(self, expert: str | None) -> Iterator[str]:
@@ -138,18 +143,29 @@ class VllmClient:
                 self._held[name] -= 1
                 self._books.notify_all()
 
-    def ask(self, record: dict, expert: str | None = None, *, max_new_tokens: int = 64) -> Reply:
+    def ask(self, record: dict, expert: str | None = None, *, max_new_tokens: int = 64, likeliest: int = 0) -> Reply:
         """Return the greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
 
+        `likeliest`: number of tokens whose log-probabilities the reply has at each place, 20 at most.
         Errors: KeyError for an expert that is not in service, openai.APIError.
         """
         turns = chat_with_photos(record, self.max_px)
+        more = {"top_logprobs": likeliest, "extra_body": {"return_tokens_as_token_ids": True}} if likeliest else {}
         with self._holding(expert) as name:
             said = self.client.chat.completions.create(
-                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True
+                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True, **more
             ).choices[0]
-        logprobs = tuple(token.logprob for token in said.logprobs.content)
-        return Reply(said.message.content.strip(), logprobs, name)
+        text, places = said.message.content.strip(), said.logprobs.content
+        logprobs = tuple(place.logprob for place in places)
+        if not likeliest:
+            return Reply(text, logprobs, name)
+        tops = tuple({_token_id(top.token): top.logprob for top in place.top_logprobs} for place in places)
+        return Reply(text, logprobs, name, tuple(_token_id(place.token) for place in places), tops)
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Return the token ids of a text as the server's model reads it. Errors: RuntimeError if the server refuses."""
+        body = {"model": self.trunk_name, "prompt": text, "add_special_tokens": False}
+        return self._post("tokenize", body, version="")["tokens"]
 
     def stream(
         self,
@@ -268,20 +284,36 @@ def _pixel_bound(trunk: Path) -> int | None:
     return int(area**0.5) if area else None
 
 
+def _token_id(token: str) -> int:
+    """Return 123 for vLLM's `token_id:123`."""
+    return int(token.removeprefix("token_id:"))
+
+
 def chat_with_photos(record: dict, max_px: int | None) -> list[dict]:
-    """Return a record's turns before its answer in OpenAI's format; photos are PNG, sized for the model's processor."""
-    photos, turns = iter(record["images"]), []
+    """Return a record's turns before its answer in OpenAI's format; photos are PNG, sized for the model's processor.
+
+    Photos that the record holds decoded (`pixels`) are sent, else those of its paths.
+    """
+    decoded = record.get("pixels")
+    photos = iter(
+        [_png(shrunk(i, max_px)) for i in decoded] if decoded else (_photo(i, max_px) for i in record["images"])
+    )
+    turns = []
     for turn in record["messages"][:-1]:
         parts = turn["content"] if isinstance(turn["content"], list) else [{"type": "text", "text": turn["content"]}]
-        shown = [_photo(next(photos), max_px) if p["type"] == "image" else p for p in parts]
+        shown = [next(photos) if p["type"] == "image" else p for p in parts]
         turns.append({"role": turn["role"], "content": shown})
     return turns
 
 
 @lru_cache(maxsize=1024)
 def _photo(path: str, max_px: int | None) -> dict:
+    return _png(cached_image(path, max_px))
+
+
+def _png(image: Image.Image) -> dict:
     packed = BytesIO()
-    cached_image(path, max_px).save(packed, format="PNG")
+    image.save(packed, format="PNG")
     return photo_part(packed.getvalue(), "photo.png")
 
 
