@@ -200,5 +200,37 @@ def threshold_table(
     return pd.DataFrame(rows)
 
 
+def thresholds_by_task(confident: pd.DataFrame) -> pd.DataFrame:
+    """Return threshold_table of the yes/no answers of with_confidence, with calibrated probabilities; first column: task."""
+    parts = []
+    for task, some in confident[confident["kind"] == "yes/no"].groupby("task", sort=False):
+        yes = np.where([choice.option == "yes" for choice in some["choice"]], some["after"], 1 - some["after"])
+        found = threshold_table(yes, some["truth"] == "yes")
+        found.insert(0, "task", task)
+        parts.append(found)
+    return pd.concat(parts, ignore_index=True) if parts else threshold_table([], []).iloc[:0]
+
+
+def calibration_entries(
+    temperatures: pd.DataFrame,
+    errors: pd.DataFrame,
+    *,
+    experts: Mapping[str, str],
+    classes: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, dict]]:
+    """Return calibration.json: {task: {kind: temperature, n, ece_before, ece_after, expert's sha256, options}}.
+
+    errors: calibration_table of test answers; the errors are null where the task has none.
+    """
+    found: dict[str, dict[str, dict]] = {}
+    for row in temperatures.itertuples():
+        of_form = errors[(errors["task"] == row.task) & (errors["kind"] == row.kind)].set_index("state")["value"]
+        entry = {"temperature": row.temperature, "n": row.n}
+        entry |= {f"ece_{state}": of_form.get(state) for state in ("before", "after")}
+        options = list(YES_NO if row.kind == "yes/no" else classes[row.task])
+        found.setdefault(row.task, {})[row.kind] = entry | {"expert": experts[row.task], "options": options}
+    return found
+
+
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")

@@ -87,7 +87,8 @@ class Output:
 
     def _read(self) -> None:
         """Read earlier rows; a last line that was not written to its end is dropped."""
-        text, start = self.path.read_text(encoding="utf-8-sig"), self._header() or '{"id": '
+        text = self.path.read_bytes().decode("utf-8-sig", "replace")  # a last character may be half there
+        start = self._header() or '{"id": '
         if not (text.startswith(start) or start.startswith(text)):
             raise ValueError(f"{self.path}: found a file that holds no answers of `score`; choose another output")
         end = text.rfind("\n") + 1
@@ -101,13 +102,13 @@ class Output:
             self.rows[tuple(row[name] for name in PLACE)] = _typed(row)
 
     def _header(self) -> str:
-        return ",".join(COLUMNS) + "\n" if self.path.suffix == ".csv" else ""
+        return ",".join(COLUMNS) + "\r\n" if self.path.suffix == ".csv" else ""
 
     def _lines(self, rows: Sequence[dict]) -> str:
         if self.path.suffix == ".jsonl":
             return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         text = io.StringIO()
-        csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
+        csv.DictWriter(text, COLUMNS).writerows(rows)
         return text.getvalue()
 
 
