@@ -3,8 +3,11 @@
 import csv
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -247,6 +250,81 @@ def test_probabilities_are_those_of_the_logits(experts, tiny_folder):
         total += chance
     assert chances.of("PP", "abc", text="a shelf", tokens=[3, 4], logits=logits) == (None, "", False)
     assert chances.of("DD", "abc", text="yesterday", tokens=[*yes[:-1], 9], logits=logits)[0] is None
+
+
+@pytest.fixture
+def vllm(home):
+    """The address of a server that speaks as vLLM does: experts DD (its folder is here) and AE (elsewhere)."""
+    models = [("trunk", "/srv/trunk"), ("DD@3", str(home / "outputs/mine/06_chapter/stack/DD")), ("AE@1", "/srv/AE")]
+    seen = []
+
+    def place(token: int, others: dict[int, float]) -> dict:
+        tops = [{"token": f"token_id:{t}", "logprob": p, "bytes": None} for t, p in others.items()]
+        return {"token": f"token_id:{token}", "logprob": others[token], "bytes": None, "top_logprobs": tops}
+
+    class Server(BaseHTTPRequestHandler):
+        def reply(self, body: dict, status: int = 200) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def do_GET(self) -> None:
+            self.reply({"object": "list", "data": [{"id": i, "object": "model", "root": root} for i, root in models]})
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/tokenize":
+                return self.reply({"tokens": {"yes": [7], "no": [8]}[asked["prompt"]]})
+            seen.append(asked)
+            if asked["model"] == "AE@1":
+                return self.reply({"error": {"message": "too long"}}, 400)
+            assert asked["return_tokens_as_token_ids"] and asked["top_logprobs"] == 20
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "no"}}
+            choice["logprobs"] = {"content": [place(8, {8: -0.2, 9: -1.0, 7: -2.2})]}
+            self.reply({"id": "1", "object": "chat.completion", "created": 0, "model": "x", "choices": [choice]})
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_running_server_is_asked_in_place_of_this_process(home, vllm, photos, tmp_path, monkeypatch, capsys):
+    url, seen = vllm
+    monkeypatch.setenv("MTIVE_HOME", str(home))
+    stack = home / "outputs" / "mine" / "06_chapter" / "stack"
+    sha256 = read_manifest(stack)["adapters"]["DD"]["sha256"]
+    rows = [{"photo": photos / f"{k}.png", "task": task} for k in range(3) for task in ("DD", "AE", "PM")]
+    with open_profile("mine", server=url) as experts:
+        table = score(experts, rows, output=tmp_path / "out.csv").set_index("task")
+    assert list(table.loc["DD", "answer"]) == ["no"] * 3 and set(table.loc["DD", "expert"]) == {f"DD@3 {sha256[:8]}"}
+    assert list(table.loc["DD", "probability"]) == pytest.approx([1 / (1 + np.exp(2.0))] * 3, abs=1e-5)
+    assert set(table.loc["DD", "calibrated"]) == {False} and set(table.loc["AE", "expert"]) == {"AE@1"}
+    assert all("too long" in said for said in table.loc["AE", "error"])
+    assert all("no expert 'PM' in service; there are ['AE', 'DD']" in said for said in table.loc["PM", "error"])
+    assert {asked["model"] for asked in seen} == {"DD@3", "AE@1"} and seen[0]["max_tokens"] == TOKENS
+    assert main(["ask", "mine", "DD", str(photos / "0.png"), "--server", url]) == 0
+    assert capsys.readouterr().out.startswith(f"no  (yes: 0.12, not calibrated)  [DD@3 {sha256[:8]}, ")
+
+
+def test_the_temperature_of_chapter_07_counts_for_the_expert_that_it_was_fitted_to(home, vllm, photos, monkeypatch):
+    monkeypatch.setenv("MTIVE_HOME", str(home))
+    folder = home / "outputs" / "mine" / "07_chapter"
+    folder.mkdir()
+    sha256 = read_manifest(folder.parent / "06_chapter" / "stack")["adapters"]["DD"]["sha256"]
+    try:
+        for expert, temperature in ((sha256, 4.0), (sha256[::-1], 1.0)):
+            entry = {"temperature": 4.0, "n": 9, "expert": expert, "options": ["yes", "no"]}
+            (folder / "calibration.json").write_text(json.dumps({"DD": {"yes/no": entry}}))
+            with open_profile("mine", server=vllm[0]) as experts:
+                found = experts.ask("DD", photos / "0.png")
+            assert found.probability == pytest.approx(1 / (1 + np.exp(2.0 / temperature)))
+            assert found.calibrated == (temperature == 4.0) and found.probability_of == "yes"
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_the_command_says_how_it_went(home, photos, tmp_path, monkeypatch, capsys):

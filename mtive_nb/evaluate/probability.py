@@ -135,9 +135,16 @@ def fit_temperature(choices: Sequence[Choice], right: Sequence[float]) -> float:
     A weak prior, log temperature ~ N(0, 1), keeps a few answers that are all right from demanding certainty.
     """
     right = np.asarray(right, float)
+    owner = np.array([k for k, choice in enumerate(choices) for _ in choice.partings], int)
+    rows = [row for choice in choices for row in choice.partings]
+    logits = np.full((len(rows), max(map(len, rows), default=1)), -np.inf)  # (partings, most options)
+    for padded, row in zip(logits, rows, strict=True):
+        padded[: len(row)] = row
 
     def loss(log_temperature: float) -> float:
-        sure = np.clip([c.confidence(np.exp(log_temperature)) for c in choices], 1e-12, 1 - 1e-12)
+        scaled = logits / np.exp(log_temperature)
+        logs = np.bincount(owner, scaled[:, 0] - logsumexp(scaled, axis=1), minlength=len(choices))
+        sure = np.clip(np.exp(logs), 1e-12, 1 - 1e-12)
         return log_temperature**2 / 2 - np.sum(right * np.log(sure) + (1 - right) * np.log1p(-sure))
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
