@@ -133,6 +133,8 @@ def score(
     tasks: asked of every row that names no task. output: file as in Output. batch: questions answered together, of any
     tasks. Errors: those of read_questions and Output; an unknown task or a bad photo is a row with an error.
     """
+    if batch < 1:
+        raise ValueError(f"batch: found {batch}, expected 1 or more")
     questions = read_questions(source, tasks=tasks)
     with Output(output) as kept, ThreadPoolExecutor(DECODERS) as threads:
         limits = {"batch": batch, "max_new_tokens": max_new_tokens}
