@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtive_nb.data.emdiv.own import OwnTask
 from mtive_nb.data.records import load_records, make_record
 from mtive_nb.data.splits import split_of
 from mtive_nb.evaluate.intervals import Interval, paired_difference
@@ -28,9 +29,10 @@ from mtive_nb.model.stack import open_stack
 from mtive_nb.model.train import Training, train_adapter
 from mtive_nb.run.graph import Project, find_project
 from mtive_nb.run.stale import read_run
-from mtive_nb.serve.answer import default_question, run_folder
+from mtive_nb.serve.answer import run_folder
 from mtive_nb.serve.questions import Question, read_questions
 from mtive_nb.serve.versions import ExpertVersion, Versions
+from mtive_nb.serve.vllm import VllmClient
 
 ACCEPTED = "ok"  # in the column `correct_answer`: the answer was right
 HELD_OUT = 0.2  # share of the corrections that both versions are compared on
@@ -52,10 +54,10 @@ class Retrained:
     in_force: bool
 
 
-def correction_records(source: str | Path, task: str) -> list[dict]:
+def correction_records(source: str | Path, task: str, *, own: Mapping[str, OwnTask] | None = None) -> list[dict]:
     """Return a task's corrected answers as records: split "val" for a fifth, by a hash of the photo, else "train".
 
-    `source`: a file of answers with the column `correct_answer`: the right answer, "ok" where the answer given is right,
+    own: the profile's own tasks. `source`: a file of answers with the column `correct_answer`: the right answer, "ok" where the answer given is right,
     empty where nobody looked. Errors: those of read_questions, and ValueError for a file without such answers.
     """
     records = []
@@ -71,7 +73,7 @@ def correction_records(source: str | Path, task: str) -> list[dict]:
                     task=task,
                     variant="bin" if polar else "aug",
                     images=photos,
-                    question=question.text or default_question(task),
+                    question=question.text or task_question(task, own)[0],
                     answer=polar or right,
                     label=polar or None,
                     source="corrections",
@@ -101,7 +103,7 @@ def retrain(
     run, KeyError for a task without an expert, ValueError for a file without corrections.
     """
     folder = (project or find_project()).outputs / profile
-    versions, own = Versions(folder), correction_records(source, task)
+    versions, own = Versions(folder), correction_records(source, task, own=profile_tasks(folder))
     old, chapters = versions.in_force(task), {n: run_folder(folder, n) for n in ("01", "04", "05", "06")}
     emdiv = [r for r in load_records(chapters["01"] / "records" / "emdiv.jsonl") if r["task"] == task]
     drawn = set(json.loads((chapters["06"] / "drawn.json").read_text(encoding="utf-8")))
@@ -178,6 +180,19 @@ def table_of(versions: Versions) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def show_versions(profile: str, task: str = "", number: int = 0) -> int:
+    """Run the command `versions`: list a profile's versions; with a task and a number, put that version in force."""
+    try:
+        versions = Versions(find_project().outputs / profile)
+        if task:
+            versions.put_in_force(task, number)
+        print(table_of(versions))
+    except (FileNotFoundError, KeyError) as error:
+        print(f"error: {error.args[0]}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(profile: str, task: str, source: str, *, force: bool, server: str = "") -> int:
     """Run the command `retrain`; return 0 if the new version is in force, 1 if it is worse, 2 for a wrong input."""
     try:
@@ -193,6 +208,7 @@ def main(profile: str, task: str, source: str, *, force: bool, server: str = "")
         print(f"{task}: version {number} is worse and not in force; --force puts it in force all the same")
         return 1
     if server:
-        _update_server(profile, task, found.version, server)
+        with VllmClient(server) as client:
+            print(f"{server}: {client.update(task, found.version.folder / found.version.adapter)} answers from now on")
     print(f"{task}: version {number} is in force; back: mtive-nb versions {profile} {task} {number - 1}")
     return 0
