@@ -29,7 +29,7 @@ from mtive_nb.model.stack import open_stack
 from mtive_nb.model.train import Training, train_adapter
 from mtive_nb.run.graph import Project, find_project
 from mtive_nb.run.stale import read_run
-from mtive_nb.serve.answer import run_folder
+from mtive_nb.serve.answer import profile_tasks, run_folder, task_question
 from mtive_nb.serve.questions import Question, read_questions
 from mtive_nb.serve.versions import ExpertVersion, Versions
 from mtive_nb.serve.vllm import VllmClient
