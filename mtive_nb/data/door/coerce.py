@@ -36,7 +36,7 @@ def coerced_feedback(row: Mapping) -> dict:
 
 
 def _common(row: Mapping, *ids: str) -> dict:
-    row = dict(row)
+    row = {name: "" if isinstance(value, str) and not value.strip() else value for name, value in row.items()}
     for name in ids:
         if isinstance(row.get(name), int) and not isinstance(row[name], bool):
             row[name] = str(row[name])

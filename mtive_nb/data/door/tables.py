@@ -87,7 +87,8 @@ def read_table(path: Path, kind: str, *, columns: Columns) -> tuple[list[Row], l
         if cells is not None:
             for name in (*header, *cells):
                 if name not in places:
-                    places[name] = [our for our, theirs in columns.names.items() if name in theirs] or _ours(name, kind)
+                    mapped = [our for our, theirs in columns.names.items() if name in theirs and _is_of(our, kind)]
+                    places[name] = mapped or _ours(name, kind)
             cells, fault = _shaped(cells, places, kind, split_images=path.suffix == ".csv")
         rows.append((line, cells, fault))
     columns.met |= places.keys()
@@ -99,6 +100,11 @@ def read_table(path: Path, kind: str, *, columns: Columns) -> tuple[list[Row], l
         *((name, "", f"no column has this field; {COLUMNS_FILE} can name yours") for name in lacking),
         *ignored,
     ]
+
+
+def _is_of(ours: str, kind: str) -> bool:
+    """Whether a field of ours belongs to products or to feedback; attributes of feedback are those that the photo shows."""
+    return ours.split(".")[0] in (*FIELDS[kind], "facts", "attributes")
 
 
 def _ours(name: str, kind: str) -> list[str]:
