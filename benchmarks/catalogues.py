@@ -57,7 +57,9 @@ def clothes(folder: Path, *, products: int = 60) -> Catalogue:
         photo, name = load_image(of_kind[kind][k // len(kinds)]), f"SKU-{k:04d}"
         photo.thumbnail((320, 320))
         photo.save(folder / "images" / f"{name}.jpg")
-        product = Product(name, f"{kind} no {k}", f"One {kind}.", kind, "clothes", {"category": kind}, (f"images/{name}.jpg",))
+        product = Product(
+            name, f"{kind} no {k}", f"One {kind}.", kind, "clothes", {"category": kind}, (f"images/{name}.jpg",)
+        )
         made.products.append(product)
         for number in range(PHOTOS):
             path = f"images/{name}-{number}.jpg"
@@ -154,8 +156,12 @@ def try_one(name: str, *, numbers: list[str]) -> dict:
         done = run_notebooks("mine", numbers=numbers, project=project, tell=lambda text: print(text, file=sys.stderr))
         reached = done.ok and write_report(project, "mine").is_file()
         table = home / "outputs" / "mine" / "01_catalogue_and_emdiv" / "tables" / "questions.csv"
-        questions = pd.read_csv(table).set_index("task")[["train", "val", "test"]] if table.is_file() else pd.DataFrame()
-    questions = {task: " / ".join(map(str, row)) for task, row in zip(questions.index, questions.to_numpy(), strict=True)}
+        questions = (
+            pd.read_csv(table).set_index("task")[["train", "val", "test"]] if table.is_file() else pd.DataFrame()
+        )
+    questions = {
+        task: " / ".join(map(str, row)) for task, row in zip(questions.index, questions.to_numpy(), strict=True)
+    }
     return {
         "catalogue": name, "metric": f"reached the report, {name}", "value": int(reached), "unit": "of 1", "better": "higher",
         "questions": questions, "failed": done.failed, "seconds": round(time.perf_counter() - started),

@@ -4,6 +4,7 @@ The experts of chapter 06 run in this process, on the trunk of chapters 04 and 0
 serve/engine.py or vLLM.
 """
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,10 +21,10 @@ from mtive_nb.data.records import assistant_turn, user_turn
 from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
 from mtive_nb.evaluate.predict import yes_no_tokens
 from mtive_nb.model.batches import batch_of
+from mtive_nb.model.experts import expert_name
 from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.stack import open_stack
 from mtive_nb.run.graph import Project, find_project, find_run
-from mtive_nb.run.stale import read_run
 from mtive_nb.serve.pool import ExpertPool
 
 # Default question of each task.
@@ -64,8 +65,8 @@ class Profile:
         self.name = name
         self.stack = open_stack((stacks[0], "PT"), (stacks[1], "IT"))
         self.pool = ExpertPool(self.stack, trunk="IT")
-        for task in read_run(chapters[2])["parameters"]["TASKS"]:
-            self.pool.add(task, stacks[2])
+        for task in json.loads((chapters[2] / "settings.json").read_text(encoding="utf-8")):
+            self.pool.add(task, stacks[2], expert_name(task))
         self._serving = ExitStack()
         self._serving.enter_context(self.stack.serving("IT"))
 
