@@ -99,7 +99,9 @@ def test_columns_are_mapped_for_both_files_and_faults_of_the_mapping_are_named(f
         "tilte: x\ncount: [[1]]\nplacement: Ort\ncategory: Warengrupe\n"
     )
     write(
-        folder, "products.csv", ["SKU;Title;Bezeichnung;Farbe;images;Warengruppe;leer", "7;old;Seife;weiss;images/1.jpg;x;"]
+        folder,
+        "products.csv",
+        ["SKU;Title;Bezeichnung;Farbe;images;Warengruppe;leer", "7;old;Seife;weiss;images/1.jpg;x;"],
     )
     rows = [{"feedback_id": 1, "Artikel": 7, "images": "images/2.jpg", "defekt": "NO"}]
     write(folder, "feedback.jsonl", rows)

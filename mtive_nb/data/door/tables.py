@@ -137,7 +137,8 @@ def _shaped(
         return ours.count("."), mapped.index(name) if name in mapped else len(mapped)
 
     row: dict = {}
-    for ours, name in sorted(((ours, name) for name in cells for ours in places[name]), key=rank):
+    pairs = [(ours, name) for name in cells for ours in places[name]]
+    for ours, name in sorted(pairs, key=rank):
         value, (*parents, last) = cells[name], ours.split(".", 2)
         if ours.split(".")[0] == "attributes" and kind == "feedback":
             parents = ["facts", *parents]
