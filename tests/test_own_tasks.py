@@ -191,12 +191,12 @@ def test_every_kind_is_scored_in_our_own_table(built):
     same = {GERMAN: "yes", MATERIAL: "glass", WEIGHT: "50 g"}
     one = [same[r["task"]] if r["task"] != MATERIAL or r["variant"] != "bin" else "no" for r in test]
     scores = score_table(test, {"right": right, "one": one}, resamples=20)
-    assert set(scores["table"]) == {"EMDIV"} and set(scores["paper"]) == {"own"}
+    assert set(scores["table"]) == {"EMDIV"} and set(scores["paper"]) == {"own"} and set(scores["unit"]) == {"fraction"}
     value = scores.set_index(["system", "metric"])["value"]
-    judged = [f"{WEIGHT}/{name}" for name in ("Acc judge", "Rel judge", "Hal judge", "EM")]
+    judged = [f"{WEIGHT}/{name}" for name in ("Acc", "Rel", "Hal", "EM")]
     kinds = [f"{t}/{name}{form}" for t in (GERMAN, MATERIAL) for form in (" binary", "") for name in ("Acc", "F1w")]
     assert {metric for metric in scores["metric"] if "Unparsed" not in metric} == {*judged, *kinds}
-    assert [value["right", metric] for metric in judged] == [100, 100, 0, 1]
+    assert [value["right", metric] for metric in judged] == [1, 1, 0, 1]
     assert [value["right", metric] for metric in kinds] == [1] * 8
     # Half of the answers are yes: all yes is right in half of them, with F1 2/3 for yes and 0 for no.
     for form in (" binary", ""):
@@ -212,8 +212,8 @@ def test_every_kind_is_scored_in_our_own_table(built):
     assert value["one", f"{MATERIAL}/Acc"] == pytest.approx(np.mean(glass)) and 0.2 < np.mean(glass) < 0.5
     light = np.mean([true_answer(WEIGHT, number(r)) == "50 g" for r in test if r["task"] == WEIGHT])
     assert value["one", f"{WEIGHT}/EM"] == pytest.approx(light) and 0 < light < 0.3
-    assert value["one", f"{WEIGHT}/Acc judge"] == pytest.approx(100 * light)
-    assert value["one", f"{WEIGHT}/Hal judge"] == pytest.approx(100 * (1 - light))
+    assert value["one", f"{WEIGHT}/Acc"] == pytest.approx(light)
+    assert value["one", f"{WEIGHT}/Hal"] == pytest.approx(1 - light)
 
 
 def test_the_judge_reads_an_own_answer_in_a_sentence(built):

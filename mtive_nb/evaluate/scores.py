@@ -58,8 +58,8 @@ def score_table(
     records. Our own metrics: `<task>/Acc binary`, `F1w binary` (where T2 has none) and `Unparsed binary`; `AE/EM` over
     asked attributes and `AE/EM record` over whole answers; `EX/EM` (as printed), `EX/EM date` and `EX/EM present` (as
     printed, where there is a date), over records that ask for a date. A task that T1 does not have (PT, PP, a
-    catalogue's own) is scored by its records: `<task>/Acc`, `F1w` and `Unparsed` over answers that are classes;
-    `<task>/Acc judge`, `Rel judge`, `Hal judge` and `EM` over open answers. A metric without records has no row.
+    catalogue's own) is scored by its records, in fractions: `<task>/Acc`, `F1w` and `Unparsed` over answers that are
+    classes; the judge's `Acc`, `Rel`, `Hal`, and `EM`, over open answers. A metric without records has no row.
     Errors: ValueError where a system's number of answers differs from the number of records.
     """
     records = list(records)
@@ -184,10 +184,12 @@ def _judged(task: str, items: list[Answered], judge: Judge, options: dict[str, i
     judged = [judge.judge(record, answer) for record, answer in items]
     groups = [_owner(record) for record, _ in items]
     rows = []
+    in_t1 = task in T1_TASKS
+    place, unit, whole = (("mtive", "T1"), "points 0-100", 1) if in_t1 else (("own", OWN_TABLE), "fraction", 100)
     for short, field, better in _T1:
-        interval = bootstrap_interval([getattr(one, field) for one in judged], groups=groups, **options)
-        where = ("mtive", "T1", f"{task}/{short}") if task in T1_TASKS else ("own", OWN_TABLE, f"{task}/{short} judge")
-        rows.append(_row(*where, interval, unit="points 0-100", better=better))
+        values = [getattr(one, field) / whole for one in judged]
+        interval = bootstrap_interval(values, groups=groups, **options)
+        rows.append(_row(*place, f"{task}/{short}", interval, unit=unit, better=better))
     return rows
 
 
