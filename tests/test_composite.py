@@ -22,7 +22,7 @@ def grocery(tmp_path):
     for n in range(24):
         photo(n).save(root / f"images/{n}.jpg")
         rows.append(Feedback(f"train/{n}", f"P{n % 2}", "", (f"images/{n}.jpg",), {"packaging": "box"}))
-    attributes = ({"packaging": "box"}, {"packaging": "loose"})
+    attributes = ({"packaging": "box", "category": "milk"}, {"packaging": "loose", "category": "milk"})
     products = [Product(f"P{n}", "Milk", "", "milk", "milk", attributes[n], ("images/0.jpg",)) for n in range(2)]
     splits = {row.feedback_id: "test" if n < 6 else "train" for n, row in enumerate(rows)}
     return Catalogue("grocery", root, products, rows, splits=splits)

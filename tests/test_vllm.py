@@ -16,10 +16,13 @@ from PIL import Image
 
 from mtive_nb.data.endpoint import Endpoint
 from mtive_nb.evaluate.judge.llm import JUDGED, LlmJudge
+from mtive_nb.evaluate.predict import next_token_logits
 from mtive_nb.model.batches import cached_image
-from mtive_nb.model.lineage import LineageError
+from mtive_nb.model.lineage import LineageError, read_manifest
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
+from mtive_nb.run.graph import Project
+from mtive_nb.serve.answer import open_profile, question_record
 from mtive_nb.serve.export import export_expert, export_flat, export_trunk, rank_room
 from mtive_nb.serve.load_test import Swaps, closed_loop
 from mtive_nb.serve.parity import Reply, compare, live_replies
@@ -362,6 +365,28 @@ def test_a_running_server_is_asked_and_changed_by_its_address(server, home, some
         client.remove("late")
         with pytest.raises(KeyError, match="no expert 'late'"):
             client.update("late", home / "served1" / "AE")
+
+
+@real
+def test_a_served_profile_scores_as_the_live_stack(server, stacks, home, photo_folder, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for name in SPECS:
+        server.update(name, home / "served1" / name)
+    with open_profile("mine", project=Project(tmp_path), server=server.url) as experts:
+        table = experts.score(photo_folder, tasks=list(SPECS), max_new_tokens=TOKENS)
+        assert experts.client.tokens_of("yes no") == stacks[1].vlm.processor.tokenizer.encode("yes no")
+    assert (table["error"] == "").all() and len(table) == 16
+    for row in table.itertuples():
+        stacks[1].activate(row.task)
+        record = question_record(row.task, [photo_folder / row.photo])
+        (live,) = live_replies(stacks[1], [record], max_new_tokens=TOKENS)
+        sha256 = read_manifest(home / "v1")["adapters"][row.task]["sha256"]
+        assert row.answer == live.text and row.expert == f"{server.current[row.task]} {sha256[:8]}"
+        reply = server.ask(record, row.task, max_new_tokens=1, likeliest=20)
+        logits = next_token_logits(stacks[1], [record])[0].float().log_softmax(-1)
+        tokens = list(reply.likeliest[0])
+        assert len(tokens) >= 20 and reply.tokens[0] in tokens
+        assert max(abs(logits[t].item() - reply.likeliest[0][t]) for t in tokens) < TOLERANCE
 
 
 @real

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product
+from mtive_nb.data.emdiv.own import OwnTask
 from mtive_nb.data.negatives import HardNegatives
 from mtive_nb.data.records import UNANSWERABLE
 from mtive_nb.data.splits import SPLITS, split_products
@@ -19,31 +20,37 @@ DATES = ("expiry", "production")
 
 @dataclass(frozen=True)
 class CustomerPhoto:
-    """One customer photo with its feedback, product and split; `path` is absolute."""
+    """One customer photo with its feedback, product and split; `path` is absolute, `own` are the catalogue's tasks."""
 
     feedback: Feedback
     product: Product
     path: str
     split: str
+    own: tuple[OwnTask, ...] = ()
 
     @property
     def facts(self) -> dict:
         return self.feedback.facts or {}
 
     @property
+    def listed(self) -> bool:
+        """Whether the photo shows the product as listed: its facts name no attributes, and it is no close-up of a date."""
+        return self.facts.get("attributes") is None and self.facts.get("dates") is None
+
+    @property
     def seen(self) -> dict[str, str]:
-        """The attributes visible in the photo; if the photo has no facts, the listing's attributes."""
-        return self.product.attributes if self.feedback.facts is None else _texts(self.facts.get("attributes"))
+        """The attributes visible in the photo, those of the listing where the facts name none."""
+        return self.product.attributes if self.listed else _texts(self.facts.get("attributes"))
 
     @property
     def recognisable(self) -> bool:
         """Whether the photo shows which product it is: a close-up of a date does not."""
-        facts = self.feedback.facts
-        return facts is None or any(self.seen.get(name) for name in IDENTIFYING)
+        return self.listed or any(self.seen.get(name) for name in IDENTIFYING)
 
     def known(self) -> dict[str, str]:
-        """Everything known to be true of the photo, as texts."""
-        return known_truth(self.facts)
+        """Everything known to be true of the photo, as texts: `known_truth`, and the facts of own tasks."""
+        own = {task.fact: answer for task in self.own if (answer := task.read(self.facts)[0])}
+        return (self.seen if self.listed and self.facts else {}) | known_truth(self.facts) | own
 
 
 def known_truth(facts: dict | None) -> dict[str, str]:
@@ -77,13 +84,14 @@ def photos_by_split(catalogue: Catalogue, splits: Mapping[str, str] | None = Non
         splits = catalogue.splits or split_products(product.product_id for product in catalogue.products)
     products = {product.product_id: product for product in catalogue.products}
     found: dict[str, list[CustomerPhoto]] = {split: [] for split in SPLITS}
+    own = tuple(catalogue.tasks.values())
     for row in catalogue.feedback:
         split = splits.get(row.feedback_id) or splits.get(row.product_id)
         if split not in found:
             known = f"splits name {split!r} for it" if split else "splits name neither it nor its product"
             raise ValueError(f"feedback {row.feedback_id}: {known}; expected one of {SPLITS} for every row")
         path = str((catalogue.root / row.images[0]).resolve())
-        found[split].append(CustomerPhoto(row, products[row.product_id], path, split))
+        found[split].append(CustomerPhoto(row, products[row.product_id], path, split, own))
     return found
 
 

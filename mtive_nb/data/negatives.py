@@ -39,6 +39,8 @@ class HardNegatives:
         self.min_distance = min_distance
         self._ids = list(self.products)
         self._place = {product_id: index for index, product_id in enumerate(self._ids)}
+        groups = [product.coarse for product in self.products.values()]
+        self._coarse = np.unique(np.array(groups, dtype=str), return_inverse=True)[1]  # (N,) numbers of the groups
         self.similarity = _similarity(list(self.products.values()))  # (N, N)
         self._distances: dict[tuple[int, int], float] = {}
         self._prints: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -46,11 +48,10 @@ class HardNegatives:
 
     def nearest(self, product_id: str, k: int = 1) -> list[str]:
         """The `k` hardest negatives, hardest first; fewer when fewer products are visually distinct."""
-        here, own = self._index(product_id), self.products[product_id]
-        order = np.argsort(-self.similarity[here], kind="stable")
-        ranked = sorted(order, key=lambda other: self.products[self._ids[other]].coarse != own.coarse)
+        here = self._index(product_id)
         found: list[str] = []
-        for other in ranked:
+        # The own group first, then by similarity: lexsort's last key leads.
+        for other in np.lexsort((-self.similarity[here], self._coarse != self._coarse[here])):
             if len(found) == k:
                 break
             if other != here and self._distinct(here, int(other)):
@@ -123,5 +124,8 @@ def _similarity(products: list[Product]) -> np.ndarray:
     if not products:
         return np.zeros((0, 0))
     texts = [f"{product.title} {product.description} {product.category}" for product in products]
-    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    try:
+        vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    except ValueError:  # no listing has a word of two letters
+        return np.zeros((len(products), len(products)))
     return (vectors @ vectors.T).toarray()

@@ -72,8 +72,11 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> Image.Image:
     Errors: PhotoError for a missing, empty, truncated, non-image, tiny, giant or very long photo.
     """
     path = Path(path)
-    if not path.is_file():
-        raise PhotoError("no such file" if not path.exists() else "not a file")
+    try:
+        if not path.is_file():
+            raise PhotoError("no such file" if not path.exists() else "not a file")
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise PhotoError(f"cannot be read: {error.strerror}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's advice on palettes and on size; size is checked below
@@ -147,6 +150,8 @@ def photo_fault(path: str | Path) -> str | None:
 def path_fault(root: Path, relative: str) -> str | None:
     """Why `relative` may not be read as a file under `root`, or None. Links that lead out of the folder are refused."""
     try:
+        if "://" in relative:
+            return "a web address; load the photo into the catalogue's folder and give its path"
         if Path(relative).is_absolute():
             return "an absolute path; give it relative to the catalogue's folder"
         if not (root / relative).resolve().is_relative_to(root.resolve()):

@@ -9,15 +9,14 @@ import numpy as np
 def sample_variants(records: list[dict], shares: Mapping[str, float], *, n: int, seed: int = 0) -> list[dict]:
     """Sample at most `n` records without repetition, variants in proportion to `shares` as far as records suffice.
 
-    Errors: ValueError when `shares` names a variant without records.
+    A variant without records leaves its share to the others. Errors: ValueError when no variant of `shares` has any.
     """
-    rng, total, chosen = np.random.default_rng(seed), sum(shares.values()), []
+    rng, chosen, there = np.random.default_rng(seed), [], {record["variant"] for record in records}
+    if not there & set(shares):
+        raise ValueError(f"sampling: found records of the variants {sorted(there)}, expected one of {sorted(shares)}")
+    total = sum(share for variant, share in shares.items() if variant in there)
     for variant, share in shares.items():
         rows = [r for r in records if r["variant"] == variant]
-        if not rows:
-            raise ValueError(
-                f"sampling: found no record of variant {variant!r}; there are {sorted({r['variant'] for r in records})}"
-            )
         keep = min(len(rows), round(n * share / total))
         chosen += [rows[i] for i in rng.permutation(len(rows))[:keep]]
     return [chosen[i] for i in rng.permutation(len(chosen))]

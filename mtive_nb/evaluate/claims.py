@@ -27,6 +27,9 @@ from mtive_nb.evaluate.metrics import abstentions, classify, facts_of
 from mtive_nb.evaluate.runs import Asked
 from mtive_nb.evaluate.scores import confusion_features
 
+BOARD_FIELDS = (
+    "claim", "statement", "priority", "verdict", "gain", "low", "high", "by_task", "n", "seeds", "published", "unit",
+)  # fmt: skip
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 # Names of claims.yaml -> rows of our tables.
 SYSTEMS = {
@@ -105,7 +108,8 @@ def judged_run(
         said = list(zip(records, answers[system], strict=True))
         polar = [(record, answer) for record, answer in said if record["variant"] == "bin"]
         yes_no += [_about(r, system, seed) | {"label": r["label"], "answer": a} for r, a in polar]
-        asked, open_ended = zip(*((r, a) for r, a in said if r["variant"] != "bin"), strict=True)
+        asked = [record for record in records if record["variant"] != "bin"]
+        open_ended = [answer for record, answer in said if record["variant"] != "bin"]
         judged.append(judge_all(asked, open_ended, vocabulary).assign(system=system, seed=seed))
         for record, answer in zip(asked, open_ended, strict=True):
             for attribute, (there_is_none, said_so) in abstentions(answer, (facts_of(record) or ({},))[0]).items():
@@ -237,8 +241,7 @@ def board(
 ) -> pd.DataFrame:
     """Return one row per claim with its verdict, or the reason why it is undecided. frames: from `judged_run`.
 
-    Columns: claim, statement, priority, verdict, gain, low, high, by_task, n, seeds, published (the margin in the
-    paper), unit.
+    Columns: BOARD_FIELDS; `published` is the margin in the paper.
     """
     rows = []
     for claim in claims:
@@ -247,7 +250,7 @@ def board(
             no = claim["testable_small_scale"] == "no"
             found = {"verdict": f"not testable here: {claim['testable_why']}" if no else "not measured in this run"}
         rows.append(_row(claim, found))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(BOARD_FIELDS)).astype({"by_task": object})
 
 
 def claims_of_run(

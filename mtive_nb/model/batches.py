@@ -20,20 +20,25 @@ from mtive_nb.model.losses import IGNORE
 IMAGE_TOKENS = 40  # rough number of tokens per image, used only to sort records by length
 
 
-@cached_by_file(4096)
-def cached_image(path: str, max_px: int | None) -> Image.Image:
-    """Decode a photo, at most twice the side that the processor asks for; keep it in memory until its file changes.
-
-    Errors: PhotoError, with the path.
-    """
+def prepared_image(path: str, max_px: int | None) -> Image.Image:
+    """Decode a photo, at most twice the side that the processor asks for. Errors: PhotoError, with the path."""
     try:
         return load_image(path, side_px=2 * max_px if max_px else None)
     except PhotoError as error:
         raise PhotoError(f"{path}: {error}") from None
 
 
+@cached_by_file(4096)
+def cached_image(path: str, max_px: int | None) -> Image.Image:
+    """Return prepared_image, kept in memory until its file changes."""
+    return prepared_image(path, max_px)
+
+
 class RecordDataset(Dataset):
-    """Records with their decoded photos under `pixels`; `max_px` is the VLM's own bound (Vlm.max_px)."""
+    """Records with their photos under `pixels`, decoded here unless the record has prepared ones.
+
+    `max_px` is the VLM's own bound (Vlm.max_px).
+    """
 
     def __init__(self, records: Sequence[dict], max_px: int | None = None) -> None:
         self.records, self.max_px = records, max_px
@@ -43,6 +48,8 @@ class RecordDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         record = self.records[index]
+        if "pixels" in record:
+            return record
         return record | {"pixels": [cached_image(path, self.max_px) for path in record["images"]]}
 
     def lengths(self) -> list[int]:

@@ -15,6 +15,13 @@ from mtive_nb.model.parallel import by_processes
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.model.train import Training, train_adapter
 
+STAGES = ("PT", "IT")  # names of the adapters of stages 1 and 2
+
+
+def expert_name(task: str) -> str:
+    """Return the name of a task's adapter: the task's own, but PT_expert for packaging type, as PT names stage 1."""
+    return f"{task}_expert" if task in STAGES else task
+
 
 @dataclass(frozen=True)
 class AdapterPlan:

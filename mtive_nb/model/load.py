@@ -78,9 +78,10 @@ class Vlm:
 
     @property
     def settings(self) -> dict[str, str | int | None]:
-        """Arguments with which load_vlm loads the same model again: name, pixel bounds and attention kernel."""
+        """Arguments with which load_vlm loads the same model again: name, pixel bounds, attention kernel, 4-bit format."""
         kernel = self.model.config._attn_implementation
-        return {"name": self.name, "min_px": self.min_px, "max_px": self.max_px, "attention": kernel}
+        found = {"name": self.name, "min_px": self.min_px, "max_px": self.max_px, "attention": kernel}
+        return found | ({"quantize": self.quantized} if self.quantized else {})
 
 
 def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "auto", max_px: int | None = None,

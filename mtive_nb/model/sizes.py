@@ -153,19 +153,29 @@ def kv_cache_bytes(config: PreTrainedConfig, *, tokens: int, batch: int = 1) -> 
     return 4 * text.num_hidden_layers * text.num_key_value_heads * head_dim * tokens * batch
 
 
-def training_memory(
-    config: PreTrainedConfig, total: int, *, trained: int, resident: int, batch: int, image_tok: int
-) -> dict[str, int]:
-    """Return the bytes of each component when training an adapter over a base of `total` weights.
+def weight_bytes(model: nn.Module, *, quantize: str = "") -> float:
+    """Return the bytes of a model's weights in bfloat16; "nf4" keeps all linear layers except the head in 4.5 bits."""
+    total = sum(weight.numel() for weight in model.parameters())
+    if not quantize:
+        return 2 * total
+    head = model.get_output_embeddings()
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+    return 2 * (total - linear) + 4.5 / 8 * linear  # 4 bits, and a float32 scale for 64 weights
 
-    Base: bfloat16. The `trained` weights: float32 with gradient and AdamW's two moments. The `resident` weights of
+
+def training_memory(
+    config: PreTrainedConfig, weights: float, *, trained: int, resident: int, batch: int, image_tok: int
+) -> dict[str, float]:
+    """Return the bytes of each component when training an adapter over a base of `weights` bytes.
+
+    The `trained` weights: float32 with gradient and AdamW's two moments. The `resident` weights of
     other adapters: float32. Logits: 16 V per answer token (bfloat16, float32, log-softmax, gradient). Activations are
     listed without checkpointing ("activations") and with it ("checkpointed").
     """
     load = {"tokens": batch * (IMAGES * image_tok + TEXT_TOK), "patches": 4 * batch * IMAGES * image_tok}
     logits = 16 * batch * ANSWER_TOK * config.get_text_config().vocab_size
     return {
-        "weights": 2 * total,
+        "weights": weights,
         "adapters": 16 * trained + 4 * resident,
         "activations": logits + activation_bytes(config, **load),
         "checkpointed": logits + activation_bytes(config, **load, checkpointing=True),

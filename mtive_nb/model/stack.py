@@ -364,10 +364,10 @@ def load_stack(vlm: Vlm, *adapters: tuple[Path, str]) -> LoraStack:
     return stack
 
 
-def load_base(folder: Path, *, attention: str | None = None, quantize: str = "") -> Vlm:
-    """Load the bare model that the stack.json in `folder` names, with its pixel bounds and attention kernel.
+def load_base(folder: Path, *, attention: str | None = None, quantize: str | None = None) -> Vlm:
+    """Load the bare model that the stack.json in `folder` names, with its pixel bounds attention kernel and format.
 
-    `attention` replaces the kernel, `quantize` as in load_vlm. Errors: LineageError where stack.json names no model.
+    `attention` and `quantize` (as in load_vlm) replace what stack.json names. Errors: LineageError where stack.json names no model.
     """
     manifest = read_manifest(folder)
     if "model" not in manifest:
@@ -378,10 +378,10 @@ def load_base(folder: Path, *, attention: str | None = None, quantize: str = "")
         attention=attention or settings["attention"],
         min_px=settings["min_px"],
         max_px=settings["max_px"],
-        quantize=quantize,
+        quantize=settings.get("quantize", "") if quantize is None else quantize,
     )
 
 
-def open_stack(*adapters: tuple[Path, str], attention: str | None = None, quantize: str = "") -> LoraStack:
+def open_stack(*adapters: tuple[Path, str], attention: str | None = None, quantize: str | None = None) -> LoraStack:
     """Load adapters over the model that the first adapter's stack.json names; options as in load_base."""
     return load_stack(load_base(adapters[0][0], attention=attention, quantize=quantize), *adapters)

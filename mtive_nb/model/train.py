@@ -5,6 +5,7 @@ length share a batch. Photos are decoded once. Only columns with answers become 
 the base while an expert trains.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -141,6 +142,11 @@ class Training:
     save_steps: int = 200
     workers: int = 0
     seed: int = 0
+
+
+def steps_for(records: int, most: int, *, passes: float, a_step: int) -> int:
+    """Return the optimizer steps of at most `passes` passes over `records` records, `a_step` a step: from 1 to `most`."""
+    return max(1, min(most, math.ceil(passes * records / a_step)))
 
 
 def trainer_arguments(training: Training, folder: Path) -> dict:

@@ -3,6 +3,7 @@
 Units: MB is 1e6 bytes, GB is 1e9. sizes.py contains the counts and estimates.
 """
 
+import os
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pandas as pd
 import psutil
 import torch
@@ -19,10 +21,11 @@ from packaging.requirements import Requirement
 from torch import nn
 from transformers import PreTrainedConfig
 
+from mtive_nb.data.emdiv.own import own_tasks
 from mtive_nb.data.sources import SOURCES, data_dir
 from mtive_nb.model import sizes
 from mtive_nb.run.graph import GraphError, Notebook, Project, chapters_of, find_project, read_graph
-from mtive_nb.run.params import ParameterError, check_profile, effective_parameters, files_of, load_yaml
+from mtive_nb.run.params import ParameterError, check_profile, effective_parameters, files_of, load_yaml, per_task
 
 STAGES = {"04": "PT", "05": "IT"}
 KERNELS = {"sdpa": "torch", "eager": "torch", "flex_attention": "torch", "flash_attention_2": "flash_attn"}
@@ -77,8 +80,8 @@ class Book:
             return {}
         if not isinstance(v["RANK"], dict):
             return {STAGES[self.notebook.number]: (v["RANK"], v["PLACEMENT"], where)}
-        whole = [t for t in v["TASKS"] if t in v["RANK"] and t in v["PLACEMENT"]]
-        own = {t: (v["RANK"][t], v["PLACEMENT"][t], f"{where}[{t}]") for t in whole}
+        rank, placement = (per_task(v[name], v["TASKS"]) for name in ("RANK", "PLACEMENT"))
+        own = {t: (rank[t], placement[t], f"{where}[{t}]") for t in v["TASKS"]}
         own["SL"] = (v["SHARED_RANK"], v["SHARED_PLACEMENT"], self.where("SHARED_PLACEMENT"))
         return own | {f"Base_{name}": line for name, line in own.items()}
 
@@ -98,7 +101,7 @@ def preflight(profile: str, *, project: Project | None = None) -> Report:
     except (GraphError, ParameterError) as error:
         report.add("fail", error)
         return report
-    for number in (n for n in chapters_of("path") if n in graph):
+    for number in (n for n in (*chapters_of("path"), "23") if n in graph):
         try:
             values = effective_parameters(graph[number].path, params=project.params, profile=profile)
             books[number] = Book(graph[number], values, project.params / profile)
@@ -107,6 +110,9 @@ def preflight(profile: str, *, project: Project | None = None) -> Report:
     check_packages(report)
     if "01" in books:
         check_source(report, books["01"], home=project.home)
+    for number, chosen in (("02", "GENERATOR"), ("23", "SECOND")):
+        if number in books:
+            check_endpoint(report, books[number], chosen=chosen)
     if "04" in books:
         check_models(report, books, project=project)
     return report
@@ -144,6 +150,32 @@ def check_source(report: Report, book: Book, *, home: Path) -> None:
         folder, expected = home / source, "mart, real or a catalogue folder (README: Your own photos)"
         state = folder if (folder / "products.jsonl").is_file() else f"{source!r}, no products.jsonl in {folder}"
         report.check(state == folder, where, found=state, expected=expected)
+        try:
+            names = own_tasks(folder)
+            report.add("ok", f"{folder}: own tasks: {', '.join(names) or 'none'}")
+        except ParameterError as error:
+            report.add("fail", error)
+
+
+def check_endpoint(report: Report, book: Book, *, chosen: str) -> None:
+    """Check that the endpoint answers and knows the model, where the parameter `chosen` asks for one."""
+    values = book.values
+    if values[chosen] != "endpoint":
+        return
+    key = os.environ.get(values["API_KEY_ENV"], "")
+    try:
+        reply = httpx.get(
+            f"{values['ENDPOINT'].rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"}, timeout=10
+        )
+        reply.raise_for_status()
+        models = [one["id"] for one in reply.json()["data"]]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        report.add(
+            "fail", f"{book.where('ENDPOINT')}: {values['ENDPOINT']} does not answer: {error or type(error).__name__}"
+        )
+        return
+    where = f"{book.where('LLM')} at {values['ENDPOINT']}"
+    report.check(values["LLM"] in models, where, found=values["LLM"], expected=f"one of {', '.join(models[:8])}")
 
 
 def check_models(report: Report, books: dict[str, Book], *, project: Project) -> None:
@@ -169,7 +201,7 @@ def check_models(report: Report, books: dict[str, Book], *, project: Project) ->
         come = "they will be downloaded" if can_come else "expected *.safetensors in the folder or the hub's cache"
         report.add("warn" if can_come else "fail", f"{where}: found no weights of {name} ({gb(2 * total)} GB); {come}")
     adapters = check_adapters(report, books, model, total=total)
-    check_memory(report, books, config, adapters, total=total)
+    check_memory(report, books, model, adapters, total=total)
     check_disk(report, adapters, project.outputs, download=0 if here else 2 * total)
 
 
@@ -178,10 +210,6 @@ def check_adapters(report: Report, books: dict[str, Book], model: nn.Module, *, 
     found: AdapterSizes = {}
     rows = []
     for number, book in books.items():
-        tasks = set(book.values.get("TASKS", ()))
-        by_task = {name: v for name, v in book.values.items() if isinstance(v, dict) and tasks & set(v)}
-        for name, task in ((n, t) for n, v in by_task.items() for t in book.values.get("TASKS", ()) if t not in v):
-            report.add("fail", f"{book.where(name)}: found no {task}; expected an entry for each of TASKS")
         for name, (rank, placement, where) in book.adapters().items():
             try:
                 modules = sizes.placement_modules(model, placement)
@@ -199,10 +227,10 @@ def check_adapters(report: Report, books: dict[str, Book], model: nn.Module, *, 
     return found
 
 
-def check_memory(
-    report: Report, books: dict[str, Book], config: PreTrainedConfig, sized: AdapterSizes, *, total: int
-) -> None:
+def check_memory(report: Report, books: dict[str, Book], model: nn.Module, sized: AdapterSizes, *, total: int) -> None:
     """Estimate the memory of each training run and of a server; check the largest training peak on this machine."""
+    config, quantize = model.config, books["04"].values["QUANTIZE"]
+    weights = sizes.weight_bytes(model, quantize=quantize)
     rows, peaks, below, image_tok = [], [], 0, check_pixels(report, books["04"], config)
     for number, book in books.items():
         if not (own := sized.get(number, {}).values()):
@@ -210,17 +238,17 @@ def check_memory(
         batch = book.values["BATCH"]
         newest, below = max(own), below + sum(own)
         load = {"trained": newest, "resident": below - newest, "batch": batch, "image_tok": image_tok}
-        parts = sizes.training_memory(config, total, **load)
+        parts = sizes.training_memory(config, weights, **load)
         kept = parts["checkpointed" if book.values["CHECKPOINTING"] else "activations"]
         needs = parts["weights"] + parts["adapters"] + kept
         peaks.append((needs, f"{book.notebook.path.name}, training"))
         if number == "06":
-            copies = "06, the stack live and merged in float32"
-            peaks.append((3 * parts["weights"] + parts["adapters"], copies))
+            copies = "06, the stack twice" if quantize else "06, the stack live and merged in float32"
+            peaks.append(((2 if quantize else 3) * weights + parts["adapters"], copies))
         line = {"in": number, "batch": batch, "tokens an image": image_tok}
         rows.append(line | {name: gb(n) for name, n in (parts | {"needs": needs}).items()})
     if rows:
-        about = f"bfloat16; a record of {sizes.IMAGES} images and {sizes.TEXT_TOK} tokens of text; activations by a rough rule"
+        about = f"{quantize or 'bfloat16'}; a record of {sizes.IMAGES} images and {sizes.TEXT_TOK} tokens of text; activations by a rough rule"
         report.tables[f"Memory of training in GB ({about})"] = pd.DataFrame(rows)
         check_device(report, *max(peaks))
     if expert := max(sized.get("06", {}).values(), default=0):

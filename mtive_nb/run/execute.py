@@ -189,7 +189,8 @@ class _Runner:
         problem = job.finish()
         if problem is None:
             self.outcome.ran.append(job.notebook.name)
-            self.tell(f"[{job.notebook.name}] done, {duration(job.elapsed_s)}")
+            ended = f"left out: {job.left_out}" if job.left_out else "done"
+            self.tell(f"[{job.notebook.name}] {ended}, {duration(job.elapsed_s)}")
             return
         self.outcome.failed[job.notebook.name] = problem
         for line in job.last_lines(15):

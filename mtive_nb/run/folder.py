@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LISTED = ("stand_in", "missing")  # notes that collect all their values
+
+
+class LeftOut(Exception):
+    """Ends a chapter that has nothing to work on; the message gives the reason. It is no failure."""
+
+    def _render_traceback_(self) -> list[str]:  # what Jupyter shows
+        return [f"Left out: {self}"]
+
+
 class Run:
     """One notebook run: its folder, metrics and record. `start_run` opens it, `close` ends it."""
 
@@ -145,15 +155,24 @@ class Run:
         return figure
 
     def note(self, key: str, value: Any) -> None:
-        """Save a remark in run.json; `stand_in` collects all its values, any other key keeps its last value."""
+        """Save a remark in run.json; `stand_in` and `missing` collect their values, another key keeps its last value."""
         notes = self._record["notes"]
-        if key == "stand_in":
+        if key in LISTED:
             kept = notes.setdefault(key, [])
             if value not in kept:
                 kept.append(value)
         else:
             notes[key] = value
         self._write_record()
+
+    def leave_out(self, reason: str) -> None:
+        """End the chapter here, as it has nothing to work on: the runner counts it as done, the report gives the reason.
+
+        Errors: LeftOut, always.
+        """
+        self.note("left_out", reason)
+        self.close()
+        raise LeftOut(reason)
 
     def _write_record(self) -> None:
         write_atomic(self.json_path, json.dumps(self._record, indent=2, ensure_ascii=False, default=str) + "\n")
@@ -201,7 +220,16 @@ def start_run(name: str, *, profile: str, seed: int) -> Run:
     run._write_record()
     run._write_metrics()
     _show_versions(record)
+    _keep_dollars()
     return run
+
+
+def _keep_dollars() -> None:
+    """Keep tables from reading two dollar signs, as in two prices, as a formula."""
+    import pandas
+
+    pandas.set_option("display.html.use_mathjax", False)
+    pandas.set_option("styler.html.mathjax", False)
 
 
 def _seed(seed: int) -> None:

@@ -165,9 +165,19 @@ class NotebookJob:
         os.replace(partial, failed)
         return f"{problem}; the failed run is kept, see outputs/{self.profile_dir.name}/{failed.name}/{LOG}"
 
+    @property
+    def left_out(self) -> str:
+        """Why the chapter ended before its last cell (Run.leave_out), or an empty text."""
+        for folder in (partial_dir(self.profile_dir, self.notebook.name), self.profile_dir / self.notebook.name):
+            if record := read_run(folder):
+                return record["notes"].get("left_out", "")
+        return ""
+
     def _problem(self) -> str | None:
         """Return what went wrong, or None. A dead kernel leaves cells marked completed, so the exit code counts first."""
         code = self.process.wait()
+        if self.left_out:
+            return None
         if code != 0:
             return f"papermill ended with exit code {code}{' (papermill or the kernel killed)' if code > 128 else ''}"
         states = cell_states(self.executed)

@@ -8,7 +8,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import yaml
 INJECTED = "PROFILE"
 # File of parameters for every chapter that declares the name, such as a seed; a chapter's own file overrides it.
 EVERY = "every"
+REST = "*"  # key of a per-task mapping: all tasks that the mapping does not name
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -59,6 +60,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
+        if isinstance(key, list | dict):
+            raise yaml.constructor.ConstructorError(None, None, "found a list or braces as a key", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", key_node.start_mark)
         seen.add(key)
@@ -77,7 +80,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except FileNotFoundError:
         raise ParameterError(f"{path}: there is no such parameter file") from None
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
+    except (yaml.YAMLError, RecursionError) as error:
         raise ParameterError(f"{path}: not YAML: {error}") from None
     if content is None:
         return {}
@@ -176,8 +181,10 @@ def close_to(name: str, known: list[str]) -> str:
 def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[str, Any]:
     """Return a notebook's parameters in a profile: its defaults, then `every.yaml`, its own file, and PROFILE.
 
-    Each source overrides the sources before it. `params` is the folder of profiles. A missing file changes nothing.
-    Errors: ParameterError for an unknown profile, an unknown name, a wrong type, a broken file or cell.
+    Each source overrides the sources before it. A mapping changes only the keys that it names, and null removes a key.
+    `params` is the folder of profiles. A missing file changes nothing.
+    Errors: ParameterError for an unknown profile, an unknown name, a wrong type, a task without a setting, a broken
+    file or cell.
     """
     folder = profile_folder(params, profile=profile)
     declared = read_parameters(notebook)
@@ -194,13 +201,28 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
                     f"{shown}: {name} is no parameter of {notebook.name}{close_to(str(name), list(declared))} "
                     f"It declares: {', '.join(declared)}"
                 )
+            if isinstance(value, dict) and isinstance(values[name], dict):
+                value = {key: one for key, one in (values[name] | value).items() if one is not None}
             try:
                 values[name] = check_type(value, declared[name].annotation)
             except TypeError as error:
                 raise ParameterError(f"{shown}: {name}: {error}, as {notebook.name} declares") from None
     if INJECTED in declared:
         values[INJECTED] = check_type(profile, declared[INJECTED].annotation)
+    for name, table in values.items():
+        if isinstance(table, dict) and REST in declared[name].default:
+            for task in values.get("TASKS", ()):
+                if task not in table and REST not in table:
+                    raise ParameterError(
+                        f"{params.name}/{profile}: {name} of {notebook.name} has no entry for the task {task}; "
+                        f'add {task}, or "{REST}" for all tasks that it does not name'
+                    )
     return values
+
+
+def per_task(table: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, Any]:
+    """Return the setting of each task: its own entry, else the entry "*"."""
+    return {task: table[task] if task in table else table[REST] for task in tasks}
 
 
 def choose(name: str, value: str, choices: Mapping[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """Plan what a runner call will run, and why, before anything starts; --dry-run prints the plan."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,8 @@ from mtive_nb.run.graph import GraphError, Notebook, Project, code_of, read_grap
 from mtive_nb.run.params import check_profile, effective_parameters, header_minutes
 from mtive_nb.run.progress import duration
 from mtive_nb.run.stale import data_fingerprint, data_folders, fingerprint, read_run, reasons
+
+TAKES = re.compile(r"\*\*Takes\*\* about ([\d.]+) minutes")  # in a notebook's first cell, for the profile pocket
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,13 @@ def _check_upstream(notebook: Notebook, now: dict[str, Any], *, planned: list[st
 
 
 def _estimate(folder: Path, params: Path, *, profile: str, notebook: Notebook) -> float | None:
-    """Return the seconds of the last run, else the estimate in the parameter file's header, else None."""
+    """Return the seconds of the last run, else the estimate of the parameter file, else the notebook's own, or None."""
     last = read_run(folder).get("wall_seconds")
     if last is not None:
         return float(last)
     minutes = header_minutes(params, profile=profile, stem=notebook.name)
+    if minutes is None and (takes := TAKES.search(notebook.path.read_text(encoding="utf-8"))):
+        minutes = float(takes[1])
     return None if minutes is None else 60 * minutes
 
 

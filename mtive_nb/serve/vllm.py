@@ -59,6 +59,7 @@ class VllmClient:
         self.current: dict[str, str] = {}  # expert -> model name of its requests
         self.versions: dict[str, int] = {}  # expert -> last version number
         self._held, self._retired, self._books = Counter(), set(), threading.Lock()
+        self.folders: dict[str, str | None] = {}  # model name -> its folder on the server's machine
 
     def __enter__(self) -> "VllmClient":
         self.find_experts()
@@ -69,8 +70,9 @@ class VllmClient:
 
     def find_experts(self) -> None:
         """Read the names of the server's models: the first is its trunk, every other name an expert."""
-        trunk, *others = self.client.models.list()
+        trunk, *others = models = list(self.client.models.list())
         self.trunk_name, self.control = trunk.id, _control_of(getattr(trunk, "root", None))
+        self.folders = {model.id: getattr(model, "root", None) for model in models}
         for name in (model.id for model in others):
             expert, mark, number = name.rpartition("@")
             expert, number = (expert, int(number)) if mark and number.isdigit() else (name, 1)
@@ -134,10 +136,11 @@ class VllmClient:
         if free:
             self._post("unload_lora_adapter", {"lora_name": name})
 
-    def _post(self, what: str, body: dict) -> None:
-        reply = httpx.post(f"{self.url}/v1/{what}", json=body, timeout=120)
+    def _post(self, what: str, body: dict, *, version: str = "v1/") -> dict:
+        reply = httpx.post(f"{self.url}/{version}{what}", json=body, timeout=120)
         if reply.status_code != 200:
             raise RuntimeError(f"vLLM, {what} {body}: HTTP {reply.status_code}: {reply.text[:300]}")
+        return reply.json() if what == "tokenize" else {}
 
     @contextmanager
     def _holding(self, expert: str | None) -> Iterator[str]:
@@ -155,18 +158,29 @@ class VllmClient:
             except (RuntimeError, httpx.HTTPError) as error:  # the request itself has its answer
                 warnings.warn(f"{name} stays loaded on the server: {error}", stacklevel=4)
 
-    def ask(self, record: dict, expert: str | None = None, *, max_new_tokens: int = 64) -> Reply:
+    def ask(self, record: dict, expert: str | None = None, *, max_new_tokens: int = 64, likeliest: int = 0) -> Reply:
         """Return the greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
 
+        `likeliest`: number of tokens whose log-probabilities the reply has at each place, 20 at most.
         Errors: KeyError for an expert that is not in service, openai.APIError.
         """
         turns = chat_with_photos(record, self.max_px, control=self.control)
+        more = {"top_logprobs": likeliest, "extra_body": {"return_tokens_as_token_ids": True}} if likeliest else {}
         with self._holding(expert) as name:
             said = self.client.chat.completions.create(
-                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True
+                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True, **more
             ).choices[0]
-        logprobs = tuple(token.logprob for token in said.logprobs.content)
-        return Reply(said.message.content.strip(), logprobs, name)
+        text, places = said.message.content.strip(), said.logprobs.content
+        logprobs = tuple(place.logprob for place in places)
+        if not likeliest:
+            return Reply(text, logprobs, name)
+        tops = tuple({_token_id(top.token): top.logprob for top in place.top_logprobs} for place in places)
+        return Reply(text, logprobs, name, tuple(_token_id(place.token) for place in places), tops)
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Return the token ids of a text as the server's model reads it. Errors: RuntimeError if the server refuses."""
+        body = {"model": self.trunk_name, "prompt": text, "add_special_tokens": False}
+        return self._post("tokenize", body, version="")["tokens"]
 
     def stream(
         self,
@@ -284,6 +298,11 @@ def _pixel_bound(trunk: Path) -> int | None:
     return max_px_of(size, family=json.loads((trunk / "config.json").read_text())["model_type"])
 
 
+def _token_id(token: str) -> int:
+    """Return 123 for vLLM's `token_id:123`."""
+    return int(token.removeprefix("token_id:"))
+
+
 def _control_of(model: str | None) -> re.Pattern[str]:
     """Return the pattern of the special tokens of a model's folder; BRACKETS where no such folder is at hand."""
     if model is None or not (found := Path(model) / "tokenizer.json").is_file():
@@ -294,11 +313,15 @@ def _control_of(model: str | None) -> re.Pattern[str]:
 def chat_with_photos(record: dict, max_px: int | None, *, control: re.Pattern[str] = BRACKETS) -> list[dict]:
     """Return a record's turns before its answer in OpenAI's format; photos are PNG, sized for the model's processor.
 
-    `control`: tokens that the server's chat template would not read as text; they are broken, as `plain` explains.
+    Photos that the record holds decoded (`pixels`) are sent, else those of its paths. `control`: tokens that the
+    server's chat template would not read as text; they are broken, as `plain` explains.
     """
-    photos, turns = iter(record["images"]), []
+    decoded, turns = record.get("pixels"), []
+    photos = iter(
+        [photo_part(i, kind="PNG") for i in decoded] if decoded else (_photo(i, max_px) for i in record["images"])
+    )
     for turn in plain_chat(record["messages"][:-1], control):
-        shown = [_photo(next(photos), max_px) if p["type"] == "image" else p for p in turn["content"]]
+        shown = [next(photos) if p["type"] == "image" else p for p in turn["content"]]
         turns.append({"role": turn["role"], "content": shown})
     return turns
 

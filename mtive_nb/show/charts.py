@@ -29,17 +29,18 @@ def lines(
     return figure
 
 
-def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str = "", better: str = "higher",
+def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None, title: str = "", better: str = "higher",
                         chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
     """Plot grouped bars of `value` with intervals `low` to `high`: a group per column, a bar per system.
 
-    `frame` is long (system, column, value, low, high). `chance` draws a dashed line per group: the score of always
+    `columns`: order of the groups, default that of the frame; a frame without rows gives an empty plot. `frame` is long (system, column, value, low, high). `chance` draws a dashed line per group: the score of always
     giving the commonest answer. `dots` (system, column, value) mark the single runs that a bar combines.
     """
+    columns = list(dict.fromkeys(frame["column"])) if columns is None else columns
     systems = list(dict.fromkeys(frame["system"]))
     figure = new_figure(max(8.0, 1.1 + 0.26 * len(systems) * len(columns)), 3.6)
     axes = figure.subplots()
-    width = 0.84 / len(systems)
+    width = 0.84 / max(1, len(systems))
     for k, system in enumerate(systems):
         rows = frame[frame["system"] == system].set_index("column").reindex(columns)
         at = np.arange(len(columns)) + (k - (len(systems) - 1) / 2) * width
@@ -67,8 +68,34 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str], title: str =
         )
     axes.set_xticks(range(len(columns)), columns)
     axes.set(ylabel=ARROWS[better], title=title)
-    axes.legend(fontsize=7.5, frameon=False, ncols=min(len(systems), 7), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    axes.legend(
+        fontsize=7.5, frameon=False, ncols=min(max(1, len(systems)), 7), loc="upper center", bbox_to_anchor=(0.5, -0.1)
+    )
     tidy(axes)
+    return figure
+
+
+def reliability(frame: pd.DataFrame, *, states: dict[str, str], bins: int = 5, title: str = "") -> Figure:
+    """Plot accuracy over confidence, one panel per `panel` of the frame, one line per state; on the diagonal they agree.
+
+    `frame`: a row per answer with panel, right (0 or 1), and each state's column of confidences in [0, 1];
+    states: {column: label}. A point is a bin of equally many answers.
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    figure = new_figure(max(3.0, 2.3 * len(panels)), 2.6)
+    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
+        rows = frame[frame["panel"] == panel]
+        axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=0.9)
+        for k, (column, label) in enumerate(states.items()):
+            cut = pd.qcut(rows[column].rank(method="first"), min(bins, len(rows)), labels=False)
+            means = rows.groupby(cut)[[column, "right"]].mean()
+            axes.plot(means[column], means["right"], "o-", color=colour_of("", k), markersize=4, label=label)
+        axes.set(xlim=(0.4, 1.02), ylim=(0, 1.05), xlabel="confidence")
+        axes.set_title(panel, fontsize=9)
+        tidy(axes)
+    figure.axes[0].set_ylabel("accuracy")
+    figure.axes[0].legend(fontsize=7.5, frameon=False)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -27,7 +27,11 @@ def _image(photo: AnyPhoto) -> Image.Image:
 
 def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None, *, columns: int = 6, side_in: float = 1.45,
                boxes: Sequence[Sequence[float] | None] | None = None, title: str = "") -> Figure:  # fmt: skip
-    """Plot photos in rows with short captions below; `boxes` are XYXY in pixels of each photo."""
+    """Plot photos in rows with short captions below; `boxes` are XYXY in pixels of each photo. Without photos: a note."""
+    if not len(photos):
+        figure = new_figure(6.0, 0.5)
+        figure.text(0.5, 0.5, f"{title}: no photo".lstrip(": "), ha="center", va="center", fontsize=9)
+        return figure
     captions, boxes = captions or [""] * len(photos), boxes or [None] * len(photos)
     rows = -(-len(photos) // columns)
     deepest = max((fill(c, 24).count("\n") + 1 if c else 0 for c in captions), default=0)
@@ -50,7 +54,7 @@ def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None
 
 def caption_of(facts: Mapping) -> str:
     """What is true of a customer's photo, for the caption below it: category, damage, placement, composited."""
-    shown = facts.get("attributes", {}).get("category"), facts.get("damage"), facts.get("placement")
+    shown = (facts.get("attributes") or {}).get("category"), facts.get("damage"), facts.get("placement")
     return ", ".join(filter(None, (*shown, "composited" if facts.get("composited") else "")))
 
 
@@ -91,7 +95,7 @@ def answer_table(rows: pd.DataFrame, *, side_px: int = 110) -> HTML:
             cells.append(f"<td{style}>{html.escape(str(row[column]))}</td>")
         body.append(f"<tr><td>{photos}</td>{''.join(cells)}</tr>")
     style = "<style>.answers td,.answers th{text-align:left;vertical-align:top;font-size:12px;padding:4px 8px}</style>"
-    return HTML(f'{style}<table class="answers"><tr>{head}</tr>{"".join(body)}</table>')
+    return HTML(f'{style}<table class="answers tex2jax_ignore mathjax_ignore"><tr>{head}</tr>{"".join(body)}</table>')
 
 
 def record_rows(records: Sequence[dict], names: Sequence[str]) -> pd.DataFrame:

@@ -91,7 +91,7 @@ def _told(product: Product, text: str) -> dict[str, str]:
     """What a reader believes who trusts the listing and the customer."""
     listed = ("category", "packaging", *_LISTED)
     told = {name: product.attributes[name] for name in listed if product.attributes.get(name)}
-    told |= {"category": product.category}
+    told |= {"category": product.category} if product.category else {}
     # One item is assumed unless the customer writes otherwise.
     told["count"] = next((number for number, words in _COUNT_WORDS.items() if re.search(words, text)), "1")
     if re.search(_WHOLE_WORDS, text):
