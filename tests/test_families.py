@@ -25,14 +25,13 @@ from mtive_nb.data.emdiv.build import build_emdiv
 from mtive_nb.data.instructions.build import build_instructions
 from mtive_nb.data.instructions.grammar import Grammar
 from mtive_nb.data.mart.render import render_mart
-from mtive_nb.data.records import assistant_turn, user_turn
+from mtive_nb.data.records import BRACKETS, assistant_turn, plain, plain_chat, user_turn
 from mtive_nb.evaluate.predict import answers_of_systems
-from mtive_nb.model.batches import batch_of, control_tokens, plain, plain_chat
+from mtive_nb.model.batches import batch_of, control_tokens
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.model.train import Training, train_adapter
-from mtive_nb.serve.vllm import BRACKETS
 
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": 16}  # fmt: skip

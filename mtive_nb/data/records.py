@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mtive_nb.data.photos import file_sha256
@@ -25,6 +25,9 @@ TASKS = ("AE", "DD", "PM", "EX", "PT", "PP", "PRETRAIN", "INSTRUCT")
 OWN_NAME = re.compile(r"(?=.{3,40}$)[a-z][a-z0-9]*(-[a-z0-9]+)+")
 EMDIV_VARIANTS = ("gen", "aug", "bin")
 UNANSWERABLE = "Unanswerable"  # the answer to a question about a date that is not printed
+
+# Forms of chat templates' control tokens, for a server whose tokenizer is not at hand: <|im_end|>, <image>, </s>, [INST].
+BRACKETS = re.compile(r"</?[^\s<>]{1,40}>|\[/?[A-Z_]{2,40}\]")
 
 NONE = type(None)
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -89,6 +92,32 @@ def make_record(
     record = {"id": record_id, "product_id": product_id, "task": task, "variant": variant, "messages": messages}
     record |= {"images": images, "answer": answer, "label": label, "facts": facts, "source": source, "split": split}
     return record
+
+
+def parts_of(message: dict) -> list[dict]:
+    """A message's content as a list of parts."""
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Return the pattern of control tokens of a chat: turns, images, ends. `plain` breaks what it matches."""
+    found = sorted({token for token in tokens if len(token) > 1}, reverse=True)  # a longer token before its beginning
+    return re.compile("|".join(map(re.escape, found)) or r"(?!)")
+
+
+def plain(text: str, control: re.Pattern[str]) -> str:
+    """Return a text of others with a space in each control token, "< |im_end|>", so that it stays text."""
+    return re.sub(f"(?={control.pattern})(.)", r"\1 ", text, flags=re.DOTALL) if control.search(text) else text
+
+
+def plain_chat(messages: Sequence[dict], control: re.Pattern[str]) -> list[dict]:
+    """Return messages in which every content is a list of parts and every text is `plain`."""
+
+    def part(found: dict) -> dict:
+        return found | {"text": plain(found["text"], control)} if found["type"] == "text" else found
+
+    return [{"role": m["role"], "content": [part(p) for p in parts_of(m)]} for m in messages]
 
 
 def records_sha256(records: Iterable[dict]) -> str:

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, K columns that hold an answer in any row.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
 from mtive_nb.data.photos import PhotoError, cached_by_file, load_image
+from mtive_nb.data.records import any_of, parts_of, plain_chat
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.losses import IGNORE
 
@@ -58,19 +59,8 @@ class RecordDataset(Dataset):
 
 def rough_tokens(record: dict) -> int:
     """Estimate a record's tokens: one token for four characters, and IMAGE_TOKENS for each image."""
-    characters = sum(len(part.get("text", "")) for message in record["messages"] for part in _parts(message))
+    characters = sum(len(part.get("text", "")) for message in record["messages"] for part in parts_of(message))
     return characters // 4 + IMAGE_TOKENS * len(record["images"])
-
-
-def _parts(message: dict) -> list[dict]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Return the pattern of control tokens of a chat: turns, images, ends. `plain` breaks what it matches."""
-    found = sorted({token for token in tokens if len(token) > 1}, reverse=True)  # a longer token before its beginning
-    return re.compile("|".join(map(re.escape, found)) or r"(?!)")
 
 
 def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
@@ -79,20 +69,6 @@ def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     named = [getattr(processor, name, None) for name in ("image_token", "video_token", "boi_token")]
     return any_of([*special, *tokenizer.all_special_tokens, *(token for token in named if isinstance(token, str))])
-
-
-def plain(text: str, control: re.Pattern[str]) -> str:
-    """Return a text of others with a space in each control token, "< |im_end|>", so that it stays text."""
-    return re.sub(f"(?={control.pattern})(.)", r"\1 ", text, flags=re.DOTALL) if control.search(text) else text
-
-
-def plain_chat(messages: Sequence[dict], control: re.Pattern[str]) -> list[dict]:
-    """Return messages in which every content is a list of parts and every text is `plain`."""
-
-    def part(found: dict) -> dict:
-        return found | {"text": plain(found["text"], control)} if found["type"] == "text" else found
-
-    return [{"role": m["role"], "content": [part(p) for p in _parts(m)]} for m in messages]
 
 
 class Collator:

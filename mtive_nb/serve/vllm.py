@@ -24,14 +24,13 @@ import openai
 
 from mtive_nb.data.endpoint import photo_part
 from mtive_nb.data.photos import cached_by_file
-from mtive_nb.model.batches import any_of, cached_image, plain_chat
+from mtive_nb.data.records import BRACKETS, any_of, plain_chat
+from mtive_nb.model.batches import cached_image
 from mtive_nb.model.load import max_px_of
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
 
 BASE = "trunk"  # model name of requests without an expert
-# Forms of special tokens, for a server whose tokenizer is not at hand: <|im_end|>, <image>, </s>, [INST].
-BRACKETS = re.compile(r"</?[^\s<>]{1,40}>|\[/?[A-Z_]{2,40}\]")
 TAIL = 2000  # last characters of the server's log in an error
 
 

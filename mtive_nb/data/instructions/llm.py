@@ -17,6 +17,7 @@ from mtive_nb.data.catalogue import Feedback, Product
 from mtive_nb.data.endpoint import Endpoint, photo_part
 from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, Pair
 from mtive_nb.data.photos import file_sha256
+from mtive_nb.data.records import BRACKETS, plain
 from mtive_nb.run.atomic import write_atomic
 
 __all__ = ["PROMPT", "LlmGenerator", "prompt_of"]
@@ -108,8 +109,8 @@ def prompt_of(product: Product, feedback: Feedback | None) -> str:
         types=", ".join(PAIR_TYPES),
         formats=", ".join(FORMATS),
         uncertain=UNCERTAIN,
-        customer=feedback.text if feedback else "",
-        listing=json.dumps(listing, ensure_ascii=False),
+        customer=plain(feedback.text, BRACKETS) if feedback else "",
+        listing=plain(json.dumps(listing, ensure_ascii=False), BRACKETS),
     )
 
 

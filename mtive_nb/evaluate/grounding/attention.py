@@ -21,8 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from mtive_nb.data.records import records_sha256
-from mtive_nb.model.batches import batch_of, control_tokens, plain, rough_tokens
+from mtive_nb.data.records import plain, records_sha256
+from mtive_nb.model.batches import batch_of, control_tokens, rough_tokens
 from mtive_nb.model.load import Vlm, answering_fingerprint
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.parallel import by_processes

@@ -24,7 +24,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from mtive_nb.model.batches import cached_image, control_tokens, plain
+from mtive_nb.data.records import plain
+from mtive_nb.model.batches import cached_image, control_tokens
 from mtive_nb.model.train import Watch, go_on, training_log
 from mtive_nb.run import progress
 

@@ -28,7 +28,7 @@ import pandas as pd
 
 from mtive_nb.data.endpoint import BudgetError, Endpoint, photo_part
 from mtive_nb.data.photos import file_sha256
-from mtive_nb.data.records import question_of, user_turn
+from mtive_nb.data.records import BRACKETS, plain, question_of, user_turn
 from mtive_nb.evaluate.judge.rule import ACCURATE, ANALYSIS, INACCURATE, Judge, Judgement, judge_all
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
@@ -123,6 +123,7 @@ class LlmJudge:
         Errors: EndpointError when the endpoint refuses permanently, OSError for a missing photo, PhotoError for a bad one.
         """
         texts = {"question": question_of(dict(record)), "reference": record["answer"], "answer": answer}
+        texts = {name: plain(text, BRACKETS) for name, text in texts.items()}
         photos, material = _photos(record), json.dumps(texts, ensure_ascii=False, indent=1)
         marks, no_marks = self._reply([*photos, MARKS_PROMPT, material], lambda reply: _fault(reply, _MARKS_FIELDS))
         parts, no_parts = self._reply([*photos, SEGMENTS_PROMPT, material], lambda r: _segments_fault(r, answer))
