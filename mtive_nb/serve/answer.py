@@ -6,13 +6,14 @@ The experts of chapter 06 run in this process, on the trunk of chapters 04 and 0
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 from transformers.utils import logging
 
 from mtive_nb.data.emdiv import questions as ask
@@ -203,19 +204,19 @@ def question_record(
     *,
     question: str = "",
     max_px: int | None = None,
-    pixels: Sequence = (),
+    decode: Callable[[str], Image.Image] | None = None,
     own: Mapping[str, OwnTask] | None = None,
 ) -> dict:
     """Return a question about photos as a record without an answer, with the photos decoded.
 
-    pixels: the photos, where they are decoded already. own: a profile's own tasks. Errors: KeyError for a task without
+    decode: default, prepared_image with `max_px`. own: a profile's own tasks. Errors: KeyError for a task without
     question, ValueError for a wrong number of photos, PhotoError for one that cannot be used.
     """
     text, wanted = (question, 1) if question else task_question(task, own)
     if not wanted <= len(photos) <= 2:
         raise ValueError(f"photos: found {len(photos)}, expected {wanted if wanted == 2 else '1 or 2'}")
     images = [str(Path(photo).expanduser().resolve()) for photo in photos]
-    pixels = pixels or [prepared_image(image, max_px) for image in images]
+    pixels = [decode(image) if decode else prepared_image(image, max_px) for image in images]
     messages = [user_turn(text, images=len(images)), assistant_turn("")]
     record = {"id": images[0], "task": task, "variant": "own", "images": images, "pixels": pixels}
     return record | {"messages": messages, "answer": ""}
@@ -248,9 +249,9 @@ def main(profile: str, task: str, photos: Sequence[str], *, question: str, serve
     logging.disable_progress_bar()
     try:
         own = profile_tasks(find_project().outputs / profile)
-        record = question_record(task, photos, question=question, own=own)  # refused before a model loads
+        question_record(task, photos, question=question, own=own)  # refused before a model loads
         with open_profile(profile, server=server) as experts:
-            found = experts.answers([record])[0]
+            found = experts.ask(task, *photos, question=question)
     except (FileNotFoundError, KeyError, ValueError, ConnectionError) as error:
         print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
         return 2
