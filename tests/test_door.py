@@ -99,7 +99,9 @@ def test_columns_are_mapped_for_both_files_and_faults_of_the_mapping_are_named(f
         "tilte: x\ncount: [[1]]\nplacement: Ort\ncategory: Warengrupe\n"
     )
     write(
-        folder, "products.csv", ["SKU;Bezeichnung;title;Farbe;images;Warengruppe", "7;Seife;old;weiss;images/1.jpg;x"]
+        folder,
+        "products.csv",
+        ["SKU;Title;Bezeichnung;Farbe;images;Warengruppe;leer", "7;old;Seife;weiss;images/1.jpg;x;"],
     )
     rows = [{"feedback_id": 1, "Artikel": 7, "images": "images/2.jpg", "defekt": "NO"}]
     write(folder, "feedback.jsonl", rows)
@@ -115,6 +117,18 @@ def test_columns_are_mapped_for_both_files_and_faults_of_the_mapping_are_named(f
     assert {row.field for row in catalogue.warnings} == {"Warengruppe", "category"}
     reason = next(row.reason for row in catalogue.warnings if row.field == "category")
     assert "did you mean warengruppe?" in reason.casefold()
+
+
+def test_a_mapping_holds_where_its_field_belongs(folder):
+    (folder / "columns.yaml").write_text("title: text\nattributes.colour: Farbe\n")
+    rows = [{"feedback_id": "F1", "product_id": "P1", "images": "images/2.jpg", "text": " fine ", "Farbe": "red"}]
+    blank = {"feedback_id": "F2", "product_id": "P1", "images": "images/3.jpg", "text": " \n", "Farbe": " "}
+    catalogue = load(folder, [product(1) | {"text": "Seife"}], [*rows, blank])
+    assert catalogue.products[0].title == "Seife" and catalogue.quarantine == []
+    assert [(row.text, row.facts) for row in catalogue.feedback] == [
+        (" fine ", {"attributes": {"colour": "red"}}),
+        ("", None),
+    ]
 
 
 def test_a_broken_mapping_stops_nothing(folder):

@@ -344,7 +344,7 @@ def test_an_own_task_s_expert_is_asked_by_name(folder, parts, tmp_path, monkeypa
         for weight in stack.adapter_weights(name).values():
             weight.normal_(0, 0.02)
         stack.save(outputs / f"{chapter}_chapter" / "stack", name)
-    (outputs / "06_chapter" / "run.json").write_text(json.dumps({"parameters": {"TASKS": [GERMAN]}}))
+    (outputs / "06_chapter" / "settings.json").write_text(json.dumps({GERMAN: {}}))
     with m.open_profile("mine") as experts:
         photo = folder / "images" / "F1.png"
         answer = experts.ask(GERMAN, photo)

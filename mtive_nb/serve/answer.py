@@ -125,7 +125,8 @@ class Profile(Experts):
         self.stack = open_stack((stacks[0], "PT"), (stacks[1], "IT"))
         self.pool = ExpertPool(self.stack, trunk="IT")
         self.versions = Versions(folder)
-        self.versions.follow(self.pool)
+        for task in self.versions.tasks:
+            self.versions.serve(self.pool, task)
         self.max_px = self.stack.vlm.max_px
         tokenizer = self.stack.vlm.processor.tokenizer
         self._chances = Chances(lambda names: option_tokens(tokenizer, names), read_calibration(folder), self.own)

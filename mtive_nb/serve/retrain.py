@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mtive_nb.data.annotations import Annotation
 from mtive_nb.data.emdiv.own import OwnTask
-from mtive_nb.data.records import load_records, make_record
+from mtive_nb.data.records import load_records, make_record, question_of
 from mtive_nb.data.splits import split_of
 from mtive_nb.evaluate.intervals import Interval, paired_difference
 from mtive_nb.evaluate.judge.rule import RuleJudge
@@ -27,6 +28,7 @@ from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.lineage import AdapterSpec
 from mtive_nb.model.stack import open_stack
 from mtive_nb.model.train import Training, train_adapter
+from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Project, find_project
 from mtive_nb.run.stale import read_run
 from mtive_nb.serve.answer import profile_tasks, run_folder, task_question
@@ -86,6 +88,42 @@ def correction_records(source: str | Path, task: str, *, own: Mapping[str, OwnTa
             f'answer, or "{ACCEPTED}" where the answer is right'
         )
     return records
+
+
+def answered_records(source: str | Path) -> list[dict]:
+    """Return the answers of a file of `score` as records to annotate (show/annotate.py), the answer given as theirs."""
+    return [
+        make_record(
+            f"{question.task}/{question.id}/{k}",
+            product_id=question.id,
+            task=question.task,
+            variant="aug",
+            images=[path.resolve() for path in question.photos],
+            question=question.text,
+            answer=str(question.row["answer"]),
+            source="score",
+            split="train",
+        )
+        for k, question in enumerate(read_questions(source))
+        if question.task and question.text and question.row.get("answer")
+    ]
+
+
+def write_corrections(records: Sequence[dict], annotations: Mapping[str, Annotation], path: str | Path) -> Path:
+    """Write a person's decisions on `answered_records` as a file for `retrain`; return its path.
+
+    Errors: ValueError where nothing is decided.
+    """
+    decided = [(record, annotations[record["id"]].answer) for record in records if record["id"] in annotations]
+    rows = [
+        {"photo": record["images"], "task": record["task"], "question": question_of(record), "answer": record["answer"],
+         "correct_answer": answer}
+        for record, answer in decided if answer is not None
+    ]  # fmt: skip
+    if not rows:
+        raise ValueError("no answer is decided: use the form above, then run this cell again")
+    write_atomic(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return Path(path)
 
 
 def _right_answer(question: Question) -> str:

@@ -42,6 +42,8 @@ class Versions:
             )
         self.experts = stages["06"] / "stack"
         self.trunk = read_manifest(stages["05"] / "stack")["adapters"]["IT"]["sha256"]
+        self._followed: dict[str, int] = {}  # task -> version in force when a pool last followed
+        self._state = self.file.stat().st_mtime_ns if self.file.is_file() else 0
         self.tasks = list(json.loads((stages["06"] / "settings.json").read_text(encoding="utf-8")))
 
     def of(self, task: str) -> list[ExpertVersion]:
@@ -77,17 +79,23 @@ class Versions:
         self._change(task, number, self.of(task)[1:])
         return found[number]
 
-    def follow(self, pool: ExpertPool) -> list[str]:
-        """Bring a pool to the versions in force, without an interruption; return the tasks that changed."""
-        changed = []
-        for task in self.tasks:
+    def serve(self, pool: ExpertPool, task: str) -> None:
+        """Put the version in force into a pool that does not serve the task yet."""
+        version = self.in_force(task)
+        pool.add(task, version.folder, version.adapter, number=version.number)
+        self._followed[task] = version.number
+
+    def follow(self, pool: ExpertPool) -> None:
+        """Bring a pool to the versions that came in force since the last call, without an interruption."""
+        state = self.file.stat().st_mtime_ns if self.file.is_file() else 0
+        if state == self._state:
+            return
+        self._state = state
+        for task in self._followed.keys() & pool.experts.keys():
             version = self.in_force(task)
-            if task not in pool.experts:
-                pool.add(task, version.folder, version.adapter, number=version.number)
-            elif version.number not in pool.experts[task].weights:
+            if version.number != self._followed[task]:
                 pool.update(task, version.folder, version.adapter, number=version.number)
-                changed.append(task)
-        return changed
+                self._followed[task] = version.number
 
     def _read(self) -> dict:
         if not self.file.is_file():

@@ -24,7 +24,7 @@ def coerced_product(row: Mapping) -> dict:
     category = row["category"] if isinstance(row["category"], str) else ""
     row |= {"coarse": row.get("coarse") or category, "facts": row.get("facts")}
     if isinstance(row["attributes"], dict):
-        known = {name: value for name, value in row["attributes"].items() if value is not None and value != ""}
+        known = {name: value for name, value in row["attributes"].items() if value is not None and not _is_blank(value)}
         row["attributes"] = known | ({"category": category} if category and "category" not in known else {})
     return row
 
@@ -36,7 +36,7 @@ def coerced_feedback(row: Mapping) -> dict:
 
 
 def _common(row: Mapping, *ids: str) -> dict:
-    row = dict(row)
+    row = {name: "" if _is_blank(value) else value for name, value in row.items()}
     for name in ids:
         if isinstance(row.get(name), int) and not isinstance(row[name], bool):
             row[name] = str(row[name])
@@ -54,7 +54,7 @@ def coerced_facts(facts: Mapping[str, object]) -> dict:
     read: dict = {}
     for name, value in facts.items():
         if isinstance(value, dict):
-            members = {key: one for key, one in value.items() if one != ""}
+            members = {key: one for key, one in value.items() if not _is_blank(one)}
             if members or not value:  # all members unknown: so is the whole
                 read[name] = members
         elif name == "damaged" and value in (0, 1):
@@ -65,7 +65,11 @@ def coerced_facts(facts: Mapping[str, object]) -> dict:
             read[name] = value
         elif value.strip():
             read[name] = _read(name, value.strip())
-    return {name: value for name, value in read.items() if value != ""}
+    return {name: value for name, value in read.items() if not _is_blank(value)}
+
+
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 def _read(name: str, text: str) -> object:

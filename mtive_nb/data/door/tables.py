@@ -77,7 +77,10 @@ def find_table(root: Path, kind: str) -> Path | None:
 
 
 def read_table(path: Path, kind: str, *, columns: Columns) -> tuple[list[Row], list[Fault]]:
-    """The rows of a file in our fields, and a warning for each ignored column and absent field. Errors: OSError if it cannot be read."""
+    """The rows of a file in our fields, and a warning for each ignored column and absent field.
+
+    Errors: OSError if the file cannot be read.
+    """
     raw, header = path.read_bytes(), []
     wanted = {*FIELDS[kind], *(name for theirs in columns.names.values() for name in theirs)}
     lines = _json_lines(raw) if path.suffix == ".jsonl" else _csv_lines(raw, header, wanted=wanted)
@@ -87,10 +90,11 @@ def read_table(path: Path, kind: str, *, columns: Columns) -> tuple[list[Row], l
         if cells is not None:
             for name in (*header, *cells):
                 if name not in places:
-                    places[name] = [our for our, theirs in columns.names.items() if name in theirs] or _ours(name, kind)
-            cells, fault = _shaped(cells, places, kind, split_images=path.suffix == ".csv")
+                    mapped = [our for our, theirs in columns.names.items() if name in theirs and _is_of(our, kind)]
+                    places[name] = mapped or _ours(name, kind)
+            cells, fault = _shaped(cells, places, kind, columns=columns, split_images=path.suffix == ".csv")
         rows.append((line, cells, fault))
-    columns.met |= places.keys()
+    columns.met |= {*header, *places}
     known = (*FIELDS[kind], *(f"facts.{name}" for name in FACT_TYPES))
     ignored = [(name, "", f"no field of ours: ignored{near(name, known)}") for name, ours in places.items() if not ours]
     there = {our for ours in places.values() for our in ours}
@@ -99,6 +103,11 @@ def read_table(path: Path, kind: str, *, columns: Columns) -> tuple[list[Row], l
         *((name, "", f"no column has this field; {COLUMNS_FILE} can name yours") for name in lacking),
         *ignored,
     ]
+
+
+def _is_of(ours: str, kind: str) -> bool:
+    """Whether a field of ours belongs to products or to feedback; attributes of feedback are those that the photo shows."""
+    return ours.split(".")[0] in (*FIELDS[kind], "facts", "attributes")
 
 
 def _ours(name: str, kind: str) -> list[str]:
@@ -117,13 +126,19 @@ def _ours(name: str, kind: str) -> list[str]:
 
 
 def _shaped(
-    cells: Mapping[str, object], places: Mapping[str, list[str]], kind: str, *, split_images: bool
+    cells: Mapping[str, object], places: Mapping[str, list[str]], kind: str, *, columns: Columns, split_images: bool
 ) -> tuple[dict | None, Fault | None]:
     """A row in our fields, or a fault: dotted names become members, and texts of JSON objects are read."""
+
+    def rank(pair: tuple[str, str]) -> tuple[int, int]:
+        # Plain fields go before their members, and mapped columns in their order before one with the field's own name.
+        ours, name = pair
+        mapped = columns.names.get(ours, ())
+        return ours.count("."), mapped.index(name) if name in mapped else len(mapped)
+
     row: dict = {}
-    # A mapped column goes before one that has the field's own name; plain fields go before their members.
     pairs = [(ours, name) for name in cells for ours in places[name]]
-    for ours, name in sorted(pairs, key=lambda pair: (pair[0].count("."), pair[1] == pair[0])):
+    for ours, name in sorted(pairs, key=rank):
         value, (*parents, last) = cells[name], ours.split(".", 2)
         if ours.split(".")[0] == "attributes" and kind == "feedback":
             parents = ["facts", *parents]
