@@ -245,6 +245,12 @@ def run_folder(profile_dir: Path, number: str) -> Path:
     return found
 
 
+def in_words(error: Exception) -> str:
+    """Return an error's message on one line."""
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(said).split()) or type(error).__name__
+
+
 def main(profile: str, task: str, photos: Sequence[str], *, question: str, server: str = "") -> int:
     """Run the command `ask`: print the answer; return exit code 2 for an invalid question, photo or profile."""
     logging.disable_progress_bar()
@@ -254,7 +260,7 @@ def main(profile: str, task: str, photos: Sequence[str], *, question: str, serve
         with open_profile(profile, server=server) as experts:
             found = experts.ask(task, *photos, question=question)
     except (FileNotFoundError, KeyError, ValueError, ConnectionError) as error:
-        print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     sure = f"  ({found.probability_of}: {found.probability:.2f}{'' if found.calibrated else ', not calibrated'})"
     sure = "" if found.probability is None else sure

@@ -25,7 +25,7 @@ from mtive_nb.data.photos import file_sha256
 from mtive_nb.model.batches import prepared_image
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.serve.answer import Experts, open_profile, question_record, task_question
+from mtive_nb.serve.answer import Experts, in_words, open_profile, question_record, task_question
 from mtive_nb.serve.questions import Question, read_questions
 
 COLUMNS = (
@@ -210,7 +210,7 @@ def _prepare(experts: Experts, questions: Sequence[tuple[int, Question]], kept: 
                 given = {"question": question.text, "decode": decode, "own": experts.own}
                 record = question_record(question.task, question.photos, **given)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a row is that row's error
-            row["error"] = _in_words(error)
+            row["error"] = in_words(error)
         prepared.append((k, row, record))
     return prepared
 
@@ -229,7 +229,7 @@ def _answer(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tok
         answers = experts.answers([record for _, record in asked], max_new_tokens=max_new_tokens)
     except Exception as error:  # noqa: BLE001 - as in _prepare
         if len(asked) == 1:
-            asked[0][0]["error"] = _in_words(error)
+            asked[0][0]["error"] = in_words(error)
         for one in asked if len(asked) > 1 else ():
             _answer(experts, [one], max_new_tokens=max_new_tokens)
         return
@@ -237,11 +237,6 @@ def _answer(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tok
         found = asdict(answer)
         row |= {"answer": found.pop("text"), **found, "milliseconds": round(answer.milliseconds, 1)}
         row["probability"] = None if answer.probability is None else round(answer.probability, 6)
-
-
-def _in_words(error: Exception) -> str:
-    said = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(said).split()) or type(error).__name__
 
 
 def main(
@@ -254,7 +249,7 @@ def main(
         with open_profile(profile, server=server) as experts, redirect_stdout(sys.stderr):
             rows = experts.score(source, tasks=tasks, output=output, batch=batch)
     except (OSError, KeyError, ValueError) as error:
-        print(f"error: {_in_words(error)}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     errors = rows[rows["error"] != ""]
     for row in errors.head(SHOWN).itertuples():
