@@ -122,6 +122,19 @@ def test_a_large_photo_keeps_its_ratio_and_the_area_asked_for(tmp_path: Path, si
     )
 
 
+@pytest.mark.parametrize("size", [(1600, 1200), (1201, 1599), (320, 240)])
+def test_a_jpeg_decoded_at_a_part_of_its_size_is_the_whole_one_shrunk(tmp_path: Path, size: tuple[int, int]) -> None:
+    rows, turned = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8), Image.Exif()
+    turned[0x0112] = 6  # turn by 90 degrees
+    Image.fromarray(rows).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "photo.jpg", quality=90, exif=turned)
+    found = load_image(tmp_path / "photo.jpg", side_px=140)
+    whole = load_image(tmp_path / "photo.jpg")
+    assert whole.size == size[::-1]
+    whole.thumbnail(found.size, Image.Resampling.BICUBIC)
+    gap = np.abs(np.asarray(found, float) - np.asarray(whole, float))
+    assert whole.size == found.size and gap.max() < 16 and gap.mean() < 2 and (max(size) > 400 or not gap.any())
+
+
 def test_a_photo_of_the_area_asked_for_or_less_stays_as_it_is(tmp_path: Path) -> None:
     for size in ((280, 280), (784, 100), (20, 60)):
         noise = Image.effect_noise(size, 80).convert("RGB")

@@ -52,7 +52,7 @@ def home(tmp_path_factory) -> Path:
         for weight in stack.adapter_weights(name).values():
             weight.normal_(0, 0.02)
         stack.save(folders[number], name)
-    (folders["06"].parent / "run.json").write_text(json.dumps({"parameters": {"TASKS": ["DD", "PM"]}}))
+    (folders["06"].parent / "settings.json").write_text(json.dumps(dict.fromkeys(["DD", "PM"], {})))
     for k, colour in enumerate(("red", "blue")):
         Image.new("RGB", (90, 70), colour).save(home / f"photo{k or ''}.jpg")
     return home

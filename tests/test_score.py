@@ -41,7 +41,7 @@ def home(tmp_path_factory, tiny_folder) -> Path:
         for weight in stack.adapter_weights(name).values():
             weight.normal_(0, 0.2)
         stack.save(folders[number], name)
-    (folders["06"].parent / "run.json").write_text(json.dumps({"parameters": {"TASKS": list(TASKS)}}))
+    (folders["06"].parent / "settings.json").write_text(json.dumps(dict.fromkeys(list(TASKS), {})))
     return home
 
 
@@ -230,7 +230,7 @@ def test_probabilities_are_those_of_the_logits(experts, tiny_folder):
     """Yes against no, and a class by each token where the classes part; a temperature only for the same expert."""
     tokenizer = experts.stack.vlm.processor.tokenizer
     entry = {"temperature": 2.0, "expert": "abc"}
-    chances = Chances(lambda names: option_tokens(tokenizer, names), {"DD": {"yes/no": entry}})
+    chances = Chances(lambda names: option_tokens(tokenizer, names), {"DD": {"yes/no": entry}}, {})
     yes, no = (option_tokens(tokenizer, ["yes", "no"])[word] for word in ("yes", "no"))
     logits = torch.randn(12, len(tokenizer), generator=torch.Generator().manual_seed(1))
     for word, tokens in (("yes", yes), ("no", no)):

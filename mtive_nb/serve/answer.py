@@ -6,13 +6,14 @@ The experts of chapter 06 run in this process, on the trunk of chapters 04 and 0
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 from transformers.utils import logging
 
 from mtive_nb.data.emdiv import questions as ask
@@ -204,19 +205,19 @@ def question_record(
     *,
     question: str = "",
     max_px: int | None = None,
-    pixels: Sequence = (),
+    decode: Callable[[str], Image.Image] | None = None,
     own: Mapping[str, OwnTask] | None = None,
 ) -> dict:
     """Return a question about photos as a record without an answer, with the photos decoded.
 
-    pixels: the photos, where they are decoded already. own: a profile's own tasks. Errors: KeyError for a task without
+    decode: default, prepared_image with `max_px`. own: a profile's own tasks. Errors: KeyError for a task without
     question, ValueError for a wrong number of photos, PhotoError for one that cannot be used.
     """
     text, wanted = (question, 1) if question else task_question(task, own)
     if not wanted <= len(photos) <= 2:
         raise ValueError(f"photos: found {len(photos)}, expected {wanted if wanted == 2 else '1 or 2'}")
     images = [str(Path(photo).expanduser().resolve()) for photo in photos]
-    pixels = pixels or [prepared_image(image, max_px) for image in images]
+    pixels = [decode(image) if decode else prepared_image(image, max_px) for image in images]
     messages = [user_turn(text, images=len(images)), assistant_turn("")]
     record = {"id": images[0], "task": task, "variant": "own", "images": images, "pixels": pixels}
     return record | {"messages": messages, "answer": ""}
@@ -244,16 +245,22 @@ def run_folder(profile_dir: Path, number: str) -> Path:
     return found
 
 
+def in_words(error: Exception) -> str:
+    """Return an error's message on one line."""
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(said).split()) or type(error).__name__
+
+
 def main(profile: str, task: str, photos: Sequence[str], *, question: str, server: str = "") -> int:
     """Run the command `ask`: print the answer; return exit code 2 for an invalid question, photo or profile."""
     logging.disable_progress_bar()
     try:
         own = profile_tasks(find_project().outputs / profile)
-        record = question_record(task, photos, question=question, own=own)  # refused before a model loads
+        question_record(task, photos, question=question, own=own)  # refused before a model loads
         with open_profile(profile, server=server) as experts:
-            found = experts.answers([record])[0]
+            found = experts.ask(task, *photos, question=question)
     except (FileNotFoundError, KeyError, ValueError, ConnectionError) as error:
-        print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     sure = f"  ({found.probability_of}: {found.probability:.2f}{'' if found.calibrated else ', not calibrated'})"
     sure = "" if found.probability is None else sure

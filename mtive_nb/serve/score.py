@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import asdict
-from hashlib import blake2b
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -21,9 +21,11 @@ from typing import TextIO
 import pandas as pd
 from transformers.utils import logging
 
+from mtive_nb.data.photos import file_sha256
+from mtive_nb.model.batches import prepared_image
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.serve.answer import Experts, open_profile, question_record, task_question
+from mtive_nb.serve.answer import Experts, in_words, open_profile, question_record, task_question
 from mtive_nb.serve.questions import Question, read_questions
 
 COLUMNS = (
@@ -178,10 +180,10 @@ def _ahead(
     rest = iter(enumerate(questions))
 
     def begin() -> list[Future]:
-        by_photos: dict[tuple[Path, ...], list[tuple[int, Question]]] = {}
+        of_photo: dict[Path | None, list[tuple[int, Question]]] = {}  # by the last photo, the customer's of a pair
         for k, question in islice(rest, size):
-            by_photos.setdefault(question.photos, []).append((k, question))
-        return [threads.submit(_prepare, experts, some, kept) for some in by_photos.values()]
+            of_photo.setdefault(question.photos[-1] if question.photos else None, []).append((k, question))
+        return [threads.submit(_prepare, experts, some, kept) for some in of_photo.values()]
 
     window = begin()
     while window:
@@ -191,9 +193,8 @@ def _ahead(
 
 
 def _prepare(experts: Experts, questions: Sequence[tuple[int, Question]], kept: Output) -> list[Prepared]:
-    """Prepare questions about the same photos: the row of an error or of an earlier answer, or a record to ask."""
-    prepared, pixels = [], ()
-    content = _content_of(questions[0][1].photos)
+    """Prepare questions about one photo: the row of an error or of an earlier answer, or a record to ask."""
+    prepared, decode = [], cache(partial(prepared_image, max_px=experts.max_px))
     for k, question in questions:
         row = dict.fromkeys(COLUMNS, "") | dict.fromkeys((*NUMBERS, "calibrated"))
         row |= {"id": question.id, "photo": question.photo, "task": question.task, "question": question.text}
@@ -201,16 +202,15 @@ def _prepare(experts: Experts, questions: Sequence[tuple[int, Question]], kept: 
         try:
             if not question.task:
                 raise ValueError("no task: name one in the column `task`, or by --task")
-            row |= {"expert": experts.expert_of(question.task), "photo_hash": content}
+            row |= {"expert": experts.expert_of(question.task), "photo_hash": _content_of(question.photos)}
             row["question"] = question.text or task_question(question.task, experts.own)[0]
             if before := kept.answer(row):
                 row = before
             else:
-                given = {"question": question.text, "max_px": experts.max_px, "pixels": pixels, "own": experts.own}
+                given = {"question": question.text, "decode": decode, "own": experts.own}
                 record = question_record(question.task, question.photos, **given)
-                pixels = record["pixels"]
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a row is that row's error
-            row["error"] = _in_words(error)
+            row["error"] = in_words(error)
         prepared.append((k, row, record))
     return prepared
 
@@ -218,10 +218,9 @@ def _prepare(experts: Experts, questions: Sequence[tuple[int, Question]], kept: 
 def _content_of(photos: Sequence[Path]) -> str:
     """Hash the photos' bytes in their order; "" where one cannot be read, which its decoding reports."""
     try:
-        hashes = [blake2b(photo.read_bytes(), digest_size=8).hexdigest() for photo in photos]
+        return "+".join(file_sha256(photo)[:16] for photo in photos)
     except (OSError, ValueError):
         return ""
-    return "+".join(hashes)
 
 
 def _answer(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tokens: int) -> None:
@@ -230,7 +229,7 @@ def _answer(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tok
         answers = experts.answers([record for _, record in asked], max_new_tokens=max_new_tokens)
     except Exception as error:  # noqa: BLE001 - as in _prepare
         if len(asked) == 1:
-            asked[0][0]["error"] = _in_words(error)
+            asked[0][0]["error"] = in_words(error)
         for one in asked if len(asked) > 1 else ():
             _answer(experts, [one], max_new_tokens=max_new_tokens)
         return
@@ -238,11 +237,6 @@ def _answer(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tok
         found = asdict(answer)
         row |= {"answer": found.pop("text"), **found, "milliseconds": round(answer.milliseconds, 1)}
         row["probability"] = None if answer.probability is None else round(answer.probability, 6)
-
-
-def _in_words(error: Exception) -> str:
-    said = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(said).split()) or type(error).__name__
 
 
 def main(
@@ -255,7 +249,7 @@ def main(
         with open_profile(profile, server=server) as experts, redirect_stdout(sys.stderr):
             rows = experts.score(source, tasks=tasks, output=output, batch=batch)
     except (OSError, KeyError, ValueError) as error:
-        print(f"error: {_in_words(error)}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     errors = rows[rows["error"] != ""]
     for row in errors.head(SHOWN).itertuples():
