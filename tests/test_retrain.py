@@ -1,0 +1,155 @@
+"""Retraining an expert from corrected answers: what it learns from, when it replaces, going back, followers."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mtive_nb as m
+from mtive_nb.__main__ import main
+from mtive_nb.data.annotations import AnnotationStore
+from mtive_nb.model.lineage import LineageError
+from mtive_nb.run.graph import Project
+from mtive_nb.serve import retrain as room
+from mtive_nb.serve.answer import open_profile
+from mtive_nb.serve.retrain import answered_records, correction_records, retrain, right_answers, write_corrections
+from mtive_nb.serve.versions import Versions
+
+QUESTION = "Is this product damaged?"
+
+
+def photo(folder: Path, k: int) -> Path:
+    path = folder / f"photo{k}.png"
+    noise = np.random.default_rng(k).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((56, 56), Image.NEAREST).save(path)
+    return path
+
+
+def record(folder: Path, k: int, split: str) -> dict:
+    answer = "yes" if k % 2 else "no"
+    return m.make_record(
+        f"DD-bin/{k}", product_id=f"p{k}", task="DD", variant="bin", images=[photo(folder, k)], question=QUESTION,
+        answer=answer, label=answer, facts={"asked": {"damaged": answer}, "known": {}}, source="shop", split=split,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_folder: Path) -> Path:
+    """A project whose profile `mine` has what retraining reads of chapters 01, 04, 05 and 06; its expert is random."""
+    (tmp_path / "notebooks").mkdir()
+    folders = {n: tmp_path / "outputs" / "mine" / f"{n}_chapter" for n in ("01", "04", "05", "06")}
+    stack = m.LoraStack(m.load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
+    torch.manual_seed(3)
+    for name, parent, number in (("PT", None, "04"), ("IT", "PT", "05"), ("DD", "IT", "06")):
+        stack.add(name, m.AdapterSpec(4, 8.0, ("language",)), parent=parent)
+        for weight in stack.adapter_weights(name).values():
+            weight.normal_(0, 0.2)
+        stack.save(folders[number] / "stack", name)
+    (folders["01"] / "records").mkdir(parents=True)
+    records = [record(tmp_path, k, "train" if k < 8 else "val") for k in range(12)]
+    m.write_records(records, folders["01"] / "records" / "emdiv.jsonl")
+    (folders["01"] / "records" / "vocabulary.json").write_text("{}")
+    settings = {"DD": {"rank": 4, "alpha": 8.0, "placement": ["language"], "rate": 0.01, "steps": 4}}
+    (folders["06"] / "settings.json").write_text(json.dumps(settings))
+    (folders["06"] / "drawn.json").write_text(json.dumps([r["id"] for r in records[:8]]))
+    parameters = {"BATCH": 2, "ACCUMULATE": 1, "CHECKPOINTING": False, "SEED": 0}
+    (folders["06"] / "run.json").write_text(json.dumps({"parameters": parameters}))
+    return tmp_path
+
+
+@pytest.fixture
+def answers(home: Path) -> Path:
+    """Answers of score about ten new photos, as a person has filled them in: two right, one not looked at."""
+    rows = [
+        {"photo": photo(home, 100 + k).name, "task": "DD", "question": QUESTION, "answer": "no", "correct_answer": right}
+        for k, right in enumerate(["yes"] * 7 + ["ok", "OK", ""])
+    ]
+    path = home / "answers.csv"
+    with path.open("w", newline="", encoding="utf-8-sig") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_filled_in_file_becomes_records(answers: Path) -> None:
+    records = correction_records(answers, "DD")
+    assert [r["answer"] for r in records] == ["yes"] * 7 + ["no"] * 2
+    assert all((r["variant"], r["label"]) == ("bin", r["answer"]) for r in records)
+    assert {r["split"] for r in records} == {"train", "val"}
+    with pytest.raises(ValueError, match="no corrected answer for EX.*correct_answer"):
+        correction_records(answers, "EX")
+
+
+def test_retraining_makes_a_version_that_learns_the_corrections(home: Path, answers: Path) -> None:
+    found = retrain("mine", "DD", answers, force=True, project=Project(home))
+    versions = Versions(home / "outputs" / "mine")
+    assert found.version.number == 2 and versions.in_force("DD").number == 2
+    corrections = correction_records(answers, "DD")
+    assert found.version.about["corrections"] == sum(r["split"] == "train" for r in corrections)
+    held_out = 4 + sum(r["split"] == "val" for r in corrections)
+    assert found.gain.n == held_out and found.corrected.n == held_out - 4
+    with open_profile("mine", project=Project(home)) as experts:
+        assert experts.expert_of("DD").startswith("DD@2 ")
+
+
+def test_a_worse_version_is_kept_but_does_not_replace(home: Path, answers: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MTIVE_HOME", str(home))
+    order = iter([0.0, 1.0])  # of the new version, then of the old
+    monkeypatch.setattr(room, "right_answers", lambda records, *_: np.full(len(records), next(order)))
+    assert main(["retrain", "mine", "DD", str(answers)]) == 1
+    assert "is worse and not in force" in capsys.readouterr().out
+    assert Versions(home / "outputs" / "mine").in_force("DD").number == 1
+    assert main(["versions", "mine"]) == 0
+    listed = capsys.readouterr().out
+    assert "* DD           1" in listed and "-1.000 (-1.000 to -1.000)" in listed
+    assert main(["versions", "mine", "DD", "2"]) == 0 and Versions(home / "outputs" / "mine").in_force("DD").number == 2
+    assert main(["versions", "mine", "DD", "7"]) == 2 and "no version 7" in capsys.readouterr().err
+
+
+def test_a_running_profile_follows_without_a_restart(home: Path, answers: Path) -> None:
+    with open_profile("mine", project=Project(home)) as experts:
+        before = experts.ask("DD", home / "photo0.png", max_new_tokens=4)
+        retrain("mine", "DD", answers, force=True, project=Project(home))
+        after = experts.ask("DD", home / "photo0.png", max_new_tokens=4)
+        Versions(home / "outputs" / "mine").put_in_force("DD", 1)
+        back = experts.ask("DD", home / "photo0.png", max_new_tokens=4)
+    assert [a.expert[:4] for a in (before, after, back)] == ["DD@1", "DD@2", "DD@1"]
+    assert before.expert == back.expert != after.expert and before.text == back.text
+
+
+def test_versions_of_another_trunk_are_not_in_force(home: Path, answers: Path) -> None:
+    retrain("mine", "DD", answers, force=True, project=Project(home))
+    manifest = home / "outputs" / "mine" / "05_chapter" / "stack" / "stack.json"
+    content = json.loads(manifest.read_text())
+    content["adapters"]["IT"]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content))
+    assert Versions(home / "outputs" / "mine").in_force("DD").number == 1
+    with pytest.raises(LineageError):
+        open_profile("mine", project=Project(home))
+
+
+def test_answers_are_scored_by_label_fact_or_text() -> None:
+    base = {"id": "r", "product_id": "p", "task": "AE", "variant": "aug", "messages": [], "label": None}
+    records = [
+        base | {"answer": "yes", "facts": None},
+        base | {"answer": "red", "facts": {"asked": {"colour": "red"}, "known": {"colour": "red"}}},
+        base | {"answer": "3 kg", "facts": None},
+    ]
+    assert list(right_answers(records, ["Yes.", "It is red.", " 3 KG"], {"colour": ["red", "blue"]})) == [1, 1, 1]
+    assert list(right_answers(records, ["no", "blue", "4 kg"], {"colour": ["red", "blue"]})) == [0, 0, 0]
+
+
+def test_annotated_answers_become_a_file_of_corrections(home: Path, answers: Path, tmp_path: Path) -> None:
+    records = answered_records(answers)
+    store = AnnotationStore(tmp_path / "decisions.jsonl", annotator="me")
+    with pytest.raises(ValueError, match="no answer is decided"):
+        write_corrections(records, store.annotations, tmp_path / "corrections.jsonl")
+    for record, answer in zip(records, ("yes", "no", None), strict=False):
+        store.decide(record["id"], prefill=record["answer"], answer=answer, seconds=1)
+    made = correction_records(write_corrections(records, store.annotations, tmp_path / "corrections.jsonl"), "DD")
+    assert [r["answer"] for r in made] == ["yes", "no"] and made[0]["images"] == records[0]["images"]
