@@ -10,7 +10,7 @@ import pytest
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, load_catalogue
 from mtive_nb.data.composite import composite_damage, composite_dates
-from mtive_nb.data.emdiv.build import build_emdiv, statistics
+from mtive_nb.data.emdiv.build import build_emdiv, question_table, statistics, tasks_with_questions
 from mtive_nb.data.emdiv.questions import AE_AUG, DD_AUG_KIND, DD_AUG_YES_NO, EX_AUG, condition_phrase, describe
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
@@ -48,6 +48,22 @@ def test_every_task_and_variant_is_built_for_every_split(built):
     table = statistics(built.records)
     assert list(table.columns) == ["Task", "Variant", "Train", "Val", "Test"]
     assert table.iloc[-1, 2:].sum() == len(built.records) == table.iloc[:-1, 2:].to_numpy().sum()
+
+
+def test_a_task_without_questions_is_left_out_with_its_reason(shop):
+    only_damage = {"damaged": True, "damage": "dent"}
+    rows = [Feedback(r.feedback_id, r.product_id, r.text, r.images, only_damage) for r in shop.feedback[:80]]
+    rows += [Feedback(r.feedback_id, r.product_id, r.text, r.images, {"damaged": False}) for r in shop.feedback[80:]]
+    emdiv = build_emdiv(Catalogue("damage", shop.root, shop.products, rows))
+    table = question_table(emdiv, ["DD", "EX", "PT"]).set_index("task")
+    assert table.loc["DD", ["train", "val", "test"]].to_list() == [
+        sum(r["split"] == split for r in emdiv.records if r["task"] == "DD") for split in ("train", "val", "test")
+    ]
+    assert table.loc["EX", "note"].startswith("left out, no train or test questions: facts name no dates (")
+    assert table.loc["PT", ["train", "val", "test"]].sum() == 0 and "packaging" in table.loc["PT", "note"]
+    assert tasks_with_questions(emdiv.records, ["EX", "DD"]) == ["DD"]
+    with pytest.raises(ValueError, match="tasks EX, PT: found none"):
+        tasks_with_questions(emdiv.records, ["EX", "PT"])
 
 
 def test_no_product_and_no_photo_stands_in_two_splits(built):

@@ -124,6 +124,17 @@ def test_a_failure_keeps_the_old_result_and_stops_only_what_rests_on_it(project:
     assert not (profile_dir(project) / ".01_data.partial").exists()
 
 
+def test_a_chapter_with_nothing_to_work_on_is_left_out_with_its_reason(project: Project) -> None:
+    open_run = "import mtive_nb as m\nrun = m.start_run('01_data', profile='pocket', seed=0)"
+    make(project, "01_data", open_run, "run.leave_out('no test questions for DD')", "1 / 0")
+    make(project, "02_use", "if False:\n    run.upstream('01')")
+    outcome, said = run(project)
+    assert outcome.ok and outcome.ran == ["01_data", "02_use"]
+    assert "[01_data] left out: no test questions for DD" in said
+    assert json.loads((profile_dir(project) / "01_data" / "run.json").read_text())["notes"]["left_out"]
+    assert run(project)[0].ran == []  # up to date, like any finished chapter
+
+
 @pytest.mark.parametrize(
     ("cell", "message"),
     [("import os\nos.kill(os.getpid(), 9)", "exit code"), ("raise SystemExit(0)", "did not run")],

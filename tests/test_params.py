@@ -14,6 +14,7 @@ from mtive_nb.run.params import (
     effective_parameters,
     header_minutes,
     load_yaml,
+    per_task,
     read_parameters,
 )
 
@@ -207,3 +208,16 @@ def test_a_value_that_names_no_way_is_refused_with_those_that_there_are():
     assert choose("ENGINE", "ray", {"local": 1, "ray": 2}) == 2
     with pytest.raises(ValueError, match="GENERATOR: found 'gpt', expected sight or text"):
         choose("GENERATOR", "gpt", {"sight": 1, "text": 2})
+
+
+def test_a_mapping_changes_only_the_keys_that_it_names(tmp_path: Path) -> None:
+    cell = 'TASKS: list[str] = ["AE"]\nSTEPS: dict[str, int] = {"AE": 3, "*": 9}\n'
+    for text, expected in [
+        ("STEPS: {DD: 5}\n", {"AE": 3, "*": 9, "DD": 5}),
+        ("STEPS: {AE: null}\nTASKS: [AE, DD]\n", {"*": 9}),
+        ("STEPS: {'*': 1}\n", {"AE": 3, "*": 1}),
+    ]:
+        assert effective(make(tmp_path, cell, yaml=text))["STEPS"] == expected
+    assert per_task({"AE": 3, "*": 9}, ["DD", "AE"]) == {"DD": 9, "AE": 3}
+    with pytest.raises(ParameterError, match="STEPS of .* has no entry for the task DD"):
+        effective(make(tmp_path, cell, yaml="STEPS: {'*': null}\nTASKS: [AE, DD]\n"))

@@ -6,7 +6,7 @@ import torch
 from mtive_nb.evaluate.latency import ratios_to, times_in_turn
 from mtive_nb.evaluate.predict import next_token_logits
 from mtive_nb.model.load import load_vlm
-from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
+from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack, open_stack
 from mtive_nb.model.train import Training, train_adapter
 
 SPEC = AdapterSpec(4, 4.0, ("vision", "connector", "language"))
@@ -52,6 +52,18 @@ def test_four_bits_are_trained_over_and_never_folded_or_merged_into(saved, four_
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     with pytest.raises(ValueError, match="nf4"):
         four.merged_trunk("DD")
+
+
+def test_a_stack_over_four_bits_is_opened_in_four_bits(four_bits, records, tmp_path):
+    stack = LoraStack(four_bits)
+    stack.add("PT", SPEC)
+    for weight in stack.adapter_weights("PT").values():
+        weight.normal_(0, 0.1)
+    stack.save(tmp_path, "PT")
+    again = open_stack((tmp_path, "PT"))
+    assert again.vlm.quantized == "nf4" and open_stack((tmp_path, "PT"), quantize="").vlm.quantized == ""
+    stack.activate("PT")
+    torch.testing.assert_close(next_token_logits(again, records[:2]), next_token_logits(stack, records[:2]))
 
 
 def test_an_unknown_format_is_named(tiny_folder):

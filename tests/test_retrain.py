@@ -65,7 +65,13 @@ def home(tmp_path: Path, tiny_folder: Path) -> Path:
 def answers(home: Path) -> Path:
     """Answers of score about ten new photos, as a person has filled them in: two right, one not looked at."""
     rows = [
-        {"photo": photo(home, 100 + k).name, "task": "DD", "question": QUESTION, "answer": "no", "correct_answer": right}
+        {
+            "photo": photo(home, 100 + k).name,
+            "task": "DD",
+            "question": QUESTION,
+            "answer": "no",
+            "correct_answer": right,
+        }
         for k, right in enumerate(["yes"] * 7 + ["ok", "OK", ""])
     ]
     path = home / "answers.csv"

@@ -7,7 +7,7 @@ from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import SortedSteps, Training, train_adapter
+from mtive_nb.model.train import SortedSteps, Training, steps_for, train_adapter
 
 SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))
 
@@ -124,3 +124,8 @@ def test_an_expert_trained_over_folded_stages_equals_one_trained_live(
     monkeypatch.setattr(LoraStack, "folded", lambda self, **_: nullcontext())
     for name, weight in expert("live").items():
         assert torch.allclose(weight, folded[name], atol=2e-3), name
+
+
+@pytest.mark.parametrize(("records", "steps"), [(1600, 100), (16, 8), (17, 9), (1, 1), (0, 1)])
+def test_few_records_mean_few_steps(records: int, steps: int) -> None:
+    assert steps_for(records, 100, passes=8, a_step=16) == steps

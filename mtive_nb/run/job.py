@@ -170,7 +170,7 @@ class NotebookJob:
         """Why the chapter ended before its last cell (Run.leave_out), or an empty text."""
         for folder in (partial_dir(self.profile_dir, self.notebook.name), self.profile_dir / self.notebook.name):
             if record := read_run(folder):
-                return record["notes"].get("left_out", "")
+                return record.get("notes", {}).get("left_out", "")
         return ""
 
     def _problem(self) -> str | None:
