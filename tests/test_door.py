@@ -1,19 +1,24 @@
 """A shop's own export at the door: CSV in any shape, other columns, texts as types, and what must never stop it."""
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mtive_nb.data.catalogue import Catalogue, load_catalogue
+from mtive_nb.data.catalogue import Catalogue, load_catalogue, write_quarantine
 from mtive_nb.data.customer_photos import photos_by_split
 from mtive_nb.data.door import tables
 from mtive_nb.data.door.coerce import coerced_facts
 from mtive_nb.data.emdiv.build import build_emdiv
 from mtive_nb.data.emdiv.questions import compact_json
 from mtive_nb.data.mart.render import render_mart
+from mtive_nb.data.records import load_records, write_records
+from mtive_nb.data.rows import FACT_TYPES
+from mtive_nb.data.shop import ShopPart, read_shop, split_photos, write_shop
+from mtive_nb.data.splits import assert_no_leaks
 
 
 @pytest.fixture
@@ -359,6 +364,46 @@ def test_a_listing_s_attributes_serve_for_a_whole_product_and_not_for_a_close_up
     records = build_emdiv(catalogue).records
     (asked,) = [record for record in records if (record["task"], record["variant"]) == ("AE", "gen")]
     assert asked["answer"] == compact_json(listed) and asked["facts"]["known"]["damaged"] == "yes"
+
+
+NASTY = (
+    *(None, True, 0, 2.5, 10**30, "", " ", "x" * 600, "\ud800", "\x00", "$a$ {title}", "{", "[1]", "yes", "none"),
+    *([], {}, [[]], {"": ""}, [None], ["images/1.jpg"], {"a": {"b": [{"c": 1}]}}, "../x.png", "images", "2027-02-30"),
+    *("training", "images/1.jpg|images/2.jpg", [1, 2, 3, 4], {"expiry": 7}, {"colour": "\ud800"}, "\u8336"),
+)
+PLACES = (
+    *("product_id", "feedback_id", "title", "category", "coarse", "attributes", "images", "facts", "text", "", "extra"),
+    *("attributes.colour", "facts.damaged", "facts.dates.expiry", "damaged", "colour"),
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_content_stops_the_door(folder, seed):
+    rng = random.Random(seed)
+    facts = ({"damaged": True, "damage": "crack"}, {"packaging": "can"}, {"dates": {"expiry": "2027-01"}}, None)
+    products = [product(k, attributes={"brand": ("Zevo", "Lumi")[k % 2]}, category="soap") for k in range(5)]
+    feedback = [
+        {
+            "feedback_id": f"F{k}",
+            "product_id": f"P{k % 5}",
+            "images": [f"images/{5 + k % 5}.jpg"],
+            "facts": facts[k % 4],
+        }
+        for k in range(10)
+    ]
+    for row in rng.sample([*products, *feedback], 9):
+        row[rng.choice(PLACES)] = rng.choice(NASTY)
+        if isinstance(row.get("facts"), dict):
+            row["facts"] = row["facts"] | {rng.choice([*FACT_TYPES, "own", ""]): rng.choice(NASTY)}
+    (folder / "splits.json").write_text(json.dumps({rng.choice(["P1", "F2", ""]): rng.choice(NASTY) for _ in range(3)}))
+    catalogue = load(folder, products, feedback)
+    parts = [ShopPart(catalogue, ("DD",))]
+    assert_no_leaks(split_photos(parts))
+    records = build_emdiv(catalogue).records
+    assert load_records(write_records(records, folder / "records.jsonl")) == records
+    write_quarantine([*catalogue.quarantine, *catalogue.warnings], folder / "quarantine.csv")
+    again = read_shop(write_shop(parts, folder / "shop.json"))[0].catalogue
+    assert (again.products, again.feedback, again.splits) == (catalogue.products, catalogue.feedback, catalogue.splits)
 
 
 def test_pocket_mart_has_its_facts_named_and_passes_unchanged(tmp_path):

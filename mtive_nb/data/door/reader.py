@@ -185,7 +185,13 @@ class _Reader:
         for row in feedback:
             units.setdefault(row.feedback_id if row.feedback_id in named else row.product_id, set()).update(row.images)
         photos = {one: {self.same[image] for image in images} for one, images in units.items()}
-        splits, moved = shop_splits(photos, named)
+        splits, group, moved = shop_splits(photos, named)
+        members = defaultdict(list)
+        for one, leader in group.items():
+            members[leader].append(one)
+        reason = "these share a photo, so they go into one split"
+        shared = [(leader, ", ".join(own), reason) for leader, own in members.items() if len(own) > 1]
+        self._warn(find_table(self.catalogue.root, "products").name, None, "", shared)
         for one, leader, split in moved:
             reason = f"shares a photo with {leader}, which is in {split}: goes there as well"
             self._leave_out("splits.json", None, "", [(one, named[one], reason)])
