@@ -1,4 +1,4 @@
-"""The command line: `mtive-nb run PROFILE [NN ...]`, `check`, `ask`, `report`, `preflight` (also `python -m mtive_nb ...`)."""
+"""The command line: `mtive-nb run PROFILE [NN ...]`, `check`, `ask`, `score`, `retrain`, `report`, ... (also `python -m mtive_nb`)."""
 
 import argparse
 import sys
@@ -27,6 +27,49 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("task", help="AE attributes, DD damage, PM match (two photos), EX expiry")
     ask.add_argument("photos", nargs="+", metavar="PHOTO")
     ask.add_argument("--question", default="", help="question about the photo (default: the task's own question)")
+    score = commands.add_parser("score", help="query trained experts about a folder or table of photos")
+    score.add_argument("profile")
+    score.add_argument(
+        "source", metavar="INPUT",
+        help="a folder of photos, or a CSV or JSON-lines file with a column photo (paths relative to the file, a pair "
+        "separated by |) and optionally photo2, task, question, id",
+    )  # fmt: skip
+    score.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="answers as .csv or .jsonl; kept and continued if it exists",
+    )
+    score.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        dest="tasks",
+        metavar="TASK",
+        help="task of rows that name none; repeatable",
+    )
+    score.add_argument("--batch", type=int, default=32, metavar="N", help="questions answered together (default: 32)")
+    for command in (ask, score):
+        command.add_argument(
+            "--server", default="", metavar="URL", help="a running vLLM that serves the profile's experts"
+        )
+    retrain = commands.add_parser("retrain", help="train a new version of an expert from corrected answers of score")
+    retrain.add_argument("profile")
+    retrain.add_argument("task")
+    retrain.add_argument(
+        "source", metavar="FILE", help='answers of score with a column correct_answer ("ok": it was right)'
+    )
+    retrain.add_argument("--force", action="store_true", help="put the new version in force even if it is worse")
+    retrain.add_argument(
+        "--server", default="", metavar="URL", help="a running vLLM that is to serve the new version, too"
+    )
+    versions = commands.add_parser(
+        "versions", help="list the versions of the experts; with TASK NUMBER, go back to one"
+    )
+    versions.add_argument("profile")
+    versions.add_argument("task", nargs="?", default="")
+    versions.add_argument("number", nargs="?", type=int, default=1)
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")
@@ -65,7 +108,20 @@ def _run_command(asked: argparse.Namespace) -> int:
     if asked.command == "ask":
         from mtive_nb.serve.answer import main as ask
 
-        return ask(asked.profile, asked.task, asked.photos, question=asked.question)
+        return ask(asked.profile, asked.task, asked.photos, question=asked.question, server=asked.server)
+    if asked.command == "score":
+        from mtive_nb.serve.score import main as score
+
+        options = {"output": asked.output, "tasks": asked.tasks, "batch": asked.batch, "server": asked.server}
+        return score(asked.profile, asked.source, **options)
+    if asked.command == "retrain":
+        from mtive_nb.serve.retrain import main as retrain
+
+        return retrain(asked.profile, asked.task, asked.source, force=asked.force, server=asked.server)
+    if asked.command == "versions":
+        from mtive_nb.serve.retrain import show_versions
+
+        return show_versions(asked.profile, asked.task, asked.number)
     if asked.command == "check":
         from mtive_nb.data.door.check import main as check
 

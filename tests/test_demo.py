@@ -1,8 +1,10 @@
 """The demo of the experts: what a person at the page sees, with ways whose answers are known."""
 
+import io
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from mtive_nb.data.records import question_of
 from mtive_nb.evaluate.grounding.attention import AnswerAttention
+from mtive_nb.model.batches import cached_image
 from mtive_nb.show.demo import ExpertDemo, record_of
 
 
@@ -69,6 +72,11 @@ def page(tmp_path):
     return SimpleNamespace(demo=made, slow=slow, pool=pool, folder=tmp_path, samples=samples)
 
 
+def sent(name, content):
+    """An uploaded file as ipywidgets passes it on."""
+    return {"name": name, "type": "image/png", "size": 1, "content": content, "last_modified": datetime.now(UTC)}
+
+
 def until(true, seconds=10.0):
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
@@ -104,16 +112,29 @@ def test_photos_come_from_samples_uploads_and_paths(page):
     demo.path.value = str(page.folder / "a.png")
     assert demo.images == [str(page.folder / "a.png")]
     content = (page.folder / "a.png").read_bytes()
-    demo.upload.value = (
-        {
-            "name": "../../mine.png",
-            "type": "image/png",
-            "size": 1,
-            "content": content,
-            "last_modified": datetime.now(UTC),
-        },
-    )
-    assert demo.images == [str(page.folder / "uploads" / "mine.png")]
+    demo.upload.value = (sent("../../mine.png", content),)
+    (image,) = map(Path, demo.images)
+    assert image.name == "mine.png" and image.is_relative_to(page.folder / "uploads") and image.read_bytes() == content
+
+
+def test_uploads_of_one_name_are_photos_of_their_own(page):
+    seen, ways = [], {"model": lambda record: [seen.append(cached_image(record["images"][0], 40).getpixel((5, 5)))] * 0}
+    demo = ExpertDemo(lambda: ways, [], uploads=page.folder / "uploads")
+    files = {}
+    for colour in ("red", "blue", "lime"):
+        packed = io.BytesIO()
+        Image.new("RGB", (40, 30), colour).save(packed, "PNG")
+        files[colour] = sent("image.jpg", packed.getvalue())
+    demo.question.value = "Colour?"
+    for colour in ("red", "blue"):
+        demo.upload.value = (files[colour],)
+        demo.ask.click()
+        demo.wait()
+    assert seen == [(255, 0, 0), (0, 0, 255)] and demo.photos.value.count("image.jpg") == 1
+    demo.upload.value = (files["lime"], files["red"])
+    assert [Image.open(image).getpixel((5, 5)) for image in demo.images] == [(0, 255, 0), (255, 0, 0)]
+    demo.upload.value = (sent("x" * 5000 + ".png", files["blue"]["content"]),)
+    assert not demo.error.value and Image.open(demo.images[0]).getpixel((5, 5)) == (0, 0, 255)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from PIL import Image
 
+from mtive_nb.evaluate import predict
 from mtive_nb.evaluate.predict import answers_of_systems
 from mtive_nb.model.experts import AdapterPlan, train_adapters
 from mtive_nb.model.load import load_vlm
@@ -73,3 +75,31 @@ def test_processes_answer_as_one_does(tiny_folder, records, photo_folder, tmp_pa
         found.append(answers_of_systems(stack, systems, records, cache=cache, processes=processes, **given))
         assert len(list(cache.iterdir())) == 2 * len(tasks)
     assert found[0] == found[1] and found[0]["zero-shot"] != found[0]["MTIVE_PT"]
+
+
+def test_kept_answers_are_those_of_the_same_questions_photos_weights_and_settings(
+    tiny_folder, records, tmp_path, monkeypatch
+):
+    stack, asked = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu")), []
+    stack.add("PT", SPEC)
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (56, 56), "red").save(photo)
+    records = [r | {"images": [str(photo)] * len(r["images"])} for r in records[:2]]
+    monkeypatch.setattr(predict, "generate_answers", lambda *a, **k: asked.append(1) or ["yes"] * len(a[1]))
+
+    def asks(**given):
+        before = len(asked)
+        limits = {"cache": tmp_path / "cache", "max_new_tokens": 4} | given
+        answers_of_systems(stack, {"MTIVE_PT": dict.fromkeys({r["task"] for r in records}, "PT")}, records, **limits)
+        return len(asked) - before
+
+    assert asks() == 1 and asks() == 0 and asks(batch=1) == 0
+    assert asks(max_new_tokens=5) == 1
+    Image.new("RGB", (56, 56), "blue").save(photo)
+    assert asks() == 1 and asks() == 0
+    next(iter(stack.adapter_weights("PT").values()))[-1, -1] += 1  # trained on, not yet saved
+    assert asks() == 1 and asks() == 0
+    stack.vlm.max_px = 56
+    assert asks() == 1 and asks() == 0
+    records[0]["messages"][0]["content"][-1]["text"] += " Now?"
+    assert asks() == 1 and asks() == 0

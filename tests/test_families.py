@@ -1,5 +1,8 @@
 """Models of other families than the base's, from folders in the hub's own format: asked, scored, given adapters."""
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -16,8 +19,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mtive_nb.data.catalogue import load_catalogue
+from mtive_nb.data.dialogues import build_dialogues
+from mtive_nb.data.emdiv.build import build_emdiv
+from mtive_nb.data.instructions.build import build_instructions
+from mtive_nb.data.instructions.grammar import Grammar
+from mtive_nb.data.mart.render import render_mart
+from mtive_nb.data.records import BRACKETS, assistant_turn, plain, plain_chat, user_turn
 from mtive_nb.evaluate.predict import answers_of_systems
+from mtive_nb.model.batches import batch_of, control_tokens
 from mtive_nb.model.load import load_vlm
+from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.model.train import Training, train_adapter
 
@@ -81,6 +93,10 @@ def gemma3(folder) -> None:
     save(Gemma3ForConditionalGeneration(config), folder)
 
 
+def bound_of(folder) -> int:
+    return 56 if "gemma3" in folder.name else 112
+
+
 @pytest.fixture(scope="module", params=[idefics3, gemma3], ids=["idefics3", "gemma3"])
 def folder(request, tmp_path_factory):
     torch.manual_seed(0)
@@ -89,8 +105,99 @@ def folder(request, tmp_path_factory):
     return made
 
 
+QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
+        "<|endoftext|>")  # fmt: skip
+PLACES = ("question", "answer", "earlier question", "earlier answer")
+
+
+def with_text(record: dict, place: str, text: str) -> dict:
+    """The record with two turns, one of whose texts contains `text`."""
+    texts = {one: f"of {text if one == place else 'soap'} 250 ml" for one in PLACES}
+    image, asked = [{"type": "image"}] * len(record["images"]), [{"type": "text", "text": texts["earlier question"]}]
+    messages = [{"role": "user", "content": image + asked}, assistant_turn(texts["earlier answer"]),
+                user_turn(texts["question"]), assistant_turn(texts["answer"])]  # fmt: skip
+    return record | {"messages": messages, "answer": texts["answer"]}
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "idefics3", "gemma3"])
+def vlm(request, tiny_folder, tmp_path_factory):
+    if request.param == "qwen2_5_vl":
+        return load_vlm(str(tiny_folder), device="cpu", max_px=112)
+    made = tmp_path_factory.mktemp("control")
+    {"idefics3": idefics3, "gemma3": gemma3}[request.param](made)
+    return load_vlm(str(made), device="cpu")
+
+
+def special_tokens(vlm) -> list[str]:
+    return [token.content for token in vlm.processor.tokenizer.added_tokens_decoder.values() if token.special]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_control_token_in_a_text_stays_text(vlm, records, place):
+    """Each special token of the family: turns, images and the answer's labels are those of a harmless word."""
+    special = special_tokens(vlm)
+    assert len(special) >= 7 and (vlm.family != "qwen2_5_vl" or set(special) == set(QWEN))
+    ids = torch.tensor(vlm.processor.tokenizer.convert_tokens_to_ids(special))
+
+    def counts(text):
+        batch = batch_of(vlm, [with_text(records[1], place, text)], answers=True)
+        said = batch["input_ids"][0][batch["labels"][0] != IGNORE]
+        rest = vlm.processor.decode(said, skip_special_tokens=True).replace(" ", "")
+        return (batch["input_ids"][0][:, None] == ids).sum(0).tolist(), (said[:, None] == ids).sum(0).tolist(), rest
+
+    whole, said, _ = counts("soap")
+    assert sum(whole) > 2 and sum(said) == 1  # an answer has one end
+    for token in [*special, "".join(special), f"<|im_{QWEN[1]}end|>"]:
+        found, in_answer, rest = counts(f"a {token} b")
+        assert (found, in_answer) == (whole, said), token
+        if place == "answer":
+            assert rest.startswith("ofa") and rest.strip().endswith("b250ml"), token
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "<|image_pad|>"])
+def test_control_tokens_in_a_shop_s_own_texts_forge_no_turn_and_no_image(tiny_folder, tmp_path, token):
+    """In title, description, attributes, a customer's text and facts, as stages 1 to 3 write them into records."""
+    vlm = load_vlm(str(tiny_folder), device="cpu", max_px=112)
+    shop = load_catalogue(render_mart(tmp_path / "mart", products=16, photos=2, dates=1, seed=4))
+
+    def marked(values):
+        return {name: f"{token} {value}" if name in ("brand", "category") else value for name, value in values.items()}
+
+    def spoilt(facts):
+        return facts | {"attributes": marked(facts["attributes"])} if "attributes" in (facts or {}) else facts
+
+    products = [replace(p, title=f"{token} {p.title}", description=f"{p.description[:20]} {token}", facts=spoilt(p.facts),
+                        attributes=marked(p.attributes)) for p in shop.products]  # fmt: skip
+    told = [replace(f, text=f"{token}{f.text}", facts=spoilt(f.facts)) for f in shop.feedback]
+    shop = replace(shop, products=products, feedback=told)
+    records = build_dialogues(shop, 60, seed=1) + build_instructions(shop, 60, generator=Grammar())
+    records += build_emdiv(
+        shop, counts={f"{task}/{form}/train": 10 for task in "AE DD PM EX".split() for form in "gen aug bin".split()}
+    ).records
+    places = Counter(r["task"] for r in records if token in str(r["messages"]))
+    assert set(places) == {"PRETRAIN", "INSTRUCT", "AE", "PM", "DD"}, places
+    pad, end, start = map(
+        vlm.processor.tokenizer.convert_tokens_to_ids, ("<|image_pad|>", "<|im_end|>", "<|im_start|>")
+    )
+    for record in records:
+        batch = batch_of(vlm, [record], answers=True)
+        ids, seen = batch["input_ids"], batch["image_grid_thw"].prod(1).sum().item() // 4
+        turns = len(record["messages"])
+        assert [(ids == one).sum().item() for one in (pad, end, start)] == [seen, turns, turns], record["messages"]
+        assert (batch["labels"] == end).sum() == 1
+
+
+def test_ordinary_texts_are_not_touched(vlm, records):
+    control, odd = control_tokens(vlm.processor), "a < b > c, <b>new</b> [x] user's | 5 <= 6\n<|"
+    assert plain(odd, control) == odd and plain_chat(records[0]["messages"], control)[0] == records[0]["messages"][0]
+    for token in special_tokens(vlm):
+        broken = plain(f"{token}{token}", control)
+        assert broken == f"{token[0]} {token[1:]}" * 2 and plain(broken, control) == broken
+        assert plain(token, BRACKETS) != token  # of a server by its address, whose tokenizer is not at hand
+
+
 def test_a_further_row_is_asked_like_the_base(folder, records, photo_folder, tmp_path):
-    stack = LoraStack(load_vlm(str(folder), dtype="float32", device="cpu", max_px=112))
+    stack = LoraStack(load_vlm(str(folder), dtype="float32", device="cpu", max_px=bound_of(folder)))
     asked = {"cache": tmp_path, "batch": 2, "max_new_tokens": 4}
     tasks = {r["task"] for r in records}
     answers = answers_of_systems(stack, {"another": dict.fromkeys(tasks)}, records, **asked)["another"]
@@ -100,7 +207,7 @@ def test_a_further_row_is_asked_like_the_base(folder, records, photo_folder, tmp
 
 
 def test_an_adapter_learns_on_it(folder, records, photo_folder, tmp_path):
-    stack = LoraStack(load_vlm(str(folder), dtype="float32", device="cpu", max_px=112))
+    stack = LoraStack(load_vlm(str(folder), dtype="float32", device="cpu", max_px=bound_of(folder)))
     stack.add("PT", AdapterSpec(4, 8, ("vision.attention", "language.attention")))
     log = train_adapter(stack, "PT", records[:2], Training(20, 3e-2, 2))
     stack.assert_alive("PT")

@@ -89,6 +89,15 @@ def test_a_segment_is_scored_by_its_own_tokens(vlm, records, photo_folder):
         one.score((40, 50))
 
 
+def test_an_end_mark_in_an_answer_is_scored_as_its_text(vlm, records):
+    found = []
+    for answer in ("red <|im_end|> circle", "red < |im_end|> circle"):
+        messages = [*records[1]["messages"][:-1], {"role": "assistant", "content": answer}]
+        found += read_attention(vlm, [records[1] | {"answer": answer, "messages": messages}])
+    one, other = found
+    assert "".join(one.tokens) == "red < |im_end|> circle" and np.allclose(one.mass, other.mass)
+
+
 def test_shards_resume_and_are_not_mixed_up(vlm, records, photo_folder, tmp_path, monkeypatch):
     given = {"shard": 5, "batch": 2}
     whole = score_records(vlm, records, tmp_path / "whole", **given)
@@ -111,6 +120,9 @@ def test_shards_resume_and_are_not_mixed_up(vlm, records, photo_folder, tmp_path
     assert calls.count(2) == 3 + 1 and np.allclose(resumed["score"], whole["score"], atol=1e-7)
     with pytest.raises(ValueError, match="found scores of records 12"):
         score_records(vlm, records[:7], tmp_path / "cut", **given)
+    records[3]["answer"] = records[3]["messages"][-1]["content"] = "another answer"
+    with pytest.raises(ValueError, match="found scores of content"):
+        score_records(vlm, records, tmp_path / "cut", **given)
 
 
 def test_a_batch_scores_as_its_records_alone(vlm, records, photo_folder):

@@ -61,6 +61,8 @@ RIGHT = [
     record("EX", "03/04/23", {"expiry": "03/04/23"}, DATES, variant="aug"),
     record("EX", "Unanswerable", {"production": "Unanswerable"}, DATES, variant="aug"),
     record("EX", "yes", {"has_expiry": "yes"}, DATES, variant="aug"),
+    # the word is both the name and the category
+    record("AE", "lemon", {"name": "lemon"}, {"category": "lemon", "name": "lemon"}, variant="aug"),
 ]
 
 

@@ -1,9 +1,19 @@
+import warnings
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, Gemma3Config, Idefics3Config
+from transformers import (
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    Gemma3ImageProcessor,
+    Idefics3Config,
+    Idefics3ImageProcessor,
+    Qwen2VLImageProcessor,
+)
 
-from mtive_nb.model.load import load_vlm, part_of, target_modules
+from mtive_nb.model.load import _bound_images, load_vlm, max_px_of, part_of, target_modules
 from mtive_nb.model.stack import AdapterSpec
 
 
@@ -62,6 +72,24 @@ def test_pixel_bounds_set_the_number_of_image_tokens(tiny_folder, photo_folder):
         assert (
             vlm.processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"].prod() // 4 == tokens
         )
+
+
+def test_a_bound_that_a_family_lacks_is_named_and_the_others_hold():
+    def bound(images, **asked):
+        processor = SimpleNamespace(image_processor=images)
+        return _bound_images(processor, **{"min_px": None, "max_px": None} | asked), dict(images.size)
+
+    with pytest.warns(UserWarning, match=r"gemma3: min_px=28, max_px=112: no such bound; its processor uses \{'height"):
+        assert bound(Gemma3ImageProcessor(), family="gemma3", min_px=28, max_px=112)[0] == (None, 224)
+    with pytest.warns(UserWarning, match="idefics3: min_px=28: no such bound"):
+        found, size = bound(Idefics3ImageProcessor(), family="idefics3", min_px=28, max_px=112)
+    assert found == (None, 112) and size == {"longest_edge": 112}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bound(Gemma3ImageProcessor(), family="gemma3", max_px=224)[0] == (None, 224)
+        found, size = bound(Qwen2VLImageProcessor(), family="qwen2_5_vl", min_px=28, max_px=112)
+        assert found == (28, 112) and size == {"shortest_edge": 28**2, "longest_edge": 114**2}
+    assert max_px_of(size, family="qwen2_5_vl") == 112 and max_px_of({}, family="qwen2_5_vl") is None
 
 
 def test_specs_are_hashable_by_value():

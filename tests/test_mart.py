@@ -15,6 +15,7 @@ from mtive_nb.data.mart.icons import icon_mask
 from mtive_nb.data.mart.photo import plan_shot, take_photo
 from mtive_nb.data.mart.render import CATEGORIES, DAMAGES, make_item, render_mart, vocabulary
 from mtive_nb.data.mart.text import customer_text
+from mtive_nb.model.batches import cached_image
 
 MONTHS = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()
 
@@ -54,6 +55,11 @@ def test_every_photo_is_there_and_has_its_size(shop, products, feedback):
         with Image.open(shop / row["images"][0]) as image:
             assert image.mode == "RGB"
             assert image.size == ((336, 224) if "dates" in row["facts"] else (280, 280))
+
+
+def test_the_pocket_base_gets_the_photos_as_they_are(shop):
+    for path in sorted((shop / "images").iterdir())[::9]:
+        assert cached_image(str(path), 140).tobytes() == Image.open(path).convert("RGB").tobytes()
 
 
 def test_all_categories_are_sold_and_all_values_are_in_the_vocabulary(products):

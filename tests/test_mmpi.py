@@ -12,7 +12,7 @@ from mtive_nb.data.emdiv.mmpi import build_mmpi, build_shop_mmpi
 from mtive_nb.data.inputs import delimited, reordered, stacked, with_inputs, with_prompt
 from mtive_nb.data.mart.render import render_mart, render_views
 from mtive_nb.data.ocr import Line
-from mtive_nb.data.records import record_fault
+from mtive_nb.data.records import record_fault, user_turn
 from mtive_nb.data.shop import ShopPart
 
 SHARES = {f"{task}/{variant}": 30 for task in ("AE", "DD", "PM") for variant in ("bin", "gen")}
@@ -89,6 +89,16 @@ def test_photos_are_shrunk_and_cut(shop, views, tmp_path):
     kinds = [part["type"] for part in made[0]["messages"][0]["content"]]
     assert kinds == ["text", *["image"] * 5] * 3 + ["text"]
     assert with_inputs(records, tmp_path)[0]["images"] == [str(p) for p in records[0]["images"]]
+
+
+def test_a_photo_replaced_under_its_name_is_cut_anew(tmp_path):
+    photo, level = tmp_path / "photo.png", []
+    for grey in (20, 200):
+        Image.new("RGB", (112, 112), (grey,) * 3).save(photo)
+        record = {"messages": [user_turn("?", images=1)], "images": [str(photo)]}
+        (made,) = with_inputs([record], tmp_path / "cut", shrink_to_px=56)
+        level.append(Image.open(made["images"][0]).getpixel((9, 9))[0])
+    assert level == pytest.approx([20, 200], abs=2)
 
 
 def test_prompts_of_several_images(shop, views):

@@ -55,6 +55,14 @@ def test_a_photo_is_read_once(photo_folder, tmp_path):
     assert read_photos(engine, paths, cache=tmp_path) == first and engine.asked == 2
 
 
+def test_a_photo_replaced_under_its_name_is_read_anew(tmp_path):
+    engine, photo, found = Counting(), tmp_path / "photo.png", []
+    for width in (40, 60, 40):
+        Image.new("RGB", (width, 30)).save(photo)
+        found.append(read_photos(engine, [photo], cache=tmp_path / "cache")[str(photo)][0].text)
+    assert found == ["40 px", "60 px", "40 px"] and engine.asked == 2
+
+
 def test_lines_are_kept_and_their_photos_move_with_the_run(tmp_path):
     box = (1.0, 2.0, 3.0, 4.0)
     inside, outside = tmp_path / "run" / "views" / "a.jpg", tmp_path / "shop" / "b.jpg"

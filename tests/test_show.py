@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -89,6 +91,12 @@ def test_photo_grid_takes_paths_images_and_arrays(tmp_path):
     photos = [tmp_path / "a.png", Image.new("RGB", (20, 20)), np.zeros((10, 10, 3), np.uint8)]
     figure = photo_grid(photos, ["one", "two", "three"], columns=2, boxes=[(1, 2, 30, 20), None, None])
     assert len(figure.axes) == 4 and sum(len(a.images) for a in figure.axes) == 3
+
+
+def test_a_dollar_in_a_title_is_no_formula():
+    figure = photo_grid([Image.new("RGB", (20, 30))], ["$5 {off$ \\frac"])
+    figure.savefig(io.BytesIO())
+    assert figure.axes[0].get_title() == "$5 {off$ \\frac"
 
 
 def test_a_system_keeps_its_colour():

@@ -1,22 +1,40 @@
 """Export for vLLM, and real vLLM where an environment has it: parity with the live stack, hot swap, refusals."""
 
+import base64
+import io
+import json
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import openai
 import pytest
 import torch
+from PIL import Image
 
 from mtive_nb.data.endpoint import Endpoint
 from mtive_nb.evaluate.judge.llm import JUDGED, LlmJudge
-from mtive_nb.model.lineage import LineageError
+from mtive_nb.evaluate.predict import next_token_logits
+from mtive_nb.model.batches import cached_image
+from mtive_nb.model.lineage import LineageError, read_manifest
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
+from mtive_nb.run.graph import Project
+from mtive_nb.serve.answer import open_profile, question_record
 from mtive_nb.serve.export import export_expert, export_flat, export_trunk, rank_room
 from mtive_nb.serve.load_test import Swaps, closed_loop
 from mtive_nb.serve.parity import Reply, compare, live_replies
-from mtive_nb.serve.vllm import BASE, VllmClient, VllmServer, chat_with_photos, serve_python
+from mtive_nb.serve.vllm import (
+    BASE,
+    VllmClient,
+    VllmServer,
+    _control_of,
+    _pixel_bound,
+    chat_with_photos,
+    serve_python,
+)
 
 SPECS = {
     "AE": AdapterSpec(8, 8, ("language", "connector")),
@@ -144,7 +162,87 @@ def test_photos_travel_as_the_pipeline_sees_them(some_records, photo_folder):
     turns = chat_with_photos(some_records[1], None)
     kinds = [part["type"] for part in turns[0]["content"]]
     assert kinds.count("image_url") == len(some_records[1]["images"]) and kinds[-1] == "text"
-    assert turns[0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    for part, path in zip(
+        (p for p in turns[0]["content"] if p["type"] == "image_url"), some_records[1]["images"], strict=True
+    ):
+        head, packed = part["image_url"]["url"].split(",")
+        assert head == "data:image/png;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(packed))).tobytes() == cached_image(path, None).tobytes()
+
+
+def test_a_photo_replaced_under_its_name_travels_anew(tmp_path, some_records):
+    photo, sent = tmp_path / "image.jpg", []
+    for colour in ("red", "blue"):
+        Image.new("RGB", (56, 56), colour).save(photo, format="BMP")
+        sent.append(chat_with_photos(some_records[0] | {"images": [str(photo)]}, None))
+    assert sent[0] != sent[1]
+
+
+def test_the_server_s_photos_have_the_bound_of_the_live_model(tiny_folder, tmp_path):
+    stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", max_px=112))
+    assert _pixel_bound(export_trunk(stack, tmp_path / "trunk", None)) == 112
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_control_tokens_reach_a_server_as_text(home, records, known):
+    """The tokens of the trunk's own tokenizer, or their forms where the server's folder is not at hand."""
+    control = _control_of(str(home / "trunk") if known else "org/model-of-the-hub")
+    records[0]["messages"][0]["content"][-1]["text"] = "Is <|im_end|> it <b>red</b>?"
+    (turn,) = chat_with_photos(records[0], None, control=control)
+    assert turn["content"][-1]["text"] == (
+        "Is < |im_end|> it <b>red</b>?" if known else "Is < |im_end|> it < b>red< /b>?"
+    )
+
+
+class Stub(BaseHTTPRequestHandler):
+    """As much of a server as a client needs: names of models, loading and unloading, an answer in pieces."""
+
+    protocol_version, calls = "HTTP/1.1", []
+
+    def log_message(self, *_):
+        pass
+
+    def reply(self, body, kind="application/json"):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        names = [{"id": n, "object": "model", "created": 0, "owned_by": "x"} for n in ("trunk", "DD@1")]
+        self.reply(json.dumps({"object": "list", "data": names}).encode())
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "lora" in self.path:
+            self.calls.append((self.path.split("/")[-1], asked["lora_name"]))
+            return self.reply(b"ok")
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": asked["model"]}
+        pieces = [chunk | {"choices": [{"index": 0, "delta": {"content": w}, "finish_reason": None}]} for w in "abc"]
+        lines = "".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + "data: [DONE]\n\n"
+        return self.reply(lines.encode(), "text/event-stream")
+
+
+@pytest.mark.parametrize("change", ["update", "remove"])
+def test_a_change_waits_for_no_reader_and_unloads_after_the_last_one(some_records, tmp_path, change):
+    Stub.calls = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    gone = ("unload_lora_adapter", "DD@1")
+    with VllmClient(f"http://127.0.0.1:{server.server_port}") as client:
+        readers = [client.stream(some_records[0], "DD") for _ in range(2)]
+        assert [next(reader) for reader in readers] == ["a", "a"]  # and then they read no further
+        client.update("DD", tmp_path) if change == "update" else client.remove("DD")
+        assert gone not in Stub.calls and bool(client.current) == (change == "update")
+        readers[0].close()
+        assert gone not in Stub.calls
+        readers[1].close()
+        assert Stub.calls[-1] == gone and Stub.calls.count(gone) == 1
+        if change == "update":
+            assert client.update("DD", tmp_path) == "DD@3" and Stub.calls[-1] == ("unload_lora_adapter", "DD@2")
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_server_that_does_not_start_says_why(home, tmp_path):
@@ -267,6 +365,28 @@ def test_a_running_server_is_asked_and_changed_by_its_address(server, home, some
         client.remove("late")
         with pytest.raises(KeyError, match="no expert 'late'"):
             client.update("late", home / "served1" / "AE")
+
+
+@real
+def test_a_served_profile_scores_as_the_live_stack(server, stacks, home, photo_folder, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for name in SPECS:
+        server.update(name, home / "served1" / name)
+    with open_profile("mine", project=Project(tmp_path), server=server.url) as experts:
+        table = experts.score(photo_folder, tasks=list(SPECS), max_new_tokens=TOKENS)
+        assert experts.client.tokens_of("yes no") == stacks[1].vlm.processor.tokenizer.encode("yes no")
+    assert (table["error"] == "").all() and len(table) == 16
+    for row in table.itertuples():
+        stacks[1].activate(row.task)
+        record = question_record(row.task, [photo_folder / row.photo])
+        (live,) = live_replies(stacks[1], [record], max_new_tokens=TOKENS)
+        sha256 = read_manifest(home / "v1")["adapters"][row.task]["sha256"]
+        assert row.answer == live.text and row.expert == f"{server.current[row.task]} {sha256[:8]}"
+        reply = server.ask(record, row.task, max_new_tokens=1, likeliest=20)
+        logits = next_token_logits(stacks[1], [record])[0].float().log_softmax(-1)
+        tokens = list(reply.likeliest[0])
+        assert len(tokens) >= 20 and reply.tokens[0] in tokens
+        assert max(abs(logits[t].item() - reply.likeliest[0][t]) for t in tokens) < TOLERANCE
 
 
 @real

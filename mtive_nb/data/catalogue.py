@@ -1,7 +1,7 @@
 """A catalogue: products with the shop's photos, and customers' feedback with the customers' photos.
 
 On disk a catalogue is a folder with products and feedback, as JSON lines or CSV, the photos they name, and optionally
-`splits.json` and `columns.yaml`; docs/catalogue.md is its contract. Pocket Mart is rendered into this layout;
+`splits.json`, `columns.yaml` and `tasks.yaml`; docs/catalogue.md is its contract. Pocket Mart is rendered into this layout;
 `sources.py` builds the same objects from public sets. Every unusable row or photo becomes a `Quarantined` row: loading
 neither crashes nor drops it silently. Boxes are XYXY in pixels of the upright photo.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtive_nb.data.door.tables import find_table
+from mtive_nb.data.emdiv.own import OwnTask, write_tasks
 from mtive_nb.data.photos import PhotoError, load_image, path_fault
 from mtive_nb.data.rows import DAMAGES, PACKAGINGS, PLACEMENTS
 from mtive_nb.run.atomic import replacing, write_atomic
@@ -91,6 +92,7 @@ class Catalogue:
     """The usable products and feedback, the quarantined rows and photos, and the warnings.
 
     `splits` maps product_id or feedback_id to train, val or test; None where the source neither defines nor draws any.
+    `tasks` are its own tasks by name.
     """
 
     name: str
@@ -100,13 +102,15 @@ class Catalogue:
     quarantine: list[Quarantined] = field(default_factory=list)
     splits: dict[str, str] | None = None
     warnings: list[Quarantined] = field(default_factory=list)
+    tasks: dict[str, OwnTask] = field(default_factory=dict)
 
 
 def load_catalogue(folder: str | Path) -> Catalogue:
     """Read a catalogue folder, decode every photo once, and give every product its split.
 
     Errors: FileNotFoundError, with the expected fields and an example, if the folder or its products are missing or
-    cannot be read. Every lesser fault goes to the catalogue's `quarantine`, what only looks wrong to its `warnings`.
+    cannot be read; ParameterError for a wrong tasks.yaml. Every lesser fault goes to the catalogue's `quarantine`, what
+    only looks wrong to its `warnings`.
     """
     from mtive_nb.data.door.reader import read_folder  # it fills the classes of this module
 
@@ -136,6 +140,7 @@ def write_catalogue(catalogue: Catalogue, folder: str | Path) -> Path:
     if catalogue.splits is not None:
         write_atomic(folder / "splits.json", json.dumps(catalogue.splits, indent=0, ensure_ascii=False) + "\n")
     if catalogue.root.resolve() != folder.resolve():
+        write_tasks(catalogue.tasks.values(), folder)
         for row in (*catalogue.products, *catalogue.feedback):
             for image in row.images:
                 if fault := path_fault(folder, image):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product
+from mtive_nb.data.emdiv.own import OwnTask
 from mtive_nb.data.negatives import HardNegatives
 from mtive_nb.data.records import UNANSWERABLE
 from mtive_nb.data.splits import SPLITS, split_products
@@ -19,12 +20,13 @@ DATES = ("expiry", "production")
 
 @dataclass(frozen=True)
 class CustomerPhoto:
-    """One customer photo with its feedback, product and split; `path` is absolute."""
+    """One customer photo with its feedback, product and split; `path` is absolute, `own` are the catalogue's tasks."""
 
     feedback: Feedback
     product: Product
     path: str
     split: str
+    own: tuple[OwnTask, ...] = ()
 
     @property
     def facts(self) -> dict:
@@ -46,8 +48,9 @@ class CustomerPhoto:
         return self.listed or any(self.seen.get(name) for name in IDENTIFYING)
 
     def known(self) -> dict[str, str]:
-        """Everything known to be true of the photo, as texts."""
-        return (self.seen if self.listed and self.facts else {}) | known_truth(self.facts)
+        """Everything known to be true of the photo, as texts: `known_truth`, and the facts of own tasks."""
+        own = {task.fact: answer for task in self.own if (answer := task.read(self.facts)[0])}
+        return (self.seen if self.listed and self.facts else {}) | known_truth(self.facts) | own
 
 
 def known_truth(facts: dict | None) -> dict[str, str]:
@@ -81,13 +84,14 @@ def photos_by_split(catalogue: Catalogue, splits: Mapping[str, str] | None = Non
         splits = catalogue.splits or split_products(product.product_id for product in catalogue.products)
     products = {product.product_id: product for product in catalogue.products}
     found: dict[str, list[CustomerPhoto]] = {split: [] for split in SPLITS}
+    own = tuple(catalogue.tasks.values())
     for row in catalogue.feedback:
         split = splits.get(row.feedback_id) or splits.get(row.product_id)
         if split not in found:
             known = f"splits name {split!r} for it" if split else "splits name neither it nor its product"
             raise ValueError(f"feedback {row.feedback_id}: {known}; expected one of {SPLITS} for every row")
         path = str((catalogue.root / row.images[0]).resolve())
-        found[split].append(CustomerPhoto(row, products[row.product_id], path, split))
+        found[split].append(CustomerPhoto(row, products[row.product_id], path, split, own))
     return found
 
 

@@ -5,9 +5,7 @@ The key comes from an environment variable and goes only into the request's head
 
 from __future__ import annotations
 
-import base64
 import json
-import mimetypes
 import os
 import random
 import threading
@@ -17,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
+
+from mtive_nb.data.photos import data_url, load_image
 
 LONGEST_WAIT_S = 60.0
+SENT_PX = 2048  # side of the square whose area a sent photo has at most; providers shrink larger photos anyway
 _TRY_AGAIN = (408, 429)  # and 5xx
 _THIS_REQUEST = (400, 413, 422)  # too large, filtered: the next request may pass
+REFUSALS = 8  # in a row, in the same words, before any reply: then it is not a fault of one request
 
 
 class EndpointError(RuntimeError):
-    """The endpoint refuses every request (wrong key, model or address): trying again would not help."""
+    """The endpoint refuses every request (wrong key, model, address or field): trying again would not help."""
 
 
 class BudgetError(RuntimeError):
@@ -62,6 +65,7 @@ class Endpoint:
         self.retries, self.backoff_s, self._sleep = retries, backoff_s, sleep
         self.budget_requests, self.budget_tok = budget_requests, budget_tok
         self.requests = self.tok = 0
+        self._refusal, self._refused = "", 0  # the words of the last refusals, and how many in a row; -1: no longer
         self._lock = threading.Lock()
         self._key = os.environ.get(api_key_env, "")
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
@@ -91,19 +95,33 @@ class Endpoint:
                 continue
             status = response.status_code
             if status == 200:
+                self._refused = -1
                 reply, reason = self._read(response, fault)
                 if reply is not None:
                     return reply, ""
             elif status in _TRY_AGAIN or status >= 500:
                 reason, wait_s = f"HTTP {status}", _asked_wait_s(response)
             elif status in _THIS_REQUEST:
-                return None, f"HTTP {status}: {self._quote(response)}"
+                return None, self._count_refusal(f"HTTP {status}: {self._quote(response)}")
             else:
                 raise EndpointError(
                     f"{self.url}: HTTP {status} for model {self.model!r}: {self._quote(response)}. "
                     "Check address, model and key"
                 )
         return None, reason
+
+    def _count_refusal(self, words: str) -> str:
+        """Return the words of one request's refusal. Errors: EndpointError where every request so far is refused so."""
+        with self._lock:
+            if self._refused >= 0:
+                self._refused = self._refused + 1 if words == self._refusal else 1
+            self._refusal = words
+            if self._refused >= REFUSALS:
+                raise EndpointError(
+                    f"{self.url}: refuses every request for model {self.model!r}: {words}. "
+                    "Check model and fields of the request"
+                )
+        return words
 
     def _spend(self) -> None:
         with self._lock:
@@ -133,10 +151,13 @@ class Endpoint:
         return text[:200]
 
 
-def photo_part(photo: bytes, path: str | Path) -> dict:
-    """A photo as a part of a turn, its bytes unchanged; the path's suffix sets the MIME type."""
-    mime = mimetypes.guess_type(str(path))[0] or "image/jpeg"
-    return {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{base64.b64encode(photo).decode()}"}}
+def photo_part(photo: str | Path | Image.Image, *, kind: str = "JPEG") -> dict:
+    """A photo as a part of a turn, encoded as `kind`: an image as it is, a file as `load_image` reads it, at most SENT_PX.
+
+    Errors: PhotoError for an unusable file.
+    """
+    image = photo if isinstance(photo, Image.Image) else load_image(photo, side_px=SENT_PX)
+    return {"type": "image_url", "image_url": {"url": data_url(image, kind=kind)}}
 
 
 def _asked_wait_s(response: httpx.Response) -> float:

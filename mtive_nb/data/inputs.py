@@ -3,7 +3,6 @@
 Every function maps records to records, so that training, answering and serving need no change.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mtive_nb.data.ocr import Line, with_print
-from mtive_nb.data.photos import load_image
+from mtive_nb.data.photos import file_sha256, load_image
 from mtive_nb.data.records import announces_image
 from mtive_nb.run.atomic import replacing
 
@@ -44,7 +43,7 @@ def _cut(path: Path, folder: Path, *, shrink_to_px: int, split: bool) -> list[st
     """The files that replace one photo: the photo, shrunk or not, and with `split` its quarters."""
     if not shrink_to_px and not split:
         return [str(path)]
-    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    name = file_sha256(path)[:16]
     files = [folder / f"{name}_{shrink_to_px}_{k}.jpg" for k in range(5 if split else 1)]
     if not all(file.is_file() for file in files):
         photo = load_image(path)

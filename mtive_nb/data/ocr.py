@@ -4,7 +4,6 @@ The built-in engine is RapidOCR: PaddleOCR's models under onnxruntime, shipped i
 the paper's AWS Textract, is an object with a `name` and a `read` method.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mtive_nb.data.dates import parse_date, strip_prefix
-from mtive_nb.data.photos import load_image
+from mtive_nb.data.photos import file_sha256, load_image
 from mtive_nb.data.records import UNANSWERABLE, numbered_lines, write_rows
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
@@ -72,7 +71,7 @@ def read_photos(engine: OcrEngine, paths: Iterable[str | Path], *, cache: Path) 
     """Read the lines of every photo, {path as passed: lines}. Results are cached under `cache` by the photo's hash."""
     found = {}
     for path in progress(list(dict.fromkeys(map(str, paths))), what=f"OCR by {engine.name}"):
-        kept = Path(cache) / engine.name / f"{hashlib.sha256(Path(path).read_bytes()).hexdigest()}.json"
+        kept = Path(cache) / engine.name / f"{file_sha256(path)}.json"
         if kept.is_file():
             found[path] = [Line(**row | {"box": tuple(row["box"])}) for row in json.loads(kept.read_text())]
         else:

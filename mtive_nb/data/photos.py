@@ -1,13 +1,21 @@
 """Loads photos from outside: decodes them in full, or says in one line what is wrong with the file.
 
-Images leave this module as PIL RGB, turned upright by their EXIF orientation; as arrays they are HWC uint8.
+Images leave this module as PIL RGB, turned upright by their EXIF orientation; as arrays they are HWC uint8. Model,
+judge, endpoint, server and widget all get their photos from `load_image`, as pixels or by `data_url`.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
+import os
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache, wraps
+from math import ceil
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,14 +27,49 @@ MIN_SIDE_PX = 16  # smaller photos show nothing to verify
 MAX_PIXELS = 64_000_000  # a 64-megapixel photo takes 192 MB as RGB; larger files are mistakes or attacks
 
 
+P, T = ParamSpec("P"), TypeVar("T")
+
+
 class PhotoError(ValueError):
     """A photo that cannot be used; the message says why, without the file's name."""
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """Decode a photo in full into upright RGB.
+def cached_by_file(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Cache a function of a path, `function(path, ...)`, for as long as the file stays as it is.
 
-    Transparent pixels become white, as a shop shows its cut-out products.
+    The key is the path with the file's device, inode, size and times in ns, so that a replaced file is read anew.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @lru_cache(maxsize)
+        def kept(_file: tuple[int, ...], *args: P.args, **kwargs: P.kwargs) -> T:
+            return function(*args, **kwargs)
+
+        @wraps(function)
+        def look(path: str | Path, *args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                file = os.stat(path)
+            except (OSError, ValueError):  # the function itself says what is wrong
+                return function(path, *args, **kwargs)
+            state = file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns
+            return kept(state, path, *args, **kwargs)
+
+        return look
+
+    return decorate
+
+
+@cached_by_file(65536)
+def file_sha256(path: str | Path) -> str:
+    """Return the hash of a file's bytes, for keys of caches. Errors: OSError for an unreadable file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_image(path: str | Path, *, side_px: int | None = None) -> Image.Image:
+    """Decode a photo in full into upright RGB; shrink it to about the area of a square of `side_px` if it is larger.
+
+    Transparent pixels become white, as a shop shows its cut-out products. Of several frames, the first counts.
     Errors: PhotoError for a missing, empty, truncated, non-image, tiny, giant or very long photo.
     """
     path = Path(path)
@@ -40,8 +83,11 @@ def load_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow's advice on palettes and on size; size is checked below
             with Image.open(path, formats=_formats()) as image:
                 _check_size(image.size)
+                if side_px:  # a JPEG decodes at a half, a quarter or an eighth, still twice as large as is asked for
+                    share = 2 * side_px / (image.width * image.height) ** 0.5
+                    image.draft(None, (ceil(share * image.width), ceil(share * image.height)))
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return _shrunk(_to_rgb(ImageOps.exif_transpose(image)), side_px)
     except PhotoError:
         raise
     except UnidentifiedImageError:
@@ -50,6 +96,27 @@ def load_image(path: str | Path) -> Image.Image:
         raise PhotoError(f"more than {MAX_PIXELS} pixels: {error}") from None
     except Exception as error:  # a damaged file raises nearly any type: OSError, SyntaxError, struct.error
         raise PhotoError(f"truncated or damaged image: {error or type(error).__name__}") from None
+
+
+def data_url(picture: Image.Image | bytes, *, kind: str = "PNG", quality: int = 95) -> str:
+    """Return a picture as a data URL of the MIME type that its bytes have.
+
+    An image is encoded as `kind`, "PNG" without loss or "JPEG" at `quality`; bytes are a file of that kind already.
+    """
+    if isinstance(picture, Image.Image):
+        packed = io.BytesIO()
+        picture.save(packed, kind, **({"quality": quality, "subsampling": 0} if kind == "JPEG" else {}))
+        picture = packed.getvalue()
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(picture).decode()}"
+
+
+def _shrunk(image: Image.Image, side_px: int | None) -> Image.Image:
+    width, height = image.size
+    if side_px and width * height > side_px * side_px:
+        short = max(1, round(min(image.size) * side_px / (width * height) ** 0.5))
+        # `thumbnail` finds the other side; a ratio below MAX_RATIO stays so or becomes MAX_RATIO, which processors take
+        image.thumbnail((width, short) if width >= height else (short, height), Image.Resampling.BICUBIC)
+    return image
 
 
 @cache

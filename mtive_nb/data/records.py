@@ -9,17 +9,25 @@ any is right. Photo paths are absolute in memory; in a file, paths of nearby pho
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from mtive_nb.data.photos import file_sha256
 from mtive_nb.data.splits import SPLITS
 from mtive_nb.run.atomic import replacing
 
 TASKS = ("AE", "DD", "PM", "EX", "PT", "PP", "PRETRAIN", "INSTRUCT")
+# Names of a catalogue's own tasks: words joined by hyphens, since adapters have these names and modules have no hyphens.
+OWN_NAME = re.compile(r"(?=.{3,40}$)[a-z][a-z0-9]*(-[a-z0-9]+)+")
 EMDIV_VARIANTS = ("gen", "aug", "bin")
 UNANSWERABLE = "Unanswerable"  # the answer to a question about a date that is not printed
+
+# Forms of chat templates' control tokens, for a server whose tokenizer is not at hand: <|im_end|>, <image>, </s>, [INST].
+BRACKETS = re.compile(r"</?[^\s<>]{1,40}>|\[/?[A-Z_]{2,40}\]")
 
 NONE = type(None)
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -86,6 +94,44 @@ def make_record(
     return record
 
 
+def parts_of(message: dict) -> list[dict]:
+    """A message's content as a list of parts."""
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Return the pattern of control tokens of a chat: turns, images, ends. `plain` breaks what it matches."""
+    found = sorted({token for token in tokens if len(token) > 1}, reverse=True)  # a longer token before its beginning
+    return re.compile("|".join(map(re.escape, found)) or r"(?!)")
+
+
+def plain(text: str, control: re.Pattern[str]) -> str:
+    """Return a text of others with a space in each control token, "< |im_end|>", so that it stays text."""
+    return re.sub(f"(?={control.pattern})(.)", r"\1 ", text, flags=re.DOTALL) if control.search(text) else text
+
+
+def plain_chat(messages: Sequence[dict], control: re.Pattern[str]) -> list[dict]:
+    """Return messages in which every content is a list of parts and every text is `plain`."""
+
+    def part(found: dict) -> dict:
+        return found | {"text": plain(found["text"], control)} if found["type"] == "text" else found
+
+    return [{"role": m["role"], "content": [part(p) for p in parts_of(m)]} for m in messages]
+
+
+def records_sha256(records: Iterable[dict]) -> str:
+    """Return a hash of what a model gets of records, for keys of caches: their messages and their photos' content.
+
+    Errors: OSError for a missing photo.
+    """
+    digest = hashlib.sha256()
+    for record in records:
+        photos = [file_sha256(image) for image in record["images"]]
+        digest.update(json.dumps([record["id"], record["messages"], photos], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def announces_image(part: dict) -> bool:
     """Whether a part of a message only announces the image after it, as `user_turn` writes it."""
     text = part.get("text", "")
@@ -110,8 +156,8 @@ def record_fault(record: object) -> tuple[str, object, str] | None:
             return name, record[name], f"{expected}, not empty"
     if unknown := [name for name in record if name not in FIELDS]:
         return unknown[0], record[unknown[0]], f"the fields {', '.join(FIELDS)} alone"
-    if record["task"] not in TASKS:
-        return "task", record["task"], f"one of {TASKS}"
+    if record["task"] not in TASKS and not OWN_NAME.fullmatch(record["task"]):
+        return "task", record["task"], f"one of {TASKS}, or the name of an own task, such as german-label"
     if record["split"] not in SPLITS:
         return "split", record["split"], f"one of {SPLITS}"
     facts = record["facts"]

@@ -22,6 +22,7 @@ from mtive_nb.data.catalogue import Catalogue, Feedback, Product, load_catalogue
 from mtive_nb.data.composite import composite_damage, composite_dates
 from mtive_nb.data.customer_photos import CustomerPhoto, photos_by_split
 from mtive_nb.data.emdiv.build import MAKERS, Emdiv, build_emdiv
+from mtive_nb.data.emdiv.own import own_tasks, write_tasks
 from mtive_nb.data.emdiv.questions import AE_ATTRIBUTES
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.negatives import HardNegatives
@@ -29,6 +30,7 @@ from mtive_nb.data.records import EMDIV_VARIANTS
 from mtive_nb.data.sources import load_cookies, load_expiry, load_grocery
 from mtive_nb.data.splits import SPLITS, split_products
 from mtive_nb.run.atomic import write_atomic
+from mtive_nb.run.params import close_to
 
 ALL_TASKS = tuple(MAKERS)
 SEEN_FACTS = (*AE_ATTRIBUTES, "count", "damage", "damaged", "placement")  # facts that a photo can show
@@ -64,7 +66,8 @@ def open_shop(
         # Its splits are those of the ids alone: no two products of a drawn shop have the same photo.
         return [ShopPart(dataclasses.replace(drawn, splits=None), ALL_TASKS)]
     if source != "real":
-        return [ShopPart(load_catalogue(source), ALL_TASKS)]
+        catalogue = load_catalogue(source)
+        return [ShopPart(catalogue, (*ALL_TASKS, *catalogue.tasks))]
     grocery = load_grocery()
     some = dataclasses.replace(grocery, feedback=_draw(grocery, composited), quarantine=[])
     damage = composite_damage(some, folder / "composited" / "damage", seed=seed)
@@ -78,21 +81,26 @@ def open_shop(
     ]
 
 
-def expand_counts(*, train: Mapping[str, int], val: int, test: Mapping[str, int]) -> dict[str, int]:
-    """Expand counts by "TASK/variant" or "TASK" to counts by "TASK/variant/split"; missing keys count 0.
+def expand_counts(
+    *, train: Mapping[str, int], val: int, test: Mapping[str, int], parts: Iterable[ShopPart] = ()
+) -> dict[str, int]:
+    """Expand counts by "TASK/variant" or "TASK" to counts by "TASK/variant/split".
 
-    `val` applies to every task and variant in `train`, at most its training count.
-    Errors: ValueError for a key that names no task.
+    "*" counts for every task without a key, missing keys count 0. `val` applies to every task and variant in `train`,
+    at most its training count. `parts` name the shop's own tasks. Errors: ValueError for a key that names no task.
     """
-    keys = {*ALL_TASKS, *(f"{task}/{variant}" for task in ALL_TASKS for variant in EMDIV_VARIANTS)}
+    tasks = list(dict.fromkeys([*ALL_TASKS, *(name for part in parts for name in part.catalogue.tasks)]))
+    keys = {"*", *tasks, *(f"{task}/{variant}" for task in tasks for variant in EMDIV_VARIANTS)}
     if strange := sorted({*train, *test} - keys):
+        near = close_to(strange[0], sorted(keys)).rstrip(".")
         raise ValueError(
-            f"counts: found {strange[0]!r}, expected TASK or TASK/variant, one of {', '.join(sorted(keys))}"
+            f"counts: found {strange[0]!r}, expected TASK or TASK/variant, one of {', '.join(sorted(keys))}{near}"
         )
     counts = {}
-    for task in ALL_TASKS:
+    for task in tasks:
         for variant in EMDIV_VARIANTS:
-            wanted = [table.get(f"{task}/{variant}", table.get(task, 0)) for table in (train, test)]
+            names = (f"{task}/{variant}", task, "*")
+            wanted = [next((table[name] for name in names if name in table), 0) for table in (train, test)]
             amounts = {"train": wanted[0], "val": min(val, wanted[0]), "test": wanted[1]}
             counts |= {f"{task}/{variant}/{split}": amounts[split] for split in SPLITS}
     return counts
@@ -195,8 +203,11 @@ def settle_grounding(records: Iterable[dict]) -> list[dict]:
 
 
 def write_shop(parts: Iterable[ShopPart], path: str | Path) -> Path:
-    """Write the parts as JSON, atomically; a root inside the file's run folder is stored relative to the file."""
-    path, rows = Path(path), []
+    """Write the parts as JSON, atomically; a root inside the file's run folder is stored relative to the file.
+
+    The shop's own tasks go to tasks.yaml beside the file: `own_tasks` of its folder reads them without the shop.
+    """
+    path, rows, parts = Path(path), [], list(parts)
     run_folder = path.parent.parent.resolve()
     for part in parts:
         catalogue, root = part.catalogue, part.catalogue.root.resolve()
@@ -207,6 +218,7 @@ def write_shop(parts: Iterable[ShopPart], path: str | Path) -> Path:
         row["feedback"] = [dataclasses.asdict(feedback) for feedback in catalogue.feedback]
         rows.append(row)
     write_atomic(path, json.dumps(rows, ensure_ascii=False))
+    write_tasks([task for part in parts for task in part.catalogue.tasks.values()], path.parent)
     return path
 
 
@@ -217,12 +229,13 @@ def read_shop(path: str | Path) -> list[ShopPart]:
         raise FileNotFoundError(
             f"shop {path}: no such file; notebook 01 writes it: python -m mtive_nb run <profile> 01"
         )
-    parts = []
+    parts, own = [], own_tasks(path.parent)
     for row in json.loads(path.read_text(encoding="utf-8")):
         products = [Product(**one | {"images": tuple(one["images"])}) for one in row["products"]]
         feedback = [Feedback(**one | {"images": tuple(one["images"])}) for one in row["feedback"]]
         root = (path.parent / row["root"]).resolve()
-        catalogue = Catalogue(row["name"], root, products, feedback, splits=row["splits"])
+        tasks = {name: own[name].settled(one.facts for one in feedback) for name in row["tasks"] if name in own}
+        catalogue = Catalogue(row["name"], root, products, feedback, splits=row["splits"], tasks=tasks)
         parts.append(ShopPart(catalogue, tuple(row["tasks"]), row["composited"]))
     return parts
 

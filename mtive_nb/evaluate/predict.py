@@ -3,13 +3,15 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from mtive_nb.data.records import records_sha256
 from mtive_nb.model.batches import batch_of, rough_tokens
-from mtive_nb.model.load import Vlm
+from mtive_nb.model.load import Vlm, answering_fingerprint
 from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.parallel import by_processes
 from mtive_nb.model.stack import LoraStack
@@ -113,7 +115,7 @@ def _answer_task(
     stack: LoraStack, adapter: str | None, records: list[dict], kept: Path, batch: int, max_new_tokens: int
 ) -> list[str]:
     stack.activate(adapter)
-    what = kept.stem.replace("_", " ")
+    what = kept.stem.rpartition("_")[0].replace("_", " ")
     said = generate_answers(stack, records, batch=batch, max_new_tokens=max_new_tokens, what=what)
     write_atomic(kept, json.dumps(said))
     return said
@@ -133,12 +135,16 @@ def answers_of_systems(
     """Return every system's answers, {system: one answer per record}.
 
     systems: {system: {task: adapter}}, None for the bare base. cache: folder for each system's answers to each task, so
-    an interrupted run resumes where it stopped. processes: number of processes that share the work, for a small model
+    an interrupted run resumes where it stopped; files are named by questions, photos, weights and settings as well. processes: number of processes that share the work, for a small model
     on a CPU. each: by_processes here, or by_ray of serve/cluster.py on many machines.
     """
     parts = [(system, task, adapter) for system, adapters in systems.items() for task, adapter in adapters.items()]
-    kept = {part: Path(cache) / f"{part[0]}_{part[1]}.json" for part in parts}
     asked = {task: [r for r in records if r["task"] == task] for _, task, _ in parts}
+    of_task = {task: f"{records_sha256(rows)} {max_new_tokens}" for task, rows in asked.items()}
+    branches = {adapter: stack.branch(adapter) if adapter else () for _, _, adapter in parts}
+    of_adapter = {adapter: answering_fingerprint(stack.vlm, branch) for adapter, branch in branches.items()}
+    keys = {part: sha256(f"{of_task[part[1]]} {of_adapter[part[2]]}".encode()).hexdigest()[:16] for part in parts}
+    kept = {part: Path(cache) / f"{part[0]}_{part[1]}_{keys[part]}.json" for part in parts}
     missing = [
         (adapter, asked[task], kept[system, task, adapter], batch, max_new_tokens)
         for system, task, adapter in parts

@@ -35,8 +35,7 @@ from mtive_nb.evaluate.metrics import (
 )
 from mtive_nb.evaluate.statements import Vocabulary, vocabulary_of
 
-GENERATIVE_TASKS = ("AE", "DD", "PM", "EX")
-CLASS_TASKS = ("PT", "PP")
+T1_TASKS = ("AE", "DD", "PM", "EX")  # the columns of the paper's T1; all other tasks are scored in our own table
 OWN_TABLE = "EMDIV"
 _T1 = (("Acc", "accuracy", "higher"), ("Rel", "relevancy", "higher"), ("Hal", "hallucination", "lower"))
 SCORE_FIELDS = ("paper", "table", "system", "task", "metric", "value", "low", "high", "n", "unit", "better")
@@ -56,10 +55,11 @@ def score_table(
     """Return every score of every system, one row each, with fields `SCORE_FIELDS`; `metric` is the paper's column.
 
     T1: `AE/Acc`, `AE/Rel`, `AE/Hal` ... over generative and augmented records. T2: `DD/F1w`, `PM/F1w` over binary
-    records. Our own metrics: `<task>/Acc binary`, `F1w binary` (where T2 has none) and `Unparsed binary`; `PT/Acc`,
-    `PP/Acc` ... over their classes; `AE/EM` over asked attributes and `AE/EM record` over whole answers; `EX/EM` (as
-    printed), `EX/EM date` and `EX/EM present` (as printed, where there is a date), over records that ask for a date.
-    A metric without records has no row.
+    records. Our own metrics: `<task>/Acc binary`, `F1w binary` (where T2 has none) and `Unparsed binary`; `AE/EM` over
+    asked attributes and `AE/EM record` over whole answers; `EX/EM` (as printed), `EX/EM date` and `EX/EM present` (as
+    printed, where there is a date), over records that ask for a date. A task that T1 does not have (PT, PP, a
+    catalogue's own) is scored by its records, in fractions: `<task>/Acc`, `F1w` and `Unparsed` over answers that are
+    classes; the judge's `Acc`, `Rel`, `Hal`, and `EM`, over open answers. A metric without records has no row.
     Errors: ValueError where a system's number of answers differs from the number of records.
     """
     records = list(records)
@@ -73,8 +73,9 @@ def score_table(
             by_task.setdefault(record["task"], []).append((record, answer))
         for task, items in by_task.items():
             options = {"seed": seed, "resamples": resamples}
-            found = [*_judged(task, items, judge, options), *_classified(task, items, options)]
-            found += _exact(task, items, options)
+            answered = [(r, a) for r, a in items if r["variant"] in ("gen", "aug") and facts_of(r) and not _is_class(r)]
+            found = [*_judged(task, answered, judge, options), *_classified(task, items, options)]
+            found += _exact(task, answered, options)
             rows += [{"system": system, "task": task} | row for row in found]
     return pd.DataFrame(rows, columns=list(SCORE_FIELDS))
 
@@ -172,24 +173,31 @@ def _owner(record: Mapping[str, Any]) -> tuple[Any, str]:
     return record.get("run"), record["product_id"]
 
 
+def _is_class(record: Mapping[str, Any]) -> bool:
+    """Whether an open question has a class as its answer; in the paper's T1 such answers are judged."""
+    return record["task"] not in T1_TASKS and record["variant"] in ("gen", "aug") and bool(record.get("label"))
+
+
 def _judged(task: str, items: list[Answered], judge: Judge, options: dict[str, int]) -> list[dict[str, Any]]:
-    items = [(r, a) for r, a in items if r["variant"] in ("gen", "aug") and facts_of(r)]
-    if task not in GENERATIVE_TASKS or not items:
+    if not items:
         return []
     judged = [judge.judge(record, answer) for record, answer in items]
     groups = [_owner(record) for record, _ in items]
     rows = []
+    in_t1 = task in T1_TASKS
+    place, unit, whole = (("mtive", "T1"), "points 0-100", 1) if in_t1 else (("own", OWN_TABLE), "fraction", 100)
     for short, field, better in _T1:
-        interval = bootstrap_interval([getattr(one, field) for one in judged], groups=groups, **options)
-        rows.append(_row("mtive", "T1", f"{task}/{short}", interval, unit="points 0-100", better=better))
+        values = [getattr(one, field) / whole for one in judged]
+        interval = bootstrap_interval(values, groups=groups, **options)
+        rows.append(_row(*place, f"{task}/{short}", interval, unit=unit, better=better))
     return rows
 
 
 def _classified(task: str, items: list[Answered], options: dict[str, int]) -> list[dict[str, Any]]:
-    """Score yes/no records of any task, and the classes of PT and PP, in separate confusion matrices."""
+    """Score the yes/no variant of any task, and other answers that are classes, in separate confusion matrices."""
     items = [(r, a) for r, a in items if r.get("label")]
     binary = [(r, a) for r, a in items if r["variant"] == "bin"]
-    classes = [(r, a) for r, a in items if r["variant"] != "bin" and task in CLASS_TASKS]
+    classes = [(r, a) for r, a in items if _is_class(r)]
     return [*_class_rows(task, binary, options, form=" binary"), *_class_rows(task, classes, options, form="")]
 
 
@@ -219,19 +227,13 @@ def confusion_features(read: Classified) -> np.ndarray:
 
 
 def _exact(task: str, items: list[Answered], options: dict[str, int]) -> list[dict[str, Any]]:
-    items = [(r, a) for r, a in items if r["variant"] in ("gen", "aug") and facts_of(r)]
     if task == "EX":  # other records ask only whether a date is present
         items = [(r, a) for r, a in items if set(DATE_ATTRIBUTES) & set((facts_of(r) or ({}, {}))[0])]
-    if task not in ("AE", "EX") or not items:
+    if task in ("DD", "PM") or not items:
         return []
     products = [_owner(record) for record, _ in items]
     facts = [facts_of(record) or ({}, {}) for record, _ in items]
-    if task == "AE":
-        matches = [attribute_matches(answer, asked) for (_, answer), (asked, _) in zip(items, facts, strict=True)]
-        single = [hit for match in matches for hit in match.values()]
-        owners = [product for product, match in zip(products, matches, strict=True) for _ in match]
-        columns = {"AE/EM": (single, owners), "AE/EM record": ([min(m.values()) for m in matches], products)}
-    else:
+    if task == "EX":
         pairs = [
             date_match(answer, asked, known=known) for (_, answer), (asked, known) in zip(items, facts, strict=True)
         ]
@@ -239,6 +241,12 @@ def _exact(task: str, items: list[Answered], options: dict[str, int]) -> list[di
         there = [k for k, (asked, _) in enumerate(facts) if not is_abstention(asked_date(asked)[1][0])]
         if there:  # a model that always says `Unanswerable` scores in EX/EM but not here
             columns["EX/EM present"] = [pairs[k][0] for k in there], [products[k] for k in there]
+    else:
+        matches = [attribute_matches(answer, asked) for (_, answer), (asked, _) in zip(items, facts, strict=True)]
+        single = [hit for match in matches for hit in match.values()]
+        columns = {f"{task}/EM": (single, [p for p, match in zip(products, matches, strict=True) for _ in match])}
+        if task == "AE":  # only AE asks for several attributes at once
+            columns["AE/EM record"] = [min(m.values()) for m in matches], products
     return [
         _row("own", OWN_TABLE, name, bootstrap_interval(values, groups=groups, **options))
         for name, (values, groups) in columns.items()

@@ -1,7 +1,7 @@
 """Split an answer into segments and read their statements: attribute values, damage, dates, yes/no and differences.
 
 Reading is rule-based: pairs of a JSON answer, else words of a vocabulary (attribute -> possible values) in free text. A
-word of several attributes (`orange`: a colour, a fruit) is read as the true attribute, else as the asked attribute.
+word of several attributes (`orange`: a colour, a fruit) is read as a true attribute, else as any, asked ones first.
 Not understood: values outside the vocabulary in free text, comparison ("larger than"), irony.
 """
 
@@ -182,9 +182,9 @@ class StatementReader:
 
     def _statement_of_word(self, word: str, *, asked: Mapping[str, Any], truth: Mapping[str, set[str]]) -> Statement:
         value = self._by_squeezed[word]
-        attributes = self._attributes_of[value]
-        right = [name for name in attributes if value in truth.get(name, ())]
-        return Statement(next(iter(right or [name for name in attributes if name in asked] or attributes)), value)
+        # `lemon` may be a right name and a right category: the attribute that is asked for comes first.
+        best = max(self._attributes_of[value], key=lambda name: (value in truth.get(name, ()), name in asked))
+        return Statement(best, value)
 
     def _damage_in(self, plain: str, asked: Mapping[str, Any]) -> list[Statement]:
         """Read damage in one segment; a negated word is no damage, and only negated words mean undamaged."""

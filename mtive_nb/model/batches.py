@@ -4,38 +4,41 @@ Rows are padded on the left, so every answer ends at the last column and only th
 Shapes: B batch, T tokens, K columns that hold an answer in any row.
 """
 
+import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
-from mtive_nb.data.photos import PhotoError, load_image
+from mtive_nb.data.photos import PhotoError, cached_by_file, load_image
+from mtive_nb.data.records import any_of, parts_of, plain_chat
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.losses import IGNORE
 
 IMAGE_TOKENS = 40  # rough number of tokens per image, used only to sort records by length
 
 
-@lru_cache(maxsize=4096)
-def cached_image(path: str, max_px: int | None) -> Image.Image:
-    """Decode a photo and cache it in memory; shrink it once if its shorter side exceeds 2 `max_px`.
-
-    The limit is about twice the side that the processor asks for. Errors: PhotoError, with the path.
-    """
+def prepared_image(path: str, max_px: int | None) -> Image.Image:
+    """Decode a photo, at most twice the side that the processor asks for. Errors: PhotoError, with the path."""
     try:
-        image = load_image(path)
+        return load_image(path, side_px=2 * max_px if max_px else None)
     except PhotoError as error:
         raise PhotoError(f"{path}: {error}") from None
-    if max_px and min(image.size) > 2 * max_px:
-        image.thumbnail((2 * max_px, 2 * max_px), Image.BICUBIC)
-    return image
+
+
+@cached_by_file(4096)
+def cached_image(path: str, max_px: int | None) -> Image.Image:
+    """Return prepared_image, kept in memory until its file changes."""
+    return prepared_image(path, max_px)
 
 
 class RecordDataset(Dataset):
-    """Records with their decoded photos under `pixels`; `max_px` is the VLM's own bound (Vlm.max_px)."""
+    """Records with their photos under `pixels`, decoded here unless the record has prepared ones.
+
+    `max_px` is the VLM's own bound (Vlm.max_px).
+    """
 
     def __init__(self, records: Sequence[dict], max_px: int | None = None) -> None:
         self.records, self.max_px = records, max_px
@@ -45,6 +48,8 @@ class RecordDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         record = self.records[index]
+        if "pixels" in record:
+            return record
         return record | {"pixels": [cached_image(path, self.max_px) for path in record["images"]]}
 
     def lengths(self) -> list[int]:
@@ -54,32 +59,35 @@ class RecordDataset(Dataset):
 
 def rough_tokens(record: dict) -> int:
     """Estimate a record's tokens: one token for four characters, and IMAGE_TOKENS for each image."""
-    characters = sum(len(part.get("text", "")) for message in record["messages"] for part in _parts(message))
+    characters = sum(len(part.get("text", "")) for message in record["messages"] for part in parts_of(message))
     return characters // 4 + IMAGE_TOKENS * len(record["images"])
 
 
-def _parts(message: dict) -> list[dict]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _chat(messages: list[dict]) -> list[dict]:
-    return [{"role": m["role"], "content": _parts(m)} for m in messages]
+def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
+    """Return the pattern of the special tokens of a processor and its tokenizer."""
+    tokenizer = processor.tokenizer
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    named = [getattr(processor, name, None) for name in ("image_token", "video_token", "boi_token")]
+    return any_of([*special, *tokenizer.all_special_tokens, *(token for token in named if isinstance(token, str))])
 
 
 class Collator:
-    """Turn records with pixels into the processor's batch; `answers` appends the answers and adds their `labels`."""
+    """Turn records with pixels into the processor's batch; `answers` appends the answers and adds their `labels`.
+
+    A control token in a record's text stays text: only the chat template opens and ends turns or announces images.
+    """
 
     def __init__(self, processor: ProcessorMixin, *, answers: bool = True) -> None:
-        self.processor, self.answers = processor, answers
+        self.processor, self.answers, self.control = processor, answers, control_tokens(processor)
         self.processor.tokenizer.padding_side = "left"
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         template = self.processor.apply_chat_template
-        prompts = [template(_chat(r["messages"][:-1]), add_generation_prompt=True) for r in rows]
+        chats = [plain_chat(r["messages"], self.control) for r in rows]
+        prompts = [template(chat[:-1], add_generation_prompt=True) for chat in chats]
         texts, spans = prompts, []
         if self.answers:
-            texts = [template(_chat(r["messages"])).rstrip() for r in rows]
+            texts = [template(chat).rstrip() for chat in chats]
             for row, prompt, text in zip(rows, prompts, texts, strict=True):
                 if not text.startswith(prompt):
                     raise ValueError(

@@ -7,10 +7,13 @@ A placement names the layers that an adapter targets: "vision.attention", "conne
 import hashlib
 import os
 import re
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,6 +25,9 @@ from transformers import (
 )
 
 POCKET_BASE = Path(__file__).parent / "pocket_base"  # shipped; notebook 00 makes it
+MARGIN_PX = (
+    2  # of Qwen's upper bound: at the exact square, a rounding error in the resize would shorten a side by 28 px
+)
 PARTS = ("vision", "connector", "language")
 WRAPPER = "base_model.model."  # PEFT's prefix before the paths of the base's own modules
 _LLAMA = {"attention": r"self_attn\.(q|k|v|o)_proj", "mlp": r"mlp\.(gate|up|down)_proj"}
@@ -84,8 +90,9 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
 
     `dtype` "auto" means float32 on a CPU, which only emulates bfloat16, and bfloat16 on other devices. `min_px` and
     `max_px` bound an image's area, as the side in pixels of a square of that area; 0 or None keeps the processor's
-    bound. Idefics3: `max_px` is the longest side before splitting. Gemma3 has a fixed size. `quantize` "nf4" keeps all
-    linear layers except the head in 4 bits (bitsandbytes) and reads the checkpoint a second time for its fingerprint.
+    bound. Idefics3: `max_px` is the longest side before splitting, and there is no `min_px`. Other families have a fixed
+    size; a bound that is not there is named in a warning. `quantize` "nf4" keeps all linear layers except the head in 4
+    bits (bitsandbytes) and reads the checkpoint a second time for its fingerprint.
     Errors: FileNotFoundError for a missing model, ValueError for an unknown dtype, quantization or model family.
     """
     source = str(POCKET_BASE) if name == "pocket" else os.path.expanduser(name)
@@ -103,8 +110,7 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     if family not in FAMILIES:
         raise ValueError(f"{name}: model type {family!r} has no component map; known: {sorted(FAMILIES)}")
     processor = AutoProcessor.from_pretrained(source)
-    min_px, max_px = min_px or None, max_px or None
-    _bound_images(processor, family=family, min_px=min_px, max_px=max_px)
+    min_px, max_px = _bound_images(processor, family=family, min_px=min_px or None, max_px=max_px or None)
     processor.tokenizer.padding_side = "left"
     how = {"dtype": kind, "attn_implementation": attention} | (_four_bits(kind, device) if quantize else {})
     model = AutoModelForImageTextToText.from_pretrained(source, **how)
@@ -117,17 +123,34 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     return Vlm(model.eval().requires_grad_(False), processor, name, min_px, max_px, quantize, base)
 
 
-def _bound_images(processor: ProcessorMixin, *, family: str, min_px: int | None, max_px: int | None) -> None:
-    """Set the pixel bounds in the image processor's size, whose keys differ by model family."""
-    bounds = {}
+def _bound_images(processor: ProcessorMixin, *, family: str, min_px: int | None, max_px: int | None) -> tuple[int | None, int | None]:  # fmt: skip
+    """Set the pixel bounds in the image processor's size, whose keys differ by model family; return those in force.
+
+    A bound that the family's processor does not have is left out with a warning.
+    """
+    images, bounds, asked = processor.image_processor, {}, (min_px, max_px)
     if family == "qwen2_5_vl":
-        # Margin of two pixels: at the exact square, a rounding error in the resize would shorten a side by 28 px.
-        bounds |= {"longest_edge": (max_px + 2) ** 2} if max_px else {}
+        bounds |= {"longest_edge": (max_px + MARGIN_PX) ** 2} if max_px else {}
         bounds |= {"shortest_edge": min_px**2} if min_px else {}
-    elif family == "idefics3" and max_px:
-        bounds = {"longest_edge": max_px}
-    size = processor.image_processor.size
-    processor.image_processor.size = type(size)(**{**dict(size), **bounds}) if bounds else size
+    elif family == "idefics3":
+        min_px, bounds = None, {"longest_edge": max_px} if max_px else {}
+    else:
+        min_px, max_px = None, max_px_of(images.size, family=family)
+    named = zip(("min_px", "max_px"), asked, (min_px, max_px), strict=True)
+    if lost := [f"{name}={found}" for name, found, used in named if found not in (None, used)]:
+        warnings.warn(
+            f"{family}: {', '.join(lost)}: no such bound; its processor uses {dict(images.size)}", stacklevel=3
+        )
+    images.size = type(images.size)(**{**dict(images.size), **bounds}) if bounds else images.size
+    return min_px, max_px
+
+
+def max_px_of(size: Mapping[str, int], *, family: str) -> int | None:
+    """Return load_vlm's `max_px` from the `size` of an image processor; None if it has no upper bound."""
+    longest = size.get("longest_edge") or max(size.get("height") or 0, size.get("width") or 0)
+    if not longest:
+        return None
+    return int(longest**0.5) - MARGIN_PX if family == "qwen2_5_vl" else longest
 
 
 def _four_bits(compute: torch.dtype, device: str) -> dict:
@@ -182,4 +205,24 @@ def base_fingerprint(model: nn.Module, *, entries: int = 256) -> str:
             continue
         values = weight.detach().flatten()[:entries].to("cpu", torch.float32)
         digest.update(f"{name}{tuple(weight.shape)}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def answering_fingerprint(vlm: Vlm, adapters: Collection[str] | None = None) -> str:
+    """Hash all that decides a model's answers, for keys of caches.
+
+    It covers the base (base_fingerprint), pixel bounds, number formats, attention kernel, and every weight of these
+    adapters in the model (default: the active ones), saved or not.
+    """
+    about = {k: v for k, v in vlm.settings.items() if k != "name"}
+    about |= {"dtype": str(vlm.model.dtype), "quantized": vlm.quantized, "base": base_fingerprint(vlm.model)}
+    digest = hashlib.sha256(repr(about).encode())
+    for path, layer in sorted(vlm.model.named_modules()):
+        if isinstance(layer, LoraLayer):
+            live = () if layer.disable_adapters else layer.active_adapters
+            for name in live if adapters is None else adapters:
+                digest.update(f"{path} {name} {layer.scaling.get(name)}".encode())
+                for part, weight in layer.named_parameters():
+                    if part.startswith("lora_") and name in part.split("."):
+                        digest.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

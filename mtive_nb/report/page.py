@@ -4,7 +4,6 @@
 needs no network and no other file.
 """
 
-import base64
 import csv
 import re
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mtive_nb.data.photos import data_url
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project, find_project
 from mtive_nb.run.metrics import read_metrics
@@ -192,8 +192,7 @@ def figure_files(folder: Path) -> list[dict[str, str]]:
     """Return the figures of a run folder as data URIs."""
     figures = []
     for path in sorted((folder / "figures").glob("*.png")):
-        data = base64.b64encode(path.read_bytes()).decode()
-        figures.append({"name": path.stem.replace("_", " "), "uri": f"data:image/png;base64,{data}"})
+        figures.append({"name": path.stem.replace("_", " "), "uri": data_url(path.read_bytes())})
     return figures
 
 

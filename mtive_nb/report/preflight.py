@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from torch import nn
 from transformers import PreTrainedConfig
 
+from mtive_nb.data.emdiv.own import own_tasks
 from mtive_nb.data.sources import SOURCES, data_dir
 from mtive_nb.model import sizes
 from mtive_nb.run.graph import GraphError, Notebook, Project, chapters_of, find_project, read_graph
@@ -149,6 +150,11 @@ def check_source(report: Report, book: Book, *, home: Path) -> None:
         folder, expected = home / source, "mart, real or a catalogue folder (README: Your own photos)"
         state = folder if (folder / "products.jsonl").is_file() else f"{source!r}, no products.jsonl in {folder}"
         report.check(state == folder, where, found=state, expected=expected)
+        try:
+            names = own_tasks(folder)
+            report.add("ok", f"{folder}: own tasks: {', '.join(names) or 'none'}")
+        except ParameterError as error:
+            report.add("fail", error)
 
 
 def check_endpoint(report: Report, book: Book, *, chosen: str) -> None:

@@ -60,6 +60,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
+        if isinstance(key, list | dict):
+            raise yaml.constructor.ConstructorError(None, None, "found a list or braces as a key", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", key_node.start_mark)
         seen.add(key)
@@ -78,7 +80,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except FileNotFoundError:
         raise ParameterError(f"{path}: there is no such parameter file") from None
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
+    except (yaml.YAMLError, RecursionError) as error:
         raise ParameterError(f"{path}: not YAML: {error}") from None
     if content is None:
         return {}

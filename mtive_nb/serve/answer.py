@@ -1,80 +1,138 @@
-"""Query a profile's trained experts: from photos, predict the answer, its probability of yes and the expert's version.
+"""Query a profile's trained experts: from photos, predict the answer, its probability and the expert's version.
 
-The experts of chapter 06 run in this process, on the trunk of chapters 04 and 05. For many concurrent users, use
-serve/engine.py or vLLM.
+The experts of chapter 06 run in this process, on the trunk of chapters 04 and 05, or in a running vLLM
+(serve/served.py). For many photos, use serve/score.py; for many concurrent users, serve/engine.py or vLLM.
 """
 
-import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 from transformers.utils import logging
 
 from mtive_nb.data.emdiv import questions as ask
-from mtive_nb.data.photos import PhotoError, photo_fault
+from mtive_nb.data.emdiv.own import OwnTask, own_tasks
+from mtive_nb.data.emdiv.tasks import PP, PT
 from mtive_nb.data.records import assistant_turn, user_turn
-from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
-from mtive_nb.evaluate.predict import yes_no_tokens
-from mtive_nb.model.batches import batch_of
-from mtive_nb.model.experts import expert_name
+from mtive_nb.evaluate.probability import option_tokens
+from mtive_nb.model.batches import batch_of, prepared_image
+from mtive_nb.model.lineage import read_manifest
 from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.stack import open_stack
 from mtive_nb.run.graph import Project, find_project, find_run
-from mtive_nb.serve.pool import ExpertPool
+from mtive_nb.serve.chances import Chances, read_calibration
+from mtive_nb.serve.pool import ExpertPool, Version
+from mtive_nb.serve.versions import Versions
 
-# Default question of each task.
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Default question of each built-in task.
 QUESTIONS = {
     "AE": ask.AE_GEN,
     "DD": ask.DD_BIN,
     "PM": ask.PM_BIN,
     "EX": ask.EX_AUG["expiry"][0],
-    "PT": ask.PT_GEN.format(options=ask.options_text(PACKAGINGS)),
-    "PP": ask.PP_GEN.format(options=ask.options_text(PLACEMENTS)),
+    "PT": PT.question,
+    "PP": PP.question,
 }
-MEANT_YES_NO = 0.5  # below this total probability of yes and no, the answer is open
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An expert's answer: text, probability of yes, version of the expert, and milliseconds (batch mean per record).
+    """An expert's answer: text, probability, version and hash of the expert, and milliseconds (batch mean per record).
 
-    probability_yes: of yes against no as the answer's first token, in [0, 1], not calibrated; None for an open answer.
+    probability: of `probability_of` (yes, or the chosen class) among the possible answers, in [0, 1]; None for an open
+    answer. calibrated: whether it has the temperature that chapter 07 fitted to this expert.
     """
 
     text: str
-    probability_yes: float | None
+    probability: float | None
+    probability_of: str
+    calibrated: bool
     expert: str
     milliseconds: float
 
 
-class Profile:
-    """The experts of a profile, trained by chapters 04 to 06. Call `close` after use, or use it in a `with` block.
+class Experts:
+    """The experts of a profile, wherever they run. Call `close` after use, or use them in a `with` block."""
+
+    name: str
+    max_px: int | None = None  # the model's bound on a photo
+    own: Mapping[str, OwnTask] = {}  # the catalogue's own tasks
+    tasks: list[str]
+
+    def __enter__(self) -> "Experts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what the experts hold."""
+
+    def expert_of(self, task: str) -> str:
+        """Return the version and short hash of a task's expert, "DD@1 f06cfe1c". Errors: KeyError for none."""
+        raise NotImplementedError
+
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
+        """Answer records together; each record's task selects its expert."""
+        raise NotImplementedError
+
+    def ask(self, task: str, *photos: str | Path, question: str = "", max_new_tokens: int = 64) -> Answer:
+        """Return the answer of a task's expert about one or two photos; default question: `task_question`.
+
+        Errors: KeyError for a task without expert or question, PhotoError for an unusable photo, ValueError for a wrong
+        number of photos.
+        """
+        record = question_record(task, photos, question=question, max_px=self.max_px, own=self.own)
+        return self.answers([record], max_new_tokens=max_new_tokens)[0]
+
+    def score(
+        self,
+        source: "str | Path | Sequence[Mapping] | pd.DataFrame",
+        *,
+        tasks: Sequence[str] = (),
+        output: str | Path | None = None,
+        batch: int = 32,
+        max_new_tokens: int = 64,
+    ) -> "pd.DataFrame":
+        """Return a row per photo and task of a folder, a CSV or JSON-lines file, or rows; see serve/score.py.
+
+        `output`: file that gets the rows batch by batch, and whose answers are not asked for again.
+        """
+        from mtive_nb.serve.score import score
+
+        return score(self, source, tasks=tasks, output=output, batch=batch, max_new_tokens=max_new_tokens)
+
+
+class Profile(Experts):
+    """The experts of a profile in this process, trained by chapters 04 to 06.
 
     Errors: FileNotFoundError with the chapter that has not run; LineageError for adapters that have changed.
     """
 
     def __init__(self, name: str, *, project: Project | None = None) -> None:
         folder = (project or find_project()).outputs / name
-        chapters = [_run_folder(folder, number) for number in ("04", "05", "06")]
-        stacks = [chapter / "stack" for chapter in chapters]
-        self.name = name
+        stacks = [run_folder(folder, number) / "stack" for number in ("04", "05", "06")]
+        self.name, self.own = name, profile_tasks(folder)
         self.stack = open_stack((stacks[0], "PT"), (stacks[1], "IT"))
         self.pool = ExpertPool(self.stack, trunk="IT")
-        for task in json.loads((chapters[2] / "settings.json").read_text(encoding="utf-8")):
-            self.pool.add(task, stacks[2], expert_name(task))
+        self.versions = Versions(folder)
+        for task in self.versions.tasks:
+            self.versions.serve(self.pool, task)
+        self.max_px = self.stack.vlm.max_px
+        tokenizer = self.stack.vlm.processor.tokenizer
+        self._chances = Chances(lambda names: option_tokens(tokenizer, names), read_calibration(folder), self.own)
+        self._hashes: dict[str, str] = {}  # version -> sha256
         self._serving = ExitStack()
         self._serving.enter_context(self.stack.serving("IT"))
-
-    def __enter__(self) -> "Profile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Restore the base's weights."""
@@ -85,18 +143,20 @@ class Profile:
         """The tasks that have an expert."""
         return list(self.pool.experts)
 
-    def ask(self, task: str, *photos: str | Path, question: str = "", max_new_tokens: int = 64) -> Answer:
-        """Return the answer of a task's expert about one or two photos; default question: QUESTIONS[task].
+    def expert_of(self, task: str) -> str:
+        version = self.pool.hold(task)
+        self.pool.release(version)
+        return f"{version.alias} {self._hash(version)[:8]}"
 
-        Errors: KeyError for a task without expert or question, PhotoError for an unusable photo, ValueError for a wrong
-        number of photos.
-        """
-        record = question_record(task, photos, question=question)
-        return self.answers([record], max_new_tokens=max_new_tokens)[0]
+    def _hash(self, version: Version) -> str:
+        if version.alias not in self._hashes:
+            self._hashes[version.alias] = read_manifest(version.folder)["adapters"][version.name]["sha256"]
+        return self._hashes[version.alias]
 
     @torch.inference_mode()
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records in one batch; each record's task selects its expert."""
+        self.versions.follow(self.pool)  # a version that was retrained or rolled back meanwhile
         started, versions = time.perf_counter(), [self.pool.hold(record["task"]) for record in records]
         vlm = self.stack.vlm
         try:
@@ -113,40 +173,70 @@ class Profile:
         finally:
             for version in versions:
                 self.pool.release(version)
-        texts = vlm.processor.batch_decode(made.sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        first = made.logits[0].float().softmax(-1)  # (B, V): probabilities of the answers' first tokens
+        tokens = made.sequences[:, inputs["input_ids"].shape[1] :]
+        texts = [text.strip() for text in vlm.processor.batch_decode(tokens, skip_special_tokens=True)]
         milliseconds = 1000 * (time.perf_counter() - started) / len(records)
-        yes, no = (first[:, token] for token in yes_no_tokens(vlm))
-        shares = [
-            y / (y + n) if y + n >= MEANT_YES_NO else None for y, n in zip(yes.tolist(), no.tolist(), strict=True)
-        ]
-        return [
-            Answer(text.strip(), share, version.alias, milliseconds)
-            for text, share, version in zip(texts, shares, versions, strict=True)
-        ]
+        answers = []
+        for row, (record, version, text) in enumerate(zip(records, versions, texts, strict=True)):
+            said, sha256 = tokens[row].tolist(), self._hash(version)
+            logits = [step[row] for step in made.logits]
+            chance = self._chances.of(record["task"], sha256, text=text, tokens=said, logits=logits)
+            answers.append(Answer(text, *chance, f"{version.alias} {sha256[:8]}", milliseconds))
+        return answers
 
 
-def question_record(task: str, photos: Sequence[str | Path], *, question: str = "") -> dict:
-    """Return a question about photos as a record without an answer. Errors: as in Profile.ask."""
-    if task not in QUESTIONS and not question:
-        raise KeyError(f"task {task!r}: found no question; pass one (default exists for {', '.join(QUESTIONS)})")
-    wanted = 2 if task == "PM" and not question else 1
+def profile_tasks(folder: Path) -> dict[str, OwnTask]:
+    """Return the own tasks of the catalogue that chapter 01 opened, by name. folder: the profile's outputs."""
+    found = find_run(folder, "01")
+    return own_tasks(found / "records") if found else {}
+
+
+def task_question(task: str, own: Mapping[str, OwnTask] | None = None) -> tuple[str, int]:
+    """Return a task's default question and its number of photos. Errors: KeyError for a task without a question."""
+    questions = QUESTIONS | {name: one.question for name, one in (own or {}).items()}
+    if task not in questions:
+        raise KeyError(f"task {task!r}: found no question; pass one (default exists for {', '.join(questions)})")
+    return questions[task], 2 if task == "PM" else 1
+
+
+def question_record(
+    task: str,
+    photos: Sequence[str | Path],
+    *,
+    question: str = "",
+    max_px: int | None = None,
+    decode: Callable[[str], Image.Image] | None = None,
+    own: Mapping[str, OwnTask] | None = None,
+) -> dict:
+    """Return a question about photos as a record without an answer, with the photos decoded.
+
+    decode: default, prepared_image with `max_px`. own: a profile's own tasks. Errors: KeyError for a task without
+    question, ValueError for a wrong number of photos, PhotoError for one that cannot be used.
+    """
+    text, wanted = (question, 1) if question else task_question(task, own)
     if not wanted <= len(photos) <= 2:
         raise ValueError(f"photos: found {len(photos)}, expected {wanted if wanted == 2 else '1 or 2'}")
     images = [str(Path(photo).expanduser().resolve()) for photo in photos]
-    for image in images:
-        if fault := photo_fault(image):
-            raise PhotoError(f"{image}: {fault}")
-    messages = [user_turn(question or QUESTIONS[task], images=len(images)), assistant_turn("")]
-    return {"id": images[0], "task": task, "variant": "own", "images": images, "messages": messages, "answer": ""}
+    pixels = [decode(image) if decode else prepared_image(image, max_px) for image in images]
+    messages = [user_turn(text, images=len(images)), assistant_turn("")]
+    record = {"id": images[0], "task": task, "variant": "own", "images": images, "pixels": pixels}
+    return record | {"messages": messages, "answer": ""}
 
 
-def open_profile(name: str, *, project: Project | None = None) -> Profile:
-    """Open the experts of a trained profile, such as "pocket" or your own (`params/mine/`)."""
+def open_profile(name: str, *, project: Project | None = None, server: str = "") -> Experts:
+    """Open the experts of a trained profile, such as "pocket" or your own (`params/mine/`).
+
+    `server`: address of a running vLLM that serves them, in place of this process.
+    """
+    if server:
+        from mtive_nb.serve.served import ServedProfile
+
+        return ServedProfile(name, server, project=project)
     return Profile(name, project=project)
 
 
-def _run_folder(profile_dir: Path, number: str) -> Path:
+def run_folder(profile_dir: Path, number: str) -> Path:
+    """Return a chapter's run folder. Errors: FileNotFoundError with the command that makes it."""
     found = find_run(profile_dir, number)
     if found is None:
         raise FileNotFoundError(
@@ -155,16 +245,24 @@ def _run_folder(profile_dir: Path, number: str) -> Path:
     return found
 
 
-def main(profile: str, task: str, photos: Sequence[str], *, question: str) -> int:
+def in_words(error: Exception) -> str:
+    """Return an error's message on one line."""
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(said).split()) or type(error).__name__
+
+
+def main(profile: str, task: str, photos: Sequence[str], *, question: str, server: str = "") -> int:
     """Run the command `ask`: print the answer; return exit code 2 for an invalid question, photo or profile."""
     logging.disable_progress_bar()
     try:
-        record = question_record(task, photos, question=question)  # refuse a wrong question before loading a model
-        with open_profile(profile) as experts:
-            found = experts.answers([record])[0]
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
+        own = profile_tasks(find_project().outputs / profile)
+        question_record(task, photos, question=question, own=own)  # refused before a model loads
+        with open_profile(profile, server=server) as experts:
+            found = experts.ask(task, *photos, question=question)
+    except (FileNotFoundError, KeyError, ValueError, ConnectionError) as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
-    sure = "" if found.probability_yes is None else f"  (yes: {found.probability_yes:.2f})"
+    sure = f"  ({found.probability_of}: {found.probability:.2f}{'' if found.calibrated else ', not calibrated'})"
+    sure = "" if found.probability is None else sure
     print(f"{found.text}{sure}  [{found.expert}, {found.milliseconds:.0f} ms]")
     return 0

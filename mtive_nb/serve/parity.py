@@ -1,6 +1,6 @@
 """Parity of the live stack and a server: compares greedy answers and their tokens' log-probabilities in nats."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +11,16 @@ from mtive_nb.model.stack import LoraStack
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer's text, the log-probability of each of its tokens in nats, and the version that answered."""
+    """An answer's text, the log-probability of each of its tokens in nats, and the version that answered.
+
+    tokens: the answer's token ids, and likeliest {token id: log-probability} at each of them, where they were asked for.
+    """
 
     text: str
     logprobs: tuple[float, ...]
     version: str = ""
+    tokens: tuple[int, ...] = ()
+    likeliest: tuple[Mapping[int, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -62,21 +62,25 @@ class ExpertPool:
         self._clock, self._draw = 0, random.Random(seed)
         stack.activate(trunk)
 
-    def add(self, expert: str, folder: Path, name: str | None = None) -> Version:
-        """Put a new expert into service; `name` is its name in its folder (default: the name `expert`)."""
+    def add(self, expert: str, folder: Path, name: str | None = None, *, number: int | None = None) -> Version:
+        """Put a new expert into service.
+
+        `name`: its name in its folder (default: the name `expert`). `number`: of its version (default: the next).
+        """
         with self._books:
             if expert in self.experts:
                 raise KeyError(f"expert {expert!r} is in service already; update it")
-            return self._serve(Serviced(), expert, Path(folder), name or expert)
+            return self._serve(Serviced(), expert, Path(folder), name or expert, number)
 
-    def update(self, expert: str, folder: Path, name: str | None = None) -> Version:
-        """Serve a new version from now on; requests that hold the old version finish with it."""
+    def update(self, expert: str, folder: Path, name: str | None = None, *, number: int | None = None) -> Version:
+        """Serve a new version from now on; requests that hold the old version finish with it. Arguments as in `add`."""
         with self._books:
-            return self._serve(self._expert(expert), expert, Path(folder), name or expert)
+            return self._serve(self._expert(expert), expert, Path(folder), name or expert, number)
 
-    def _serve(self, entry: Serviced, expert: str, folder: Path, name: str) -> Version:
-        self._numbers[expert] = self._numbers.get(expert, 0) + 1
-        version = Version(expert, self._numbers[expert], folder, name)
+    def _serve(self, entry: Serviced, expert: str, folder: Path, name: str, number: int | None) -> Version:
+        number = number or self._numbers.get(expert, 0) + 1
+        self._numbers[expert] = max(number, self._numbers.get(expert, 0))
+        version = Version(expert, number, folder, name)
         self._bring(version)
         version.adapter.assert_alive(family=self.stack.vlm.family)
         self.experts[expert] = entry

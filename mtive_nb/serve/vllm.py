@@ -6,24 +6,27 @@ API's reply does not.
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 
 import httpx
 import openai
 
 from mtive_nb.data.endpoint import photo_part
+from mtive_nb.data.photos import cached_by_file
+from mtive_nb.data.records import BRACKETS, any_of, plain_chat
 from mtive_nb.model.batches import cached_image
+from mtive_nb.model.load import max_px_of
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
 
@@ -52,9 +55,11 @@ class VllmClient:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
         self.trunk_name = BASE  # model name of requests without an expert
+        self.control = BRACKETS  # control tokens of the server's chat template
         self.current: dict[str, str] = {}  # expert -> model name of its requests
         self.versions: dict[str, int] = {}  # expert -> last version number
-        self._held, self._books = Counter(), threading.Condition()
+        self._held, self._retired, self._books = Counter(), set(), threading.Lock()
+        self.folders: dict[str, str | None] = {}  # model name -> its folder on the server's machine
 
     def __enter__(self) -> "VllmClient":
         self.find_experts()
@@ -65,8 +70,10 @@ class VllmClient:
 
     def find_experts(self) -> None:
         """Read the names of the server's models: the first is its trunk, every other name an expert."""
-        self.trunk_name, *names = [model.id for model in self.client.models.list()]
-        for name in names:
+        trunk, *others = models = list(self.client.models.list())
+        self.trunk_name, self.control = trunk.id, _control_of(getattr(trunk, "root", None))
+        self.folders = {model.id: getattr(model, "root", None) for model in models}
+        for name in (model.id for model in others):
             expert, mark, number = name.rpartition("@")
             expert, number = (expert, int(number)) if mark and number.isdigit() else (name, 1)
             if number >= self.versions.get(expert, 1):
@@ -81,20 +88,21 @@ class VllmClient:
     def update(self, expert: str, folder: Path) -> str:
         """Serve the expert's next version without an interruption; returns the versioned name.
 
-        New requests to the expert get the new version. The old version is unloaded when its last request has ended.
+        New requests to the expert get the new version. The old version is unloaded as soon as its last request has
+        ended; `update` does not wait for it.
         For one expert, only one thread at a time may call `update`.
         """
         old = self._name(expert)
         name = self._load(expert, folder)
-        self._unload(old)
+        self._retire(old)
         return name
 
     def remove(self, expert: str) -> None:
-        """Take an expert out of service; its running requests finish first."""
+        """Take an expert out of service; its running requests finish, then it is unloaded."""
         with self._books:
             name = self._name(expert)
             del self.current[expert]
-        self._unload(name)
+        self._retire(name)
 
     def state(self) -> list[dict]:
         """Return a row per expert: expert, version (its name on the server), this client's running requests."""
@@ -115,15 +123,24 @@ class VllmClient:
             self.current[expert] = name
         return name
 
-    def _unload(self, name: str) -> None:
+    def _retire(self, name: str) -> None:
+        """Unload a version now, or at the end of its last request: a reader may keep a stream open for hours."""
         with self._books:
-            self._books.wait_for(lambda: not self._held[name])
-        self._post("unload_lora_adapter", {"lora_name": name})
+            self._retired.add(name)
+        self._unload_if_free(name)
 
-    def _post(self, what: str, body: dict) -> None:
-        reply = httpx.post(f"{self.url}/v1/{what}", json=body, timeout=120)
+    def _unload_if_free(self, name: str) -> None:
+        with self._books:
+            free = name in self._retired and not self._held[name]
+            self._retired -= {name} if free else set()
+        if free:
+            self._post("unload_lora_adapter", {"lora_name": name})
+
+    def _post(self, what: str, body: dict, *, version: str = "v1/") -> dict:
+        reply = httpx.post(f"{self.url}/{version}{what}", json=body, timeout=120)
         if reply.status_code != 200:
             raise RuntimeError(f"vLLM, {what} {body}: HTTP {reply.status_code}: {reply.text[:300]}")
+        return reply.json() if what == "tokenize" else {}
 
     @contextmanager
     def _holding(self, expert: str | None) -> Iterator[str]:
@@ -136,20 +153,34 @@ class VllmClient:
         finally:
             with self._books:
                 self._held[name] -= 1
-                self._books.notify_all()
+            try:
+                self._unload_if_free(name)
+            except (RuntimeError, httpx.HTTPError) as error:  # the request itself has its answer
+                warnings.warn(f"{name} stays loaded on the server: {error}", stacklevel=4)
 
-    def ask(self, record: dict, expert: str | None = None, *, max_new_tokens: int = 64) -> Reply:
+    def ask(self, record: dict, expert: str | None = None, *, max_new_tokens: int = 64, likeliest: int = 0) -> Reply:
         """Return the greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
 
+        `likeliest`: number of tokens whose log-probabilities the reply has at each place, 20 at most.
         Errors: KeyError for an expert that is not in service, openai.APIError.
         """
-        turns = chat_with_photos(record, self.max_px)
+        turns = chat_with_photos(record, self.max_px, control=self.control)
+        more = {"top_logprobs": likeliest, "extra_body": {"return_tokens_as_token_ids": True}} if likeliest else {}
         with self._holding(expert) as name:
             said = self.client.chat.completions.create(
-                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True
+                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True, **more
             ).choices[0]
-        logprobs = tuple(token.logprob for token in said.logprobs.content)
-        return Reply(said.message.content.strip(), logprobs, name)
+        text, places = said.message.content.strip(), said.logprobs.content
+        logprobs = tuple(place.logprob for place in places)
+        if not likeliest:
+            return Reply(text, logprobs, name)
+        tops = tuple({_token_id(top.token): top.logprob for top in place.top_logprobs} for place in places)
+        return Reply(text, logprobs, name, tuple(_token_id(place.token) for place in places), tops)
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Return the token ids of a text as the server's model reads it. Errors: RuntimeError if the server refuses."""
+        body = {"model": self.trunk_name, "prompt": text, "add_special_tokens": False}
+        return self._post("tokenize", body, version="")["tokens"]
 
     def stream(
         self,
@@ -163,7 +194,7 @@ class VllmClient:
 
         `extra_body`: vLLM's own fields of a request, such as ignore_eos.
         """
-        turns = chat_with_photos(record, self.max_px)
+        turns = chat_with_photos(record, self.max_px, control=self.control)
         with self._holding(expert) as name:
             with self.client.chat.completions.create(
                 model=name,
@@ -261,28 +292,43 @@ class VllmServer(VllmClient):
 
 
 def _pixel_bound(trunk: Path) -> int | None:
-    """Return the side of the largest square that an exported trunk's processor accepts; None if it has no bound."""
-    found = trunk / "preprocessor_config.json"
-    size = json.loads(found.read_text()).get("size", {}) if found.is_file() else {}
-    area = size.get("longest_edge") or size.get("max_pixels")
-    return int(area**0.5) if area else None
+    """Return load_vlm's max_px of an exported trunk; None if its processor has no upper bound."""
+    found = trunk / "processor_config.json"
+    size = json.loads(found.read_text())["image_processor"]["size"] if found.is_file() else {}
+    return max_px_of(size, family=json.loads((trunk / "config.json").read_text())["model_type"])
 
 
-def chat_with_photos(record: dict, max_px: int | None) -> list[dict]:
-    """Return a record's turns before its answer in OpenAI's format; photos are PNG, sized for the model's processor."""
-    photos, turns = iter(record["images"]), []
-    for turn in record["messages"][:-1]:
-        parts = turn["content"] if isinstance(turn["content"], list) else [{"type": "text", "text": turn["content"]}]
-        shown = [_photo(next(photos), max_px) if p["type"] == "image" else p for p in parts]
+def _token_id(token: str) -> int:
+    """Return 123 for vLLM's `token_id:123`."""
+    return int(token.removeprefix("token_id:"))
+
+
+def _control_of(model: str | None) -> re.Pattern[str]:
+    """Return the pattern of the special tokens of a model's folder; BRACKETS where no such folder is at hand."""
+    if model is None or not (found := Path(model) / "tokenizer.json").is_file():
+        return BRACKETS
+    return any_of(token["content"] for token in json.loads(found.read_text())["added_tokens"] if token["special"])
+
+
+def chat_with_photos(record: dict, max_px: int | None, *, control: re.Pattern[str] = BRACKETS) -> list[dict]:
+    """Return a record's turns before its answer in OpenAI's format; photos are PNG, sized for the model's processor.
+
+    Photos that the record holds decoded (`pixels`) are sent, else those of its paths. `control`: tokens that the
+    server's chat template would not read as text; they are broken, as `plain` explains.
+    """
+    decoded, turns = record.get("pixels"), []
+    photos = iter(
+        [photo_part(i, kind="PNG") for i in decoded] if decoded else (_photo(i, max_px) for i in record["images"])
+    )
+    for turn in plain_chat(record["messages"][:-1], control):
+        shown = [next(photos) if p["type"] == "image" else p for p in turn["content"]]
         turns.append({"role": turn["role"], "content": shown})
     return turns
 
 
-@lru_cache(maxsize=1024)
+@cached_by_file(1024)
 def _photo(path: str, max_px: int | None) -> dict:
-    packed = BytesIO()
-    cached_image(path, max_px).save(packed, format="PNG")
-    return photo_part(packed.getvalue(), "photo.png")
+    return photo_part(cached_image(path, max_px), kind="PNG")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Figures and tables, one function each; figures are returned as Figure objects, so that `run.figure` can save them."""
 
-from mtive_nb.show.charts import bars_with_intervals, gaps, lines, matrix, stacked_shares
+from mtive_nb.show.charts import bars_with_intervals, gaps, lines, matrix, reliability, stacked_shares
 from mtive_nb.show.pictures import answer_table, caption_of, dates_caption_of, photo_grid, record_rows
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "matrix",
     "photo_grid",
     "record_rows",
+    "reliability",
     "stacked_shares",
 ]

@@ -75,6 +75,30 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
     return figure
 
 
+def reliability(frame: pd.DataFrame, *, states: dict[str, str], bins: int = 5, title: str = "") -> Figure:
+    """Plot accuracy over confidence, one panel per `panel` of the frame, one line per state; on the diagonal they agree.
+
+    `frame`: a row per answer with panel, right (0 or 1), and each state's column of confidences in [0, 1];
+    states: {column: label}. A point is a bin of equally many answers.
+    """
+    panels = list(dict.fromkeys(frame["panel"]))
+    figure = new_figure(max(3.0, 2.3 * len(panels)), 2.6)
+    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
+        rows = frame[frame["panel"] == panel]
+        axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=0.9)
+        for k, (column, label) in enumerate(states.items()):
+            cut = pd.qcut(rows[column].rank(method="first"), min(bins, len(rows)), labels=False)
+            means = rows.groupby(cut)[[column, "right"]].mean()
+            axes.plot(means[column], means["right"], "o-", color=colour_of("", k), markersize=4, label=label)
+        axes.set(xlim=(0.4, 1.02), ylim=(0, 1.05), xlabel="confidence")
+        axes.set_title(panel, fontsize=9)
+        tidy(axes)
+    figure.axes[0].set_ylabel("accuracy")
+    figure.axes[0].legend(fontsize=7.5, frameon=False)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def gaps(frame: pd.DataFrame, *, unit: str, title: str = "") -> Figure:
     """Plot differences with their intervals, one row each, below the headings of their groups.
 

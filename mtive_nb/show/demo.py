@@ -7,6 +7,7 @@ server that does not stream yields one piece. Clicks return at once: answers and
 
 from __future__ import annotations
 
+import hashlib
 import html
 import threading
 import time
@@ -21,6 +22,7 @@ from IPython.display import HTML
 from mtive_nb.data.photos import PhotoError, photo_fault
 from mtive_nb.data.records import assistant_turn, question_of, user_turn
 from mtive_nb.evaluate.grounding.attention import AnswerAttention
+from mtive_nb.run.atomic import write_atomic
 from mtive_nb.show.grounding import grounding_figure
 from mtive_nb.show.pictures import answer_table, figure_html
 
@@ -188,13 +190,14 @@ class ExpertDemo(widgets.VBox):
     def _take_uploads(self) -> None:
         """Save the uploaded files and show them as photos.
 
+        Each file lies in a folder named by the hash of its bytes, since phones call every photo image.jpg.
         Errors: PhotoError, which names a file that is not a photo; the shown photos do not change.
         """
-        self._uploads.mkdir(parents=True, exist_ok=True)
         paths = []
         for sent in self.upload.value:
-            path = self._uploads / Path(sent["name"]).name
-            path.write_bytes(bytes(sent["content"]))
+            content = bytes(sent["content"])
+            folder = self._uploads / hashlib.sha256(content).hexdigest()[:16]
+            write_atomic(path := folder / (Path(sent["name"]).name[-60:] or "photo"), content)
             paths.append(str(path))
         if paths:
             self._show_photos(paths)

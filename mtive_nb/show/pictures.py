@@ -1,6 +1,5 @@
 """Photos with captions, and tables of photos with question, truth and answers."""
 
-import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mtive_nb.data.catalogue import load_image
+from mtive_nb.data.photos import data_url, load_image
 from mtive_nb.data.records import question_of
 from mtive_nb.show.style import new_figure
 
@@ -68,21 +67,14 @@ def dates_caption_of(facts: Mapping) -> str:
 def _thumbnail(path: Path, side_px: int) -> str:
     image = load_image(path)
     image.thumbnail((side_px, side_px))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return _inline(buffer, "jpeg", style="margin:2px")
+    return f'<img src="{data_url(image, kind="JPEG", quality=80)}" style="margin:2px">'
 
 
 def figure_html(figure: Figure) -> str:
     """Return a figure as an HTML image with inline data."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return _inline(buffer, "png", style="max-width:100%")
-
-
-def _inline(buffer: io.BytesIO, kind: str, *, style: str) -> str:
-    packed = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/{kind};base64,{packed}" style="{style}">'
+    return f'<img src="{data_url(buffer.getvalue())}" style="max-width:100%">'
 
 
 def answer_table(rows: pd.DataFrame, *, side_px: int = 110) -> HTML:

@@ -17,17 +17,25 @@ from mtive_nb.data.catalogue import Catalogue, Feedback, Product, Quarantined
 from mtive_nb.data.door.coerce import coerced_feedback, coerced_product
 from mtive_nb.data.door.shared import Print, placeholders, print_of, same_photos, shop_splits
 from mtive_nb.data.door.tables import COLUMNS_FILE, FIELDS, Columns, find_table, read_columns, read_json, read_table
+from mtive_nb.data.emdiv.own import own_tasks
 from mtive_nb.data.photos import PhotoError, path_fault
 from mtive_nb.data.rows import Fault, near, row_faults, row_warnings
 from mtive_nb.data.splits import SPLITS
 
 
 def read_folder(root: Path) -> Catalogue:
-    """The catalogue of a folder that has products. Errors: OSError when these cannot be read."""
-    columns, faults = read_columns(root)
-    reader = _Reader(Catalogue(root.name, root, [], []), columns)
+    """The catalogue of a folder that has products.
+
+    Errors: OSError when these cannot be read, ParameterError for a wrong tasks.yaml.
+    """
+    tasks, (columns, faults) = own_tasks(root), read_columns(root)
+    own_facts = frozenset(task.fact for task in tasks.values())
+    reader = _Reader(Catalogue(root.name, root, [], []), columns, own_facts=own_facts)
     reader._leave_out(COLUMNS_FILE, None, "", faults)
-    return reader.read()
+    catalogue = reader.read()
+    facts = [row.facts for row in catalogue.feedback]
+    catalogue.tasks = {name: task.settled(facts) for name, task in tasks.items()}
+    return catalogue
 
 
 @dataclass

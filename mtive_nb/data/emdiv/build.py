@@ -1,6 +1,6 @@
 """EMDIV: the benchmark of MTIVE (Appendix C), built from any catalogue whose facts are known.
 
-Tasks AE, DD, PM, EX, PT and PP, each as gen (the canonical open question), aug (diverse paraphrases) and bin (yes or
+Tasks AE, DD, PM, EX, PT, PP and the catalogue's own (own.py), each as gen (the canonical open question), aug (diverse paraphrases) and bin (yes or
 no). A photo has the split of its feedback_id, else of its product. Splits by product share no product. Splits by photo
 (the grocery photos) share catalogue photos, but no customer photo.
 """
@@ -8,9 +8,11 @@ no). A photo has the split of its feedback_id, else of its product. Splits by pr
 from __future__ import annotations
 
 import math
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -51,7 +53,7 @@ def build_emdiv(
     counts: Mapping[str, int] | None = None,
     aug_per_photo: int = 2,
     hard_share: float = 1.0,
-    makers: Mapping[str, Callable[..., tasks.Made]] = MAKERS,
+    makers: Mapping[str, Callable[..., tasks.Made]] | None = None,
 ) -> Emdiv:
     """Build the records; the same arguments give the same records.
 
@@ -59,9 +61,12 @@ def build_emdiv(
     counts: maximum number of records by "TASK/variant/split", "TASK/variant" or "TASK" (for each of its variants and
     splits). The most specific key applies; a task without a key is not built. None: no limit.
     hard_share: share of PM's negatives that are TF-IDF hard; the others are random.
-    makers: task -> the function that makes its questions; other benchmarks of the same tasks have their own.
+    makers: task -> the function that makes its questions; other benchmarks of the same tasks have their own. Default:
+    MAKERS and the catalogue's own tasks.
     """
-    _check(counts, hard_share=hard_share, aug_per_photo=aug_per_photo)
+    if makers is None:
+        makers = MAKERS | {name: partial(tasks.own, task=task) for name, task in catalogue.tasks.items()}
+    _check(counts, known={*MAKERS, *makers}, hard_share=hard_share, aug_per_photo=aug_per_photo)
     photos = photos_by_split(catalogue, splits)
     records: list[dict] = []
     coverage: Counter[tuple[str, str, str, str]] = Counter()
@@ -70,11 +75,12 @@ def build_emdiv(
         for task in makers:
             for variant in EMDIV_VARIANTS:
                 limit = _limit(counts, task, variant, split)
-                if not photos[split] or limit == 0:
+                own = catalogue.tasks.get(task)
+                if not photos[split] or limit == 0 or (own and variant not in own.variants):
                     continue
-                # Each part has its own generator: a new count for one task changes no other task.
-                place = list(makers).index(task), EMDIV_VARIANTS.index(variant), SPLITS.index(split)
-                rng = np.random.default_rng([seed, *place])
+                # Each part has its own generator: a new count for one task changes no other task, nor does a new task.
+                place = zlib.crc32(task.encode()) if own else list(makers).index(task)
+                rng = np.random.default_rng([seed, place, EMDIV_VARIANTS.index(variant), SPLITS.index(split)])
                 times = aug_per_photo if variant == "aug" else 1
                 given = {"rng": rng, "shop": shop, "times": times, "coverage": coverage}
                 made = _candidates(photos[split], makers[task], (task, variant), **given)
@@ -238,11 +244,11 @@ def _limit(counts: Mapping[str, int] | None, task: str, variant: str, split: str
     return next((counts[key] for key in keys if key in counts), 0)
 
 
-def _check(counts: Mapping[str, int] | None, *, hard_share: float, aug_per_photo: int) -> None:
+def _check(counts: Mapping[str, int] | None, *, known: set[str], hard_share: float, aug_per_photo: int) -> None:
     if not 0 <= hard_share <= 1 or aug_per_photo < 1:
         found = f"hard_share={hard_share}, aug_per_photo={aug_per_photo}"
         raise ValueError(f"build_emdiv: found {found}; expected a share from 0 to 1 and at least 1 question per photo")
-    parts = (tuple(MAKERS), EMDIV_VARIANTS, SPLITS)
+    parts = (tuple(sorted(known)), EMDIV_VARIANTS, SPLITS)
     for key, number in (counts or {}).items():
         words = key.split("/")
         right = len(words) <= 3 and all(word in allowed for word, allowed in zip(words, parts, strict=False))

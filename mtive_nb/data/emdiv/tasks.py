@@ -6,8 +6,9 @@ none. `build.py` chooses and balances among them. Yes/no questions come with bot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from mtive_nb.data.catalogue import Feedback, Product
 from mtive_nb.data.customer_photos import DATES, CustomerPhoto
 from mtive_nb.data.emdiv import questions as ask
+from mtive_nb.data.emdiv.own import OwnTask
 from mtive_nb.data.negatives import NEGATIVES_CONSIDERED, HardNegatives, differing
 from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
 
@@ -191,23 +193,41 @@ def ex(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
     return [Candidate(question, answer, {f"has_{name}": answer}, known, images, label=answer)]
 
 
+def own(
+    photo: CustomerPhoto,
+    variant: str,
+    *,
+    rng: np.random.Generator,
+    shop: Shop,
+    task: OwnTask,
+    asking: Callable[[str], str] | None = None,
+) -> Made:
+    """A task written as data: one fact as yes or no, as one of several answers, or openly.
+
+    asking: a choice's yes/no question about an answer; default: the task's.
+    """
+    value, reason = task.read(photo.facts)
+    if not value:
+        return reason
+    known, images, polar = photo.known(), (photo.path,), task.kind == "yes/no"
+    if variant == "bin" and not polar:
+        wrong = _pick([answer for answer in task.answers if answer != value], rng)
+        asking = asking or task.asking
+        return _yes_no(asking(value), asking(wrong), photo, group=task.fact)
+    question = task.worded(_pick(task.questions[1:], rng) if variant == "aug" else task.questions[0])
+    label, group = None if task.kind == "open" else value, task.fact if polar else None
+    return [Candidate(question, value, {task.fact: value}, known, images, label, group)]
+
+
+PT = OwnTask("PT", "choice", "packaging", (ask.PT_GEN, *ask.PT_AUG), PACKAGINGS)
+PP = OwnTask("PP", "choice", "placement", (ask.PP_GEN, *ask.PP_AUG), PLACEMENTS, "Is the product {answer}?")
+pp = partial(own, task=PP)
+
+
 def pt(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
     """Packaging type, one of PACKAGINGS (a shop of real food adds `loose`)."""
-    value = photo.facts.get("packaging")
-    if value not in shop.packagings:
-        return "facts do not name the packaging"
-    if len(shop.packagings) < 2:
-        return "one packaging alone in the catalogue"
-    options, questions = shop.packagings, (ask.PT_GEN, ask.PT_AUG)
-    return _classes(photo, variant, name="packaging", options=options, questions=questions, rng=rng)
-
-
-def pp(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
-    """Product placement, one of PLACEMENTS."""
-    if photo.facts.get("placement") not in PLACEMENTS:
-        return "facts do not name the placement"
-    questions = (ask.PP_GEN, ask.PP_AUG)
-    return _classes(photo, variant, name="placement", options=PLACEMENTS, questions=questions, rng=rng)
+    task = replace(PT, answers=shop.packagings)
+    return own(photo, variant, rng=rng, shop=shop, task=task, asking=ask.packaging_question)
 
 
 def packagings_of(feedback: list[Feedback]) -> tuple[str, ...]:
@@ -216,25 +236,6 @@ def packagings_of(feedback: list[Feedback]) -> tuple[str, ...]:
     extra = tuple(sorted(found - set(PACKAGINGS)))
     # Without other classes, all PACKAGINGS count, even those missing from the photos; else only those that occur.
     return tuple(p for p in PACKAGINGS if p in found or not extra) + extra
-
-
-def _classes(
-    photo: CustomerPhoto,
-    variant: str,
-    *,
-    name: str,
-    options: tuple[str, ...],
-    questions: tuple[str, tuple[str, ...]],
-    rng: np.random.Generator,
-) -> Made:
-    value, known, images = photo.facts[name], photo.known(), (photo.path,)
-    if variant == "bin":
-        wrong = _pick([option for option in options if option != value], rng)
-        asking = ask.packaging_question if name == "packaging" else "Is the product {}?".format
-        return _yes_no(asking(value), asking(wrong), photo, group=name)
-    question = questions[0] if variant == "gen" else _pick(questions[1], rng)
-    question = question.format(options=ask.options_text(options))
-    return [Candidate(question, value, {name: value}, known, images, label=value)]
 
 
 def _yes_no(right: str, wrong: str, photo: CustomerPhoto, *, group: str) -> list[Candidate]:

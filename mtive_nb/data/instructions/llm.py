@@ -1,7 +1,7 @@
 """Instruction pairs from a vision-language model behind any OpenAI-compatible endpoint (MTIVE, section 3.2, Table 6).
 
 One request per photo sends the image, the customer's text and the listing; the reply is a JSON object of pairs. Replies
-are cached by the hash of model, prompt and photo, so that an interrupted run resumes.
+are cached by the hash of model, fields of the request, prompt and photo, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mtive_nb.data.catalogue import Feedback, Product
 from mtive_nb.data.endpoint import Endpoint, photo_part
 from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, Pair
+from mtive_nb.data.photos import file_sha256
+from mtive_nb.data.records import BRACKETS, plain
 from mtive_nb.run.atomic import write_atomic
 
 __all__ = ["PROMPT", "LlmGenerator", "prompt_of"]
 
 MAX_QUESTION_CHARS, MAX_ANSWER_CHARS = 300, 600
+REQUEST = {"temperature": 0.7, "max_tokens": 1024}  # further fields of a request
 
 # Table 6's inputs and requirements in our own words, with the output as JSON that can be checked.
 PROMPT = """You write question-answer pairs about one photo of a product in a shop.
@@ -56,8 +61,10 @@ class LlmGenerator:
 
     free = False
 
-    def __init__(self, endpoint: Endpoint, *, cache: str | Path) -> None:
+    def __init__(self, endpoint: Endpoint, *, cache: str | Path, request: Mapping[str, Any] | None = None) -> None:
+        """`request`: further fields of every request in place of REQUEST, for models that refuse these."""
         self._endpoint, self.model, self.cache = endpoint, endpoint.model, Path(cache)
+        self.request = REQUEST if request is None else dict(request)
         self.failures: Counter[str] = Counter()
         self.cached = 0
 
@@ -68,14 +75,15 @@ class LlmGenerator:
 
     def pairs(self, product: Product, feedback: Feedback | None, image: Path) -> list[Pair]:
         """The pairs for one photo; [] if its request failed. Errors: EndpointError if the endpoint refuses for good."""
-        photo, prompt = Path(image).read_bytes(), prompt_of(product, feedback)
-        key = hashlib.sha256(b"\0".join((self.model.encode(), prompt.encode(), photo))).hexdigest()
+        prompt = prompt_of(product, feedback)
+        asked = json.dumps([self.model, self.request, prompt, file_sha256(image)], sort_keys=True)
+        key = hashlib.sha256(asked.encode()).hexdigest()
         stored = self.cache / f"{key}.json"
         if stored.is_file():
             self.cached += 1
             return _pairs(json.loads(stored.read_text(encoding="utf-8")))[0]
-        content = [photo_part(photo, image), {"type": "text", "text": prompt}]
-        reply, reason = self._endpoint.ask(content, _fault, request={"temperature": 0.7, "max_tokens": 1024})
+        content = [photo_part(image), {"type": "text", "text": prompt}]
+        reply, reason = self._endpoint.ask(content, _fault, request=self.request)
         if reply is None:
             self.failures[reason] += 1
             self._reject(product, feedback, image, reason)
@@ -101,8 +109,8 @@ def prompt_of(product: Product, feedback: Feedback | None) -> str:
         types=", ".join(PAIR_TYPES),
         formats=", ".join(FORMATS),
         uncertain=UNCERTAIN,
-        customer=feedback.text if feedback else "",
-        listing=json.dumps(listing, ensure_ascii=False),
+        customer=plain(feedback.text, BRACKETS) if feedback else "",
+        listing=plain(json.dumps(listing, ensure_ascii=False), BRACKETS),
     )
 
 

@@ -198,7 +198,7 @@ def render_views(feedback: Iterable[Feedback], folder: Path | str, *, seed: int,
     """Renders `each` more photos of the item that a customer photo shows: {feedback_id: paths}; `seed` is the shop's.
 
     The item keeps its damage and its marks; placement, angle, light and occluders differ. Close-ups of dates get no
-    further views. Existing photos are not drawn again.
+    further views.
     """
     folder, found = Path(folder), {}
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -210,10 +210,9 @@ def render_views(feedback: Iterable[Feedback], folder: Path | str, *, seed: int,
         taken = plan_shot(np.random.default_rng(key), seed=key, damaged=row.facts["damaged"])
         names = [f"{row.feedback_id}_view{v}.jpg" for v in range(1, each + 1)]
         for v, name in enumerate(names, 1):
-            if not (folder / "images" / name).is_file():
-                other = plan_shot(np.random.default_rng([*key, v]), seed=(*key, v), damaged=False)
-                same = {"damage": taken.damage, "mark": taken.mark, "item_seed": key}
-                _save(take_photo(draw_package(item.look), replace(other, **same)).image, folder, name)
+            other = plan_shot(np.random.default_rng([*key, v]), seed=(*key, v), damaged=False)
+            same = {"damage": taken.damage, "mark": taken.mark, "item_seed": key}
+            _save(take_photo(draw_package(item.look), replace(other, **same)).image, folder, name)
         found[row.feedback_id] = [str(folder / "images" / name) for name in names]
     return found
 

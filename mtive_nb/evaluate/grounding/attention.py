@@ -7,7 +7,6 @@ model's sdpa forward, each layer computes the softmax only for the answer's rows
 Shapes: B samples, R answer tokens (rows), I images, T tokens, V image tokens, L layers, H heads (K of keys), D width.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from mtive_nb.model.batches import batch_of, rough_tokens
-from mtive_nb.model.load import Vlm, base_fingerprint
+from mtive_nb.data.records import plain, records_sha256
+from mtive_nb.model.batches import batch_of, control_tokens, rough_tokens
+from mtive_nb.model.load import Vlm, answering_fingerprint
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.parallel import by_processes
 from mtive_nb.run.atomic import write_atomic
@@ -195,7 +195,7 @@ def _grids(vlm: Vlm, inputs: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
 
 def _answer_tokens(vlm: Vlm, record: dict) -> tuple[list[str], list[tuple[int, int]]]:
     """Return the answer's tokens as text and their character spans, without the end token."""
-    answer = record["answer"]
+    answer = plain(record["answer"], control_tokens(vlm.processor))  # as in the batch
     encoded = vlm.processor.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
     spans = [tuple(span) for span in encoded["offset_mapping"]]
     return [answer[a:b] for a, b in spans], spans
@@ -232,13 +232,12 @@ def score_records(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ids = hashlib.sha256("\n".join(r["id"] for r in records).encode()).hexdigest()[:16]
     made_of = {
         "records": len(records),
-        "ids": ids,
+        "content": records_sha256(records)[:16],
         "shard": shard,
         "query": query,
-        "model": base_fingerprint(vlm.model),
+        "model": answering_fingerprint(vlm),
     }
     about = folder / "about.json"
     if about.is_file() and (found := json.loads(about.read_text())) != made_of:

@@ -24,7 +24,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from mtive_nb.model.batches import cached_image
+from mtive_nb.data.records import plain
+from mtive_nb.model.batches import cached_image, control_tokens
 from mtive_nb.model.train import Watch, go_on, training_log
 from mtive_nb.run import progress
 
@@ -41,12 +42,13 @@ class Clip:
 
     def inputs(self, images: list, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         longest = self.model.config.text_config.max_position_embeddings
-        end = self.text_end
+        end, control = self.text_end, control_tokens(self.processor)
+        texts = [plain(text, control) for text in texts]
         if end:  # cut a long text before the end mark, where the model pools the text
-            ids = self.processor.tokenizer(list(texts), truncation=True, max_length=longest - 1)["input_ids"]
+            ids = self.processor.tokenizer(texts, truncation=True, max_length=longest - 1)["input_ids"]
             texts = [self.processor.tokenizer.decode(row) + end for row in ids]
         batch = self.processor(
-            text=list(texts), images=images, return_tensors="pt", padding=True, truncation=True, max_length=longest
+            text=texts, images=images, return_tensors="pt", padding=True, truncation=True, max_length=longest
         )
         return {k: batch[k].to(self.model.device) for k in ("input_ids", "attention_mask", "pixel_values")}
 

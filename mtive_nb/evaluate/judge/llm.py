@@ -27,7 +27,8 @@ from typing import Any
 import pandas as pd
 
 from mtive_nb.data.endpoint import BudgetError, Endpoint, photo_part
-from mtive_nb.data.records import question_of, user_turn
+from mtive_nb.data.photos import file_sha256
+from mtive_nb.data.records import BRACKETS, plain, question_of, user_turn
 from mtive_nb.evaluate.judge.rule import ACCURATE, ANALYSIS, INACCURATE, Judge, Judgement, judge_all
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
@@ -93,7 +94,7 @@ class LlmJudgement(Judgement):
 class LlmJudge:
     """Judges with a model behind an endpoint: two requests per answer (T12, T11), each reply stored in folder `cache`.
 
-    The cache key is the hash of the whole request (prompt, model, question, reference, answer, photos' bytes), so a
+    The cache key is the hash of the whole request (prompt, model, question, reference, answer, hash of each photo), so a
     rerun sends only requests without a reply. The same object does not repeat a request that failed after all retries.
     `request`: further fields of every request, such as temperature.
     """
@@ -119,9 +120,10 @@ class LlmJudge:
     def judge(self, record: Mapping[str, Any], answer: str) -> LlmJudgement:
         """Judge an answer; the record needs messages, images and answer, but no facts.
 
-        Errors: EndpointError when the endpoint refuses permanently, OSError for a missing photo.
+        Errors: EndpointError when the endpoint refuses permanently, OSError for a missing photo, PhotoError for a bad one.
         """
         texts = {"question": question_of(dict(record)), "reference": record["answer"], "answer": answer}
+        texts = {name: plain(text, BRACKETS) for name, text in texts.items()}
         photos, material = _photos(record), json.dumps(texts, ensure_ascii=False, indent=1)
         marks, no_marks = self._reply([*photos, MARKS_PROMPT, material], lambda reply: _fault(reply, _MARKS_FIELDS))
         parts, no_parts = self._reply([*photos, SEGMENTS_PROMPT, material], lambda r: _segments_fault(r, answer))
@@ -148,16 +150,17 @@ class LlmJudge:
             for _ in progress(pool.map(lambda item: self.judge(*item), items), len(items), what=self.name):
                 pass
 
-    def _reply(self, parts: list[dict | str], fault: Callable[[dict], str | None]) -> tuple[dict | None, str]:
+    def _reply(self, parts: list[str | Path], fault: Callable[[dict], str | None]) -> tuple[dict | None, str]:
         """Return a valid reply from the cache or the endpoint and "", or None and the reason why it is missing."""
-        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
-        asked = json.dumps([self.name, self.request, content], sort_keys=True)
+        material = [{"photo": file_sha256(part)} if isinstance(part, Path) else part for part in parts]
+        asked = json.dumps([self.name, self.request, material], sort_keys=True)
         key = hashlib.sha256(asked.encode()).hexdigest()
         stored = self.cache / f"{key}.json"
         if stored.is_file():
             return json.loads(stored.read_text(encoding="utf-8")), ""
         if key in self._failed:
             return None, f"failed: {self._failed[key]}"
+        content = [photo_part(p) if isinstance(p, Path) else {"type": "text", "text": p} for p in parts]
         try:
             reply, reason = self.endpoint.ask(content, fault, request=self.request)
         except BudgetError as error:
@@ -209,11 +212,11 @@ def judged_for_all(
     return [r for _, r in kept], {name: [said[i] for i, _ in kept] for name, said in answers_by_system.items()}
 
 
-def _photos(record: Mapping[str, Any]) -> list[dict]:
-    """Return the record's photos as parts of a turn, labelled "Image 1:" and "Image 2:" where there are two."""
+def _photos(record: Mapping[str, Any]) -> list[str | Path]:
+    """Return the paths of the record's photos, labelled "Image 1:" and "Image 2:" where there are two."""
     paths = iter(record["images"])
     parts = user_turn("", images=len(record["images"]))["content"]
-    return [photo_part(Path(path := next(paths)).read_bytes(), path) if p["type"] == "image" else p for p in parts]
+    return [Path(next(paths)) if p["type"] == "image" else p["text"] for p in parts]
 
 
 def _fault(row: object, fields: Mapping[str, tuple[Callable[[Any], bool], str]]) -> str | None:

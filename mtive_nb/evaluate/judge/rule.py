@@ -118,7 +118,8 @@ def truth_of(asked: Mapping[str, Any], *, known: Mapping[str, Any]) -> dict[str,
     truth: dict[str, set[str]] = {}
     for facts in (known, asked):
         for name, value in facts.items():
-            if name.removesuffix("_iso").removesuffix("_also") != name:
+            stem = name.removesuffix("_iso").removesuffix("_also")
+            if stem != name and stem in DATE_ATTRIBUTES:
                 continue
             values = accepted_values(value)
             if name == "differs":

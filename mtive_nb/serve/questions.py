@@ -1,0 +1,121 @@
+"""Read the questions of `score`: from a folder of photos, a CSV or JSON-lines file, or rows in memory.
+
+Fields of a row: `photo` (path relative to the file; several separated by `|`, or a list), and optionally `photo2`,
+`task`, `question` and `id`. Other fields are ignored. A row without a task is asked by each of the given tasks.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from mtive_nb.data.records import numbered_lines
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
+FIELDS = ("photo", "photo2", "task", "question", "id")
+DELIMITERS = ",;\t"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task's question about a photo or a pair: `photo` as written, `photos` as paths; no text: the task's own.
+
+    `row`: the whole row that it stands in.
+    """
+
+    id: str
+    photo: str
+    photos: tuple[Path, ...]
+    task: str
+    text: str = ""
+    row: Mapping = field(default_factory=dict, compare=False)
+
+
+def read_questions(
+    source: str | Path | Sequence[Mapping] | pd.DataFrame, *, tasks: Sequence[str] = ()
+) -> list[Question]:
+    """Return the questions of a folder (all photos in it and below), a file, or rows (paths relative to the work folder).
+
+    The default id is the photo. Errors: FileNotFoundError for no such source; ValueError, with the line, for a file
+    without a column `photo` or with a broken line, and for a folder without a photo.
+    """
+    home = Path()
+    if isinstance(source, str | Path):
+        source = Path(source)
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such folder or file")
+        home = source if source.is_dir() else source.parent
+        rows = _photos_below(source) if source.is_dir() else _rows_of(source)
+    else:
+        rows = source.to_dict("records") if isinstance(source, pd.DataFrame) else source
+    return [question for row in rows for question in _questions_of(row, home, tasks)]
+
+
+def _questions_of(row: Mapping, home: Path, tasks: Sequence[str]) -> Iterator[Question]:
+    given, second, task, text, own = (row.get(name) for name in FIELDS)
+    names = [str(name) for name in given] if isinstance(given, list | tuple) else _text(given).split("|")
+    photos = [name.strip() for name in (*names, _text(second)) if name.strip()]
+    paths, shown = tuple(home / name for name in photos), _valid("|".join(photos))
+    for one in [_text(task)] if _text(task) else tasks or [""]:
+        yield Question(_text(own) or shown, shown, paths, one, _text(text), row)
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value != value else _valid(str(value).strip())  # NaN is not equal to itself
+
+
+def _valid(text: str) -> str:
+    """Return a text that any file can hold: bytes of a name that are no UTF-8 are written as \\xNN."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _photos_below(folder: Path) -> list[dict]:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    names = [path.relative_to(folder) for path in files]
+    found = [{"photo": [name.as_posix()]} for name in names if not any(part.startswith(".") for part in name.parts)]
+    if not found:
+        raise ValueError(f"{folder}: found no photo ({', '.join(s[1:] for s in SUFFIXES)}) in the folder or below it")
+    return found
+
+
+def _rows_of(file: Path) -> list[dict]:
+    if file.suffix.lower() in (".jsonl", ".ndjson"):
+        rows = []
+        for line, text in numbered_lines(file):
+            try:
+                rows.append(json.loads(text.lstrip("\ufeff")))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{file}, line {line}: not a line of JSON ({error})") from None
+            if not isinstance(rows[-1], dict) or "photo" not in rows[-1]:
+                raise ValueError(f"{file}, line {line}: found {text[:80]}, expected an object with the field photo")
+    elif file.suffix.lower() in (".csv", ".tsv", ".txt"):
+        rows = _csv_rows(file)
+    else:
+        raise ValueError(f"{file}: found the suffix {file.suffix!r}, expected a folder, .csv or .jsonl")
+    if not rows:
+        raise ValueError(f"{file}: found no row")
+    return rows
+
+
+def _csv_rows(file: Path) -> list[dict]:
+    """Read a CSV file as spreadsheets write it: UTF-8 with or without a BOM, UTF-16 or Windows-1252; , ; or tab."""
+    raw = file.read_bytes()
+    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError:
+        text = raw.decode("cp1252", "replace")
+    head = text.split("\n", 1)[0]
+    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=head.count))
+    try:
+        lines.fieldnames = [name.strip().lower() for name in lines.fieldnames or ()]
+        rows = list(lines)
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {lines.line_num}: {error}") from None
+    if "photo" not in lines.fieldnames:
+        raise ValueError(f"{file}: found the columns {', '.join(lines.fieldnames)}, expected one named photo")
+    return rows
