@@ -11,6 +11,7 @@ from PIL import Image
 from mtive_nb.data.catalogue import Catalogue, load_catalogue, write_quarantine
 from mtive_nb.data.customer_photos import photos_by_split
 from mtive_nb.data.door import tables
+from mtive_nb.data.door.check import check_catalogue
 from mtive_nb.data.door.coerce import coerced_facts
 from mtive_nb.data.emdiv.build import build_emdiv
 from mtive_nb.data.emdiv.questions import compact_json
@@ -343,6 +344,30 @@ def test_feedback_names_the_product_that_took_it_along_or_was_meant(folder):
     reasons = [fault.reason for fault in catalogue.quarantine if fault.field == "product_id"]
     start = "no usable product of products.jsonl has this id"
     assert reasons == [f"{start}: line 2 was left out", f"{start}; did you mean P1?", start]
+
+
+def test_ids_that_look_alike_are_different_products(folder):
+    alike = ["1", "01", "P-1", "p1", "P_01"]
+    products = [product(k) | {"product_id": own} for k, own in enumerate(alike)]
+    feedback = [
+        {"feedback_id": f"F{k}", "product_id": own, "images": f"images/{5 + k}.jpg"} for k, own in enumerate(alike)
+    ]
+    catalogue = load(folder, products, feedback)
+    assert [row.product_id for row in catalogue.feedback] == alike and catalogue.quarantine == []
+
+
+def test_a_fact_that_a_task_of_the_shop_s_own_reads_is_no_warning_and_is_counted(folder):
+    task = {"kind": "yes/no", "fact": "german_label", "questions": ["Is the label in German?"]}
+    (folder / "tasks.yaml").write_text(json.dumps({"german-label": task}))
+    row = {
+        "feedback_id": "F1",
+        "product_id": "P1",
+        "images": "images/2.jpg",
+        "facts": {"german_label": True, "other": 1},
+    }
+    catalogue = load(folder, [product(1)], [row])
+    assert [fault.field for fault in catalogue.warnings] == ["facts.other"]
+    assert "german-label" in set(check_catalogue(folder).questions["task"])
 
 
 def test_a_listing_s_attributes_serve_for_a_whole_product_and_not_for_a_close_up(folder):
