@@ -69,6 +69,18 @@ def test_csv_of_every_delimiter_and_encoding_reads_the_same(folder, delimiter, e
     assert (second.title, second.attributes, second.category, second.coarse) == ("Seife", {}, "", "")
 
 
+@pytest.mark.parametrize("text", ["", "\n\n", "sep=;\n", "product_id;title;images\n"])
+def test_a_table_without_rows_is_no_error(folder, text):
+    (folder / "products.csv").write_text(text)
+    assert load_catalogue(folder).products == []
+
+
+def test_a_delimiter_that_the_file_states_counts(folder):
+    write(folder, "products.csv", ["sep=#", "product_id#title#images", "P1#a;b,c;d,e#images/1.jpg"])
+    catalogue = load_catalogue(folder)
+    assert [row.title for row in catalogue.products] == ["a;b,c;d,e"]
+
+
 def test_broken_records_cost_only_themselves(folder):
     rows = [
         "product_id,title,images",

@@ -242,7 +242,9 @@ def _csv_lines(raw: bytes, header: list[str], *, wanted: Collection[str]) -> Ite
     start = next((k for k, line in enumerate(lines) if line.strip()), len(lines))
     if start == len(lines):
         return
-    delimiter = _delimiter(lines[start], wanted)
+    stated = re.fullmatch(r"sep=(.)\s*", lines[start], re.I)  # Excel may write this line before the header
+    start += bool(stated)
+    delimiter = stated[1] if stated else _delimiter(lines[start], wanted)
     while start < len(lines):
         reader = csv.reader((lines[k] for k in range(start, len(lines))), delimiter=delimiter, strict=True)
         done = 0  # the lines of the reader's whole records
