@@ -10,7 +10,7 @@ from PIL import Image
 
 from mtive_nb.data.catalogue import Catalogue, load_catalogue, write_quarantine
 from mtive_nb.data.customer_photos import photos_by_split
-from mtive_nb.data.door import tables
+from mtive_nb.data.door import lines
 from mtive_nb.data.door.check import check_catalogue
 from mtive_nb.data.door.coerce import coerced_facts
 from mtive_nb.data.emdiv.build import build_emdiv
@@ -453,4 +453,4 @@ def test_pocket_mart_has_its_facts_named_and_passes_unchanged(tmp_path):
 
 def test_the_delimiter_is_the_header_s_and_not_the_descriptions(folder):
     head = "product_id;title;description, long;images"
-    assert tables._delimiter(head, {"product_id", "title", "images"}) == ";"
+    assert lines._delimiter(head, {"product_id", "title", "images"}) == ";"

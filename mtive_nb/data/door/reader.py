@@ -15,8 +15,9 @@ from pathlib import Path
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product, Quarantined
 from mtive_nb.data.door.coerce import coerced_feedback, coerced_product
+from mtive_nb.data.door.lines import read_json
 from mtive_nb.data.door.shared import Print, placeholders, print_of, same_photos, shop_splits
-from mtive_nb.data.door.tables import COLUMNS_FILE, FIELDS, Columns, find_table, read_columns, read_json, read_table
+from mtive_nb.data.door.tables import COLUMNS_FILE, FIELDS, Columns, find_table, read_columns, read_table
 from mtive_nb.data.emdiv.own import own_tasks
 from mtive_nb.data.photos import PhotoError, path_fault
 from mtive_nb.data.rows import Fault, near, row_faults, row_warnings
