@@ -1,19 +1,25 @@
 """A shop's own export at the door: CSV in any shape, other columns, texts as types, and what must never stop it."""
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mtive_nb.data.catalogue import Catalogue, load_catalogue
+from mtive_nb.data.catalogue import Catalogue, load_catalogue, write_quarantine
 from mtive_nb.data.customer_photos import photos_by_split
-from mtive_nb.data.door import tables
+from mtive_nb.data.door import lines
+from mtive_nb.data.door.check import check_catalogue
 from mtive_nb.data.door.coerce import coerced_facts
 from mtive_nb.data.emdiv.build import build_emdiv
 from mtive_nb.data.emdiv.questions import compact_json
 from mtive_nb.data.mart.render import render_mart
+from mtive_nb.data.records import load_records, write_records
+from mtive_nb.data.rows import FACT_TYPES
+from mtive_nb.data.shop import ShopPart, read_shop, split_photos, write_shop
+from mtive_nb.data.splits import assert_no_leaks
 
 
 @pytest.fixture
@@ -61,6 +67,18 @@ def test_csv_of_every_delimiter_and_encoding_reads_the_same(folder, delimiter, e
     first, second = catalogue.products
     assert (first.title, first.attributes) == (CELLS[1], {"colour": "weiß"})
     assert (second.title, second.attributes, second.category, second.coarse) == ("Seife", {}, "", "")
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "sep=;\n", "product_id;title;images\n"])
+def test_a_table_without_rows_is_no_error(folder, text):
+    (folder / "products.csv").write_text(text)
+    assert load_catalogue(folder).products == []
+
+
+def test_a_delimiter_that_the_file_states_counts(folder):
+    write(folder, "products.csv", ["sep=#", "product_id#title#images", "P1#a;b,c;d,e#images/1.jpg"])
+    catalogue = load_catalogue(folder)
+    assert [row.title for row in catalogue.products] == ["a;b,c;d,e"]
 
 
 def test_broken_records_cost_only_themselves(folder):
@@ -340,6 +358,30 @@ def test_feedback_names_the_product_that_took_it_along_or_was_meant(folder):
     assert reasons == [f"{start}: line 2 was left out", f"{start}; did you mean P1?", start]
 
 
+def test_ids_that_look_alike_are_different_products(folder):
+    alike = ["1", "01", "P-1", "p1", "P_01"]
+    products = [product(k) | {"product_id": own} for k, own in enumerate(alike)]
+    feedback = [
+        {"feedback_id": f"F{k}", "product_id": own, "images": f"images/{5 + k}.jpg"} for k, own in enumerate(alike)
+    ]
+    catalogue = load(folder, products, feedback)
+    assert [row.product_id for row in catalogue.feedback] == alike and catalogue.quarantine == []
+
+
+def test_a_fact_that_a_task_of_the_shop_s_own_reads_is_no_warning_and_is_counted(folder):
+    task = {"kind": "yes/no", "fact": "german_label", "questions": ["Is the label in German?"]}
+    (folder / "tasks.yaml").write_text(json.dumps({"german-label": task}))
+    row = {
+        "feedback_id": "F1",
+        "product_id": "P1",
+        "images": "images/2.jpg",
+        "facts": {"german_label": True, "other": 1},
+    }
+    catalogue = load(folder, [product(1)], [row])
+    assert [fault.field for fault in catalogue.warnings] == ["facts.other"]
+    assert "german-label" in set(check_catalogue(folder).questions["task"])
+
+
 def test_a_listing_s_attributes_serve_for_a_whole_product_and_not_for_a_close_up(folder):
     def row(k: int, facts: dict | None) -> dict:
         return {"feedback_id": f"F{k}", "product_id": "P1", "images": f"images/{k}.jpg", "facts": facts}
@@ -361,6 +403,46 @@ def test_a_listing_s_attributes_serve_for_a_whole_product_and_not_for_a_close_up
     assert asked["answer"] == compact_json(listed) and asked["facts"]["known"]["damaged"] == "yes"
 
 
+NASTY = (
+    *(None, True, 0, 2.5, 10**30, "", " ", "x" * 600, "\ud800", "\x00", "$a$ {title}", "{", "[1]", "yes", "none"),
+    *([], {}, [[]], {"": ""}, [None], ["images/1.jpg"], {"a": {"b": [{"c": 1}]}}, "../x.png", "images", "2027-02-30"),
+    *("training", "images/1.jpg|images/2.jpg", [1, 2, 3, 4], {"expiry": 7}, {"colour": "\ud800"}, "\u8336"),
+)
+PLACES = (
+    *("product_id", "feedback_id", "title", "category", "coarse", "attributes", "images", "facts", "text", "", "extra"),
+    *("attributes.colour", "facts.damaged", "facts.dates.expiry", "damaged", "colour"),
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_content_stops_the_door(folder, seed):
+    rng = random.Random(seed)
+    facts = ({"damaged": True, "damage": "crack"}, {"packaging": "can"}, {"dates": {"expiry": "2027-01"}}, None)
+    products = [product(k, attributes={"brand": ("Zevo", "Lumi")[k % 2]}, category="soap") for k in range(5)]
+    feedback = [
+        {
+            "feedback_id": f"F{k}",
+            "product_id": f"P{k % 5}",
+            "images": [f"images/{5 + k % 5}.jpg"],
+            "facts": facts[k % 4],
+        }
+        for k in range(10)
+    ]
+    for row in rng.sample([*products, *feedback], 9):
+        row[rng.choice(PLACES)] = rng.choice(NASTY)
+        if isinstance(row.get("facts"), dict):
+            row["facts"] = row["facts"] | {rng.choice([*FACT_TYPES, "own", ""]): rng.choice(NASTY)}
+    (folder / "splits.json").write_text(json.dumps({rng.choice(["P1", "F2", ""]): rng.choice(NASTY) for _ in range(3)}))
+    catalogue = load(folder, products, feedback)
+    parts = [ShopPart(catalogue, ("DD",))]
+    assert_no_leaks(split_photos(parts))
+    records = build_emdiv(catalogue).records
+    assert load_records(write_records(records, folder / "records.jsonl")) == records
+    write_quarantine([*catalogue.quarantine, *catalogue.warnings], folder / "quarantine.csv")
+    again = read_shop(write_shop(parts, folder / "shop.json"))[0].catalogue
+    assert (again.products, again.feedback, again.splits) == (catalogue.products, catalogue.feedback, catalogue.splits)
+
+
 def test_pocket_mart_has_its_facts_named_and_passes_unchanged(tmp_path):
     root = render_mart(tmp_path / "mart", products=4, photos=4, dates=2, seed=1)
     catalogue = load_catalogue(root)
@@ -371,4 +453,4 @@ def test_pocket_mart_has_its_facts_named_and_passes_unchanged(tmp_path):
 
 def test_the_delimiter_is_the_header_s_and_not_the_descriptions(folder):
     head = "product_id;title;description, long;images"
-    assert tables._delimiter(head, {"product_id", "title", "images"}) == ";"
+    assert lines._delimiter(head, {"product_id", "title", "images"}) == ";"

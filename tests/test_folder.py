@@ -66,6 +66,12 @@ def test_folder_and_record(home: Path) -> None:
     assert record["git"] == {"commit": None, "dirty": None}
 
 
+def test_tables_of_a_run_keep_dollars(home: Path) -> None:
+    start_run("04_stage1", profile="pocket", seed=5)
+    table = pandas.DataFrame({"title": ["$5 and $6"]})
+    assert "mathjax_ignore" in table.to_html() and "mathjax_ignore" in table.style.to_html()
+
+
 def test_runner_environment_decides_the_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTIVE_RUN_DIR", str(home / "elsewhere"))
     monkeypatch.setenv("MTIVE_PROFILE_DIR", str(home / "siblings"))

@@ -65,3 +65,22 @@ def test_products_that_look_alike_are_no_negatives(tmp_path):
     assert negatives.nearest("b", 3) == ["c"]
     assert negatives.random("a", np.random.default_rng(0)) is None
     assert differing({"colour": "red", "size": "1 L"}, {"colour": "blue", "size": "2 L"}) == ["colour"]
+
+
+def test_the_order_is_the_own_group_first_and_then_by_similarity(shop):
+    negatives = HardNegatives(shop, min_distance=-1.0)
+    products = list(shop.products)
+    for k in (0, 17, 40):
+        own = products[k]
+        near = negatives.nearest(own.product_id, len(products))
+        order = sorted(
+            range(len(products)), key=lambda j: (products[j].coarse != own.coarse, -negatives.similarity[k, j])
+        )
+        wanted = [products[j].product_id for j in order if j != k]
+        assert len(near) > 20 and near == [name for name in wanted if name in near]
+
+
+def test_titles_without_words_of_two_letters_are_no_error(tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    products = [Product(name, name, "", "", "", {}, ("a.png",)) for name in ("A", "B")]
+    assert HardNegatives(Catalogue("x", tmp_path, products, [])).similarity.tolist() == [[0, 0], [0, 0]]

@@ -76,21 +76,21 @@ def test_groups_join_over_several_photos():
 
 def test_a_group_goes_where_its_smallest_id_goes_and_adding_a_product_moves_no_other():
     units = {f"P{k:03d}": {f"photo{k // 3}"} for k in range(60)}
-    splits, moved = shop_splits(units, {})
+    splits, _, moved = shop_splits(units, {})
     assert moved == [] and set(splits.values()) == {"train", "val", "test"}
     assert all(splits[f"P{k:03d}"] == split_of(f"P{k // 3 * 3:03d}") for k in range(60))
-    more, _ = shop_splits(units | {"P900": {"new"}}, {})
+    more, _, _ = shop_splits(units | {"P900": {"new"}}, {})
     assert all(more[one] == split for one, split in splits.items())
 
 
 def test_without_shared_photos_splits_are_those_of_the_ids():
-    splits, _ = shop_splits({f"P{k}": {f"photo{k}"} for k in range(99)}, {})
+    splits, _, _ = shop_splits({f"P{k}": {f"photo{k}"} for k in range(99)}, {})
     assert splits == {one: split_of(one) for one in splits}
 
 
 def test_named_splits_lead_their_group_and_conflicts_are_told():
     units = {"A": {"x"}, "B": {"x"}, "C": {"x"}, "D": {"y"}}
-    splits, moved = shop_splits(units, {"B": "val", "C": "test", "D": "train"})
+    splits, _, moved = shop_splits(units, {"B": "val", "C": "test", "D": "train"})
     assert splits == {"A": "val", "B": "val", "C": "val", "D": "train"} and moved == [("C", "B", "val")]
 
 
@@ -128,6 +128,8 @@ def test_products_and_feedback_that_share_a_photo_are_in_one_split(shop):
     feedback = {f"F{k}": (f"P{k:02d}", [f"f{min(k, 20)}.png"]) for k in range(30)}
     catalogue = shop(many(30, P05="p00.png", P06="p01_.jpg"), feedback)
     assert catalogue.quarantine == []
+    shared = {row.field: row.found for row in catalogue.warnings if "one split" in row.reason}
+    assert shared["P00"] == "P00, P05" and shared["P01"] == "P01, P06" and set(shared) == {"P00", "P01", "P20"}
     splits = catalogue.splits
     assert splits["P05"] == split_of("P00") and splits["P06"] == split_of("P01")
     assert {splits[f"P{k}"] for k in range(20, 30)} == {split_of("P20")}

@@ -101,3 +101,17 @@ def test_a_dollar_in_a_title_is_no_formula():
 
 def test_a_system_keeps_its_colour():
     assert colour_of("MTIVE_MTL", 3) == SYSTEMS["MTIVE_MTL"] and len(set(SYSTEMS.values())) == len(SYSTEMS)
+
+
+def test_dollars_in_texts_of_others_are_no_formula(tmp_path):
+    image = Image.new("RGB", (40, 30))
+    figure = photo_grid([image], ["$5 off {, now $6_"])
+    figure.savefig(tmp_path / "grid.png")  # a formula of this text would be an error
+    assert figure.axes[0].get_title() == "$5 off {, now $6_"
+    image.save(tmp_path / "photo.png")
+    rows = pd.DataFrame([{"images": [str(tmp_path / "photo.png")], "question": "$5 and $6", "truth": "no"}])
+    assert 'class="answers tex2jax_ignore mathjax_ignore"' in answer_table(rows).data
+
+
+def test_a_caption_needs_no_attributes():
+    assert caption_of({"attributes": None, "damage": "dent"}) == "dent"

@@ -53,7 +53,9 @@ def check_catalogue(folder: str | Path) -> Check:
     catalogue = load_catalogue(folder)
     emdiv = build_emdiv(catalogue, splits=catalogue.splits)
     orphans = (row for row in catalogue.quarantine if row.field == "product_id" and row.file.startswith("feedback"))
-    return Check(catalogue, question_table(emdiv, MAKERS), dict(Counter(row.found for row in orphans)))
+    return Check(
+        catalogue, question_table(emdiv, [*MAKERS, *catalogue.tasks]), dict(Counter(row.found for row in orphans))
+    )
 
 
 def main(folder: str | Path, *, as_json: bool = False) -> int:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product, Quarantined
 from mtive_nb.data.door.coerce import coerced_feedback, coerced_product
+from mtive_nb.data.door.lines import read_json
 from mtive_nb.data.door.shared import Print, placeholders, print_of, same_photos, shop_splits
-from mtive_nb.data.door.tables import COLUMNS_FILE, FIELDS, Columns, find_table, read_columns, read_json, read_table
+from mtive_nb.data.door.tables import COLUMNS_FILE, FIELDS, Columns, find_table, read_columns, read_table
 from mtive_nb.data.emdiv.own import own_tasks
 from mtive_nb.data.photos import PhotoError, path_fault
 from mtive_nb.data.rows import Fault, near, row_faults, row_warnings
@@ -50,9 +51,7 @@ class _Reader:
     lost: dict[str, int] = field(default_factory=dict)  # id of a product that is left out -> its line
     stems: dict[Path, dict[str, str]] = field(default_factory=dict)  # folder -> its files by their names without ending
     own_facts: frozenset[str] = frozenset()  # facts that tasks of the shop's own read
-    warned: dict[tuple[str, str, str], list] = field(
-        default_factory=dict
-    )  # place and reason -> warning, number of rows
+    warned: dict[tuple[str, str, str], list] = field(default_factory=dict)  # file, field, reason -> warning, its rows
 
     def read(self) -> Catalogue:
         products = list(self._rows("products", coerced_product))
@@ -65,10 +64,11 @@ class _Reader:
                 self.catalogue.products.append(Product(**row | {"images": images}))
             else:
                 self.lost[row["product_id"]] = line
-        known = {_folded(product.product_id): product.product_id for product in self.catalogue.products}
+        known = {product.product_id for product in self.catalogue.products}
+        alike = {_folded(product_id): product_id for product_id in sorted(known)}
         for name, line, row in feedback:
-            if known.get(_folded(row["product_id"])) != row["product_id"]:
-                self._leave_out(name, line, row["feedback_id"], [self._orphan(row["product_id"], known)])
+            if row["product_id"] not in known:
+                self._leave_out(name, line, row["feedback_id"], [self._orphan(row["product_id"], alike)])
             elif images := self._usable_images(name, line, row["feedback_id"], row["images"]):
                 if fault := self._fact_fault(row):
                     self._leave_out(name, line, row["feedback_id"], [fault])
@@ -172,11 +172,11 @@ class _Reader:
             return "facts.damage_box", box, f"expected a box on the upright photo, {width} x {height} pixels"
         return None
 
-    def _orphan(self, product_id: str, known: Mapping[str, str]) -> Fault:
+    def _orphan(self, product_id: str, alike: Mapping[str, str]) -> Fault:
         reason = f"no usable product of {find_table(self.catalogue.root, 'products').name} has this id"
         if product_id in self.lost:
             return "product_id", product_id, f"{reason}: line {self.lost[product_id]} was left out"
-        meant = known.get(_folded(product_id))
+        meant = alike.get(_folded(product_id))
         return "product_id", product_id, reason + (f"; did you mean {meant}?" if meant else "")
 
     def _splits(self) -> dict[str, str]:
@@ -193,7 +193,13 @@ class _Reader:
         for row in feedback:
             units.setdefault(row.feedback_id if row.feedback_id in named else row.product_id, set()).update(row.images)
         photos = {one: {self.same[image] for image in images} for one, images in units.items()}
-        splits, moved = shop_splits(photos, named)
+        splits, group, moved = shop_splits(photos, named)
+        members = defaultdict(list)
+        for one, leader in group.items():
+            members[leader].append(one)
+        reason = "these share a photo, so they go into one split"
+        shared = [(leader, ", ".join(own), reason) for leader, own in members.items() if len(own) > 1]
+        self._warn(find_table(self.catalogue.root, "products").name, None, "", shared)
         for one, leader, split in moved:
             reason = f"shares a photo with {leader}, which is in {split}: goes there as well"
             self._leave_out("splits.json", None, "", [(one, named[one], reason)])

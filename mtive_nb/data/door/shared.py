@@ -88,11 +88,12 @@ def placeholders(owners: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 def shop_splits(
     units: Mapping[str, Collection[str]], named: Mapping[str, str]
-) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
-    """The split of every id, and the ids whose named split gives way, as (id, the id it follows, that one's split).
+) -> tuple[dict[str, str], dict[str, str], list[tuple[str, str, str]]]:
+    """The split of every id, the group of every id, and the ids whose named split gives way.
 
     units: id of a product, or of a feedback with a split of its own -> its photos, as `same_photos` names them. Ids that
-    share a photo form a group with one split: the named split of its smallest named id, else a hash of its smallest id.
+    share a photo form a group, named after its smallest id. It has one split: the named split of its smallest named id,
+    else a hash of its smallest id. A split that gives way is (id, the id it follows, that one's split).
     """
     holders: dict[str, list[str]] = defaultdict(list)
     for one, photos in units.items():
@@ -104,7 +105,7 @@ def shop_splits(
         leaders.setdefault(group[one], one)
     splits = {one: named[leaders[g]] if g in leaders else split_of(g) for one, g in group.items()}
     moved = [(one, leaders[group[one]], splits[one]) for one in units if named.get(one, splits[one]) != splits[one]]
-    return splits, moved
+    return splits, group, moved
 
 
 def _copies(prints: Mapping[str, Print]) -> list[tuple[str, str]]:
