@@ -158,8 +158,7 @@ def _scored(
         waiting = [one for one in window if one[2] is not None]
         # Pairs of photos apart, since they fill twice the tokens; then short answers apart from long ones.
         waiting.sort(key=lambda one: (len(one[2]["images"]), lengths.get(_form(one[1]), 0), _form(one[1])))
-        for start in range(0, len(waiting), batch):
-            some = waiting[start : start + batch]
+        for some in _batches(waiting, batch):
             _answer(experts, [(row, record) for _, row, record in some], max_new_tokens=max_new_tokens)
             lengths |= {_form(row): len(row["answer"]) for _, row, _ in some}
             kept.write([row for _, row, _ in some])
@@ -168,6 +167,18 @@ def _scored(
 
 def _form(row: Mapping) -> tuple[str, str]:
     return row["task"], row["question"]
+
+
+def _batches(waiting: Sequence["Prepared"], size: int) -> Iterator[list["Prepared"]]:
+    """Yield sorted questions in batches; one that is half full ends with its form, as a mixed one takes longer."""
+    some: list[Prepared] = []
+    for one in waiting:
+        if len(some) == size or (2 * len(some) >= size and _form(one[1]) != _form(some[-1][1])):
+            yield some
+            some = []
+        some.append(one)
+    if some:
+        yield some
 
 
 Prepared = tuple[int, dict, dict | None]  # the question's number, its row, and its record where it must be asked
