@@ -158,9 +158,29 @@ def test_paper_is_counted_without_the_hub_and_fails_on_what_is_missing(project):
     assert "8,292,166,656 parameters according to the package's known_configs.json" in said
     assert {"57.3", "14.3"} <= set(report.tables["Adapters"]["MB fp16"])
     wrong = [text for level, text in report.findings if level == "fail"]
-    assert len(wrong) == 2
+    assert len(wrong) == 4
     assert wrong[0].startswith("params/paper/01_catalogue_and_emdiv.yaml: SOURCE: found 'catalogue'")
-    assert wrong[1].startswith(f"params/paper/every.yaml: MODEL: found no weights of {QWEN.format('7B')}")
+    for text, chapter in zip(wrong[1:3], ("02_instruction_data", "23_judges"), strict=True):
+        assert chapter in text and "http://localhost:8000/v1 does not answer" in text
+    assert wrong[3].startswith(f"params/paper/every.yaml: MODEL: found no weights of {QWEN.format('7B')}")
+
+
+def test_four_bits_fit_a_card_of_24_gb(project):
+    tables = preflight.preflight("mine-gpu", project=project).tables
+    needs = next(table for name, table in tables.items() if name.startswith("Memory of training in GB (nf4"))
+    assert (needs["needs"].astype(float) < 12).all() and (needs["weights"].astype(float) < 7).all()
+    whole = preflight.preflight("paper", project=project).tables
+    weights = next(table for name, table in whole.items() if name.startswith("Memory of training"))["weights"]
+    assert (weights.astype(float) > 16).all()
+
+
+def test_an_endpoint_that_answers_must_know_the_model(project, monkeypatch):
+    reply = preflight.httpx.Response(
+        200, json={"data": [{"id": "other"}]}, request=preflight.httpx.Request("GET", "http://x")
+    )
+    monkeypatch.setattr(preflight.httpx, "get", lambda *_, **__: reply)
+    findings = [text for level, text in preflight.preflight("paper", project=project).findings if level == "fail"]
+    assert any("02_instruction_data" in text and "expected one of other" in text for text in findings)
 
 
 def test_a_gpu_that_is_too_small_fails(project, monkeypatch):
@@ -179,12 +199,16 @@ def test_a_gpu_that_is_too_small_fails(project, monkeypatch):
         ("05_stage2_instructions", "PLACEMENT: []", ["05_stage2_instructions.yaml: PLACEMENT", "found none"]),
         ("05_stage2_instructions", "RANK: 0", ["05_stage2_instructions", "rank: found 0, expected 1"]),
         ("05_stage2_instructions", "MODEL: Qwen/Other", ["MODEL is no parameter of 05_stage2_instructions.ipynb"]),
-        ("06_experts", "TASKS: [AE, PT]", ["06_experts.ipynb: RANK: found no PT"]),
+        ("06_experts", "TASKS: [AE, PT]\nRANK: {'*': null}", ["RANK of 06_experts.ipynb has no entry for the task AE"]),
         ("04_stage1_pretraining", "MIN_PX: 300\nMAX_PX: 140", ["MAX_PX: found 140; expected 300"]),
         ("every", "ATTENTION: spda", ["every.yaml: ATTENTION: found 'spda'; expected one of sdpa"]),
         ("04_stage1_pretraining", "RNAK: 8", ["RNAK is no parameter", "did you mean RANK?"]),
         ("04_stage1_pretraining", "RANK: eight", ["RANK: found str 'eight', expected int"]),
-        ("01_catalogue_and_emdiv", "SOURCE: my/shop", ["SOURCE: found 'my/shop', no products.jsonl", "expected mart"]),
+        (
+            "01_catalogue_and_emdiv",
+            "SOURCE: my/shop",
+            ["SOURCE: found 'my/shop', no products.jsonl or .csv", "expected mart"],
+        ),
     ],
 )
 def test_a_mistake_names_file_field_found_and_expected(project, file, text, wanted):

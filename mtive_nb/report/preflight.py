@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from torch import nn
 from transformers import PreTrainedConfig
 
+from mtive_nb.data.door.tables import find_table
 from mtive_nb.data.emdiv.own import own_tasks
 from mtive_nb.data.sources import SOURCES, data_dir
 from mtive_nb.model import sizes
@@ -147,8 +148,8 @@ def check_source(report: Report, book: Book, *, home: Path) -> None:
         except FileNotFoundError as error:
             report.add("fail", f"{where}: {error}")
     else:
-        folder, expected = home / source, "mart, real or a catalogue folder (README: Your own photos)"
-        state = folder if (folder / "products.jsonl").is_file() else f"{source!r}, no products.jsonl in {folder}"
+        folder, expected = home / source, "mart, real or a catalogue folder (docs/catalogue.md)"
+        state = folder if find_table(folder, "products") else f"{source!r}, no products.jsonl or .csv in {folder}"
         report.check(state == folder, where, found=state, expected=expected)
         try:
             names = own_tasks(folder)
