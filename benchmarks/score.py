@@ -1,10 +1,10 @@
 """How fast does `score` answer questions of several tasks, compared with the alternatives of a user?
 
-    python benchmarks/score.py PROFILE [--photos 48] [--side 1600] [--batch 32] [--rounds 3]
+    python benchmarks/score.py PROFILE [--photos 48] [--at-once 48] [--side 1600] [--batch 32] [--rounds 3]
 
 The trained experts of a profile are asked all their tasks about test photos of chapter 01; matching gets a pair of
-photos. Photos are saved as JPEG with a longer side of `side` pixels, as a phone's are (0: as they are). Measured in
-turn, each from files to texts:
+photos. Photos are saved as JPEG with a longer side of `side` pixels, as a phone's are (0: as they are). They arrive
+`at-once` together: few photos make small batches unless tasks are mixed. Measured in turn, each from files to texts:
 - mixed: one `score` over all tasks;
 - one after another: one `score` for each task;
 - folded: `generate_answers` of the stack for each task, its expert folded into the weights;
@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("profile")
     parser.add_argument("--photos", type=int, default=48)
+    parser.add_argument("--at-once", type=int, default=0, help="photos that arrive together; 0: all")
     parser.add_argument("--side", type=int, default=1600, help="px, longer side")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
@@ -92,7 +93,8 @@ def main() -> None:
         records = [question_record(row["task"], row["photo"]) for row in rows]
         for record in records:
             del record["pixels"]  # each way decodes its photos itself
-        of_task = {task: [k for k, row in enumerate(rows) if row["task"] == task] for task in given.tasks}
+        size = (given.at_once or given.photos) * len(given.tasks)
+        arrivals = [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
 
         def touch() -> None:
             """Make every photo a new file, which no cache holds."""
@@ -101,12 +103,15 @@ def main() -> None:
 
         def by_task(way) -> list[str]:  # noqa: ANN001 - takes a task and its records, returns their answers
             found = [""] * len(rows)
-            for task, own in of_task.items():
-                for k, text in zip(own, way(task, own), strict=True):
-                    found[k] = text
+            for arrived in arrivals:
+                for task in given.tasks:
+                    own = [k for k in arrived if rows[k]["task"] == task]
+                    for k, text in zip(own, way(task, own), strict=True):
+                        found[k] = text
             return found
 
-        def scored(some: list[dict]) -> list[str]:
+        def scored(own: list[int]) -> list[str]:
+            some = [rows[k] for k in own]
             return list(experts.score(some, batch=given.batch, max_new_tokens=TOKENS)["answer"])
 
         def folded(task: str, own: list[int]) -> list[str]:
@@ -118,17 +123,17 @@ def main() -> None:
             return [text for part in parts for text in peft.answers([records[k] for k in part])]
 
         ways = {
-            "mixed": lambda: scored(rows),
-            "one after another": lambda: by_task(lambda _, own: scored([rows[k] for k in own])),
+            "mixed": lambda: [text for arrived in arrivals for text in scored(arrived)],
+            "one after another": lambda: by_task(lambda _, own: scored(own)),
             "folded": lambda: by_task(folded),
             "PEFT, batched": lambda: by_task(lambda _, own: in_batches(own, given.batch)),
             "PEFT, one by one": lambda: in_batches(list(range(len(rows))), 1),
         }
         kept = {way: (lambda way=way, run=run: said.update({way: run()})) for way, run in ways.items()}
         times = times_in_turn(kept, rounds=given.rounds, before=dict.fromkeys(ways, touch))
-    photos = len({tuple(row["photo"]) for row in rows if row["task"] != "PM"}) or len(rows)
     for way in ways:
-        found = {"metric": f"photos_per_s, {way}", "value": round((photos / times[way]).median(), 2)}
+        rate = len(rows) / len(given.tasks) / times[way]
+        found = {"metric": f"photos_per_s, {way}", "value": round(rate.median(), 2)}
         print(json.dumps(found | {"unit": f"photos/s, {len(given.tasks)} tasks each", "better": "higher"}))
     for way in list(ways)[1:]:
         ratios = times[way] / times["mixed"]
