@@ -103,7 +103,7 @@ def test_what_cannot_be_answered_is_a_row_and_the_rest_is_answered(experts, phot
         ({"photo": "0.png|1.png|2.png", "task": "PM"}, "photos: found 3, expected 2"),
         ({"photo": "0.png", "task": "XX"}, "no expert 'XX' in service; there are ['AE', 'DD', 'PM']"),
         ({"photo": "0.png"}, "no task"),
-        ({"photo": "", "task": "AE"}, "photos: found 0"),
+        ({"photo": "", "task": "AE"}, "line 8: found no photo"),
         ({"photo": "a\0b", "task": "AE"}, "embedded null byte"),
         ({"photo": None, "task": float("nan")}, "no task"),
         ({"photo": ["0.png", "1.png"], "task": "PM", "id": 7}, ""),
@@ -339,14 +339,16 @@ def test_the_command_says_how_it_went(home, photos, tmp_path, monkeypatch, capsy
     assert main(["score", "mine", str(photos), "-o", str(tmp_path / "other.csv")]) == 2  # no task: no answer
     capsys.readouterr()
     table.write_text("picture,task\n0.png,DD\n")
-    (tmp_path / "text.jsonl").write_text('{"photo": "0.png"}\n{"photo"\n')
+    (photos / "text.jsonl").write_text('{"photo": "0.png"}\n{"photo"\n')  # a broken line stops no other
+    assert main(["score", "mine", str(photos / "text.jsonl"), "-o", str(tmp_path / "text.csv"), "--task", "DD"]) == 1
+    said = capsys.readouterr().err
+    assert "line 2, DD: text.jsonl, line 2: not a line of JSON" in said and "1 answers, 1 errors" in said
     (tmp_path / "theirs.csv").write_text("id,answer\n1,yes\n")
     (tmp_path / "empty").mkdir()
     new = str(tmp_path / "new.csv")
     for words, message in [
         (["mine", str(tmp_path / "none"), "-o", new], "none: no such folder or file"),
         (["mine", str(table), "-o", new], "rows.csv: found the columns picture, task, expected one named photo"),
-        (["mine", str(tmp_path / "text.jsonl"), "-o", new], "text.jsonl, line 2: not a line of JSON"),
         (["mine", str(tmp_path / "empty"), "-o", new], "found no photo"),
         (["mine", str(photos), "-o", str(tmp_path / "out.xlsx")], "found the suffix '.xlsx', expected .csv or .jsonl"),
         (["mine", str(photos), "-o", str(tmp_path / "theirs.csv")], "holds no answers of `score`"),

@@ -4,27 +4,23 @@ Fields of a row: `photo` (path relative to the file; several separated by `|`, o
 `task`, `question` and `id`. Other fields are ignored. A row without a task is asked by each of the given tasks.
 """
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from mtive_nb.data.records import numbered_lines
+from mtive_nb.data.door.lines import csv_lines, json_lines
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 FIELDS = ("photo", "photo2", "task", "question", "id")
-DELIMITERS = ",;\t"
 
 
 @dataclass(frozen=True)
 class Question:
     """A task's question about a photo or a pair: `photo` as written, `photos` as paths; no text: the task's own.
 
-    `row`: the whole row that it stands in.
+    `fault`: why its line cannot be read. `row`: the whole row that it stands in.
     """
 
     id: str
@@ -32,6 +28,7 @@ class Question:
     photos: tuple[Path, ...]
     task: str
     text: str = ""
+    fault: str = ""
     row: Mapping = field(default_factory=dict, compare=False)
 
 
@@ -40,8 +37,8 @@ def read_questions(
 ) -> list[Question]:
     """Return the questions of a folder (all photos in it and below), a file, or rows (paths relative to the work folder).
 
-    The default id is the photo. Errors: FileNotFoundError for no such source; ValueError, with the line, for a file
-    without a column `photo` or with a broken line, and for a folder without a photo.
+    The default id is the photo. Errors: FileNotFoundError for no such source; ValueError for a file without a column
+    `photo` and for a folder or file without a photo. A broken line is a question with a `fault`.
     """
     home = Path()
     if isinstance(source, str | Path):
@@ -61,7 +58,7 @@ def _questions_of(row: Mapping, home: Path, tasks: Sequence[str]) -> Iterator[Qu
     photos = [name.strip() for name in (*names, _text(second)) if name.strip()]
     paths, shown = tuple(home / name for name in photos), _valid("|".join(photos))
     for one in [_text(task)] if _text(task) else tasks or [""]:
-        yield Question(_text(own) or shown, shown, paths, one, _text(text), row)
+        yield Question(_text(own) or shown, shown, paths, one, _text(text), _text(row.get("fault")), row)
 
 
 def _text(value: object) -> str:
@@ -83,39 +80,22 @@ def _photos_below(folder: Path) -> list[dict]:
 
 
 def _rows_of(file: Path) -> list[dict]:
+    """Return the rows of a file as a spreadsheet or a program writes it; a broken line is a row with its `fault`."""
+    raw, header = file.read_bytes(), []
     if file.suffix.lower() in (".jsonl", ".ndjson"):
-        rows = []
-        for line, text in numbered_lines(file):
-            try:
-                rows.append(json.loads(text.lstrip("\ufeff")))
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{file}, line {line}: not a line of JSON ({error})") from None
-            if not isinstance(rows[-1], dict) or "photo" not in rows[-1]:
-                raise ValueError(f"{file}, line {line}: found {text[:80]}, expected an object with the field photo")
+        lines = json_lines(raw)
     elif file.suffix.lower() in (".csv", ".tsv", ".txt"):
-        rows = _csv_rows(file)
+        lines = csv_lines(raw, header, wanted=FIELDS)
     else:
         raise ValueError(f"{file}: found the suffix {file.suffix!r}, expected a folder, .csv or .jsonl")
+    rows = []
+    for line, row, fault in lines:
+        row = {name.lower(): value for name, value in (row or {}).items()}
+        why = fault[2] if fault else "found no photo, expected one in the field photo"
+        broken = {"id": f"line {line}", "fault": f"{file.name}, line {line}: {why}"}
+        rows.append(row if row.get("photo") else row | broken)
+    if header and "photo" not in map(str.lower, header):
+        raise ValueError(f"{file}: found the columns {', '.join(header)}, expected one named photo")
     if not rows:
         raise ValueError(f"{file}: found no row")
-    return rows
-
-
-def _csv_rows(file: Path) -> list[dict]:
-    """Read a CSV file as spreadsheets write it: UTF-8 with or without a BOM, UTF-16 or Windows-1252; , ; or tab."""
-    raw = file.read_bytes()
-    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = raw.decode(encoding)
-    except UnicodeDecodeError:
-        text = raw.decode("cp1252", "replace")
-    head = text.split("\n", 1)[0]
-    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=head.count))
-    try:
-        lines.fieldnames = [name.strip().lower() for name in lines.fieldnames or ()]
-        rows = list(lines)
-    except csv.Error as error:
-        raise ValueError(f"{file}, line {lines.line_num}: {error}") from None
-    if "photo" not in lines.fieldnames:
-        raise ValueError(f"{file}: found the columns {', '.join(lines.fieldnames)}, expected one named photo")
     return rows

@@ -211,6 +211,8 @@ def _prepare(experts: Experts, questions: Sequence[tuple[int, Question]], kept: 
         row |= {"id": question.id, "photo": question.photo, "task": question.task, "question": question.text}
         record = None
         try:
+            if question.fault:
+                raise ValueError(question.fault)
             if not question.task:
                 raise ValueError("no task: name one in the column `task`, or by --task")
             row |= {"expert": experts.expert_of(question.task), "photo_hash": _content_of(question.photos)}
