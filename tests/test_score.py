@@ -105,7 +105,7 @@ def test_what_cannot_be_answered_is_a_row_and_the_rest_is_answered(experts, phot
         ({"photo": "0.png"}, "no task"),
         ({"photo": "", "task": "AE"}, "line 8: found no photo"),
         ({"photo": "a\0b", "task": "AE"}, "embedded null byte"),
-        ({"photo": None, "task": float("nan")}, "no task"),
+        ({"photo": None, "task": float("nan")}, "line 10: not a line of JSON: NaN"),
         ({"photo": ["0.png", "1.png"], "task": "PM", "id": 7}, ""),
     ]
     file = photos / "rows.jsonl"
