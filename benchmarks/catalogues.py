@@ -24,7 +24,7 @@ from mtive_nb.data.catalogue import Catalogue, Feedback, Product, write_catalogu
 from mtive_nb.data.composite import composite_damage, composite_dates
 from mtive_nb.data.photos import load_image
 from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
-from mtive_nb.data.sources import data_dir
+from mtive_nb.data.sources import data_dir, load_grocery
 from mtive_nb.report.page import write_report
 from mtive_nb.run.execute import run_notebooks
 from mtive_nb.run.graph import Project, find_project
@@ -130,12 +130,43 @@ def export(folder: Path, *, messy: bool = False) -> Path:
     return place
 
 
+def grocery_without_names(folder: Path) -> Path:
+    """GroceryStore's products and phone photos with numbers for names, and no other fact than the packaging."""
+    shop = load_grocery()
+    number = {product.product_id: f"G{k:03d}" for k, product in enumerate(shop.products)}
+    plain = {"category": "", "description": "", "attributes": {}}
+    shop.products = [
+        replace(p, product_id=number[p.product_id], title=number[p.product_id], **plain) for p in shop.products
+    ]
+    rows = shop.feedback[:: len(shop.feedback) // 400]
+    shop.feedback = [
+        replace(row, product_id=number[row.product_id], facts={"packaging": row.facts["packaging"]}) for row in rows
+    ]
+    return write_catalogue(replace(shop, splits=None), folder / "catalogue")
+
+
+def packages(folder: Path) -> Path:
+    """Eight photos of food packages: a product is a barcode, its second photo a customer's; far too few to train on."""
+    files = sorted((data_dir() / "packages").glob("*.jpg"))
+    by_code = {
+        code: [f for f in files if f.stem.split("_")[0] == code] for code in {f.stem.split("_")[0] for f in files}
+    }
+    shop = Catalogue("packages", data_dir() / "packages", [], [])
+    for code, photos in sorted(by_code.items()):
+        shop.products.append(Product(code, f"Package {code}", "", "package", "food", {}, (photos[0].name,)))
+        row = Feedback(f"F{code}", code, "", (photos[-1].name,), {"damaged": False})
+        shop.feedback.append(row)
+    return write_catalogue(shop, folder / "catalogue")
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     **{task: facts_for(task) for task in ("AE", "DD", "PM", "EX", "PT", "PP")},
     "AE and DD": facts_for("AE", "DD"),
     "DD and PP": facts_for("DD", "PP"),
     "README's rows": readme,
     "CSV": export,
+    "GroceryStore without names": grocery_without_names,
+    "packages": packages,
     "messy export": lambda folder: export(folder, messy=True),
 }
 
