@@ -75,6 +75,8 @@ def page(request, live):
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1300, "height": 2400})
             page.set_default_timeout(PATIENCE_MS)
+            dialog = page.locator(".jp-Dialog .jp-mod-accept")  # on a busy machine JupyterLab may ask for the kernel
+            page.add_locator_handler(dialog, lambda accept: accept.first.click())
             if request.param == "lab":
                 page.goto(f"http://127.0.0.1:{port}/lab/tree/demo.ipynb?reset")
                 page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()

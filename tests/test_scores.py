@@ -1,10 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
 from mtive_nb.data.records import make_record
 from mtive_nb.evaluate.examples import example_rows
-from mtive_nb.evaluate.scores import score_table, wide_table
+from mtive_nb.evaluate.scores import accuracy_rows, score_table, wide_table
 from mtive_nb.run import start_run
 from mtive_nb.run.published import columns_of
 
@@ -168,3 +169,15 @@ def test_paired_gains_compare_the_same_records():
     rows = paired_gains(records, answers, {"damage": ["dent", "tear"]}, system="good", over=["poor", "good"], seed=0)
     assert rows["gain"].tolist() == [50.0, 0.0] and rows["low"].iloc[0] > 0 and rows["high"].iloc[1] == 0
     assert rows["n"].tolist() == [20, 20]
+
+
+def test_accuracy_of_any_task_in_points() -> None:
+    row = {"paper": "own", "table": "EMDIV", "system": "s", "low": 0.1, "high": 0.9, "n": 3, "better": "higher"}
+    rows = [("AE", "AE/Acc", 40.0, "points 0-100"), ("AE", "AE/Acc binary", 0.5, "fraction"), ("AE", "AE/EM", 0.2, "fraction"),
+            ("PT", "PT/Acc", 0.25, "fraction"), ("mine-too", "mine-too/Acc binary", 0.75, "fraction")]  # fmt: skip
+    table = pd.DataFrame([row | dict(zip(("task", "metric", "value", "unit"), values, strict=True)) for values in rows])
+    found = accuracy_rows(table)
+    assert dict(zip(found["metric"], found["value"], strict=True)) == {
+        "AE/Acc": 40.0, "PT/Acc": 25.0, "mine-too/Acc binary": 75.0
+    }  # fmt: skip
+    assert set(found["unit"]) == {"points 0-100"} and table["value"].tolist() == [values[2] for values in rows]

@@ -80,6 +80,20 @@ def score_table(
     return pd.DataFrame(rows, columns=list(SCORE_FIELDS))
 
 
+def accuracy_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return a score_table's accuracy of each system and task, in points from 0 to 100.
+
+    The judge's in T1's tasks, that of classes or open answers in others; of yes/no where a task has nothing else.
+    """
+    first = scores[scores["metric"].str.endswith("/Acc")]
+    rest = scores[scores["metric"].str.endswith("/Acc binary") & ~scores["task"].isin(first["task"])]
+    rows = pd.concat([first, rest])
+    shares = rows["unit"] == "fraction"
+    ends = ["value", "low", "high"]
+    rows.loc[shares, ends] *= 100
+    return rows.assign(unit="points 0-100")
+
+
 def majority_answers(records: Iterable[Mapping[str, Any]], train: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return answers of a baseline that ignores the photo.
 
