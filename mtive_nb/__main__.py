@@ -24,7 +24,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--only", action="store_true", help="run only the named notebooks, on existing upstream results")
     ask = commands.add_parser("ask", help="query a trained expert about a photo")
     ask.add_argument("profile")
-    ask.add_argument("task", help="AE attributes, DD damage, PM match (two photos), EX expiry")
+    ask.add_argument(
+        "task",
+        help="AE attributes, DD damage, PM match (two photos), EX expiry, PT packaging, PP placement, or your own",
+    )
     ask.add_argument("photos", nargs="+", metavar="PHOTO")
     ask.add_argument("--question", default="", help="question about the photo (default: the task's own question)")
     score = commands.add_parser("score", help="query trained experts about a folder or table of photos")
@@ -69,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     )
     versions.add_argument("profile")
     versions.add_argument("task", nargs="?", default="")
-    versions.add_argument("number", nargs="?", type=int, default=1)
+    versions.add_argument("number", nargs="?", type=int, default=0)
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")

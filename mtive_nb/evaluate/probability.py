@@ -69,10 +69,10 @@ def follow(option: str, options: Options, logits: Sequence[Mapping[int, float] |
 
 
 def option_of(text: str, tokens: Sequence[int], options: Options) -> str | None:
-    """Return the option with which an answer begins (`yes, it is`); None for an answer that is none of them."""
+    """Return the option that an answer is, or that a comma or full stop follows (`yes, it is`); else None (`no name`)."""
     begun = [o for o, own in options.items() if list(tokens[: len(own) - 1]) == list(own[:-1]) and text.startswith(o)]
     found = max(begun, key=len, default=None)
-    return None if found is None or text[len(found) :][:1].isalnum() else found
+    return None if found is None or text[len(found) :][:1] not in ("", *",.;:!") else found
 
 
 @torch.inference_mode()

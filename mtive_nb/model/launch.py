@@ -5,6 +5,7 @@ names, or `--model` names a bare one. `OUT` becomes a stack folder, as chapters 
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -55,6 +56,7 @@ def main(words: list[str] | None = None) -> None:
     stack.assert_alive(asked.name)
     if PartialState().is_main_process:
         stack.save(asked.out, asked.name)
+        shutil.rmtree(asked.out / "checkpoints")  # a later training run into this folder is another one
 
 
 if __name__ == "__main__":

@@ -365,7 +365,7 @@ def load_stack(vlm: Vlm, *adapters: tuple[Path, str]) -> LoraStack:
 
 
 def load_base(folder: Path, *, attention: str | None = None, quantize: str | None = None) -> Vlm:
-    """Load the bare model that the stack.json in `folder` names, with its pixel bounds attention kernel and format.
+    """Load the bare model that the stack.json in `folder` names, with its pixel bounds, attention kernel and format.
 
     `attention` and `quantize` (as in load_vlm) replace what stack.json names. Errors: LineageError where stack.json names no model.
     """

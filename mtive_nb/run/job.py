@@ -167,16 +167,13 @@ class NotebookJob:
 
     @property
     def left_out(self) -> str:
-        """Why the chapter ended before its last cell (Run.leave_out), or an empty text."""
-        for folder in (partial_dir(self.profile_dir, self.notebook.name), self.profile_dir / self.notebook.name):
-            if record := read_run(folder):
-                return record.get("notes", {}).get("left_out", "")
-        return ""
+        """Why a finished chapter ended before its last cell (Run.leave_out), or an empty text."""
+        return read_run(self.profile_dir / self.notebook.name).get("notes", {}).get("left_out", "")
 
     def _problem(self) -> str | None:
         """Return what went wrong, or None. A dead kernel leaves cells marked completed, so the exit code counts first."""
         code = self.process.wait()
-        if self.left_out:
+        if read_run(partial_dir(self.profile_dir, self.notebook.name)).get("notes", {}).get("left_out"):
             return None
         if code != 0:
             return f"papermill ended with exit code {code}{' (papermill or the kernel killed)' if code > 128 else ''}"

@@ -66,6 +66,7 @@ class Experts:
     name: str
     max_px: int | None = None  # the model's bound on a photo
     own: Mapping[str, OwnTask] = {}  # the catalogue's own tasks
+    _chances: Chances
     tasks: list[str]
 
     def __enter__(self) -> "Experts":
@@ -80,6 +81,11 @@ class Experts:
     def expert_of(self, task: str) -> str:
         """Return the version and short hash of a task's expert, "DD@1 f06cfe1c". Errors: KeyError for none."""
         raise NotImplementedError
+
+    def calibrated(self, task: str) -> bool:
+        """Return whether there are temperatures for the version that answers a task's questions now."""
+        fitted = self._chances.calibration.get(task, {}).values()
+        return any(one["expert"][:8] == self.expert_of(task).split(" ")[-1] for one in fitted)
 
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records together; each record's task selects its expert."""
@@ -129,10 +135,13 @@ class Profile(Experts):
             self.versions.serve(self.pool, task)
         self.max_px = self.stack.vlm.max_px
         tokenizer = self.stack.vlm.processor.tokenizer
-        self._chances = Chances(lambda names: option_tokens(tokenizer, names), read_calibration(folder), self.own)
+        self._chances = Chances(lambda names: option_tokens(tokenizer, names), self._calibration(), self.own)
         self._hashes: dict[str, str] = {}  # version -> sha256
         self._serving = ExitStack()
         self._serving.enter_context(self.stack.serving("IT"))
+
+    def _calibration(self) -> dict:
+        return read_calibration(self.versions.folder.parent) | self.versions.calibration()
 
     def close(self) -> None:
         """Restore the base's weights."""
@@ -156,7 +165,8 @@ class Profile(Experts):
     @torch.inference_mode()
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records in one batch; each record's task selects its expert."""
-        self.versions.follow(self.pool)  # a version that was retrained or rolled back meanwhile
+        if self.versions.follow(self.pool):  # a version that was retrained or rolled back meanwhile
+            self._chances.calibration = self._calibration()
         started, versions = time.perf_counter(), [self.pool.hold(record["task"]) for record in records]
         vlm = self.stack.vlm
         try:

@@ -1,9 +1,9 @@
 """Train a new version of an expert from corrected answers, and put it in force where it is not worse.
 
 `mtive-nb retrain PROFILE TASK answers.csv`: the file is the output of `score`, with the right answers filled in. The new
-version learns from the corrections and from the records that trained the version of chapter 06, over the same trunk
-and with the same settings. A fifth of the corrections, chosen by a hash of the photo, and the catalogue's validation
-records are held out; both versions answer them.
+version learns from these corrections, from those of the version in force, and from the records that trained chapter
+06's expert, over the same trunk and with the same settings. A fifth of the corrections, chosen by a hash of the
+customer's photo, and the catalogue's validation records are held out; both versions answer them.
 """
 
 import hashlib
@@ -16,27 +16,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import openai
 
 from mtive_nb.data.annotations import Annotation
 from mtive_nb.data.emdiv.own import OwnTask
-from mtive_nb.data.records import load_records, make_record, question_of
+from mtive_nb.data.photos import file_sha256
+from mtive_nb.data.records import load_records, make_record, question_of, records_sha256, write_records
 from mtive_nb.data.splits import split_of
 from mtive_nb.evaluate.intervals import Interval, paired_difference
 from mtive_nb.evaluate.judge.rule import RuleJudge
 from mtive_nb.evaluate.metrics import facts_of, normalise_answer, yes_no
 from mtive_nb.evaluate.predict import generate_answers
+from mtive_nb.evaluate.probability import YES_NO, choices_of_experts, fit_temperatures
+from mtive_nb.model.experts import AdapterPlan, train_adapters
 from mtive_nb.model.lineage import AdapterSpec
 from mtive_nb.model.stack import open_stack
-from mtive_nb.model.train import Training, train_adapter
+from mtive_nb.model.train import Training
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Project, find_project
+from mtive_nb.run.lock import profile_lock
 from mtive_nb.run.stale import read_run
 from mtive_nb.serve.answer import profile_tasks, run_folder, task_question
-from mtive_nb.serve.questions import Question, read_questions
+from mtive_nb.serve.chances import CLASSES
+from mtive_nb.serve.questions import read_questions
 from mtive_nb.serve.versions import ExpertVersion, Versions
 from mtive_nb.serve.vllm import VllmClient
 
 ACCEPTED = "ok"  # in the column `correct_answer`: the answer was right
+CORRECTIONS = "corrections.jsonl"  # beside a version: all that it and the versions before it learned from
 HELD_OUT = 0.2  # share of the corrections that both versions are compared on
 SHARE = 0.25  # corrections are repeated until they are this share of the training records, at most REPEATS times
 REPEATS = 8
@@ -59,42 +66,51 @@ class Retrained:
 def correction_records(source: str | Path, task: str, *, own: Mapping[str, OwnTask] | None = None) -> list[dict]:
     """Return a task's corrected answers as records: split "val" for a fifth, by a hash of the photo, else "train".
 
-    own: the profile's own tasks. `source`: a file of answers with the column `correct_answer`: the right answer, "ok" where the answer given is right,
-    empty where nobody looked. Errors: those of read_questions, and ValueError for a file without such answers.
+    `source`: a file of answers with the column `correct_answer`: the right answer, "ok" where the answer given is
+    right, empty where nobody looked. `own`: the profile's own tasks. Errors: those of read_questions, PhotoError for a
+    photo that is gone, ValueError for a file without such answers.
     """
-    records = []
+    records = {}
     for question in read_questions(source):
-        if question.task == task and (right := _right_answer(question)):
-            photos = [path.resolve() for path in question.photos]
-            key = hashlib.sha256(b"".join(photo.read_bytes() for photo in photos)).hexdigest()
-            polar = yes_no(right)
-            records.append(
-                make_record(
-                    f"{task}-own/{key[:16]}/{len(records)}",
-                    product_id=key[:16],
-                    task=task,
-                    variant="bin" if polar else "aug",
-                    images=photos,
-                    question=question.text or task_question(task, own)[0],
-                    answer=polar or right,
-                    label=polar or None,
-                    source="corrections",
-                    split=split_of(key, shares=(1 - HELD_OUT, HELD_OUT, 0.0)),
-                )
-            )
+        right = str(question.row.get("correct_answer") or "").strip()
+        right = str(question.row.get("answer") or "").strip() if right.lower() == ACCEPTED else right
+        if question.task != task or not right or question.fault:
+            continue
+        photo = file_sha256(question.photos[-1])  # the customer's; with a pair, the shop's comes first
+        polar = right.lower().strip(" .") if right.lower().strip(" .") in YES_NO else None
+        text = question.text or task_question(task, own)[0]
+        record = make_record(
+            _key(task, question.photos, text),
+            product_id=photo[:16],
+            task=task,
+            variant="bin" if polar else "aug",
+            images=[path.resolve() for path in question.photos],
+            question=text,
+            answer=polar or right,
+            label=polar,
+            source="corrections",
+            split=split_of(photo, shares=(1 - HELD_OUT, HELD_OUT, 0.0)),
+        )
+        records[record["id"]] = record  # the last word on a photo counts
     if not records:
         raise ValueError(
             f"{source}: found no corrected answer for {task}; fill the column correct_answer of its rows with the right "
             f'answer, or "{ACCEPTED}" where the answer is right'
         )
-    return records
+    return list(records.values())
+
+
+def _key(task: str, photos: Sequence[Path], question: str) -> str:
+    """Identify a question about photos by their content."""
+    content = "".join(map(file_sha256, photos)) + question
+    return f"{task}-own/{hashlib.sha256(content.encode()).hexdigest()[:20]}"
 
 
 def answered_records(source: str | Path) -> list[dict]:
     """Return the answers of a file of `score` as records to annotate (show/annotate.py), the answer given as theirs."""
     return [
         make_record(
-            f"{question.task}/{question.id}/{k}",
+            _key(question.task, question.photos, question.text),
             product_id=question.id,
             task=question.task,
             variant="aug",
@@ -104,8 +120,8 @@ def answered_records(source: str | Path) -> list[dict]:
             source="score",
             split="train",
         )
-        for k, question in enumerate(read_questions(source))
-        if question.task and question.text and question.row.get("answer")
+        for question in read_questions(source)
+        if question.task and question.text and question.row.get("answer") and not question.fault
     ]
 
 
@@ -126,69 +142,92 @@ def write_corrections(records: Sequence[dict], annotations: Mapping[str, Annotat
     return Path(path)
 
 
-def _right_answer(question: Question) -> str:
-    given = question.row.get("correct_answer")
-    text = "" if given is None or given != given else str(given).strip()
-    return str(question.row.get("answer") or "").strip() if text.lower() == ACCEPTED else text
-
-
 def retrain(
     profile: str, task: str, source: str | Path, *, force: bool = False, project: Project | None = None
 ) -> Retrained:
     """Train a task's next version from a file of corrections; put it in force if it is not worse, or by `force`.
 
-    Not worse: of the held-out answers at least as many are right. Errors: FileNotFoundError for chapters that have not
-    run, KeyError for a task without an expert, ValueError for a file without corrections.
+    Not worse: of the held-out answers at least as many are right. A corrected photo that is in the catalogue keeps the
+    catalogue's split; one of its test photos is left out. Errors: FileNotFoundError for chapters that have not run,
+    KeyError for a task without an expert, ValueError for a file without corrections, or with too few to learn from and
+    to compare on, LockedError where a runner is at work.
     """
     folder = (project or find_project()).outputs / profile
-    versions, own = Versions(folder), correction_records(source, task, own=profile_tasks(folder))
+    with profile_lock(folder):
+        return _retrain(folder, task, source, force=force)
+
+
+def _retrain(folder: Path, task: str, source: str | Path, *, force: bool) -> Retrained:
+    versions, own_tasks = Versions(folder), profile_tasks(folder)
     old, chapters = versions.in_force(task), {n: run_folder(folder, n) for n in ("01", "04", "05", "06")}
-    emdiv = [r for r in load_records(chapters["01"] / "records" / "emdiv.jsonl") if r["task"] == task]
+    everything = load_records(chapters["01"] / "records" / "emdiv.jsonl")
+    own = _with_earlier(correction_records(source, task, own=own_tasks), old, everything)
     drawn = set(json.loads((chapters["06"] / "drawn.json").read_text(encoding="utf-8")))
-    before = [record for record in emdiv if record["id"] in drawn]
-    learned = [record for record in own if record["split"] == "train"]
-    times = min(REPEATS, max(1, math.ceil(SHARE / (1 - SHARE) * len(before) / max(1, len(learned)))))
+    before = [record for record in everything if record["task"] == task and record["id"] in drawn]
+    learned, held_out = ([r for r in own if r["split"] == split] for split in ("train", "val"))
+    held_out = [r for r in everything if r["task"] == task and r["split"] == "val"] + held_out
+    if not learned or not held_out:
+        missing = "learn from" if not learned else "compare on"
+        raise ValueError(
+            f"{source}: found {len(own)} corrections of {task}, but none to {missing}; correct more answers"
+        )
+    times = min(REPEATS, max(1, math.ceil(SHARE / (1 - SHARE) * len(before) / len(learned))))
     records = before + [record | {"id": f"{record['id']}/{k}"} for k in range(times) for record in learned]
     settings = json.loads((chapters["06"] / "settings.json").read_text(encoding="utf-8"))[task]
     of_06 = read_run(chapters["06"])["parameters"]
     steps = math.ceil(settings["steps"] * len(records) / max(1, len(before)))
-    batch = {name.lower(): of_06[name] for name in ("BATCH", "ACCUMULATE", "CHECKPOINTING")}
-    stack = open_stack((chapters["04"] / "stack", "PT"), (chapters["05"] / "stack", "IT"), (old.folder, old.adapter))
-    name, target = f"{task}_{versions.next_folder(task).name}", versions.next_folder(task)
+    batch = {name.lower(): of_06[name] for name in ("BATCH", "ACCUMULATE", "CHECKPOINTING", "SEED")}
     spec = AdapterSpec(settings["rank"], settings["alpha"], tuple(settings["placement"]))
-    stack.add(name, spec, parent="IT")
-    checkpoints = target.with_name(f".{target.name}.{_key(records)}")  # of these very records, so that a run resumes
-    training = Training(steps, settings["rate"], seed=of_06["SEED"], **batch)
-    train_adapter(stack, name, records, training, checkpoints=checkpoints)
+    target = versions.next_folder(task)
+    name = f"{task}_{target.name}"
+    plan = AdapterPlan(name, spec, "IT", records, Training(steps, settings["rate"], **batch))
+    stack = open_stack((chapters["04"] / "stack", "PT"), (chapters["05"] / "stack", "IT"), (old.folder, old.adapter))
+    work = repr((records_sha256(records), stack.hashes["IT"], spec, plan.training))
+    kept = versions.folder / task / f".{hashlib.sha256(work.encode()).hexdigest()[:12]}"  # an interrupted run resumes
+    train_adapters(stack, [plan], checkpoints=kept)
     stack.assert_alive(name)
-    shutil.rmtree(target, ignore_errors=True)  # of a run that ended before it was listed
-    stack.save(target, name)
-    held_out = [record for record in emdiv if record["split"] == "val"]
-    held_out += [record for record in own if record["split"] == "val"]
     vocabulary = json.loads((chapters["01"] / "records" / "vocabulary.json").read_text(encoding="utf-8"))
     right = {}
     for adapter in (name, old.adapter):
         stack.activate(adapter)
         answers = generate_answers(stack, held_out, what=f"held out, {adapter}")
         right[adapter] = right_answers(held_out, answers, vocabulary)
-    new, current = right[name], right[old.adapter]
-    gain, corrected = _gain(held_out, new, current), None
-    if mine := [k for k, record in enumerate(held_out) if record["source"] == "corrections"]:
-        corrected = _gain([held_out[k] for k in mine], new[mine], current[mine])
+    classes = CLASSES | {own_task.name: own_task.answers for own_task in own_tasks.values()}
+    temperatures = fit_temperatures(choices_of_experts(stack, {task: name}, held_out, classes=classes))
+    stack.save(target, name)
+    write_records(own, target / CORRECTIONS)
+    calibration = {
+        row.kind: {"temperature": row.temperature, "n": row.n, "expert": stack.hashes[name],
+                   "options": list(YES_NO if row.kind == "yes/no" else classes[task])}
+        for row in temperatures.itertuples()
+    }  # fmt: skip
+    gain = _gain(held_out, right[name], right[old.adapter])
+    mine = [k for k, record in enumerate(held_out) if record["source"] == "corrections"]
+    corrected = _gain([held_out[k] for k in mine], right[name][mine], right[old.adapter][mine]) if mine else None
     about = {"over": old.number, "records": len(records), "corrections": len(learned), "gain": asdict(gain)}
-    version = versions.add(task, name, about=about)
+    version = versions.add(task, target, name, about=about | {"calibration": calibration})
     replaces = force or gain.value >= 0
     if replaces:
         versions.put_in_force(task, version.number)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(kept, ignore_errors=True)
     return Retrained(version, gain, corrected, replaces)
+
+
+def _with_earlier(new: list[dict], old: ExpertVersion, catalogue: Sequence[dict]) -> list[dict]:
+    """Return corrections with those that the version in force learned from, each in its photo's split of the catalogue."""
+    earlier = old.folder / CORRECTIONS
+    found = {record["id"]: record for record in (load_records(earlier) if earlier.is_file() else [])}
+    found |= {record["id"]: record for record in new}
+    split_in = {file_sha256(path): r["split"] for path, r in {r["images"][-1]: r for r in catalogue}.items()}
+    placed = [r | {"split": split_in.get(file_sha256(r["images"][-1]), r["split"])} for r in found.values()]
+    return [record for record in placed if record["split"] != "test"]
 
 
 def right_answers(records: Sequence[dict], answers: Sequence[str], vocabulary: Mapping) -> np.ndarray:
     """Score each answer from 0 to 1, (n,): yes/no by the label, facts by the judge's accuracy, else the same text."""
     judge, found = RuleJudge(vocabulary), []
     for record, answer in zip(records, answers, strict=True):
-        if record["answer"] in ("yes", "no"):
+        if record["answer"] in YES_NO:
             found.append(yes_no(answer) == record["answer"])
         elif facts_of(record):
             found.append(judge.judge(record, answer).accuracy / 100)
@@ -201,14 +240,10 @@ def _gain(records: Sequence[dict], new: np.ndarray, old: np.ndarray) -> Interval
     return paired_difference(new, old, groups=[record["product_id"] for record in records])
 
 
-def _key(records: Sequence[dict]) -> str:
-    return hashlib.sha256(json.dumps(records, ensure_ascii=False).encode()).hexdigest()[:12]
-
-
-def table_of(versions: Versions) -> str:
-    """Format a profile's versions, one a line, the one in force marked by a star."""
+def table_of(versions: Versions, tasks: Sequence[str]) -> str:
+    """Format the versions of tasks, one a line, the one in force marked by a star."""
     lines = ["   task   version  made                       corrections  gain (95% interval), held out"]
-    for task in versions.tasks:
+    for task in tasks:
         now = versions.in_force(task).number
         for v in versions.of(task):
             gain = v.about.get("gain")
@@ -219,12 +254,12 @@ def table_of(versions: Versions) -> str:
 
 
 def show_versions(profile: str, task: str = "", number: int = 0) -> int:
-    """Run the command `versions`: list a profile's versions; with a task and a number, put that version in force."""
+    """Run the command `versions`: list a profile's versions, or one task's; with a number, put that version in force."""
     try:
         versions = Versions(find_project().outputs / profile)
-        if task:
+        if number:
             versions.put_in_force(task, number)
-        print(table_of(versions))
+        print(table_of(versions, [task] if task else versions.tasks))
     except (FileNotFoundError, KeyError) as error:
         print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
@@ -241,12 +276,20 @@ def main(profile: str, task: str, source: str, *, force: bool, server: str = "")
     for what, gain in (("held-out answers", found.gain), ("of these, corrections", found.corrected)):
         if gain:
             print(f"{what}: {gain.value:+.3f} right ({gain.low:+.3f} to {gain.high:+.3f}), n = {gain.n}")
-    number = found.version.number
+    number, before = found.version.number, found.version.about["over"]
     if not found.in_force:
-        print(f"{task}: version {number} is worse and not in force; --force puts it in force all the same")
+        print(
+            f"{task}: version {number} is worse and not in force; mtive-nb versions {profile} {task} {number} takes it"
+        )
         return 1
+    print(f"{task}: version {number} is in force; back: mtive-nb versions {profile} {task} {before}")
     if server:
-        with VllmClient(server) as client:
-            print(f"{server}: {client.update(task, found.version.folder / found.version.adapter)} answers from now on")
-    print(f"{task}: version {number} is in force; back: mtive-nb versions {profile} {task} {number - 1}")
+        try:
+            with VllmClient(server) as client:
+                print(
+                    f"{server}: {client.update(task, found.version.folder / found.version.adapter)} answers from now on"
+                )
+        except (openai.APIError, RuntimeError, KeyError) as error:
+            print(f"error: {server} still serves the version before: {error}", file=sys.stderr)
+            return 1
     return 0

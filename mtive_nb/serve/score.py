@@ -8,6 +8,7 @@ expert are the same, and asks for the rest. One row stands for each id, photo, t
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +31,7 @@ from mtive_nb.serve.questions import Question, read_questions
 
 COLUMNS = (
     "id", "photo", "task", "question", "answer", "probability", "probability_of", "calibrated", "expert",
-    "milliseconds", "error", "photo_hash",
+    "milliseconds", "error", "photo_hash", "correct_answer",
 )  # fmt: skip
 PLACE = COLUMNS[:4]  # what a row stands for
 NUMBERS = ("probability", "milliseconds")
@@ -65,11 +66,24 @@ class Output:
             self._file.close()
             write_atomic(self.path, self._header() + self._lines(self.rows.values()))  # one row for each place
 
-    def answer(self, row: Mapping) -> dict | None:
-        """Return an earlier answer to the same question about the same photo by the same expert, or None."""
+    def shown(self, photos: Sequence[Path]) -> str:
+        """Return photos as paths from the file's folder, where `retrain` looks for them; "" without a file."""
+        home = self.path.resolve().parent if self.path else None
+        return "|".join(Path(os.path.relpath(photo.resolve(), home)).as_posix() for photo in photos) if home else ""
+
+    def answer(self, row: dict, *, calibrated: bool) -> dict | None:
+        """Return an earlier answer to the same question about the same photo by the same expert, or None.
+
+        An answer without a calibrated probability is none where it would be `calibrated` now. Else `row` takes over
+        what a person wrote about the photo.
+        """
         before = self.rows.get(tuple(row[name] for name in PLACE))
-        same = before and not before["error"] and all(before[n] == row[n] for n in ("photo_hash", "expert"))
-        return before if same else None
+        if not before or before["photo_hash"] != row["photo_hash"]:
+            return None
+        row["correct_answer"] = before["correct_answer"]
+        same = not before["error"] and before["expert"] == row["expert"]
+        raw = before["probability"] is not None and not before["calibrated"]
+        return before if same and not (raw and calibrated) else None
 
     def write(self, rows: Sequence[dict]) -> None:
         """Append rows and flush them; a row replaces the earlier row of its place."""
@@ -82,7 +96,11 @@ class Output:
             self._file.flush()
 
     def sort(self, rows: Sequence[dict]) -> None:
-        """Put these rows last, in this order; rows of other questions keep their place before them."""
+        """Put these rows last, in this order, without earlier errors about their photos; other rows stay before them."""
+        places = {tuple(row[name] for name in PLACE) for row in rows}
+        asked = {place[:2] for place in places}
+        for place in [p for p, row in self.rows.items() if row["error"] and p not in places and p[:2] in asked]:
+            del self.rows[place]
         for row in rows:
             place = tuple(row[name] for name in PLACE)
             self.rows[place] = self.rows.pop(place, row)
@@ -90,7 +108,7 @@ class Output:
     def _read(self) -> None:
         """Read earlier rows; a last line that was not written to its end is dropped."""
         text = self.path.read_bytes().decode("utf-8-sig", "replace")  # a last character may be half there
-        start = self._header() or '{"id": '
+        start = self._header().strip() or '{"id": '
         if not (text.startswith(start) or start.startswith(text)):
             raise ValueError(f"{self.path}: found a file that holds no answers of `score`; choose another output")
         end = text.rfind("\n") + 1
@@ -208,16 +226,17 @@ def _prepare(experts: Experts, questions: Sequence[tuple[int, Question]], kept: 
     prepared, decode = [], cache(partial(prepared_image, max_px=experts.max_px))
     for k, question in questions:
         row = dict.fromkeys(COLUMNS, "") | dict.fromkeys((*NUMBERS, "calibrated"))
-        row |= {"id": question.id, "photo": question.photo, "task": question.task, "question": question.text}
+        row |= {"id": question.id, "photo": kept.shown(question.photos) or question.photo}
+        row |= {"task": question.task, "question": question.text}
         record = None
         try:
             if question.fault:
                 raise ValueError(question.fault)
             if not question.task:
                 raise ValueError("no task: name one in the column `task`, or by --task")
-            row |= {"expert": experts.expert_of(question.task), "photo_hash": _content_of(question.photos)}
             row["question"] = question.text or task_question(question.task, experts.own)[0]
-            if before := kept.answer(row):
+            row |= {"expert": experts.expert_of(question.task), "photo_hash": _content_of(question.photos)}
+            if before := kept.answer(row, calibrated=experts.calibrated(question.task)):
                 row = before
             else:
                 given = {"question": question.text, "decode": decode, "own": experts.own}

@@ -1,12 +1,12 @@
 """The versions of a profile's experts: kept, listed, put in force, rolled back.
 
 Version 1 of a task is what chapter 06 trained. Each later version has a folder of its own, a stack with one adapter, in
-`outputs/PROFILE/versions/TASK/NUMBER/`. `versions.json` beside them names the version in force. It belongs to one
-trunk: after stages 1 or 2 are trained anew, chapter 06's experts are in force again.
+`outputs/PROFILE/versions/TASK/NUMBER/`. `versions.json` beside them names the version in force. Versions belong to the
+expert of chapter 06 that they followed: where that is trained anew, or the stages below it, it is in force again.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class ExpertVersion:
     folder: Path
     adapter: str
     made: str = ""  # UTC, ISO 8601
-    about: dict = field(default_factory=dict)  # records, corrections, gain over the version before
+    about: dict = field(default_factory=dict)  # over (version), records, corrections, gain, calibration
 
 
 class Versions:
@@ -41,31 +41,31 @@ class Versions:
                 f"mtive-nb run {Path(profile_dir).name} 06"
             )
         self.experts = stages["06"] / "stack"
-        self.trunk = read_manifest(stages["05"] / "stack")["adapters"]["IT"]["sha256"]
-        self._followed: dict[str, int] = {}  # task -> version in force when a pool last followed
-        self._state = self.file.stat().st_mtime_ns if self.file.is_file() else 0
+        self._trunk = read_manifest(stages["05"] / "stack")["adapters"]["IT"]["sha256"]
         self.tasks = list(json.loads((stages["06"] / "settings.json").read_text(encoding="utf-8")))
+        self._followed: dict[str, int] = {}  # task -> version in force when a pool last followed
+        self._state = self._changed_at()
 
     def of(self, task: str) -> list[ExpertVersion]:
         """Return a task's versions, oldest first. Errors: KeyError for a task without an expert."""
         if task not in self.tasks:
             raise KeyError(f"task {task!r}: found no expert, expected one of {', '.join(self.tasks)}")
-        rows = self._read().get(task, {}).get("versions", [])
-        later = [ExpertVersion(**row | {"folder": self.folder / task / str(row["number"])}) for row in rows]
+        rows = self._entry(task).get("versions", [])
+        later = [ExpertVersion(folder=self.folder / task / str(row["number"]), **row) for row in rows]
         return [ExpertVersion(1, self.experts, expert_name(task)), *later]
 
     def in_force(self, task: str) -> ExpertVersion:
         """Return the version that answers a task's questions."""
-        number = self._read().get(task, {}).get("in force", 1)
+        number = self._entry(task).get("in force", 1)
         return next(version for version in self.of(task) if version.number == number)
 
     def next_folder(self, task: str) -> Path:
-        """Return the folder of a task's next version."""
-        return self.folder / task / str(self.of(task)[-1].number + 1)
+        """Return a folder for a task's next version; a number is never used twice."""
+        taken = [int(path.name) for path in (self.folder / task).glob("*") if path.name.isdigit()]
+        return self.folder / task / str(1 + max([1, *taken]))
 
-    def add(self, task: str, adapter: str, *, about: dict) -> ExpertVersion:
-        """List the version that was saved to `next_folder`; it is not in force yet."""
-        folder = self.next_folder(task)
+    def add(self, task: str, folder: Path, adapter: str, *, about: dict) -> ExpertVersion:
+        """List the version that was saved to a folder of `next_folder`; it is not in force yet."""
         made = datetime.now(UTC).isoformat(timespec="seconds")
         version = ExpertVersion(int(folder.name), folder, adapter, made, about)
         self._change(task, self.in_force(task).number, [*self.of(task)[1:], version])
@@ -79,31 +79,45 @@ class Versions:
         self._change(task, number, self.of(task)[1:])
         return found[number]
 
+    def calibration(self) -> dict:
+        """Return the temperatures of the versions in force that were retrained, in the form of chapter 07's."""
+        found = {task: self.in_force(task).about.get("calibration") for task in self.tasks}
+        return {task: fitted for task, fitted in found.items() if fitted}
+
     def serve(self, pool: ExpertPool, task: str) -> None:
         """Put the version in force into a pool that does not serve the task yet."""
         version = self.in_force(task)
         pool.add(task, version.folder, version.adapter, number=version.number)
         self._followed[task] = version.number
 
-    def follow(self, pool: ExpertPool) -> None:
-        """Bring a pool to the versions that came in force since the last call, without an interruption."""
-        state = self.file.stat().st_mtime_ns if self.file.is_file() else 0
+    def follow(self, pool: ExpertPool) -> bool:
+        """Bring a pool to the versions that came in force since the last call; return whether there were any."""
+        state = self._changed_at()
         if state == self._state:
-            return
-        self._state = state
+            return False
+        self._state, changed = state, False
         for task in self._followed.keys() & pool.experts.keys():
             version = self.in_force(task)
             if version.number != self._followed[task]:
                 pool.update(task, version.folder, version.adapter, number=version.number)
-                self._followed[task] = version.number
+                self._followed[task], changed = version.number, True
+        return changed
+
+    def _changed_at(self) -> int:
+        return self.file.stat().st_mtime_ns if self.file.is_file() else 0
 
     def _read(self) -> dict:
-        if not self.file.is_file():
-            return {}
-        kept = json.loads(self.file.read_text(encoding="utf-8"))
-        return kept["tasks"] if kept["trunk"] == self.trunk else {}
+        return json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+
+    def _entry(self, task: str) -> dict:
+        entry = self._read().get(task, {})
+        return entry if entry.get("after") == self._first(task) else {}
+
+    def _first(self, task: str) -> list[str]:
+        """Hashes of the trunk and of chapter 06's expert, to which later versions belong."""
+        return [self._trunk, read_manifest(self.experts)["adapters"][expert_name(task)]["sha256"]]
 
     def _change(self, task: str, number: int, later: list[ExpertVersion]) -> None:
-        rows = [{k: v for k, v in asdict(replace(version)).items() if k != "folder"} for version in later]
-        tasks = self._read() | {task: {"in force": number, "versions": rows}}
-        write_atomic(self.file, json.dumps({"trunk": self.trunk, "tasks": tasks}, indent=1, ensure_ascii=False))
+        rows = [{k: v for k, v in asdict(version).items() if k != "folder"} for version in later]
+        entry = {"after": self._first(task), "in force": number, "versions": rows}
+        write_atomic(self.file, json.dumps(self._read() | {task: entry}, indent=1, ensure_ascii=False))

@@ -26,7 +26,7 @@ FILE = "tasks.yaml"
 KINDS = ("yes/no", "choice", "open")
 MAX_TEXT = 200  # characters of a question or an answer
 MAX_ANSWERS = 50  # of a choice
-_YES_NO = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
+_YES_NO = {"yes": "yes", "true": "yes", "1": "yes", "no": "no", "false": "no", "0": "no"}
 
 
 @dataclass(frozen=True)
