@@ -139,6 +139,42 @@ def test_versions_of_another_trunk_are_not_in_force(home: Path, answers: Path) -
         open_profile("mine", project=Project(home))
 
 
+def test_corrections_add_up_and_catalogue_photos_keep_their_split(home: Path, answers: Path, tmp_path: Path) -> None:
+    first = retrain("mine", "DD", answers, force=True, project=Project(home))
+    shop = [
+        {"photo": f"photo{k}.png", "task": "DD", "question": QUESTION, "answer": "no", "correct_answer": "yes"}
+        for k in (0, 9)
+    ]
+    later = home / "later.jsonl"
+    later.write_text("".join(json.dumps(row) + "\n" for row in shop))
+    second = retrain("mine", "DD", later, force=True, project=Project(home))
+    kept = {r["images"][0]: r["split"] for r in m.load_records(second.version.folder / "corrections.jsonl")}
+    assert kept[str(home / "photo0.png")] == "train" and kept[str(home / "photo9.png")] == "val"
+    assert len(kept) == 9 + 2 and second.version.about["corrections"] == first.version.about["corrections"] + 1
+    assert second.version.about["over"] == 2 and second.version.about["calibration"]["yes/no"]["n"] >= 4
+
+
+def test_too_few_corrections_are_refused_before_training(home: Path, answers: Path) -> None:
+    rows = [record for record in correction_records(answers, "DD") if record["split"] == "val"][:1]
+    name = Path(rows[0]["images"][0]).name
+    (home / "one.csv").write_text(f"photo,task,question,answer,correct_answer\n{name},DD,{QUESTION},no,yes\n")
+    with pytest.raises(ValueError, match="found 1 corrections of DD, but none to learn from"):
+        retrain("mine", "DD", home / "one.csv", project=Project(home))
+    assert not (home / "outputs" / "mine" / "versions" / "DD").exists()
+
+
+def test_an_answer_that_begins_with_no_is_no_yes_no_answer(home: Path) -> None:
+    lines = [
+        "photo,task,question,answer,correct_answer",
+        "photo1.png,DD,Which brand?,x,No Name",
+        "photo2.png,DD,Ok?,x,No.",
+    ]
+    (home / "names.csv").write_text("\n".join(lines) + "\n")
+    brand, polar = correction_records(home / "names.csv", "DD")
+    assert (brand["answer"], brand["variant"], brand["label"]) == ("No Name", "aug", None)
+    assert (polar["answer"], polar["variant"], polar["label"]) == ("no", "bin", "no")
+
+
 def test_answers_are_scored_by_label_fact_or_text() -> None:
     base = {"id": "r", "product_id": "p", "task": "AE", "variant": "aug", "messages": [], "label": None}
     records = [

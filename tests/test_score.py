@@ -179,8 +179,9 @@ def test_another_photo_of_the_same_name_and_an_error_are_asked_again(experts, ph
     assert (first["photo_hash"] != second["photo_hash"]).sum() == 2
     kept = pd.read_csv(output)
     assert list(kept["photo"]) == list(second["photo"]) and list(kept["photo_hash"]) == list(second["photo_hash"])
-    alone = [experts.ask("DD", photos / name, max_new_tokens=TOKENS).text for name in second["photo"]]
+    alone = [experts.ask("DD", photos / name, max_new_tokens=TOKENS).text for name in second["id"]]
     assert list(second["answer"]) == alone
+    assert all((output.parent / name).is_file() for name in kept["photo"])  # where retrain looks for them
 
 
 def test_another_version_of_an_expert_answers_again(experts, photos, tmp_path, asked):
@@ -191,6 +192,20 @@ def test_another_version_of_an_expert_answers_again(experts, photos, tmp_path, a
     asked.clear()
     score(experts, photos, tasks=["DD"], output=output)
     assert len(asked) == 3 and b"DD@0 " not in output.read_bytes()
+
+
+def test_what_a_person_wrote_stays_and_old_errors_go(experts, photos, tmp_path, asked):
+    for name in ("out.csv", "out.jsonl"):
+        output = tmp_path / name
+        assert score(experts, photos, output=output)["error"].str.contains("no task").all()  # one error a photo
+        score(experts, photos, tasks=["DD"], output=output)
+        rows = pd.read_csv(output, dtype=str) if name.endswith("csv") else pd.read_json(output, lines=True, dtype=str)
+        assert len(rows) == 8 and (rows["error"].fillna("") == "").all()
+        rows.loc[3, "correct_answer"] = "yes"
+        rows.to_csv(output, index=False) if name.endswith("csv") else rows.to_json(output, lines=True, orient="records")
+        asked.clear()
+        again = score(experts, photos, tasks=["DD"], output=output)
+        assert not asked and list(again["correct_answer"]) == [*[""] * 3, "yes", *[""] * 4]
 
 
 def test_answers_to_other_questions_stay_in_the_file(experts, photos, tmp_path):
@@ -365,4 +380,5 @@ def test_an_output_without_a_file_keeps_rows_in_memory():
     row = dict.fromkeys(COLUMNS, "") | {"id": "1", "expert": "DD@1"}
     with Output(None) as kept:
         kept.write([row])
-        assert kept.answer(row) == row and kept.answer(row | {"expert": "DD@2"}) is None
+        assert kept.answer(row, calibrated=False) == row
+        assert kept.answer(row | {"expert": "DD@2"}, calibrated=False) is None

@@ -108,7 +108,7 @@ class Output:
     def _read(self) -> None:
         """Read earlier rows; a last line that was not written to its end is dropped."""
         text = self.path.read_bytes().decode("utf-8-sig", "replace")  # a last character may be half there
-        start = self._header().strip() or '{"id": '
+        start = self._header().strip() or '{"id":'
         if not (text.startswith(start) or start.startswith(text)):
             raise ValueError(f"{self.path}: found a file that holds no answers of `score`; choose another output")
         end = text.rfind("\n") + 1
@@ -234,8 +234,9 @@ def _prepare(experts: Experts, questions: Sequence[tuple[int, Question]], kept: 
                 raise ValueError(question.fault)
             if not question.task:
                 raise ValueError("no task: name one in the column `task`, or by --task")
+            expert = experts.expert_of(question.task)
             row["question"] = question.text or task_question(question.task, experts.own)[0]
-            row |= {"expert": experts.expert_of(question.task), "photo_hash": _content_of(question.photos)}
+            row |= {"expert": expert, "photo_hash": _content_of(question.photos)}
             if before := kept.answer(row, calibrated=experts.calibrated(question.task)):
                 row = before
             else:
