@@ -217,7 +217,7 @@ def test_an_empty_text_is_unknown():
         ({"dates": {"expiry": "31.03.2027"}}, "facts.dates.expiry", "did you mean 2027-03-31?"),
         ({"dates": {"expiry": "31.02.2027"}}, "facts.dates.expiry", "a date that exists as YYYY-MM-DD, or null"),
         ({"count": "three"}, "facts.count", "expected a whole number or null, found str"),
-        ({"damaged": "ja"}, "facts.damaged", "expected true or false or null, found str"),
+        ({"damaged": "vielleicht"}, "facts.damaged", "expected true or false or null, found str"),
         ({"damage": "x" * 501}, "facts.damage", "at most 500 characters, found 501"),
         ({"own": {"deep": ["\ud800"]}}, "facts.own.deep[0]", "not valid Unicode"),
         ({"phrases": [{"text": "smells"}]}, "facts.phrases[0]", '"visible"'),

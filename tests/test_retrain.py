@@ -108,7 +108,7 @@ def test_a_worse_version_is_kept_but_does_not_replace(home: Path, answers: Path,
     order = iter([0.0, 1.0])  # of the new version, then of the old
     monkeypatch.setattr(room, "right_answers", lambda records, *_: np.full(len(records), next(order)))
     assert main(["retrain", "mine", "DD", str(answers)]) == 1
-    assert "is worse and not in force" in capsys.readouterr().out
+    assert "version 2 is worse and not in force" in capsys.readouterr().out
     assert Versions(home / "outputs" / "mine").in_force("DD").number == 1
     assert main(["versions", "mine"]) == 0
     listed = capsys.readouterr().out
@@ -173,6 +173,9 @@ def test_an_answer_that_begins_with_no_is_no_yes_no_answer(home: Path) -> None:
     brand, polar = correction_records(home / "names.csv", "DD")
     assert (brand["answer"], brand["variant"], brand["label"]) == ("No Name", "aug", None)
     assert (polar["answer"], polar["variant"], polar["label"]) == ("no", "bin", "no")
+    (home / "names.csv").write_text(f"photo,task,question,answer,correct_answer\nphoto1.png,DD,{QUESTION},yes,nein\n")
+    with pytest.raises(ValueError, match="names.csv, photo1.png: correct_answer: found 'nein', expected yes, no or ok"):
+        correction_records(home / "names.csv", "DD")
 
 
 def test_answers_are_scored_by_label_fact_or_text() -> None:

@@ -244,7 +244,7 @@ def test_a_folder_gives_its_photos_and_those_below(photos):
 def test_probabilities_are_those_of_the_logits(experts, tiny_folder):
     """Yes against no, and a class by each token where the classes part; a temperature only for the same expert."""
     tokenizer = experts.stack.vlm.processor.tokenizer
-    entry = {"temperature": 2.0, "expert": "abc"}
+    entry = {"temperature": 2.0, "n": 60, "expert": "abc"}
     chances = Chances(lambda names: option_tokens(tokenizer, names), {"DD": {"yes/no": entry}}, {})
     yes, no = (option_tokens(tokenizer, ["yes", "no"])[word] for word in ("yes", "no"))
     logits = torch.randn(12, len(tokenizer), generator=torch.Generator().manual_seed(1))
@@ -331,8 +331,8 @@ def test_the_temperature_of_chapter_07_counts_for_the_expert_that_it_was_fitted_
     folder.mkdir()
     sha256 = read_manifest(folder.parent / "06_chapter" / "stack")["adapters"]["DD"]["sha256"]
     try:
-        for expert, temperature in ((sha256, 4.0), (sha256[::-1], 1.0)):
-            entry = {"temperature": 4.0, "n": 9, "expert": expert, "options": ["yes", "no"]}
+        for expert, n, temperature in ((sha256, 60, 4.0), (sha256[::-1], 60, 1.0), (sha256, 9, 1.0)):  # 9 are too few
+            entry = {"temperature": 4.0, "n": n, "expert": expert, "options": ["yes", "no"]}
             (folder / "calibration.json").write_text(json.dumps({"DD": {"yes/no": entry}}))
             with open_profile("mine", server=vllm[0]) as experts:
                 found = experts.ask("DD", photos / "0.png")

@@ -20,6 +20,10 @@ PACKAGINGS = ("bottle", "box", "can", "jar", "pouch", "tube")
 PLACEMENTS = ("on shelf", "in hand", "on floor", "in carton")
 DAMAGES = ("dent", "crack", "tear", "leak", "crush", "stain", "scratch")
 
+# Words that a fact of yes or no may be written with, in any case; a table of numbers with gaps is saved with 1.0 for 1.
+TRUE = ("true", "yes", "y", "1", "1.0", "ja", "oui", "sí", "si")
+FALSE = ("false", "no", "n", "0", "0.0", "nein", "non")
+
 Types = type | tuple[type, ...]
 
 # The first field is the row's id.
@@ -157,7 +161,11 @@ def _fact_faults(facts: object, text: str) -> list[Fault]:
         value = facts.get(name)
         wrong_bool = isinstance(value, bool) and name == "count"  # in Python True is an int
         if not isinstance(value, types) or wrong_bool:
-            also = "; yes, no, 1 and 0 are read as well" if name == "damaged" and isinstance(value, str) else ""
+            also = (
+                "; yes, no, ja, nein, oui, non, sí, 1 and 0 are read as well"
+                if name == "damaged" and isinstance(value, str)
+                else ""
+            )
             faults.append((f"facts.{name}", value, f"expected {_names(types)}, found {type(value).__name__}{also}"))
     count, box = facts.get("count"), facts.get("damage_box")
     if isinstance(count, int) and count < 0:

@@ -17,6 +17,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from mtive_nb.data.emdiv import questions as ask
+from mtive_nb.data.emdiv.build import FEW_VAL
 from mtive_nb.data.emdiv.own import OwnTask, own_tasks
 from mtive_nb.data.emdiv.tasks import PP, PT
 from mtive_nb.data.records import assistant_turn, user_turn
@@ -85,7 +86,8 @@ class Experts:
     def calibrated(self, task: str) -> bool:
         """Return whether there are temperatures for the version that answers a task's questions now."""
         fitted = self._chances.calibration.get(task, {}).values()
-        return any(one["expert"][:8] == self.expert_of(task).split(" ")[-1] for one in fitted)
+        expert = self.expert_of(task).split(" ")[-1]
+        return any(one["expert"][:8] == expert and one["n"] >= FEW_VAL for one in fitted)
 
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records together; each record's task selects its expert."""

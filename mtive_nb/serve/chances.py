@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mtive_nb.data.emdiv.build import FEW_VAL
 from mtive_nb.data.emdiv.own import OwnTask
 from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
 from mtive_nb.evaluate.probability import KINDS, YES_NO, Options, follow, option_of
@@ -44,7 +45,10 @@ class Chances:
             options = self._options[names]
             if (option := option_of(text, tokens, options)) is None:
                 continue
-            choice, calibrated = follow(option, options, logits), fitted.get("expert") == sha256
+            choice, calibrated = (
+                follow(option, options, logits),
+                fitted.get("expert") == sha256 and fitted["n"] >= FEW_VAL,
+            )
             temperature = fitted["temperature"] if calibrated else 1.0
             if kind == "yes/no":
                 return choice.probability_yes(temperature), "yes", calibrated

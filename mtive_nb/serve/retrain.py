@@ -73,9 +73,14 @@ def correction_records(source: str | Path, task: str, *, own: Mapping[str, OwnTa
     records = {}
     for question in read_questions(source):
         right = str(question.row.get("correct_answer") or "").strip()
-        right = str(question.row.get("answer") or "").strip() if right.lower() == ACCEPTED else right
+        given = str(question.row.get("answer") or "").strip()
+        right = given if right.lower() == ACCEPTED else right
         if question.task != task or not right or question.fault:
             continue
+        if given.lower() in YES_NO and yes_no(right) is None:
+            raise ValueError(
+                f"{source}, {question.id}: correct_answer: found {right!r}, expected yes, no or {ACCEPTED}, or nothing"
+            )
         photo = file_sha256(question.photos[-1])  # the customer's; with a pair, the shop's comes first
         polar = right.lower().strip(" .") if right.lower().strip(" .") in YES_NO else None
         text = question.text or task_question(task, own)[0]
@@ -278,8 +283,9 @@ def main(profile: str, task: str, source: str, *, force: bool, server: str = "")
             print(f"{what}: {gain.value:+.3f} right ({gain.low:+.3f} to {gain.high:+.3f}), n = {gain.n}")
     number, before = found.version.number, found.version.about["over"]
     if not found.in_force:
+        sure = "worse" if found.gain.high < 0 else "not better, as far as so few answers show,"
         print(
-            f"{task}: version {number} is worse and not in force; mtive-nb versions {profile} {task} {number} takes it"
+            f"{task}: version {number} is {sure} and not in force; mtive-nb versions {profile} {task} {number} takes it"
         )
         return 1
     print(f"{task}: version {number} is in force; back: mtive-nb versions {profile} {task} {before}")

@@ -8,10 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from mtive_nb.data.rows import CHOICES, FACT_TYPES
-
-# A table of numbers with gaps is often saved with 1.0 for 1.
-TRUE, FALSE = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
+from mtive_nb.data.rows import CHOICES, FACT_TYPES, FALSE, TRUE
 
 
 def coerced_product(row: Mapping) -> dict:

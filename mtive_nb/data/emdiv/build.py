@@ -35,6 +35,7 @@ MAKERS: dict[str, Callable[..., tasks.Made]] = {
 }
 COVERAGE_COLUMNS = ["task", "variant", "split", "outcome", "photos"]
 FEW = 30  # with fewer test questions, an interval says little
+FEW_VAL = 20  # with fewer validation questions, nothing can be calibrated or compared
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,10 @@ def question_table(emdiv: Emdiv, tasks: Iterable[str]) -> pd.DataFrame:
             missing = "or".join(f" {split} " for split in ("train", "test") if not numbers[split]).strip()
             why = f"{reasons.idxmax()} ({reasons.max()} photos)" if len(reasons) else "no photo, or none asked for"
             note = f"left out, no {missing} questions: {why}"
-        elif numbers["test"] < FEW:
-            note = f"{numbers['test']} test questions, too few to conclude"
+        else:
+            few = [f"{numbers['test']} test questions, too few to conclude"] if numbers["test"] < FEW else []
+            few += [f"{numbers['val']} validation questions, too few to calibrate"] if numbers["val"] < FEW_VAL else []
+            note = "; ".join(few)
         rows.append({"task": task, **numbers, "note": note})
     return pd.DataFrame(rows, columns=["task", *SPLITS, "note"])
 

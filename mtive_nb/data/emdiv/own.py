@@ -18,7 +18,7 @@ import yaml
 
 from mtive_nb.data.emdiv.questions import options_text
 from mtive_nb.data.records import OWN_NAME, TASKS
-from mtive_nb.data.rows import FACT_TYPES
+from mtive_nb.data.rows import FACT_TYPES, FALSE, TRUE
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.params import ParameterError, close_to, load_yaml
 
@@ -26,7 +26,7 @@ FILE = "tasks.yaml"
 KINDS = ("yes/no", "choice", "open")
 MAX_TEXT = 200  # characters of a question or an answer
 MAX_ANSWERS = 50  # of a choice
-_YES_NO = {"yes": "yes", "true": "yes", "1": "yes", "no": "no", "false": "no", "0": "no"}
+_YES_NO = dict.fromkeys(TRUE, "yes") | dict.fromkeys(FALSE, "no")
 
 
 @dataclass(frozen=True)
