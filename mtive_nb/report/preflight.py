@@ -83,6 +83,8 @@ class Book:
             return {STAGES[self.notebook.number]: (v["RANK"], v["PLACEMENT"], where)}
         rank, placement = (per_task(v[name], v["TASKS"]) for name in ("RANK", "PLACEMENT"))
         own = {t: (rank[t], placement[t], f"{where}[{t}]") for t in v["TASKS"]}
+        if not v["COMPARE"]:
+            return own
         own["SL"] = (v["SHARED_RANK"], v["SHARED_PLACEMENT"], self.where("SHARED_PLACEMENT"))
         return own | {f"Base_{name}": line for name, line in own.items()}
 
