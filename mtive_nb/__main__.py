@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         help="task of rows that name none; repeatable",
     )
     score.add_argument("--batch", type=int, default=32, metavar="N", help="questions answered together (default: 32)")
+    score.add_argument("--workers", type=int, default=0, metavar="N", help="answer on N workers of a Ray cluster")
     for command in (ask, score):
         command.add_argument(
             "--server", default="", metavar="URL", help="a running vLLM that serves the profile's experts"
@@ -116,6 +117,7 @@ def _run_command(asked: argparse.Namespace) -> int:
         from mtive_nb.serve.score import main as score
 
         options = {"output": asked.output, "tasks": asked.tasks, "batch": asked.batch, "server": asked.server}
+        options |= {"workers": asked.workers}
         return score(asked.profile, asked.source, **options)
     if asked.command == "retrain":
         from mtive_nb.serve.retrain import main as retrain

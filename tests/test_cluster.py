@@ -1,6 +1,8 @@
 """A local Ray cluster of two workers gives what one process gives, also when a worker is killed midway."""
 
+import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -15,6 +17,8 @@ from mtive_nb.model.experts import AdapterPlan, train_adapters
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.model.train import Training, train_adapter
+from mtive_nb.run.graph import Project
+from mtive_nb.serve.answer import open_profile
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[scale]'")
 from mtive_nb.serve.cluster import by_ray, stage_training_of, train_adapter_by_ray, workers_of  # noqa: E402
@@ -104,3 +108,34 @@ def test_a_stage_in_shares_is_that_of_one_process(stack, records, photo_folder, 
     assert log["loss"].tolist() == pytest.approx(other["loss"].tolist(), abs=1e-3) and stack.active == ("PT", "there")
     with pytest.raises(ValueError, match="found 3 batches a step; expected a multiple of 2"):
         train_adapter_by_ray(stack, "there", records, Training(1, accumulate=3), checkpoints=tmp_path)
+
+
+@pytest.fixture
+def home(tmp_path, tiny_folder):
+    """A project whose profile `mine` has the stacks that chapters 04 to 06 leave, with random experts."""
+    (tmp_path / "notebooks").mkdir()
+    folders = {n: tmp_path / "outputs" / "mine" / f"{n}_chapter" / "stack" for n in ("04", "05", "06")}
+    stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
+    torch.manual_seed(3)
+    for name, parent, number in (("PT", None, "04"), ("IT", "PT", "05"), ("DD", "IT", "06"), ("AE", "IT", "06")):
+        stack.add(name, SPEC, parent=parent)
+        for weight in stack.adapter_weights(name).values():
+            weight.normal_(0, 0.2)
+        stack.save(folders[number], name)
+    (folders["06"].parent / "settings.json").write_text(json.dumps({"DD": {}, "AE": {}}))
+    return tmp_path
+
+
+def test_photos_scored_by_workers_are_scored_as_by_one_process(home, photo_folder, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for photo in sorted(photo_folder.glob("*.png"))[:5]:
+        shutil.copy(photo, tmp_path / "photos")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no photo")
+    tables = {}
+    for workers in (0, 2):
+        with open_profile("mine", project=Project(home), workers=workers) as experts:
+            given = {"tasks": ["DD", "AE", "XX"], "batch": 4, "max_new_tokens": 4}
+            tables[workers] = experts.score(tmp_path / "photos", output=tmp_path / f"{workers}.csv", **given)
+    columns = ["id", "photo", "task", "answer", "probability_of", "expert", "error", "photo_hash"]
+    pd.testing.assert_frame_equal(tables[0][columns], tables[2][columns])
+    assert (tables[2]["error"] == "").sum() == 10 and tables[2]["error"].str.contains("no expert 'XX'").sum() == 6

@@ -235,11 +235,15 @@ def question_record(
     return record | {"messages": messages, "answer": ""}
 
 
-def open_profile(name: str, *, project: Project | None = None, server: str = "") -> Experts:
+def open_profile(name: str, *, project: Project | None = None, server: str = "", workers: int = 0) -> Experts:
     """Open the experts of a trained profile, such as "pocket" or your own (`params/mine/`).
 
-    `server`: address of a running vLLM that serves them, in place of this process.
+    In place of this process: `server`, the address of a running vLLM that serves them, or `workers` of a Ray cluster.
     """
+    if workers:
+        from mtive_nb.serve.ray_profile import RayProfile
+
+        return RayProfile(name, workers=workers, project=project)
     if server:
         from mtive_nb.serve.served import ServedProfile
 

@@ -273,13 +273,14 @@ def _answer(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tok
 
 
 def main(
-    profile: str, source: str, *, output: str, tasks: Sequence[str] = (), batch: int = 32, server: str = ""
-) -> int:
+    profile: str, source: str, *, output: str, tasks: Sequence[str] = (), batch: int = 32, server: str = "",
+    workers: int = 0,
+) -> int:  # fmt: skip
     """Run the command `score`; return 0 if every question is answered, 1 for some errors, 2 if nothing could be done."""
     logging.disable_progress_bar()
     try:
         Output(output), read_questions(source, tasks=tasks)  # refuse wrong files before loading a model
-        with open_profile(profile, server=server) as experts, redirect_stdout(sys.stderr):
+        with open_profile(profile, server=server, workers=workers) as experts, redirect_stdout(sys.stderr):
             rows = experts.score(source, tasks=tasks, output=output, batch=batch)
     except (OSError, KeyError, ValueError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
