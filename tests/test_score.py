@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import openai
 import pandas as pd
 import pytest
 import torch
@@ -291,6 +292,8 @@ def vllm(home):
             if self.path == "/tokenize":
                 return self.reply({"tokens": {"yes": [7], "no": [8]}[asked["prompt"]]})
             seen.append(asked)
+            if asked["model"] not in dict(models):
+                return self.reply({"error": {"message": "no such model"}}, 404)
             if asked["model"] == "AE@1":
                 return self.reply({"error": {"message": "too long"}}, 400)
             assert asked["return_tokens_as_token_ids"] and asked["top_logprobs"] == 20
@@ -302,13 +305,13 @@ def vllm(home):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    yield f"http://127.0.0.1:{server.server_port}/v1", seen, models
     server.shutdown()
     server.server_close()
 
 
 def test_a_running_server_is_asked_in_place_of_this_process(home, vllm, photos, tmp_path, monkeypatch, capsys):
-    url, seen = vllm
+    url, seen, _ = vllm
     monkeypatch.setenv("MTIVE_HOME", str(home))
     stack = home / "outputs" / "mine" / "06_chapter" / "stack"
     sha256 = read_manifest(stack)["adapters"]["DD"]["sha256"]
@@ -323,6 +326,17 @@ def test_a_running_server_is_asked_in_place_of_this_process(home, vllm, photos, 
     assert {asked["model"] for asked in seen} == {"DD@3", "AE@1"} and seen[0]["max_tokens"] == TOKENS
     assert main(["ask", "mine", "DD", str(photos / "0.png"), "--server", url]) == 0
     assert capsys.readouterr().out.startswith(f"no  (yes: 0.12, not calibrated)  [DD@3 {sha256[:8]}, ")
+
+
+def test_a_version_that_another_client_replaced_is_followed(home, vllm, photos):
+    url, _, models = vllm
+    with open_profile("mine", project=Project(home), server=url) as experts:
+        assert experts.ask("DD", photos / "0.png").expert.startswith("DD@3")
+        models[1] = ("DD@4", models[1][1])
+        assert experts.ask("DD", photos / "0.png").expert.startswith("DD@4")
+        del models[1]
+        with pytest.raises(openai.NotFoundError):
+            experts.ask("DD", photos / "0.png")
 
 
 def test_the_temperature_of_chapter_07_counts_for_the_expert_that_it_was_fitted_to(home, vllm, photos, monkeypatch):

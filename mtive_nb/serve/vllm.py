@@ -21,6 +21,7 @@ from pathlib import Path
 
 import httpx
 import openai
+from openai.types.chat.chat_completion import Choice
 
 from mtive_nb.data.endpoint import photo_part
 from mtive_nb.data.photos import cached_by_file
@@ -166,16 +167,22 @@ class VllmClient:
         """
         turns = chat_with_photos(record, self.max_px, control=self.control)
         more = {"top_logprobs": likeliest, "extra_body": {"return_tokens_as_token_ids": True}} if likeliest else {}
-        with self._holding(expert) as name:
-            said = self.client.chat.completions.create(
-                model=name, messages=turns, max_tokens=max_new_tokens, temperature=0, logprobs=True, **more
-            ).choices[0]
+        request = {"messages": turns, "max_tokens": max_new_tokens, "temperature": 0, "logprobs": True} | more
+        try:
+            name, said = self._answer(expert, request)
+        except openai.NotFoundError:  # another client has put a new version in this one's place
+            self.find_experts()
+            name, said = self._answer(expert, request)
         text, places = said.message.content.strip(), said.logprobs.content
         logprobs = tuple(place.logprob for place in places)
         if not likeliest:
             return Reply(text, logprobs, name)
         tops = tuple({_token_id(top.token): top.logprob for top in place.top_logprobs} for place in places)
         return Reply(text, logprobs, name, tuple(_token_id(place.token) for place in places), tops)
+
+    def _answer(self, expert: str | None, request: dict) -> tuple[str, Choice]:
+        with self._holding(expert) as name:
+            return name, self.client.chat.completions.create(model=name, **request).choices[0]
 
     def tokens_of(self, text: str) -> list[int]:
         """Return the token ids of a text as the server's model reads it. Errors: RuntimeError if the server refuses."""
