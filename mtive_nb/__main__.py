@@ -1,4 +1,7 @@
-"""The command line: `mtive-nb run PROFILE [NN ...]`, `check`, `ask`, `score`, `retrain`, `report`, ... (also `python -m mtive_nb`)."""
+"""The command line: `mtive-nb run PROFILE [NN ...]`, `check`, `ask`, `score`, `retrain`, `report` and others.
+
+`python -m mtive_nb` is the same.
+"""
 
 import argparse
 import sys
@@ -77,15 +80,15 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")
-    door = commands.add_parser(
+    check = commands.add_parser(
         "check", help="check a catalogue folder: usable rows, questions by task and split, faults; no model"
     )
-    door.add_argument("folder")
-    door.add_argument("--json", action="store_true", help="print one JSON object")
-    check = commands.add_parser(
+    check.add_argument("folder")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    preflight = commands.add_parser(
         "preflight", help="check memory, disk, data and packages for a profile before a long run"
     )
-    check.add_argument("profile")
+    preflight.add_argument("profile")
     return top
 
 

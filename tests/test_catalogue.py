@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtive_nb.data.catalogue import Catalogue, load_catalogue, load_image, write_catalogue, write_quarantine
-from mtive_nb.data.photos import PhotoError
+from mtive_nb.data.catalogue import Catalogue, load_catalogue, write_catalogue, write_quarantine
+from mtive_nb.data.photos import PhotoError, load_image
 
 
 def product(**changes) -> dict:

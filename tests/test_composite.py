@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtive_nb.data.catalogue import Catalogue, Feedback, Product, load_catalogue, load_image, write_catalogue
+from mtive_nb.data.catalogue import Catalogue, Feedback, Product, load_catalogue, write_catalogue
 from mtive_nb.data.composite import composite_damage, composite_dates, print_date
 from mtive_nb.data.damage import DRAWN_DAMAGES, draw_damage
 from mtive_nb.data.dates import parse_date
+from mtive_nb.data.photos import load_image
 
 
 def photo(seed: int, size=(240, 200)) -> Image.Image:

@@ -21,7 +21,7 @@ from mtive_nb.evaluate.probability import option_tokens
 from mtive_nb.model.lineage import read_manifest
 from mtive_nb.run.graph import Project
 from mtive_nb.serve.answer import open_profile, question_record
-from mtive_nb.serve.chances import CLASSES, Chances
+from mtive_nb.serve.chances import Chances, classes_of
 from mtive_nb.serve.questions import read_questions
 from mtive_nb.serve.score import COLUMNS, Output
 
@@ -254,7 +254,7 @@ def test_probabilities_are_those_of_the_logits(experts, tiny_folder):
             pair = torch.stack([logits[0, yes[0]], logits[0, no[0]]]) / scale
             found = chances.of("DD", sha256, text=f"{word}, it is", tokens=[*tokens[:-1], 5, 6], logits=logits)
             assert found == (pytest.approx(pair.softmax(0)[0].item(), abs=1e-6), "yes", scale == 2.0)
-    options = option_tokens(tokenizer, CLASSES["PP"])
+    options = option_tokens(tokenizer, classes_of({})["PP"])
     total = 0.0
     for name, tokens in options.items():
         chance, of, calibrated = chances.of("PP", "abc", text=name, tokens=tokens, logits=logits)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from mtive_nb.data.catalogue import load_image
 from mtive_nb.data.negatives import HardNegatives
+from mtive_nb.data.photos import load_image
 from mtive_nb.data.shop import (
     build_shop_emdiv,
     expand_counts,

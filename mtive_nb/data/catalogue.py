@@ -1,7 +1,7 @@
 """A catalogue: products with the shop's photos, and customers' feedback with the customers' photos.
 
 On disk a catalogue is a folder with products and feedback, as JSON lines or CSV, the photos they name, and optionally
-`splits.json`, `columns.yaml` and `tasks.yaml`; docs/catalogue.md is its contract. Pocket Mart is rendered into this layout;
+`splits.json`, `columns.yaml` and `tasks.yaml`; docs/catalogue.md is its contract. Pocket Mart has this layout;
 `sources.py` builds the same objects from public sets. Every unusable row or photo becomes a `Quarantined` row: loading
 neither crashes nor drops it silently. Boxes are XYXY in pixels of the upright photo.
 """
@@ -17,24 +17,8 @@ from pathlib import Path
 
 from mtive_nb.data.door.tables import find_table
 from mtive_nb.data.emdiv.own import OwnTask, write_tasks
-from mtive_nb.data.photos import PhotoError, load_image, path_fault
-from mtive_nb.data.rows import DAMAGES, PACKAGINGS, PLACEMENTS
+from mtive_nb.data.photos import path_fault
 from mtive_nb.run.atomic import replacing, write_atomic
-
-__all__ = [
-    "DAMAGES",
-    "PACKAGINGS",
-    "PLACEMENTS",
-    "Catalogue",
-    "Feedback",
-    "PhotoError",
-    "Product",
-    "Quarantined",
-    "load_catalogue",
-    "load_image",
-    "write_catalogue",
-    "write_quarantine",
-]
 
 EXAMPLE = """products.jsonl (or products.csv), one product a line:
   {"product_id": "P1", "title": "Zevo shampoo 250 ml", "description": "For dry hair.", "category": "shampoo", \

@@ -30,7 +30,7 @@ from mtive_nb.data.records import EMDIV_VARIANTS
 from mtive_nb.data.sources import load_cookies, load_expiry, load_grocery
 from mtive_nb.data.splits import SPLITS, split_products
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.run.params import close_to
+from mtive_nb.run.params import similar
 
 ALL_TASKS = tuple(MAKERS)
 SEEN_FACTS = (*AE_ATTRIBUTES, "count", "damage", "damaged", "placement")  # facts that a photo can show
@@ -92,7 +92,7 @@ def expand_counts(
     tasks = list(dict.fromkeys([*ALL_TASKS, *(name for part in parts for name in part.catalogue.tasks)]))
     keys = {"*", *tasks, *(f"{task}/{variant}" for task in tasks for variant in EMDIV_VARIANTS)}
     if strange := sorted({*train, *test} - keys):
-        near = close_to(strange[0], sorted(keys)).rstrip(".")
+        near = similar(strange[0], sorted(keys))
         raise ValueError(
             f"counts: found {strange[0]!r}, expected TASK or TASK/variant, one of {', '.join(sorted(keys))}{near}"
         )

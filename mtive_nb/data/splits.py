@@ -39,12 +39,17 @@ def split_products(
     return {product_id: split_of(product_id, shares=shares, seed=seed) for product_id in product_ids}
 
 
+def pixels_sha256(image: Image.Image) -> str:
+    """Return the hash of an image's size and pixels."""
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+
+
 def image_hashes(photos: Iterable[Photo], *, perceptual: bool = True) -> pd.DataFrame:
     """One row per photo: `photo` (its path), `pixels` (sha256 of upright RGB), `phash` (uint64; 0 if not asked)."""
     rows = []
     for number, photo in enumerate(photos):
         image = photo.convert("RGB") if isinstance(photo, Image.Image) else load_image(photo)
-        pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+        pixels = pixels_sha256(image)
         bits = int(str(imagehash.phash(image)), 16) if perceptual else 0
         rows.append((f"<image {number}>" if isinstance(photo, Image.Image) else str(photo), pixels, bits))
     frame = pd.DataFrame(rows, columns=["photo", "pixels", "phash"])

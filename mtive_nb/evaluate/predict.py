@@ -135,8 +135,8 @@ def answers_of_systems(
     """Return every system's answers, {system: one answer per record}.
 
     systems: {system: {task: adapter}}, None for the bare base. cache: folder for each system's answers to each task, so
-    an interrupted run resumes where it stopped; files are named by questions, photos, weights and settings as well. processes: number of processes that share the work, for a small model
-    on a CPU. each: by_processes here, or by_ray of serve/cluster.py on many machines.
+    an interrupted run resumes where it stopped; files are named by questions, photos, weights and settings as well.
+    processes: number of processes that share the work, for a small model on a CPU. each: by_processes here, or by_ray of serve/cluster.py on many machines.
     """
     parts = [(system, task, adapter) for system, adapters in systems.items() for task, adapter in adapters.items()]
     asked = {task: [r for r in records if r["task"] == task] for _, task, _ in parts}

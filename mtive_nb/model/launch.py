@@ -8,14 +8,14 @@ import argparse
 import shutil
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 
 from mtive_nb.data.records import load_records
+from mtive_nb.model.experts import AdapterPlan, train_adapters
 from mtive_nb.model.lineage import AdapterSpec
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import LoraStack, open_stack
-from mtive_nb.model.train import Training, train_adapter
+from mtive_nb.model.train import Training
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,12 +47,11 @@ def main(words: list[str] | None = None) -> None:
     over = [(Path(folder), name) for folder, _, name in (text.rpartition(":") for text in asked.over)]
     stack = open_stack(*over) if over else LoraStack(load_vlm(asked.model, max_px=asked.max_px))
     spec = AdapterSpec(asked.rank, asked.alpha, tuple(asked.placement))
-    torch.manual_seed(asked.seed)  # the adapter's initial weights are the same in every process
-    stack.add(asked.name, spec, parent=over[-1][1] if over else None)
     training = Training(
         asked.steps, asked.rate, asked.batch, asked.accumulate, asked.beta, asked.checkpointing, seed=asked.seed
     )
-    train_adapter(stack, asked.name, records, training, checkpoints=asked.out / "checkpoints")
+    plan = AdapterPlan(asked.name, spec, over[-1][1] if over else None, records, training)
+    train_adapters(stack, [plan], checkpoints=asked.out / "checkpoints")
     stack.assert_alive(asked.name)
     if PartialState().is_main_process:
         stack.save(asked.out, asked.name)

@@ -25,9 +25,8 @@ from transformers import (
 )
 
 POCKET_BASE = Path(__file__).parent / "pocket_base"  # shipped; notebook 00 makes it
-MARGIN_PX = (
-    2  # of Qwen's upper bound: at the exact square, a rounding error in the resize would shorten a side by 28 px
-)
+# Of Qwen's upper bound: at the exact square, a rounding error in the resize would shorten a side by 28 px.
+MARGIN_PX = 2
 PARTS = ("vision", "connector", "language")
 WRAPPER = "base_model.model."  # PEFT's prefix before the paths of the base's own modules
 _LLAMA = {"attention": r"self_attn\.(q|k|v|o)_proj", "mlp": r"mlp\.(gate|up|down)_proj"}
@@ -78,7 +77,7 @@ class Vlm:
 
     @property
     def settings(self) -> dict[str, str | int | None]:
-        """Arguments with which load_vlm loads the same model again: name, pixel bounds, attention kernel, 4-bit format."""
+        """Arguments with which load_vlm loads the same model again: name, pixel bounds, attention kernel, format."""
         kernel = self.model.config._attn_implementation
         found = {"name": self.name, "min_px": self.min_px, "max_px": self.max_px, "attention": kernel}
         return found | ({"quantize": self.quantized} if self.quantized else {})

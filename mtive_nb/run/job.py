@@ -76,6 +76,10 @@ def cell_states(executed: Path) -> list[str]:
     return [cell["metadata"].get("papermill", {}).get("status", "pending") for cell in cells]
 
 
+def _left_out(folder: Path) -> str:
+    return read_run(folder).get("notes", {}).get("left_out", "")
+
+
 @dataclass
 class NotebookJob:
     """A running notebook. `threads`: number of OpenMP threads."""
@@ -168,12 +172,12 @@ class NotebookJob:
     @property
     def left_out(self) -> str:
         """Why a finished chapter ended before its last cell (Run.leave_out), or an empty text."""
-        return read_run(self.profile_dir / self.notebook.name).get("notes", {}).get("left_out", "")
+        return _left_out(self.profile_dir / self.notebook.name)
 
     def _problem(self) -> str | None:
         """Return what went wrong, or None. A dead kernel leaves cells marked completed, so the exit code counts first."""
         code = self.process.wait()
-        if read_run(partial_dir(self.profile_dir, self.notebook.name)).get("notes", {}).get("left_out"):
+        if _left_out(partial_dir(self.profile_dir, self.notebook.name)):
             return None
         if code != 0:
             return f"papermill ended with exit code {code}{' (papermill or the kernel killed)' if code > 128 else ''}"

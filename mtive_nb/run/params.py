@@ -170,12 +170,17 @@ def _checked(value: Any, node: ast.expr) -> Any:
     raise TypeError(f"found {type(value).__name__} {value!r}, expected {wanted}")
 
 
-def close_to(name: str, known: list[str]) -> str:
-    """Return the end of an error message's clause: "; did you mean ...?", or a full stop without a similar name."""
+def similar(name: str, known: list[str]) -> str:
+    """Return the end of an error message's clause: "; did you mean ...?", or an empty text without a similar name."""
     # Ignore case: a parameter in lower case is the most common mistake.
     upper = {k.upper(): k for k in known}
     match = difflib.get_close_matches(name.upper(), list(upper), n=1, cutoff=0.6)
-    return f"; did you mean {upper[match[0]]}?" if match else "."
+    return f"; did you mean {upper[match[0]]}?" if match else ""
+
+
+def close_to(name: str, known: list[str]) -> str:
+    """Return `similar`, or a full stop without a similar name, as the end of a sentence."""
+    return similar(name, known) or "."
 
 
 def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from PIL import Image
 from transformers.utils import logging
 
 from mtive_nb.data.emdiv import questions as ask
-from mtive_nb.data.emdiv.build import FEW_VAL
 from mtive_nb.data.emdiv.own import OwnTask, own_tasks
 from mtive_nb.data.emdiv.tasks import PP, PT
 from mtive_nb.data.records import assistant_turn, user_turn
@@ -29,7 +28,7 @@ from mtive_nb.model.stack import open_stack
 from mtive_nb.run.graph import Project, find_project, find_run
 from mtive_nb.serve.chances import Chances, read_calibration
 from mtive_nb.serve.pool import ExpertPool, Version
-from mtive_nb.serve.versions import Versions
+from mtive_nb.serve.versions import Versions, run_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,9 +84,7 @@ class Experts:
 
     def calibrated(self, task: str) -> bool:
         """Return whether there are temperatures for the version that answers a task's questions now."""
-        fitted = self._chances.calibration.get(task, {}).values()
-        expert = self.expert_of(task).split(" ")[-1]
-        return any(one["expert"][:8] == expert and one["n"] >= FEW_VAL for one in fitted)
+        return self._chances.calibrated(task, self.expert_of(task).split(" ")[-1])
 
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records together; each record's task selects its expert."""
@@ -249,16 +246,6 @@ def open_profile(name: str, *, project: Project | None = None, server: str = "",
 
         return ServedProfile(name, server, project=project)
     return Profile(name, project=project)
-
-
-def run_folder(profile_dir: Path, number: str) -> Path:
-    """Return a chapter's run folder. Errors: FileNotFoundError with the command that makes it."""
-    found = find_run(profile_dir, number)
-    if found is None:
-        raise FileNotFoundError(
-            f"outputs/{profile_dir.name}/{number}_*: not found; train the experts first: mtive-nb run {profile_dir.name} 06"
-        )
-    return found
 
 
 def in_words(error: Exception) -> str:

@@ -10,11 +10,16 @@ from mtive_nb.evaluate.probability import KINDS, YES_NO, Options, follow, option
 from mtive_nb.run.content import read_json
 from mtive_nb.run.graph import find_run
 
-# Answers of each task that chooses among classes; chapter 07 notes those that a profile's own records have.
-CLASSES = {"PT": PACKAGINGS, "PP": PLACEMENTS}
-CALIBRATION = (
-    "calibration.json"  # in the run folder of chapter 07: {task: {kind: {"expert": sha256, "temperature": t}}}
-)
+# In the run folder of chapter 07: {task: {kind: {"expert": sha256, "temperature": t, "n": answers, "options": names}}}.
+CALIBRATION = "calibration.json"
+
+
+def classes_of(own: Mapping[str, OwnTask]) -> dict[str, tuple[str, ...]]:
+    """Return the answers of each task that chooses among classes, also of own tasks.
+
+    Chapter 07 notes those that a profile's own records have.
+    """
+    return {"PT": PACKAGINGS, "PP": PLACEMENTS} | {name: task.answers for name, task in own.items()}
 
 
 class Chances:
@@ -27,7 +32,7 @@ class Chances:
         own: Mapping[str, OwnTask],
     ) -> None:
         self.tokens_of, self.calibration = tokens_of, calibration
-        self.classes = CLASSES | {name: task.answers for name, task in own.items()}
+        self.classes = classes_of(own)
         self._options: dict[tuple[str, ...], Options] = {}
 
     def of(
@@ -45,15 +50,21 @@ class Chances:
             options = self._options[names]
             if (option := option_of(text, tokens, options)) is None:
                 continue
-            choice, calibrated = (
-                follow(option, options, logits),
-                fitted.get("expert") == sha256 and fitted["n"] >= FEW_VAL,
-            )
+            choice, calibrated = follow(option, options, logits), _holds(fitted, sha256)
             temperature = fitted["temperature"] if calibrated else 1.0
             if kind == "yes/no":
                 return choice.probability_yes(temperature), "yes", calibrated
             return choice.confidence(temperature), option, calibrated
         return None, "", False
+
+    def calibrated(self, task: str, expert: str) -> bool:
+        """Return whether any temperature of a task holds for an expert, named by its hash or the first digits of it."""
+        return any(_holds(fitted, expert) for fitted in self.calibration.get(task, {}).values())
+
+
+def _holds(fitted: Mapping, expert: str) -> bool:
+    """Whether a temperature was fitted to this expert, on enough answers."""
+    return bool(expert) and fitted.get("expert", "").startswith(expert) and fitted["n"] >= FEW_VAL
 
 
 def read_calibration(profile_dir: Path) -> dict:

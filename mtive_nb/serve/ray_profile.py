@@ -31,11 +31,8 @@ class RayProfile(Experts):
             def about(self) -> dict:
                 return {"tasks": self.profile.tasks, "max_px": self.profile.max_px, "own": self.profile.own}
 
-            def call(self, method: str, *given: object) -> object:
-                return getattr(self.profile, method)(*given)
-
-            def answers(self, records: list[dict], max_new_tokens: int) -> list[Answer]:
-                return self.profile.answers(records, max_new_tokens=max_new_tokens)
+            def call(self, method: str, *given: object, **named: object) -> object:
+                return getattr(self.profile, method)(*given, **named)
 
         project = project or find_project()
         self._ray, self._workers = ray, [Worker.remote(name, project) for _ in range(workers)]
@@ -58,7 +55,8 @@ class RayProfile(Experts):
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records, an equal share on each worker; each record's task selects its expert."""
         n = len(self._workers)
-        asked = [w.answers.remote(records[k::n], max_new_tokens) for k, w in enumerate(self._workers) if records[k::n]]
+        shares = [(worker, records[k::n]) for k, worker in enumerate(self._workers) if records[k::n]]
+        asked = [worker.call.remote("answers", share, max_new_tokens=max_new_tokens) for worker, share in shares]
         answers: list[Answer] = [None] * len(records)
         for k, found in enumerate(self._ray.get(asked)):
             answers[k::n] = found

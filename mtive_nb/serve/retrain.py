@@ -36,10 +36,10 @@ from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Project, find_project
 from mtive_nb.run.lock import profile_lock
 from mtive_nb.run.stale import read_run
-from mtive_nb.serve.answer import profile_tasks, run_folder, task_question
-from mtive_nb.serve.chances import CLASSES
+from mtive_nb.serve.answer import in_words, profile_tasks, task_question
+from mtive_nb.serve.chances import classes_of
 from mtive_nb.serve.questions import read_questions
-from mtive_nb.serve.versions import ExpertVersion, Versions
+from mtive_nb.serve.versions import ExpertVersion, Versions, run_folder
 from mtive_nb.serve.vllm import VllmClient
 
 ACCEPTED = "ok"  # in the column `correct_answer`: the answer was right
@@ -197,7 +197,7 @@ def _retrain(folder: Path, task: str, source: str | Path, *, force: bool) -> Ret
         stack.activate(adapter)
         answers = generate_answers(stack, held_out, what=f"held out, {adapter}")
         right[adapter] = right_answers(held_out, answers, vocabulary)
-    classes = CLASSES | {own_task.name: own_task.answers for own_task in own_tasks.values()}
+    classes = classes_of(own_tasks)
     temperatures = fit_temperatures(choices_of_experts(stack, {task: name}, held_out, classes=classes))
     stack.save(target, name)
     write_records(own, target / CORRECTIONS)
@@ -266,7 +266,7 @@ def show_versions(profile: str, task: str = "", number: int = 0) -> int:
             versions.put_in_force(task, number)
         print(table_of(versions, [task] if task else versions.tasks))
     except (FileNotFoundError, KeyError) as error:
-        print(f"error: {error.args[0]}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -276,7 +276,7 @@ def main(profile: str, task: str, source: str, *, force: bool, server: str = "")
     try:
         found = retrain(profile, task, source, force=force)
     except (OSError, KeyError, ValueError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     for what, gain in (("held-out answers", found.gain), ("of these, corrections", found.corrected)):
         if gain:

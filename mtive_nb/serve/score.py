@@ -77,7 +77,7 @@ class Output:
         An answer without a calibrated probability is none where it would be `calibrated` now. Else `row` takes over
         what a person wrote about the photo.
         """
-        before = self.rows.get(tuple(row[name] for name in PLACE))
+        before = self.rows.get(_place(row))
         if not before or before["photo_hash"] != row["photo_hash"]:
             return None
         row["correct_answer"] = before["correct_answer"]
@@ -88,7 +88,7 @@ class Output:
     def write(self, rows: Sequence[dict]) -> None:
         """Append rows and flush them; a row replaces the earlier row of its place."""
         for row in rows:
-            place = tuple(row[name] for name in PLACE)
+            place = _place(row)
             self.rows.pop(place, None)
             self.rows[place] = row
         if self._file and rows:
@@ -97,12 +97,12 @@ class Output:
 
     def sort(self, rows: Sequence[dict]) -> None:
         """Put these rows last, in this order, without earlier errors about their photos; other rows stay before them."""
-        places = {tuple(row[name] for name in PLACE) for row in rows}
+        places = {_place(row) for row in rows}
         asked = {place[:2] for place in places}
         for place in [p for p, row in self.rows.items() if row["error"] and p not in places and p[:2] in asked]:
             del self.rows[place]
         for row in rows:
-            place = tuple(row[name] for name in PLACE)
+            place = _place(row)
             self.rows[place] = self.rows.pop(place, row)
 
     def _read(self) -> None:
@@ -119,7 +119,7 @@ class Output:
         else:
             rows = map(json.loads, filter(None, text[:end].split("\n")))
         for row in rows:
-            self.rows[tuple(row[name] for name in PLACE)] = _typed(row)
+            self.rows[_place(row)] = _typed(row)
 
     def _header(self) -> str:
         return ",".join(COLUMNS) + "\r\n" if self.path.suffix == ".csv" else ""
@@ -130,6 +130,10 @@ class Output:
         text = io.StringIO()
         csv.DictWriter(text, COLUMNS).writerows(rows)
         return text.getvalue()
+
+
+def _place(row: Mapping) -> tuple[str, ...]:
+    return tuple(row[name] for name in PLACE)
 
 
 def _typed(row: Mapping) -> dict:

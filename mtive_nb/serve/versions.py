@@ -17,6 +17,16 @@ from mtive_nb.run.graph import find_run
 from mtive_nb.serve.pool import ExpertPool
 
 
+def run_folder(profile_dir: Path, number: str) -> Path:
+    """Return a chapter's run folder. Errors: FileNotFoundError with the command that makes it."""
+    found = find_run(profile_dir, number)
+    if found is None:
+        raise FileNotFoundError(
+            f"outputs/{profile_dir.name}/{number}_*: not found; train the experts first: mtive-nb run {profile_dir.name} 06"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class ExpertVersion:
     """One version: its number, stack folder, the adapter's name in it, and what is known of it."""
@@ -32,17 +42,12 @@ class Versions:
     """The versions of one profile. Errors: FileNotFoundError where chapters 05 or 06 have not run."""
 
     def __init__(self, profile_dir: Path) -> None:
-        self.folder = Path(profile_dir) / "versions"
+        self.folder = profile_dir / "versions"
         self.file = self.folder / "versions.json"
-        stages = {number: find_run(Path(profile_dir), number) for number in ("05", "06")}
-        if missing := [number for number, found in stages.items() if found is None]:
-            raise FileNotFoundError(
-                f"outputs/{Path(profile_dir).name}/{missing[0]}_*: not found; train the experts first: "
-                f"mtive-nb run {Path(profile_dir).name} 06"
-            )
-        self.experts = stages["06"] / "stack"
-        self._trunk = read_manifest(stages["05"] / "stack")["adapters"]["IT"]["sha256"]
-        self.tasks = list(json.loads((stages["06"] / "settings.json").read_text(encoding="utf-8")))
+        stage_2, trained = run_folder(profile_dir, "05"), run_folder(profile_dir, "06")
+        self.experts = trained / "stack"
+        self._trunk = read_manifest(stage_2 / "stack")["adapters"]["IT"]["sha256"]
+        self.tasks = list(json.loads((trained / "settings.json").read_text(encoding="utf-8")))
         self._followed: dict[str, int] = {}  # task -> version in force when a pool last followed
         self._state = self._changed_at()
 

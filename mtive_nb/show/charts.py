@@ -33,8 +33,9 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
                         chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
     """Plot grouped bars of `value` with intervals `low` to `high`: a group per column, a bar per system.
 
-    `columns`: order of the groups, default that of the frame; a frame without rows gives an empty plot. `frame` is long (system, column, value, low, high). `chance` draws a dashed line per group: the score of always
-    giving the commonest answer. `dots` (system, column, value) mark the single runs that a bar combines.
+    `frame` is long (system, column, value, low, high); without rows the plot is empty. `columns`: order of the groups,
+    default that of the frame. `chance` draws a dashed line per group: the score of always giving the commonest answer.
+    `dots` (system, column, value) mark the single runs that a bar combines.
     """
     columns = list(dict.fromkeys(frame["column"])) if columns is None else columns
     systems = list(dict.fromkeys(frame["system"]))

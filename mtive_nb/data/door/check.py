@@ -32,7 +32,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Check:
-    """A catalogue, its questions by task and split (columns task, train, val, test, note), and what products took along.
+    """A catalogue, its questions by task and split (columns task, train, val, test, note), and feedback lost with left-out products.
 
     `taken`: a left-out product's id -> how many rows of feedback are left out with it.
     """
@@ -51,14 +51,6 @@ class Check:
 def check_catalogue(folder: str | Path) -> Check:
     """Load a catalogue folder and count the questions that can be made of it. Errors: as `load_catalogue`."""
     catalogue = load_catalogue(folder)
-    for row, task in ((row, task) for row in catalogue.feedback for task in catalogue.tasks.values()):
-        value = (row.facts or {}).get(task.fact)
-        answer, why = task.read(row.facts or {})
-        if not answer and value not in (None, ""):
-            reason = f"no question for {task.name}: {why}"
-            catalogue.warnings.append(
-                Quarantined("feedback", None, f"facts.{task.fact}", str(value), reason, row.feedback_id)
-            )
     emdiv = build_emdiv(catalogue, splits=catalogue.splits)
     orphans = (row for row in catalogue.quarantine if row.field == "product_id" and row.file.startswith("feedback"))
     return Check(

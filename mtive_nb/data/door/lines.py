@@ -112,15 +112,8 @@ def csv_lines(raw: bytes, header: list[str], *, wanted: Collection[str]) -> Iter
             return
         except csv.Error as error:  # a quote that is never closed, or text after a closing quote
             line = start + done + 1
-            yield (
-                line,
-                None,
-                (
-                    "",
-                    lines[line - 1].rstrip(),
-                    f'not a record of CSV: {error}; a quote (") inside a text is written twice',
-                ),
-            )
+            reason = f'not a record of CSV: {error}; a quote (") inside a text is written twice'
+            yield line, None, ("", lines[line - 1].rstrip(), reason)
             start = line
 
 

@@ -36,6 +36,7 @@ def read_folder(root: Path) -> Catalogue:
     catalogue = reader.read()
     facts = [row.facts for row in catalogue.feedback]
     catalogue.tasks = {name: task.settled(facts) for name, task in tasks.items()}
+    catalogue.warnings += _unusable_own_facts(catalogue)
     return catalogue
 
 
@@ -233,6 +234,16 @@ class _Reader:
         for fault in faults:
             one = _entry(name, line, own, fault)
             self.warned.setdefault((name, one.field, one.reason), [one, 0])[1] += 1
+
+
+def _unusable_own_facts(catalogue: Catalogue) -> Iterator[Quarantined]:
+    """Warnings of facts that a task of the shop's own reads and cannot use; known once the choices have their answers."""
+    for row in catalogue.feedback:
+        for task in catalogue.tasks.values():
+            value, (answer, why) = (row.facts or {}).get(task.fact), task.read(row.facts or {})
+            if not answer and value not in (None, ""):
+                fault = f"facts.{task.fact}", str(value), f"no question for {task.name}: {why}"
+                yield _entry("feedback", None, row.feedback_id, fault)
 
 
 def _view_warnings(images: tuple[str, ...]) -> list[Fault]:

@@ -7,7 +7,6 @@ equal pixels count for them.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from mtive_nb.data.photos import load_image
-from mtive_nb.data.splits import split_of
+from mtive_nb.data.splits import pixels_sha256, split_of
 
 MAX_BITS = 6
 SIDE_PX = 16  # of the thumbnails that confirm a near hash
@@ -44,9 +43,8 @@ class Print:
 def print_of(path: str | Path) -> Print:
     """Decode a photo and take its print. Errors: PhotoError."""
     image = load_image(path)
-    pixels = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
     small = image.resize((4 * SIDE_PX, 4 * SIDE_PX), Image.Resampling.BOX)
-    return Print(pixels, int(str(imagehash.phash(small)), 16), np.asarray(small.reduce(4)), image.size)
+    return Print(pixels_sha256(image), int(str(imagehash.phash(small)), 16), np.asarray(small.reduce(4)), image.size)
 
 
 def same_photos(prints: Mapping[str, Print]) -> dict[str, str]:

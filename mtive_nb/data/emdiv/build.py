@@ -1,7 +1,7 @@
 """EMDIV: the benchmark of MTIVE (Appendix C), built from any catalogue whose facts are known.
 
-Tasks AE, DD, PM, EX, PT, PP and the catalogue's own (own.py), each as gen (the canonical open question), aug (diverse paraphrases) and bin (yes or
-no). A photo has the split of its feedback_id, else of its product. Splits by product share no product. Splits by photo
+Tasks AE, DD, PM, EX, PT, PP and the catalogue's own (own.py), each as gen (the canonical open question), aug (diverse
+paraphrases) and bin (yes or no). A photo has the split of its feedback_id, else of its product. Splits by product share no product. Splits by photo
 (the grocery photos) share catalogue photos, but no customer photo.
 """
 

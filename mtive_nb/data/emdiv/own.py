@@ -20,7 +20,7 @@ from mtive_nb.data.emdiv.questions import options_text
 from mtive_nb.data.records import OWN_NAME, TASKS
 from mtive_nb.data.rows import FACT_TYPES, FALSE, TRUE
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.run.params import ParameterError, close_to, load_yaml
+from mtive_nb.run.params import ParameterError, close_to, load_yaml, similar
 
 FILE = "tasks.yaml"
 KINDS = ("yes/no", "choice", "open")
@@ -80,7 +80,7 @@ class OwnTask:
             many = f"{len(self.answers)} values of {self.fact} in the catalogue, more than {MAX_ANSWERS}: use kind open"
             return "", f"one {self.fact} alone in the catalogue" if few else many
         same = [text] if text in self.answers else [a for a in self.answers if a.casefold() == text.casefold()]
-        expected = f"{options_text(self.answers)}{close_to(text, list(self.answers)).rstrip('.')}"
+        expected = f"{options_text(self.answers)}{similar(text, list(self.answers))}"
         return (same[0], "") if same else ("", self._unusable(value, expected))
 
     def _unusable(self, value: object, expected: str) -> str:
