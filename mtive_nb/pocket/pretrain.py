@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy, mse_loss
 from torch.utils.data import Dataset
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
@@ -44,6 +44,7 @@ CLASSES = {
 }
 OF_ONE_FEATURE = {"character": SLOTS, "glyph": GLYPHS}  # labels per feature row; default: 1
 IGNORE = -100
+LAST_BLOCK = 0.5  # weight of the last block in the teacher's loss
 PHASES = ("dense", "language", "compare")
 
 
@@ -113,6 +114,25 @@ class DenseHeads(nn.Module):
         return total / len(self.heads)
 
 
+class TeacherHeads(nn.Module):
+    """Linear heads from merged tokens (width D) and patches (width W) to the teacher's features."""
+
+    def __init__(self, width: int, tower_width: int, *, components: int = 256, features: int = 1280) -> None:
+        super().__init__()
+        self.cells = nn.Linear(width, components)
+        self.pooled = nn.Linear(width, features)
+        self.last = nn.Linear(tower_width, features)
+
+    def loss(self, tokens: torch.Tensor, patches: torch.Tensor, cells: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """Return the distance of tokens (V, G * G, D) and patches (V, P, W) from cells (V, G * G, K) and pooled (V, F)."""
+
+        def apart(found: torch.Tensor) -> torch.Tensor:
+            return mse_loss(found, pooled) + 1 - cosine_similarity(found, pooled).mean()
+
+        whole, last = self.pooled(tokens.mean(1)), self.last(patches.mean(1))
+        return mse_loss(self.cells(tokens), cells) + apart(whole) + LAST_BLOCK * apart(last)
+
+
 def conversation(sample: Sample) -> list[dict]:
     """Return the sample's turns as chat messages; the images precede the first question."""
     messages = []
@@ -178,6 +198,10 @@ class SceneCollator:
             return self.encoded(text, images)
         batch = dict(self.processor(text=text, images=images, return_tensors="pt", padding=True))
         batch["labels"] = self.answers(batch["input_ids"])
+        if taught := [s.views for s in samples if s.views]:
+            given = self.processor.image_processor(images=[v for t in taught for v in t.images], return_tensors="pt")
+            targets = {k: torch.from_numpy(np.concatenate([getattr(t, k) for t in taught])) for k in ("cells", "pooled")}
+            batch |= {f"view_{k}": v for k, v in {**given, **targets}.items()}
         if images:
             dense = [d for s in samples for d in s.dense]
             batch["dense"] = {k: torch.from_numpy(np.concatenate([merged_order(d[k]) for d in dense])) for k in CLASSES}
@@ -187,11 +211,11 @@ class SceneCollator:
 class BaseTrainer(TrainableCheckpoints):
     """Trainer of all phases; `model.dense` holds the dense heads, which notebook 00 deletes before the final save."""
 
-    def __init__(self, *args: object, phase: str, dense_weight: float = 1.0, **kwargs: object) -> None:
+    def __init__(self, *args: object, phase: str, dense_weight: float = 1.0, views_weight: float = 1.0, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         if phase not in PHASES:
             raise ValueError(f"phase: found {phase!r}, expected one of {', '.join(PHASES)}")
-        self.phase, self.dense_weight = phase, dense_weight
+        self.phase, self.dense_weight, self.views_weight = phase, dense_weight, views_weight
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: object):  # noqa: ANN201
         ids, grid_thw = inputs["input_ids"], inputs.get("image_grid_thw")
@@ -205,6 +229,8 @@ class BaseTrainer(TrainableCheckpoints):
         if features is not None:
             where = (ids == model.config.image_token_id).unsqueeze(-1)
             embeds = embeds.masked_scatter(where.expand_as(embeds), features)
+        if "view_cells" in inputs:
+            loss = loss + self.views_weight * self._views_loss(model, inputs)
         if self.phase == "dense":
             return (loss, None) if return_outputs else loss
         positions, _deltas = model.model.get_rope_index(
@@ -223,6 +249,14 @@ class BaseTrainer(TrainableCheckpoints):
         total = answer_loss + self.dense_weight * loss
         return (total, None) if return_outputs else total
 
+    def _views_loss(self, model: nn.Module, inputs: dict) -> torch.Tensor:
+        """Return the teacher's loss on real views (pocket/distill.py), which all have the same size."""
+        grid_thw, cells = inputs["view_image_grid_thw"], inputs["view_cells"]
+        visual = model.model.visual(inputs["view_pixel_values"].type(model.dtype), grid_thw=grid_thw)
+        tokens = visual.pooler_output.view(*cells.shape[:2], -1)  # (M, D) -> (V, G * G, D)
+        patches = model.model.visual.merger.ln_q(visual.last_hidden_state).view(len(cells), -1, visual.last_hidden_state.shape[-1])
+        return model.teacher.loss(tokens, patches, cells, inputs["view_pooled"])
+
     def log(self, logs: dict, *args: object, **kwargs: object) -> None:
         super().log(logs | getattr(self, "last", {}), *args, **kwargs)
 
@@ -239,9 +273,12 @@ def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: i
 
 
 def prepare_base(model: Qwen2_5_VLForConditionalGeneration, *, phase: str) -> None:
-    """Add dense heads if the model has none, and unfreeze only the weights that the phase trains."""
+    """Add the heads that the model lacks, and unfreeze only the weights that the phase trains."""
+    width, tower_width = model.config.text_config.hidden_size, model.config.vision_config.hidden_size
     if not hasattr(model, "dense"):
-        model.dense = DenseHeads(model.config.text_config.hidden_size, model.config.vision_config.hidden_size)
+        model.dense = DenseHeads(width, tower_width)
+    if not hasattr(model, "teacher"):
+        model.teacher = TeacherHeads(width, tower_width)
     model.requires_grad_(True)
     if phase == "dense":
         model.model.language_model.requires_grad_(False)

@@ -48,11 +48,12 @@ NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 
 @dataclass
 class Sample:
-    """`images` HWC uint8; `turns` (question, answer, skill); `dense` one label dict per image."""
+    """`images` HWC uint8; `turns` (question, answer, skill); `dense` one label dict per image; `views` beside them."""
 
     images: list[np.ndarray]
     turns: list[tuple[str, str, str]]
     dense: list[dict[str, np.ndarray]]
+    views: object = None  # pocket/distill.py: Taught
 
 
 def page_turns(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
