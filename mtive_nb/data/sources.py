@@ -171,8 +171,13 @@ def _add_grocery_photo(catalogue: Catalogue, classes: dict[str, Product], *, nam
         product = classes[class_id]
         visible = {key: product.attributes[key] for key in ("name", "category")}
         facts = {"attributes": visible, "packaging": product.attributes["packaging"]}
-        split = "test" if name == "val.txt" else split_of(image, shares=(0.9, 0.1, 0.0))
+        split = "test" if name == "val.txt" else grocery_split(image)
         _add(catalogue, Feedback(image.removesuffix(".jpg"), product.product_id, "", (image,), facts), split)
+
+
+def grocery_split(image: str) -> str:
+    """Return the split of a photo that train.txt lists: train, and for a tenth by hash of its path (`train/...`) val."""
+    return split_of(image, shares=(0.9, 0.1, 0.0))
 
 
 def _cookie_split(stem: str) -> str:

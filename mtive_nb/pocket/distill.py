@@ -21,6 +21,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 from torch.utils.data import Dataset
 
+from mtive_nb.data.sources import grocery_split
 from mtive_nb.pocket.pretrain import SceneDataset
 from mtive_nb.pocket.scene_questions import Sample
 
@@ -32,9 +33,29 @@ TEACHER_PX, STUDENT_PX, GRID, COMPONENTS = 224, 140, 5, 256
 MIXED = 0.25  # share of views that are blends of two photos (mixup, Zhang et al. 2018)
 
 
-def photo_paths(folders: list[Path]) -> list[Path]:
-    """Return every JPEG below the folders, sorted; ignores labels and names."""
-    return sorted(path for folder in folders for path in Path(folder).rglob("*.jpg"))
+UNLABELLED = {  # folder under MTIVE_DATA -> what it is
+    "GroceryStoreDataset/dataset/train": "phone photos of groceries in shops, the authors' training split",
+    "clothing-dataset-small/train": "photos of clothes, the authors' training split",
+    "unlabelled-clothes": "further training photos of the same set",
+}
+
+
+def unlabelled_photos(data: Path) -> dict[str, list[Path]]:
+    """Return the JPEGs by folder that the base may see: training photos alone; nobody reads their labels or names.
+
+    A tenth of GroceryStore's training photos is the validation split of the profile `grocery`, and is left out.
+    Errors: FileNotFoundError names a folder that is missing or empty.
+    """
+    found = {}
+    for folder in UNLABELLED:
+        paths = sorted((data / folder).rglob("*.jpg"))
+        if not paths:
+            raise FileNotFoundError(f"{data / folder}: found no JPEG, expected {UNLABELLED[folder]}")
+        if folder.startswith("GroceryStore"):
+            root = data / "GroceryStoreDataset/dataset"
+            paths = [p for p in paths if grocery_split(p.relative_to(root).as_posix()) == "train"]
+        found[folder] = paths
+    return found
 
 
 @cache
