@@ -12,7 +12,7 @@ from mtive_nb.data.emdiv import questions as ask
 from mtive_nb.data.mart.vocabulary import BRANDS, CATEGORIES
 from mtive_nb.pocket.scene_kinds import dense_labels
 from mtive_nb.pocket.scene_pairs import FORMS, NAMED, RESPECTS, fields, respect_turn, scene_group, thing_turn
-from mtive_nb.pocket.scene_questions import NUMBERS, SHARES, SKILLS, load_unlabelled, make_sample
+from mtive_nb.pocket.scene_questions import NUMBERS, SHARES, SKILLS, load_squares, make_sample
 from mtive_nb.pocket.scene_shapes import CONTAINERS, PLAIN, SHAPES, SIGNS, SYMBOLS, shape_mask
 from mtive_nb.pocket.scene_wear import WORN, in_the_way
 from mtive_nb.pocket.scene_wordings import SAY_WHY, WORDINGS, YES_NO, reword
@@ -262,7 +262,7 @@ def test_views_need_photos_and_read_no_labels(tmp_path):
         Image.fromarray(np.random.default_rng(k).integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(
             tmp_path / f"{k}.jpg"
         )
-    photos = load_unlabelled([tmp_path], side_px=64)
+    photos = load_squares([tmp_path], side_px=64)
     assert [p.shape for p in photos] == [(64, 64, 3)] * 3
     views = samples(60, photos=photos, shares={"views": 1.0})
     answers = [s.turns[0][1] for s in views]

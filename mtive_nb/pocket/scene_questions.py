@@ -253,9 +253,8 @@ def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = 
     return Sample([s.image for s in scenes], chosen, [dense_labels(s) for s in scenes])
 
 
-def load_unlabelled(folders: list[Path], *, side_px: int = 160, limit: int | None = None) -> list[np.ndarray]:
-    """Load every JPEG below the folders as HWC uint8 squares of `side_px`, up to `limit`; ignores labels and names."""
-    paths = sorted(p for folder in folders for p in Path(folder).rglob("*.jpg"))[:limit]
+def load_squares(paths: list[Path], *, side_px: int = 160) -> list[np.ndarray]:
+    """Load photos as HWC uint8 squares of `side_px`, each the photo's centre: the grounds of scenes."""
     photos = []
     for path in paths:
         with Image.open(path) as image:
