@@ -262,7 +262,7 @@ def test_views_need_photos_and_read_no_labels(tmp_path):
         Image.fromarray(np.random.default_rng(k).integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(
             tmp_path / f"{k}.jpg"
         )
-    photos = load_squares([tmp_path], side_px=64)
+    photos = load_squares(sorted(tmp_path.glob("*.jpg")), side_px=64)
     assert [p.shape for p in photos] == [(64, 64, 3)] * 3
     views = samples(60, photos=photos, shares={"views": 1.0})
     answers = [s.turns[0][1] for s in views]

@@ -116,9 +116,9 @@ def open_photo(path: Path, *, side_px: int = 320) -> Image.Image:
     return photo.resize([max(1, round(s * scale)) for s in photo.size], Image.BILINEAR) if scale < 0.75 else photo
 
 
-def random_view(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Return a random crop of 25% to 100% of the photo at 224 pixels, perhaps mirrored, with other light and colours."""
-    area, aspect = photo.width * photo.height * rng.uniform(0.25, 1.0), np.exp(rng.uniform(-0.29, 0.29))
+def random_view(photo: Image.Image, rng: np.random.Generator, *, least: float = 0.25) -> Image.Image:
+    """Return a crop of at least the share `least` at 224 pixels, perhaps mirrored, in other light and colours."""
+    area, aspect = photo.width * photo.height * rng.uniform(least, 1.0), np.exp(rng.uniform(-0.29, 0.29))
     width, height = min(photo.width, (area * aspect) ** 0.5), min(photo.height, (area / aspect) ** 0.5)
     x, y = rng.uniform(0, photo.width - width), rng.uniform(0, photo.height - height)
     view = photo.resize((TEACHER_PX, TEACHER_PX), Image.BICUBIC, box=(x, y, x + width, y + height))

@@ -108,7 +108,9 @@ class DenseHeads(nn.Module):
             weight[0] = 0.2
             if name == "state":
                 weight[1 + STATES.index("whole")] = 0.5
-            target = labels[name].reshape(-1)  # (M,), (M * SLOTS,) or (P * GLYPHS,)
+            target = labels[name].reshape(-1)  # (M,), (M * SLOTS,) or (P * GLYPHS,); IGNORE on real photos
+            if not (target != IGNORE).any():
+                continue
             rows = head(patches if name == "glyph" else features)
             total = total + cross_entropy(rows.reshape(len(target), -1), target, weight)
         return total / len(self.heads)
@@ -209,7 +211,10 @@ class SceneCollator:
 
 
 class BaseTrainer(TrainableCheckpoints):
-    """Trainer of all phases; `model.dense` holds the dense heads, which notebook 00 deletes before the final save."""
+    """Trainer of all phases; notebook 00 deletes the heads `model.dense` and `model.teacher` before the final save.
+
+    An answer of n tokens weighs sqrt(n): by tokens, long texts drown yes and no; by answers, print is hardly taught.
+    """
 
     def __init__(self, *args: object, phase: str, dense_weight: float = 1.0, views_weight: float = 1.0, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -220,17 +225,21 @@ class BaseTrainer(TrainableCheckpoints):
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: object):  # noqa: ANN201
         ids, grid_thw = inputs["input_ids"], inputs.get("image_grid_thw")
         embeds, loss = model.get_input_embeddings()(ids), torch.zeros((), device=ids.device)
+        self.last = {}
         features = inputs.get("features")  # (M, D), if the images are already encoded
         if grid_thw is not None and features is None:
             visual = model.model.visual(inputs["pixel_values"].type(model.dtype), grid_thw=grid_thw)
             features = visual.pooler_output  # (M, D)
             patches = _patches_in_order(model.model.visual, visual.last_hidden_state, grid_thw)
             loss = model.dense.loss(features, patches, inputs["dense"])
+            self.last |= {"dense_loss": loss.item()}
         if features is not None:
             where = (ids == model.config.image_token_id).unsqueeze(-1)
             embeds = embeds.masked_scatter(where.expand_as(embeds), features)
         if "view_cells" in inputs:
-            loss = loss + self.views_weight * self._views_loss(model, inputs)
+            views = self._views_loss(model, inputs)
+            loss = loss + self.views_weight * views
+            self.last |= {"views_loss": views.item()}
         if self.phase == "dense":
             return (loss, None) if return_outputs else loss
         positions, _deltas = model.model.get_rope_index(
@@ -243,9 +252,12 @@ class BaseTrainer(TrainableCheckpoints):
             inputs_embeds=embeds, position_ids=positions, attention_mask=inputs["attention_mask"]
         )
         answers = inputs["labels"][:, 1:]
-        states = hidden.last_hidden_state[:, :-1][answers != IGNORE]  # only answer rows reach the large head
-        answer_loss = cross_entropy(model.lm_head(states), answers[answers != IGNORE])
-        self.last = {"answer_loss": answer_loss.item(), "dense_loss": loss.item()}
+        counted = answers != IGNORE  # (B, T - 1)
+        states = hidden.last_hidden_state[:, :-1][counted]  # only answer rows reach the large head
+        losses = cross_entropy(model.lm_head(states), answers[counted], reduction="none")
+        weight = counted.sum(1, keepdim=True).clamp(min=1).rsqrt().expand_as(counted)[counted]
+        answer_loss = (losses * weight).sum() / weight.sum()
+        self.last |= {"answer_loss": answer_loss.item()}
         total = answer_loss + self.dense_weight * loss
         return (total, None) if return_outputs else total
 
