@@ -107,6 +107,14 @@ def teach(name: str, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found[0].copy(), found[1].copy()
 
 
+def pooled_features(name: str, paths: list[Path], *, batch: int = 16) -> np.ndarray:
+    """Return the teacher's pooled features (N, F) of whole photos."""
+    views = [np.asarray(centre_view(open_photo(path))) for path in paths]
+    views += [views[-1]] * (-len(views) % batch)  # the compiled teacher takes whole batches
+    rows = [teach(name, np.stack(views[i : i + batch]))[1] for i in range(0, len(views), batch)]
+    return np.concatenate(rows)[: len(paths)]
+
+
 def open_photo(path: Path, *, side_px: int = 320) -> Image.Image:
     """Open a photo as RGB with a shorter side of at most about `side_px`."""
     with Image.open(path) as photo:
@@ -167,7 +175,9 @@ def fit_targets(teacher: str, paths: list[Path], *, views: int = 4, most: int = 
     rows = cells.reshape(-1, cells.shape[-1])
     pca = PCA(COMPONENTS, random_state=seed).fit(rows[rng.permutation(len(rows))[:20000]])
     scale = pca.transform(rows[:5000]).std()
-    return Targets(teacher, pca.mean_, (pca.components_.T / scale).astype(np.float32), pooled.mean(0), pooled.std(0) + 1e-3)
+    return Targets(
+        teacher, pca.mean_, (pca.components_.T / scale).astype(np.float32), pooled.mean(0), pooled.std(0) + 1e-3
+    )
 
 
 @dataclass
@@ -182,7 +192,9 @@ class Taught:
 class WithViews(Dataset):
     """The scenes of `scenes`, each with `each` views of photos that the teacher has seen."""
 
-    def __init__(self, scenes: SceneDataset, paths: list[Path], targets: Targets, *, each: int = 4, seed: int = 0) -> None:
+    def __init__(
+        self, scenes: SceneDataset, paths: list[Path], targets: Targets, *, each: int = 4, seed: int = 0
+    ) -> None:
         self.scenes, self.paths, self.targets, self.each, self.seed = scenes, paths, targets, each, seed
 
     def __len__(self) -> int:

@@ -66,15 +66,26 @@ def exam_scores(records: list[dict], answers: list[str], *, seed: int = 0) -> pd
     return pd.DataFrame(rows)
 
 
-def card(scores: pd.DataFrame, *, parameters: dict[str, int], facts: dict[str, object]) -> str:
-    """Return the base's model card as Markdown: description, parameters, training facts and held-out scores."""
+def card(scores: pd.DataFrame, *, parameters: dict[str, int], facts: dict[str, object],
+         probes: pd.DataFrame | None = None, seen: dict[str, int] | None = None) -> str:  # fmt: skip
+    """Return the base's model card as Markdown: description, parameters, training facts, what it saw, and scores.
+
+    probes: from pocket/probe.py; seen: number of photos by folder.
+    """
+    probed, counted = pd.DataFrame() if probes is None else probes, seen or {}
     lines = [
         "---", "license: apache-2.0", "pipeline_tag: image-text-to-text", "---", "# Pocket base", "",
         "Qwen2.5-VL's architecture and processor at pocket size, trained from random weights by notebook 00 of mtive-nb on",
-        "general scenes: shapes, containers, symbols and signs in outline, wear, colours, counts, positions, print, pairs of images.",
+        "general scenes: shapes, containers, symbols and signs in outline, wear, colours, counts, positions, print, pairs of images;",
+        "then on views of unlabelled photos, taught by an ImageNet tower (EfficientNet-Lite2, Apache-2.0), and on plain English:",
+        "Python's language reference and the sentences of a grammar about everyday things (`pocket/plain_world.py`).",
         "It knows nothing of a shop; that is what the three stages teach. It is a stand-in for a large model on machines without a GPU, and no more.", "",
         "| parameters | |", "| --- | --- |", *(f"| {k} | {v:,} |" for k, v in parameters.items()), "",
         "| training | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in facts.items()), "",
+        "| photos that it saw, without labels | |", "| --- | --- |", *(f"| {k} | {v:,} |" for k, v in counted.items()), "",
+        "Frozen probes on validation photos, beside the teacher's features:", "",
+        "| probe | n | pocket base | teacher |", "| --- | --- | --- | --- |",
+        *(f"| {r['probe']}, {r['metric']} | {r['n']} | {r['pocket base']:.3f} | {r['teacher']:.3f} |" for _, r in probed.iterrows()), "",
         "Held-out scores (greedy answers, exact match with 95% bootstrap interval; characters is 1 less the edit distance",
         "over the truth's length):", "",
         "| skill | n | exact match | always the commonest answer | characters |", "| --- | --- | --- | --- | --- |",

@@ -5,14 +5,15 @@ ImageNet's classes in plain words, and some are wrong. It stands in for the capt
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from mtive_nb.pocket.distill import open_photo, random_view
+from mtive_nb.pocket.distill import load_teacher, open_photo, pooled_features, random_view
 from mtive_nb.pocket.pretrain import IGNORE
 from mtive_nb.pocket.scene_kinds import dense_labels
 from mtive_nb.pocket.scene_questions import Sample
@@ -24,7 +25,8 @@ PLAIN = {  # ImageNet's first word -> a plain word; "" is no thing, or a thing t
     "jersey": "t-shirt", "jean": "jeans", "Granny Smith": "apple", "Loafer": "shoe", "clog": "shoe", "running shoe": "shoe",
     "swimming trunks": "shorts", "head cabbage": "cabbage", "hip": "berry", "overskirt": "skirt", "hoopskirt": "skirt",
     "miniskirt": "skirt", "sarong": "skirt", "trench coat": "coat", "cloak": "coat", "fur coat": "coat", "lab coat": "coat",
-    "gown": "dress", "kimono": "dress", "abaya": "dress", "cowboy boot": "boot", "hen-of-the-woods": "mushroom",
+    "gown": "dress", "kimono": "dress", "abaya": "dress", "cowboy boot": "boot", "cowboy hat": "hat", "academic gown": "dress", "maillot": "", "prayer rug": "", "doormat": "",
+    "christmas stocking": "", "comic book": "", "ear": "sweetcorn", "dough": "", "ski mask": "", "quilt": "", "hen-of-the-woods": "mushroom",
     "spaghetti squash": "melon", "acorn squash": "squash", "butternut squash": "squash", "custard apple": "fruit",
     "packet": "packet", "pajama": "pyjamas", "stole": "scarf", "bonnet": "hat", "vestment": "", "velvet": "", "wool": "",
     "bulletproof vest": "", "chain mail": "", "grocery store": "", "vending machine": "", "tobacco shop": "", "bakery": "",
@@ -34,7 +36,7 @@ PLAIN = {  # ImageNet's first word -> a plain word; "" is no thing, or a thing t
 }  # fmt: skip
 NAMING = ("What do you see?", "Name it.", "What is it?", "What kind of thing is it?", "Which kind is it?", "Name the thing.",
           "What does the photo show?", "What is in the image?", "kind of thing?")  # fmt: skip
-ASKING = ("Is it a {}?", "Is this a {}?", "Do you see a {}?", "Would you call it a {}?", "Does the photo show a {}?")
+ASKING = ("Is it {}?", "Is this {}?", "Do you see {}?", "Would you call it {}?", "Does the photo show {}?")
 SAME = ("Do both images show the same kind of thing?", "Is it the same kind of thing twice?", "Are these two of one kind?",
         "Same kind of thing?", "Does image 2 show what image 1 shows?")  # fmt: skip
 
@@ -54,18 +56,24 @@ def plain_name(description: str) -> str:
     return PLAIN.get(first, first.lower())
 
 
-def name_photos(paths: list[Path], probabilities: np.ndarray, descriptions: list[str]) -> list[NamedPhoto]:
-    """Name the photos that the teacher is confident of; `probabilities` (N, 1000) in the order of `paths`."""
-    words, found = [plain_name(d) for d in descriptions], []
-    for path, row in zip(paths, probabilities, strict=True):
+def name_photos(teacher: str, paths: list[Path]) -> list[NamedPhoto]:
+    """Name the photos that the teacher is confident of; needs the extra `base`."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    words, found = [plain_name(info.index_to_description(k)) for k in range(1000)], []
+    with torch.inference_mode():
+        logits = load_teacher(teacher).classifier(torch.from_numpy(pooled_features(teacher, paths)))
+    for path, row in zip(paths, logits.softmax(-1).numpy(), strict=True):
         chance = defaultdict(float)
         for k in np.argsort(row)[::-1][:20]:
             chance[words[int(k)]] += float(row[k])
         ranked = sorted(chance, key=chance.__getitem__, reverse=True)
         if ranked[0] and chance[ranked[0]] >= CONFIDENT:
-            found.append((path, ranked[0], tuple(w for w in ranked[1:6] if w)))
-    often = Counter(name for _, name, _ in found)
-    return [NamedPhoto(p, name, tuple(g for g in guesses if often[g] >= FEWEST)) for p, name, guesses in found if often[name] >= FEWEST]  # fmt: skip
+            found.append(NamedPhoto(path, ranked[0], tuple(w for w in ranked[1:6] if w)))
+    often = Counter(photo.name for photo in found)
+    known = {name for name, n in often.items() if n >= FEWEST}
+    return [replace(p, guesses=tuple(g for g in p.guesses if g in known)) for p in found if p.name in known]
 
 
 class PhotoQuestions(Dataset):
@@ -109,7 +117,10 @@ class PhotoQuestions(Dataset):
         else:
             shown, same = [photo], bool(rng.random() < 0.5)
             asked = photo.name if same else self._other(photo, rng)
-            turns = [(_pick(NAMING, rng), photo.name, "shape"), (_pick(ASKING, rng).format(asked), "yes" if same else "no", "yes/no")]
+            turns = [
+                (_pick(NAMING, rng), photo.name, "shape"),
+                (_pick(ASKING, rng).format(_with_article(asked)), "yes" if same else "no", "yes/no"),
+            ]
             turns = turns[:: 1 if rng.random() < 0.5 else -1]
         images = [_shown(p, rng) for p in shown]
         return Sample(images, turns, [_unlabelled(image) for image in images])
@@ -117,6 +128,10 @@ class PhotoQuestions(Dataset):
 
 def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
+
+
+def _with_article(name: str) -> str:
+    return name if name.endswith("s") else f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _shown(photo: NamedPhoto, rng: np.random.Generator) -> np.ndarray:

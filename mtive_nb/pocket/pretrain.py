@@ -125,7 +125,9 @@ class TeacherHeads(nn.Module):
         self.pooled = nn.Linear(width, features)
         self.last = nn.Linear(tower_width, features)
 
-    def loss(self, tokens: torch.Tensor, patches: torch.Tensor, cells: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+    def loss(
+        self, tokens: torch.Tensor, patches: torch.Tensor, cells: torch.Tensor, pooled: torch.Tensor
+    ) -> torch.Tensor:
         """Return the distance of tokens (V, G * G, D) and patches (V, P, W) from cells (V, G * G, K) and pooled (V, F)."""
 
         def apart(found: torch.Tensor) -> torch.Tensor:
@@ -202,7 +204,9 @@ class SceneCollator:
         batch["labels"] = self.answers(batch["input_ids"])
         if taught := [s.views for s in samples if s.views]:
             given = self.processor.image_processor(images=[v for t in taught for v in t.images], return_tensors="pt")
-            targets = {k: torch.from_numpy(np.concatenate([getattr(t, k) for t in taught])) for k in ("cells", "pooled")}
+            targets = {
+                k: torch.from_numpy(np.concatenate([getattr(t, k) for t in taught])) for k in ("cells", "pooled")
+            }
             batch |= {f"view_{k}": v for k, v in {**given, **targets}.items()}
         if images:
             dense = [d for s in samples for d in s.dense]
@@ -216,7 +220,9 @@ class BaseTrainer(TrainableCheckpoints):
     An answer of n tokens weighs sqrt(n): by tokens, long texts drown yes and no; by answers, print is hardly taught.
     """
 
-    def __init__(self, *args: object, phase: str, dense_weight: float = 1.0, views_weight: float = 1.0, **kwargs: object) -> None:
+    def __init__(
+        self, *args: object, phase: str, dense_weight: float = 1.0, views_weight: float = 1.0, **kwargs: object
+    ) -> None:
         super().__init__(*args, **kwargs)
         if phase not in PHASES:
             raise ValueError(f"phase: found {phase!r}, expected one of {', '.join(PHASES)}")
@@ -266,7 +272,9 @@ class BaseTrainer(TrainableCheckpoints):
         grid_thw, cells = inputs["view_image_grid_thw"], inputs["view_cells"]
         visual = model.model.visual(inputs["view_pixel_values"].type(model.dtype), grid_thw=grid_thw)
         tokens = visual.pooler_output.view(*cells.shape[:2], -1)  # (M, D) -> (V, G * G, D)
-        patches = model.model.visual.merger.ln_q(visual.last_hidden_state).view(len(cells), -1, visual.last_hidden_state.shape[-1])
+        patches = model.model.visual.merger.ln_q(visual.last_hidden_state).view(
+            len(cells), -1, visual.last_hidden_state.shape[-1]
+        )
         return model.teacher.loss(tokens, patches, cells, inputs["view_pooled"])
 
     def log(self, logs: dict, *args: object, **kwargs: object) -> None:

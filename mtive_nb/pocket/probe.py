@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from mtive_nb.data.sources import load_grocery
-from mtive_nb.pocket.distill import centre_view, for_student, open_photo, teach
+from mtive_nb.pocket.distill import centre_view, for_student, open_photo
 
 STRENGTH = 0.01  # C of the logistic regression
 Features = Callable[[list[Path]], np.ndarray]  # photos -> (N, features)
@@ -40,18 +40,6 @@ def tower_features(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5
                 states = tower.merger.ln_q(out.last_hidden_state)
             rows.append(states.view(len(views), -1, states.shape[-1]).mean(1).float().cpu().numpy())
         return np.concatenate(rows)
-
-    return features
-
-
-def teacher_features(name: str, *, batch: int = 16) -> Features:
-    """Return a function from photos to the pooled features of the ImageNet teacher: (N, 1280)."""
-
-    def features(paths: list[Path]) -> np.ndarray:
-        views = [np.asarray(centre_view(open_photo(path))) for path in paths]
-        views += [views[-1]] * (-len(views) % batch)  # the compiled teacher takes whole batches
-        rows = [teach(name, np.stack(views[i : i + batch]))[1] for i in range(0, len(views), batch)]
-        return np.concatenate(rows)[: len(paths)]
 
     return features
 
@@ -79,13 +67,17 @@ def grocery_probes(features: Features, *, folder: Path, seed: int = 0) -> list[d
     for level, label in (("fine", lambda f: f.product_id), ("coarse", lambda f: products[f.product_id].category)):
         labels = {s: [label(f) for f in part] for s, part in rows.items()}
         score = _classes(photos["train"], labels["train"], photos["test"], labels["test"])
-        found.append({"probe": f"groceries, {level} class", "n": len(rows["test"]), "metric": "accuracy", "value": score})
+        found.append(
+            {"probe": f"groceries, {level} class", "n": len(rows["test"]), "metric": "accuracy", "value": score}
+        )
     pairs, verdicts = {}, {}
     for split, part in rows.items():
         rng = np.random.default_rng([seed, len(part)])
         looks, match = [], []
         for row, photo in zip(part, photos[split], strict=True):
-            near = [p for p in products if p != row.product_id and products[p].category == products[row.product_id].category]
+            near = [
+                p for p in products if p != row.product_id and products[p].category == products[row.product_id].category
+            ]
             other = str(rng.choice(near or [p for p in products if p != row.product_id]))
             for product, same in ((row.product_id, True), (other, False)):
                 looks.append(np.concatenate([photo * own[place[product]], np.abs(photo - own[place[product]])]))
