@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mtive_nb.pocket.plain_text import plain_turns
+from mtive_nb.pocket.plain_world import world_turns
 from mtive_nb.pocket.scene_kinds import dense_labels, labelled_scene, objects_scene, page_scene, text_scene
 from mtive_nb.pocket.scene_pairs import by_lot, fields, pair_scenes, pair_turns
 from mtive_nb.pocket.scene_shapes import CONTAINERS, PLAIN, SYMBOLS, random_shape
@@ -28,7 +29,8 @@ from mtive_nb.pocket.scenes import (
     random_string,
 )
 
-SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "compare", "two images", "json", "describe", "copy")  # fmt: skip
+SKILLS = ("shape", "colour", "count", "position", "read", "state", "yes/no", "compare", "two images", "json", "describe", "copy",
+          "speak", "facts", "facts yes/no")  # the last three: plain words, of "world" samples  # fmt: skip
 SHARES = {
     "objects": 0.07,
     "text": 0.19,
@@ -37,7 +39,7 @@ SHARES = {
     "views": 0.03,
     "page": 0.03,
     "plain": 0.11,
-}  # share of each kind of sample; "plain" has no image
+}  # share of each kind of sample; "plain" has no image; training adds "world", which has none either
 DENSE_SHARES = {"page": 0.2, "objects": 0.2, "text": 0.1, "labelled": 0.5}  # views have no dense labels
 NAMED = CONTAINERS, PLAIN, tuple(SYMBOLS)
 WITH_NAMES = 0.4, 0.25, 0.35, 0.0  # shares of plain shapes, containers, symbols, signs
@@ -223,7 +225,8 @@ def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = 
     """Return sample `index` of the stream `seed`.
 
     `photos`: unlabelled HWC uint8 images for backgrounds and views; without them, there are no "views". `words`: the
-    material of text-only turns; without them, there are no "plain" samples. `shares` of the kinds: default SHARES."""
+    material of text-only turns; without them, there are no "plain" samples. `shares` of the kinds: default SHARES,
+    which has no "world" (pocket/plain_world.py)."""
     rng = np.random.default_rng([seed, index])
     shares = dict(shares or SHARES)
     if not photos:
@@ -238,6 +241,8 @@ def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = 
         turns = pair_turns(*(fields(scene) for scene in scenes), rng)
     elif kind == "plain":
         scenes, turns = [], plain_turns(rng, words or [])
+    elif kind == "world":
+        scenes, turns = [], world_turns(rng)
     else:
         draw, ask = {
             "objects": (objects_scene, objects_turns),
