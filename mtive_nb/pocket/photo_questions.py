@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from mtive_nb.pocket.distill import load_teacher, open_photo, pooled_features, random_view
+from mtive_nb.model.imagenet import load_tower, open_photo, pooled_features
+from mtive_nb.pocket.distill import random_view
 from mtive_nb.pocket.pretrain import IGNORE
 from mtive_nb.pocket.scene_kinds import dense_labels
 from mtive_nb.pocket.scene_questions import Sample
@@ -63,7 +64,7 @@ def name_photos(teacher: str, paths: list[Path]) -> list[NamedPhoto]:
     info = ImageNetInfo("imagenet-1k")
     words, found = [plain_name(info.index_to_description(k)) for k in range(1000)], []
     with torch.inference_mode():
-        logits = load_teacher(teacher).classifier(torch.from_numpy(pooled_features(teacher, paths)))
+        logits = load_tower(teacher).classifier(torch.from_numpy(pooled_features(teacher, paths)))
     for path, row in zip(paths, logits.softmax(-1).numpy(), strict=True):
         chance = defaultdict(float)
         for k in np.argsort(row)[::-1][:20]:

@@ -7,23 +7,18 @@ photo and a catalogue photo show one product; its features are the products and 
 Shapes: N photos, W width of the tower.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from mtive_nb.data.sources import load_grocery
-from mtive_nb.pocket.distill import centre_view, for_student, open_photo
-
-STRENGTH = 0.01  # C of the logistic regression
-Features = Callable[[list[Path]], np.ndarray]  # photos -> (N, features)
+from mtive_nb.evaluate.frozen_probe import Features, linear_probe, pair_features
+from mtive_nb.model.imagenet import centre_view, open_photo
+from mtive_nb.pocket.distill import for_student
 
 
 def tower_features(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, *, batch: int = 32) -> Features:  # fmt: skip
@@ -44,12 +39,8 @@ def tower_features(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5
     return features
 
 
-def _classifier() -> object:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=2000))
-
-
 def _classes(train: np.ndarray, labels: list, test: np.ndarray, truth: list) -> float:
-    return float(_classifier().fit(train, labels).score(test, truth))
+    return float(linear_probe().fit(train, labels).score(test, truth))
 
 
 def grocery_probes(features: Features, *, folder: Path, seed: int = 0) -> list[dict]:
@@ -73,17 +64,15 @@ def grocery_probes(features: Features, *, folder: Path, seed: int = 0) -> list[d
     pairs, verdicts = {}, {}
     for split, part in rows.items():
         rng = np.random.default_rng([seed, len(part)])
-        looks, match = [], []
-        for row, photo in zip(part, photos[split], strict=True):
-            near = [
-                p for p in products if p != row.product_id and products[p].category == products[row.product_id].category
-            ]
-            other = str(rng.choice(near or [p for p in products if p != row.product_id]))
-            for product, same in ((row.product_id, True), (other, False)):
-                looks.append(np.concatenate([photo * own[place[product]], np.abs(photo - own[place[product]])]))
-                match.append(same)
-        pairs[split], verdicts[split] = np.array(looks), match
-    model = _classifier().fit(pairs["train"], verdicts["train"])
+        looks, verdicts[split] = [], []
+        for k, row in enumerate(part):
+            others = [p for p in products if p != row.product_id]
+            near = [p for p in others if products[p].category == products[row.product_id].category]
+            looks += [(k, place[row.product_id]), (k, place[str(rng.choice(near or others))])]
+            verdicts[split] += [True, False]
+        photo, product = np.array(looks).T
+        pairs[split] = pair_features(photos[split][photo], own[product])
+    model = linear_probe().fit(pairs["train"], verdicts["train"])
     score = roc_auc_score(verdicts["test"], model.decision_function(pairs["test"]))
     return [*found, {"probe": "groceries, pairs", "n": len(verdicts["test"]), "metric": "AUROC", "value": float(score)}]
 
