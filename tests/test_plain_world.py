@@ -15,8 +15,8 @@ from mtive_nb.data.mart.render import make_item
 from mtive_nb.data.mart.text import customer_text, listing
 from mtive_nb.data.mart.vocabulary import BRANDS, CATEGORIES, COLOURS
 from mtive_nb.data.rows import DAMAGES, PACKAGINGS, PLACEMENTS
-from mtive_nb.pocket.plain_grammar import templates, vocabulary, words
-from mtive_nb.pocket.plain_world import world_text, world_turns
+from mtive_nb.pocket.plain_grammar import sentences, templates, vocabulary, words
+from mtive_nb.pocket.plain_world import LABELS, world_text, world_turns
 from mtive_nb.pocket.scene_questions import SKILLS, make_sample
 
 DATA = Path(mtive_nb.__file__).parent / "data"
@@ -144,13 +144,13 @@ def test_answers_follow_from_the_question():
 
 
 def test_what_a_text_says_decides_a_yes_no_question():
-    checked = 0
+    checked, names = 0, "|".join({*sentences()["questions"], *LABELS.values()})
     for question, answer, skill in turns():
         asked = re.fullmatch(
-            r"(.+[.!?]) (?:Does the text name the [a-z]+ (.+)|Is the [a-z]+ of the text (.+))\?", question
+            rf"(.+[.!?]) (?:Does the text name the ({names}) (.+)|Is the ({names}) of the text (.+))\?", question
         )
         if skill == "facts yes/no" and asked:
-            value = asked[2] or asked[3]
+            value = asked[3] or asked[5]
             there = re.search(rf"(?<!\w){re.escape(value)}(?!\w)", asked[1], re.IGNORECASE)
             assert bool(there) == (answer == "yes"), question
             checked += 1

@@ -1,4 +1,4 @@
-"""The pocket base's exam on held-out general scenes, and its card."""
+"""The pocket base's exam on held-out general scenes and plain words, its loss on plain texts, and its card."""
 
 from pathlib import Path
 
@@ -7,14 +7,29 @@ import pandas as pd
 from PIL import Image
 
 from mtive_nb.data.records import assistant_turn, user_turn
+from mtive_nb.evaluate.calibration import token_confidences
 from mtive_nb.evaluate.intervals import bootstrap_interval
+from mtive_nb.model.load import Vlm
+from mtive_nb.model.stack import LoraStack
+from mtive_nb.pocket.plain_world import world_text, world_turns
 from mtive_nb.pocket.scene_questions import SKILLS, make_sample
 
 EXAM_SEED = 977  # a stream of scenes that no training run uses
+WORLD_SEED = 978  # the same for plain words
 
 
-def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndarray] | None = None) -> list[dict]:
-    """Return the first question of `n` held-out scenes as records; writes their images as PNG under `folder`."""
+def _record(number: int, turn: tuple[str, str, str], images: list[str]) -> dict:
+    """Return a turn (question, answer, skill) as a record; `images` are absolute paths."""
+    question, answer, skill = turn
+    messages = [user_turn(question, images=len(images)), assistant_turn(answer)]
+    return {"id": f"exam{number}", "product_id": "", "task": skill, "variant": "gen", "messages": messages,
+            "images": images, "answer": answer}  # fmt: skip
+
+
+def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndarray] | None = None, world: int = 0) -> list[dict]:  # fmt: skip
+    """Return the first question of `n` held-out scenes as records, then `world` questions with one answer on plain words.
+
+    Writes the scenes' images as PNG under `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for k in range(n):
@@ -22,19 +37,22 @@ def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndar
         images = [str(folder.resolve() / f"{k:05d}_{i}.png") for i in range(len(sample.images))]
         for path, image in zip(images, sample.images, strict=True):
             Image.fromarray(image).save(path)
-        question, answer, skill = sample.turns[0]
-        messages = [user_turn(question, images=len(images)), assistant_turn(answer)]
-        records.append(
-            {
-                "id": f"exam{k}",
-                "task": skill,
-                "variant": "gen",
-                "messages": messages,
-                "images": images,
-                "answer": answer,
-            }
-        )
+        records.append(_record(k, sample.turns[0], images))
+    for k in range(world):
+        turns = [turn for turn in world_turns(np.random.default_rng([WORLD_SEED, k])) if turn[2] != "speak"]
+        records.append(_record(n + k, turns[k % len(turns)], []))
     return records
+
+
+def held_out_texts(n: int) -> list[str]:
+    """Return `n` passages of plain English from a stream that no training run uses."""
+    return [world_text(np.random.default_rng([WORLD_SEED, 1, k])) for k in range(n)]
+
+
+def loss_on_texts(vlm: Vlm, texts: list[str]) -> float:
+    """Return the mean loss in nats a token when the model writes each text as its answer to an empty question."""
+    records = [_record(k, ("", text, "speak"), []) for k, text in enumerate(texts)]
+    return float(token_confidences(LoraStack(vlm), records)["nats"].mean())
 
 
 def character_accuracy(answer: str, truth: str) -> float:

@@ -30,6 +30,7 @@ SHORT_FORMS = {"you": "u", "are": "r", "and": "n", "great": "gr8", "please": "pl
 LABELS = {
     "number_word": "number",
     "pack": "container",
+    "pack_colour": "container colour",
     "look": "quality",
     "when": "time",
     "act": "activity",
