@@ -190,7 +190,8 @@ class Writer:
                 )
             taken = {noun for noun, _ in self.things.values()}
             noun = self.pick([noun for noun in words().nouns[kind] if noun not in taken])
-            self.things[prefix] = noun, not noun.one or bool(noun.many and self.rng.random() < 0.4)
+            share = 0.4 if "colours" in kinds[kind] else 1.0  # people: "they", as "it" is for things
+            self.things[prefix] = noun, not noun.one or bool(noun.many and self.rng.random() < share)
         return self.things[prefix]
 
     def options(self, name: str, prefix: str) -> Sequence[str]:
