@@ -220,7 +220,7 @@ class Writer:
                 value = self.made(name, prefix)
             else:
                 same = slot.removesuffix(number)
-                taken = {words for other, words in self.values.items() if other.rstrip("23456789") == same}
+                taken = {said for other, said in self.values.items() if other.rstrip("23456789") == same}
                 options = self.options(name, prefix)
                 value = self.pick([option for option in options if option not in taken] or options)
                 value = self.shaded(value, prefix) if name in ("colour", "tint") else value

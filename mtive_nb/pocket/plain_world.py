@@ -109,8 +109,8 @@ def _questions(rng: np.random.Generator) -> list[Turn]:
     """Return turns about a short text: one of its words, yes or no, some of its words as JSON."""
     text, writer = _written(rng, TOLD[int(rng.integers(len(TOLD)))])
     asked, names = sentences()["questions"], [parsed(slot)[1] for slot in writer.values]
-    known = {slot: words for slot, words in writer.values.items() if parsed(slot)[1] in asked}
-    known = {slot: words for slot, words in known.items() if names.count(parsed(slot)[1]) == 1}
+    known = {slot: said for slot, said in writer.values.items() if parsed(slot)[1] in asked}
+    known = {slot: said for slot, said in known.items() if names.count(parsed(slot)[1]) == 1}
     if len(writer.things) > 1:
         known.pop("noun", None)
     if not known:
@@ -124,15 +124,12 @@ def _questions(rng: np.random.Generator) -> list[Turn]:
         return f"{text} {tidy(writer.fill(line))}"
 
     true = bool(rng.random() < 0.5)
-    value = known[order[0]] if true else _another(writer, order[0], text)
+    answer, value = ("yes", known[order[0]]) if true else ("no", _another(writer, order[0], text))
+    verdict = sentences()["yes_no"]["of" if name in OF_THING else "word"]
     told = {LABELS.get(parsed(slot)[1], parsed(slot)[1]): known[slot] for slot in order}
     return [
         (ask(asked[name]), known[order[0]], "facts"),
-        (
-            ask(sentences()["yes_no"]["of" if name in OF_THING else "word"], value),
-            "yes" if true else "no",
-            "facts yes/no",
-        ),
+        (ask(verdict, value), answer, "facts yes/no"),
         (f"{text} {writer.pick(AS_JSON).format(', '.join(told))}", json.dumps(told, ensure_ascii=False), "facts"),
     ]
 
@@ -142,13 +139,9 @@ def _general(rng: np.random.Generator) -> list[Turn]:
     writer, plurals, date = Writer(rng), words().plurals, random_date(rng)
     noun, _ = writer.thing()
     given, name, kinds = with_articles(writer.fill("{art} {noun}")), noun.many or noun.one, plurals[noun.kind]
-    is_, alike, others = (
-        writer.value("is"),
-        [writer.value(f"{p}_plain") for p in "bc"],
-        [writer.value(f"{p}_plain") for p in "xy"],
-    )
-    true = bool(rng.random() < 0.5)
-    wrong = plurals[writer.thing("x")[0].kind]
+    is_, true = writer.value("is"), bool(rng.random() < 0.5)
+    alike, others = ([writer.value(f"{prefix}_plain") for prefix in pair] for pair in ("bc", "xy"))
+    wrong = writer.pick([other for other in plurals.values() if other != kinds])
 
     def mixed(*items: str) -> str:
         return ", ".join(items[int(i)] for i in rng.permutation(len(items)))
