@@ -18,7 +18,14 @@ from mtive_nb.pocket.base import (
     parameter_count,
 )
 from mtive_nb.pocket.compare import Comparisons, encode_pool
-from mtive_nb.pocket.exam import card, character_accuracy, exam_records, exam_scores
+from mtive_nb.pocket.exam import (
+    card,
+    character_accuracy,
+    exam_records,
+    exam_scores,
+    held_out_texts,
+    loss_on_texts,
+)
 from mtive_nb.pocket.muon import Muon, orthogonalise, split_parameters
 from mtive_nb.pocket.parallel import AverageGradients, train_base_together
 from mtive_nb.pocket.pretrain import (
@@ -256,6 +263,23 @@ def test_exam_scores_by_hand(tmp_path):
         and character_accuracy("AXC", "ABC") == pytest.approx(2 / 3)
     )
     assert "| skill | n |" in card(scores, parameters={"total": 5}, facts={"seed": 0})
+
+
+def test_the_exam_asks_about_plain_words_after_the_scenes(tmp_path):
+    scenes = exam_records(tmp_path, n=4, words=["bolan"])
+    records = exam_records(tmp_path, n=4, words=["bolan"], world=30)
+    assert records[:4] == scenes and len({r["id"] for r in records}) == 34
+    assert {r["task"] for r in records[4:]} == {"facts", "facts yes/no"} and not any(r["images"] for r in records[4:])
+
+
+def test_the_loss_on_texts_is_the_models_own(tiny):
+    texts = held_out_texts(5)
+    assert len(set(texts)) == 5 and texts == held_out_texts(5)
+    found = loss_on_texts(tiny, texts)
+    lengths = [len(tiny.processor.tokenizer(text + "<|im_end|>")["input_ids"]) for text in texts]
+    alone = [loss_on_texts(tiny, [text]) for text in texts]
+    assert found == pytest.approx(sum(a * n for a, n in zip(alone, lengths, strict=True)) / sum(lengths), rel=1e-4)
+    assert 3 < found < 12  # near that of a uniform guess
 
 
 def test_what_ships_loads_like_a_checkpoint_from_the_hub():

@@ -49,7 +49,8 @@ def test_images_are_rgb_uint8_in_multiples_of_a_merged_patch():
 
 def test_every_skill_is_asked_and_no_fact_of_a_shop():
     asked = samples(400, words=["bolan", "kiv"])
-    assert {skill for sample in asked for _, _, skill in sample.turns} == set(SKILLS)
+    plain = [make_sample(k, seed=3, shares={"world": 1.0}) for k in range(20)]
+    assert {skill for sample in (*asked, *plain) for _, _, skill in sample.turns} == set(SKILLS)
     text = " ".join(q + a for sample in asked if sample.images for q, a, _ in sample.turns).lower()
     shop = set(CATEGORIES) | {b.lower() for b in BRANDS if len(b) > 3}
     for word in {"product", "expiry", "brand", "package", "packaging"} | shop - {"water"}:

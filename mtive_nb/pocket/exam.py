@@ -1,4 +1,4 @@
-"""The pocket base's exam on held-out general scenes, and its card."""
+"""The pocket base's exam on held-out general scenes and plain words, its loss on plain texts, and its card."""
 
 from pathlib import Path
 
@@ -7,14 +7,29 @@ import pandas as pd
 from PIL import Image
 
 from mtive_nb.data.records import assistant_turn, user_turn
+from mtive_nb.evaluate.calibration import token_confidences
 from mtive_nb.evaluate.intervals import bootstrap_interval
+from mtive_nb.model.load import Vlm
+from mtive_nb.model.stack import LoraStack
+from mtive_nb.pocket.plain_world import world_text, world_turns
 from mtive_nb.pocket.scene_questions import SKILLS, make_sample
 
 EXAM_SEED = 977  # a stream of scenes that no training run uses
+WORLD_SEED = 978  # the same for plain words
 
 
-def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndarray] | None = None) -> list[dict]:
-    """Return the first question of `n` held-out scenes as records; writes their images as PNG under `folder`."""
+def _record(number: int, turn: tuple[str, str, str], images: list[str]) -> dict:
+    """Return a turn (question, answer, skill) as a record; `images` are absolute paths."""
+    question, answer, skill = turn
+    messages = [user_turn(question, images=len(images)), assistant_turn(answer)]
+    return {"id": f"exam{number}", "product_id": "", "task": skill, "variant": "gen", "messages": messages,
+            "images": images, "answer": answer}  # fmt: skip
+
+
+def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndarray] | None = None, world: int = 0) -> list[dict]:  # fmt: skip
+    """Return the first question of `n` held-out scenes as records, then `world` questions with one answer on plain words.
+
+    Writes the scenes' images as PNG under `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for k in range(n):
@@ -22,19 +37,22 @@ def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndar
         images = [str(folder.resolve() / f"{k:05d}_{i}.png") for i in range(len(sample.images))]
         for path, image in zip(images, sample.images, strict=True):
             Image.fromarray(image).save(path)
-        question, answer, skill = sample.turns[0]
-        messages = [user_turn(question, images=len(images)), assistant_turn(answer)]
-        records.append(
-            {
-                "id": f"exam{k}",
-                "task": skill,
-                "variant": "gen",
-                "messages": messages,
-                "images": images,
-                "answer": answer,
-            }
-        )
+        records.append(_record(k, sample.turns[0], images))
+    for k in range(world):
+        turns = [turn for turn in world_turns(np.random.default_rng([WORLD_SEED, k])) if turn[2] != "speak"]
+        records.append(_record(n + k, turns[k % len(turns)], []))
     return records
+
+
+def held_out_texts(n: int) -> list[str]:
+    """Return `n` passages of plain English from a stream that no training run uses."""
+    return [world_text(np.random.default_rng([WORLD_SEED, 1, k])) for k in range(n)]
+
+
+def loss_on_texts(vlm: Vlm, texts: list[str]) -> float:
+    """Return the mean loss in nats a token when the model writes each text as its answer to an empty question."""
+    records = [_record(k, ("", text, "speak"), []) for k, text in enumerate(texts)]
+    return float(token_confidences(LoraStack(vlm), records)["nats"].mean())
 
 
 def character_accuracy(answer: str, truth: str) -> float:
@@ -78,7 +96,7 @@ def card(scores: pd.DataFrame, *, parameters: dict[str, int], facts: dict[str, o
         "Qwen2.5-VL's architecture and processor at pocket size, trained from random weights by notebook 00 of mtive-nb on",
         "general scenes: shapes, containers, symbols and signs in outline, wear, colours, counts, positions, print, pairs of images;",
         "then on views of unlabelled photos, taught by an ImageNet tower (EfficientNet-Lite2, Apache-2.0), and on plain English:",
-        "Python's language reference and the sentences of a grammar about everyday things (`pocket/plain_world.py`).",
+        "Python's language reference and the sentences of a grammar about everyday things (`pocket/plain_words.yaml`, `pocket/plain_sentences.yaml`).",
         "It knows nothing of a shop; that is what the three stages teach. It is a stand-in for a large model on machines without a GPU, and no more.", "",
         "| parameters | |", "| --- | --- |", *(f"| {k} | {v:,} |" for k, v in parameters.items()), "",
         "| training | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in facts.items()), "",
