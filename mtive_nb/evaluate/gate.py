@@ -76,8 +76,8 @@ def gate_sentence(gate: pd.DataFrame) -> str:
         return "The gate was not measured."
     missed = [f"{r.part}: {r.found:.1f} {r.unit}, needed {r.needed}" for r in gate.itertuples() if not r.met]
     if not missed:
-        return f"The gate is met in all of its {len(gate)} parts."
-    return f"The gate is not met in {len(missed)} of {len(gate)} parts ({'; '.join(missed)})."
+        return f"The gate is met in all {len(gate)} measured parts."
+    return f"The gate is not met in {len(missed)} of {len(gate)} measured parts ({'; '.join(missed)})."
 
 
 def fall_percent(start: float, end: float) -> float:
