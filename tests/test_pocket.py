@@ -9,7 +9,11 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from mtive_nb.data.photos import file_sha256
+from mtive_nb.data.records import load_records, write_records
 from mtive_nb.model.load import POCKET_BASE
+from mtive_nb.model.stack import AdapterSpec, LoraStack
+from mtive_nb.model.train import Training, train_adapter
 from mtive_nb.pocket.base import (
     build_config,
     build_model,
@@ -19,12 +23,16 @@ from mtive_nb.pocket.base import (
 )
 from mtive_nb.pocket.compare import Comparisons, encode_pool
 from mtive_nb.pocket.exam import (
+    ALL_SKILLS,
     card,
     character_accuracy,
+    exam_change,
     exam_records,
     exam_scores,
+    has_exam,
     held_out_texts,
     loss_on_texts,
+    words_of,
 )
 from mtive_nb.pocket.muon import Muon, orthogonalise, split_parameters
 from mtive_nb.pocket.parallel import AverageGradients, train_base_together
@@ -37,6 +45,7 @@ from mtive_nb.pocket.pretrain import (
     encode,
     train_base,
 )
+from mtive_nb.pocket.rehearsal import TASK, rehearsal_records
 from mtive_nb.pocket.scene_questions import Sample, make_sample
 
 
@@ -299,3 +308,47 @@ def test_what_ships_sees_colours(tmp_path):
     answers = generate_answers(load_vlm("pocket"), records, max_new_tokens=4)
     right = sum(a == r["answer"] for a, r in zip(answers, records, strict=True))
     assert len(records) >= 15 and right / len(records) > 0.6
+
+
+def test_rehearsal_is_a_share_of_scenes_that_the_exam_does_not_have(tiny, tmp_path):
+    scenes = rehearsal_records(tiny, tmp_path / "scenes", beside=30, share=0.25, seed=0)
+    assert len(scenes) == 10 and {r["task"] for r in scenes} == {TASK}
+    held_out = exam_records(tmp_path / "exam", n=10, words=words_of(tiny))
+    hashes = [{file_sha256(image) for r in rows for image in r["images"]} for rows in (scenes, held_out)]
+    assert hashes[0] and not hashes[0] & hashes[1]
+    other = rehearsal_records(tiny, tmp_path / "other", beside=30, share=0.25, seed=1)
+    assert not hashes[0] & {file_sha256(image) for r in other for image in r["images"]}
+    assert load_records(write_records(scenes, tmp_path / "scenes.jsonl")) == scenes
+    assert rehearsal_records(tiny, tmp_path, beside=30, share=0.0, seed=0) == []
+    with pytest.raises(ValueError, match="REHEARSAL: found 1.0"):
+        rehearsal_records(tiny, tmp_path, beside=30, share=1.0, seed=0)
+
+
+def test_scenes_train_beside_a_shops_records(tiny, records, tmp_path):
+    scenes = rehearsal_records(tiny, tmp_path, beside=12, share=0.5, seed=0)
+    stack = LoraStack(tiny)
+    stack.add("PT", AdapterSpec(2, 2, ("language",)))
+    train_adapter(stack, "PT", records + scenes, Training(2, batch=12))
+    stack.assert_alive("PT")
+
+
+def test_the_exam_counts_what_an_adapter_changes(tiny, tmp_path, monkeypatch):
+    stack = LoraStack(tiny)
+    stack.add("PT", AdapterSpec(2, 2, ("language",)))
+
+    def answers(asked, records, **_):  # the bare base is right but once, the adapter but twice
+        wrong = {0} if not asked.active else {1, 2}
+        return ["?" if k in wrong else r["answer"] for k, r in enumerate(records)]
+
+    monkeypatch.setattr("mtive_nb.pocket.exam.generate_answers", answers)
+    change = exam_change(stack, "PT", folder=tmp_path, n=20).set_index("skill")
+    assert change.loc[ALL_SKILLS, ["n", "before", "after", "change"]].tolist() == [20, 95, 90, -5]
+    assert change.drop(index=ALL_SKILLS)["n"].sum() == 20 and stack.active == ("PT",)
+    assert exam_change(stack, "PT", folder=tmp_path, n=0).empty
+
+
+def test_a_model_of_another_chat_format_has_no_exam(tiny, tmp_path):
+    assert has_exam(tiny)
+    tiny.processor.chat_template += " "
+    assert not has_exam(tiny)
+    assert rehearsal_records(tiny, tmp_path, beside=30, share=0.5, seed=0) == []

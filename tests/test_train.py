@@ -2,12 +2,12 @@ import pandas as pd
 import pytest
 import torch
 
-from mtive_nb.evaluate.predict import generate_answers
-from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.evaluate.predict import CUT, generate_answers
+from mtive_nb.model.batches import Collator, RecordDataset, batch_of
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import SortedSteps, Training, steps_for, train_adapter
+from mtive_nb.model.train import SortedSteps, Training, answer_losses, held_out_loss, steps_for, train_adapter
 
 SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))
 
@@ -129,3 +129,30 @@ def test_an_expert_trained_over_folded_stages_equals_one_trained_live(
 @pytest.mark.parametrize(("records", "steps"), [(1600, 100), (16, 8), (17, 9), (1, 1), (0, 1)])
 def test_few_records_mean_few_steps(records: int, steps: int) -> None:
     assert steps_for(records, 100, passes=8, a_step=16) == steps
+
+
+@torch.no_grad()
+def test_the_held_out_loss_is_the_models_own_record_by_record(tiny_folder, records):
+    stack = fresh(tiny_folder)
+    for weight in stack.adapter_weights("PT").values():
+        weight.normal_(0, 0.1)
+    found = answer_losses(stack, records, batch=5)
+    for record, nats, tokens in zip(records, found["nats"], found["tokens"], strict=True):
+        alone = batch_of(stack.vlm, [record], answers=True)
+        assert tokens == (alone["labels"] != IGNORE).sum()
+        assert nats == pytest.approx(stack.model(**alone).loss.item() * tokens, rel=1e-4)
+    assert held_out_loss(stack, records) == pytest.approx(found["nats"].sum() / found["tokens"].sum(), rel=1e-4)
+    stack.activate(None)
+    assert held_out_loss(stack, records) == pytest.approx(held_out_loss(stack.vlm, records), rel=1e-4)
+    assert pd.isna(held_out_loss(stack, []))
+
+
+def test_an_answer_that_the_limit_cut_is_marked(tiny, records):
+    ends = tiny.model.generation_config.eos_token_id
+    plain = generate_answers(tiny, records, max_new_tokens=3)
+    tiny.model.generation_config.eos_token_id = list(range(len(tiny.processor.tokenizer)))  # every token ends an answer
+    assert not any(a.endswith(CUT) for a in generate_answers(tiny, records, max_new_tokens=3, mark_cut=True))
+    tiny.model.generation_config.eos_token_id = len(tiny.processor.tokenizer) + 1  # no token does
+    assert [a for a in generate_answers(tiny, records, max_new_tokens=3, mark_cut=True) if not a.endswith(CUT)] == []
+    tiny.model.generation_config.eos_token_id = ends
+    assert generate_answers(tiny, records, max_new_tokens=3) == plain

@@ -18,21 +18,26 @@ from mtive_nb.model.stack import LoraStack
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
 
+CUT = " [cut]"  # the end of an answer that the limit cut off, where such ends are marked
+
 
 def _answer_in_batches(
     vlm: Vlm, records: list[dict], order: list[int], ready: Callable[[list[int], dict], AbstractContextManager[nn.Module]],
-    *, batch: int, max_new_tokens: int, what: str,
+    *, batch: int, max_new_tokens: int, what: str, mark_cut: bool = False,
 ) -> list[str]:  # fmt: skip
     """Generate answers in the records' own order; `ready(rows, inputs)` provides the network for a batch of rows."""
+    end = vlm.model.generation_config.eos_token_id  # one token, several or none
+    ends = torch.tensor([] if end is None else end).reshape(-1)
     answers = [""] * len(records)
     for start in progress(range(0, len(order), batch), what=what):
         rows = order[start : start + batch]
         inputs = batch_of(vlm, [records[i] for i in rows])
         with ready(rows, inputs) as network:
             tokens = network.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = vlm.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(rows, texts, strict=True):
-            answers[i] = text.strip()
+        said = tokens[:, inputs["input_ids"].shape[1] :].cpu()
+        texts = vlm.processor.batch_decode(said, skip_special_tokens=True)
+        for i, text, ended in zip(rows, texts, torch.isin(said, ends).any(1).tolist(), strict=True):
+            answers[i] = text.strip() + (CUT if mark_cut and not ended else "")
     return answers
 
 
@@ -45,18 +50,19 @@ def generate_answers(
     max_new_tokens: int = 64,
     what: str = "answers",
     fold: bool = True,
+    mark_cut: bool = False,
 ) -> list[str]:
     """Return one answer per record, by greedy decoding with the active adapters.
 
     `fold` folds a stack's adapters into the base's weights during decoding: the same answers, faster. `what` labels the
-    progress line.
+    progress line. `mark_cut` adds CUT to an answer that `max_new_tokens` ended, not the model.
     """
     stacked = isinstance(model, LoraStack)
     vlm, network = (model.vlm, model.model) if stacked else (model, model.model)
     network.eval()
     forms = [(r["task"], r["variant"], len(r["images"])) for r in records]
     order = sorted(range(len(records)), key=forms.__getitem__)
-    limits = {"batch": batch, "max_new_tokens": max_new_tokens, "what": what}
+    limits = {"batch": batch, "max_new_tokens": max_new_tokens, "what": what, "mark_cut": mark_cut}
     with model.folded() if stacked and fold else nullcontext():
         return _answer_in_batches(vlm, records, order, lambda *_: nullcontext(network), **limits)
 

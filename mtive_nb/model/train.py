@@ -17,16 +17,23 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from mtive_nb.model.batches import Collator, RecordDataset
+from mtive_nb.model.batches import Collator, RecordDataset, batch_of, rough_tokens
+from mtive_nb.model.load import Vlm
 from mtive_nb.model.losses import IGNORE, noise_robust_loss
 from mtive_nb.model.mixture import LoraMixture
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run import progress
 
 CHECKPOINT = "trainable.safetensors"
+
+
+def answer_columns(labels: torch.Tensor) -> int:
+    """Return the last columns of (B, T) labels that need logits: those of answers, and the one before the first."""
+    return int((labels != IGNORE).any(0).sum()) + 1
 
 
 class SortedSteps(Sampler[int]):
@@ -85,7 +92,7 @@ class StageTrainer(TrainableCheckpoints):
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):  # noqa: ANN001, ANN201
         labels = inputs.pop("labels")
-        columns = int((labels != IGNORE).any(0).sum()) + 1  # answer columns, and the column that predicts the first
+        columns = answer_columns(labels)
         with self.mixture.routing(inputs["attention_mask"]) if self.mixture else nullcontext() as routed:
             outputs = model(**inputs, logits_to_keep=columns, use_cache=False)
         loss = noise_robust_loss(outputs.logits, labels[:, -columns:], beta=self.beta, num_items=num_items_in_batch)
@@ -219,3 +226,32 @@ def train_adapter(
     stack.activate(name)
     stack.model.eval()
     return training_log(trainer)
+
+
+@torch.inference_mode()
+def answer_losses(model: LoraStack | Vlm, records: list[dict], *, batch: int = 32) -> pd.DataFrame:
+    """Return each record's loss on its own answer with the active adapters, in the records' order.
+
+    Columns: nats (summed over the answer's tokens, its end among them) and tokens.
+    """
+    stacked = isinstance(model, LoraStack)
+    vlm, network = model.vlm if stacked else model, model.model.eval()
+    order = sorted(range(len(records)), key=list(map(rough_tokens, records)).__getitem__)
+    found = pd.DataFrame(0.0, index=range(len(records)), columns=["nats", "tokens"])
+    with model.folded() if stacked else nullcontext():
+        for start in progress(range(0, len(order), batch), what="held-out loss"):
+            rows = order[start : start + batch]
+            inputs = batch_of(vlm, [records[i] for i in rows], answers=True)
+            labels = inputs.pop("labels")
+            columns = answer_columns(labels)
+            logits = network(**inputs, logits_to_keep=columns, use_cache=False).logits[:, :-1].float()  # (B, K, V)
+            targets = labels[:, -columns:][:, 1:]  # (B, K)
+            nats = cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORE, reduction="none").sum(1)
+            found.loc[rows, "nats"], found.loc[rows, "tokens"] = nats.tolist(), (targets != IGNORE).sum(1).tolist()
+    return found
+
+
+def held_out_loss(model: LoraStack | Vlm, records: list[dict], *, batch: int = 32) -> float:
+    """Return the mean loss on the records' answers in nats a token, with the active adapters; NaN without records."""
+    losses = answer_losses(model, records, batch=batch)
+    return losses["nats"].sum() / losses["tokens"].sum() if records else math.nan

@@ -7,15 +7,29 @@ import pandas as pd
 from PIL import Image
 
 from mtive_nb.data.records import assistant_turn, user_turn
-from mtive_nb.evaluate.calibration import token_confidences
-from mtive_nb.evaluate.intervals import bootstrap_interval
+from mtive_nb.evaluate.intervals import bootstrap_interval, paired_difference
+from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.stack import LoraStack
+from mtive_nb.model.train import held_out_loss
+from mtive_nb.pocket.base import CHAT_TEMPLATE, random_words
 from mtive_nb.pocket.plain_world import world_text, world_turns
 from mtive_nb.pocket.scene_questions import SKILLS, make_sample
 
 EXAM_SEED = 977  # a stream of scenes that no training run uses
 WORLD_SEED = 978  # the same for plain words
+ALL_SKILLS = "all skills"
+
+
+def has_exam(vlm: Vlm) -> bool:
+    """Whether a model is a pocket base, which was trained on such scenes: by its chat format and its small vocabulary."""
+    own = vlm.model.config.get_text_config().vocab_size == len(vlm.processor.tokenizer)
+    return own and vlm.processor.chat_template == CHAT_TEMPLATE
+
+
+def words_of(vlm: Vlm) -> list[str]:
+    """Return the material of text-only questions for a pocket base, the same on every call."""
+    return random_words(vlm.processor.tokenizer)
 
 
 def _record(number: int, turn: tuple[str, str, str], images: list[str]) -> dict:
@@ -26,14 +40,17 @@ def _record(number: int, turn: tuple[str, str, str], images: list[str]) -> dict:
             "images": images, "answer": answer}  # fmt: skip
 
 
-def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndarray] | None = None, world: int = 0) -> list[dict]:  # fmt: skip
+def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndarray] | None = None, world: int = 0,
+                 seed: int = EXAM_SEED) -> list[dict]:  # fmt: skip
     """Return the first question of `n` held-out scenes as records, then `world` questions with one answer on plain words.
 
-    Writes the scenes' images as PNG under `folder`."""
+    Writes the scenes' images as PNG under `folder`. `seed` names the stream of scenes: the exam's own, unless the scenes
+    are for training (rehearsal.py).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for k in range(n):
-        sample = make_sample(k, seed=EXAM_SEED, photos=photos, words=words)
+        sample = make_sample(k, seed=seed, photos=photos, words=words)
         images = [str(folder.resolve() / f"{k:05d}_{i}.png") for i in range(len(sample.images))]
         for path, image in zip(images, sample.images, strict=True):
             Image.fromarray(image).save(path)
@@ -52,7 +69,7 @@ def held_out_texts(n: int) -> list[str]:
 def loss_on_texts(vlm: Vlm, texts: list[str]) -> float:
     """Return the mean loss in nats a token when the model writes each text as its answer to an empty question."""
     records = [_record(k, ("", text, "speak"), []) for k, text in enumerate(texts)]
-    return float(token_confidences(LoraStack(vlm), records)["nats"].mean())
+    return held_out_loss(vlm, records)
 
 
 def character_accuracy(answer: str, truth: str) -> float:
@@ -82,6 +99,30 @@ def exam_scores(records: list[dict], answers: list[str], *, seed: int = 0) -> pd
         rows.append({"skill": skill, "n": len(part), "exact": interval.value, "low": interval.low, "high": interval.high,
                      "always the commonest": majority, "characters": part["characters"].mean()})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def exam_change(stack: LoraStack, adapter: str, *, folder: Path, n: int) -> pd.DataFrame:
+    """Return what an adapter and its parents change in the exam: the same `n` scenes with them and on the bare base.
+
+    A row per skill, then ALL_SKILLS; columns: skill, n, before, after (exact match), change, low, high (its paired 95%
+    interval); all but n in points from 0 to 100. The adapter is active afterwards. There is no row for n = 0 or for a
+    model that is no pocket base.
+    """
+    columns = ["skill", "n", "before", "after", "change", "low", "high"]
+    if not n or not has_exam(stack.vlm):
+        return pd.DataFrame(columns=columns)
+    records, hits = exam_records(folder, n=n, words=words_of(stack.vlm)), {}
+    for name in (None, adapter):
+        stack.activate(name)
+        answers = generate_answers(stack, records, max_new_tokens=48, what="exam")
+        hits[name] = np.array([100.0 * (a == r["answer"]) for a, r in zip(answers, records, strict=True)])
+    skills, rows = np.array([r["task"] for r in records]), []
+    for skill in (*[s for s in SKILLS if s in skills], ALL_SKILLS):
+        kept = (skills == skill) | (skill == ALL_SKILLS)
+        change = paired_difference(hits[adapter][kept], hits[None][kept])
+        means = hits[None][kept].mean(), hits[adapter][kept].mean()
+        rows.append((skill, change.n, *means, change.value, change.low, change.high))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def card(scores: pd.DataFrame, *, parameters: dict[str, int], facts: dict[str, object],
