@@ -147,10 +147,10 @@ def test_an_own_task_moves_no_record_of_another_task(folder, built, tmp_path):
     assert texts(again.records, ALL_TASKS) == texts(built.records, ALL_TASKS) != []
 
 
-def test_pt_and_pp_ask_as_before_they_were_data():
+def test_pt_and_pp_ask_of_each_class_as_often_yes_as_no():
     facts = [
         {"packaging": "bottle", "placement": "in hand"},
-        {"packaging": "loose", "placement": "on shelf"},
+        {"packaging": "loose", "placement": "on floor"},
         {"packaging": "box", "placement": "under table"},
     ]
     products = [Product(f"P{k}", f"item{k}", "", "", "", {}, (f"p{k}.jpg",)) for k in range(3)]

@@ -64,7 +64,7 @@ class Shop:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A possible record. Yes and no are balanced within a `group`, so that the question does not reveal the answer."""
+    """A possible record. Half of the labels of a `group` are no or none, so that no question reveals its answer."""
 
     question: str
     answer: str
@@ -122,8 +122,8 @@ def dd(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
         return [Candidate(ask.DD_GEN, text, asked, known, images, label=kind or ("damage" if damaged else "none"))]
     if "damage" in known and rng.random() < 0.5:
         kind = known["damage"]
-        return [Candidate(_pick(ask.DD_AUG_KIND, rng), kind, {"damage": kind}, known, images, label=kind)]
-    return [Candidate(_pick(ask.DD_AUG_YES_NO, rng), answer, {"damaged": answer}, known, images, label=answer)]
+        return [Candidate(_pick(ask.DD_AUG_KIND, rng), kind, {"damage": kind}, known, images, kind, "damage")]
+    return [Candidate(_pick(ask.DD_AUG_YES_NO, rng), answer, {"damaged": answer}, known, images, answer, "damaged")]
 
 
 def pm(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
@@ -213,7 +213,7 @@ def own(
     if variant == "bin" and not polar:
         wrong = _pick([answer for answer in task.answers if answer != value], rng)
         asking = asking or task.asking
-        return _yes_no(asking(value), asking(wrong), photo, group=task.fact)
+        return _yes_no(asking(value), asking(wrong), photo)
     question = task.worded(_pick(task.questions[1:], rng) if variant == "aug" else task.questions[0])
     label, group = None if task.kind == "open" else value, task.fact if polar else None
     return [Candidate(question, value, {task.fact: value}, known, images, label, group)]
@@ -238,10 +238,11 @@ def packagings_of(feedback: list[Feedback]) -> tuple[str, ...]:
     return tuple(p for p in PACKAGINGS if p in found or not extra) + extra
 
 
-def _yes_no(right: str, wrong: str, photo: CustomerPhoto, *, group: str) -> list[Candidate]:
+def _yes_no(right: str, wrong: str, photo: CustomerPhoto, *, group: str | None = None) -> list[Candidate]:
+    """Without a group, yes and no are balanced for each question: a common answer would make yes likelier."""
     known = photo.known()
     pairs = ((right, "yes"), (wrong, "no"))
-    return [Candidate(q, a, {"answer": a}, known, (photo.path,), label=a, group=group) for q, a in pairs]
+    return [Candidate(q, a, {"answer": a}, known, (photo.path,), label=a, group=group or q) for q, a in pairs]
 
 
 def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
