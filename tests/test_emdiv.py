@@ -19,11 +19,14 @@ from mtive_nb.data.emdiv.questions import AE_AUG, DD_AUG_KIND, DD_AUG_YES_NO, EX
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
 from mtive_nb.data.rows import DAMAGES, PACKAGINGS, PLACEMENTS
+from mtive_nb.data.shop import expand_counts
 from mtive_nb.data.sources import load_cookies, load_expiry, load_grocery
 from mtive_nb.data.splits import assert_no_leaks
 from mtive_nb.evaluate.intervals import wilson_interval
 from mtive_nb.evaluate.scores import majority_answers, score_table
+from mtive_nb.run.params import effective_parameters, per_task
 
+ROOT = Path(__file__).parents[1]
 needs_photos = pytest.mark.skipif("MTIVE_DATA" not in os.environ, reason="MTIVE_DATA names no folder of real photos")
 
 
@@ -118,7 +121,7 @@ def polar_forms(records):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    folder = render_mart(tmp_path_factory.mktemp("emdiv") / "many", products=192, photos=4, dates=2, seed=2)
+    folder = render_mart(tmp_path_factory.mktemp("emdiv") / "many", products=144, photos=4, dates=2, seed=2)
     return build_emdiv(load_catalogue(folder), seed=5)
 
 
@@ -158,6 +161,33 @@ def test_the_commonest_answer_never_depends_on_the_photo_or_its_truth(built):
     scores = score_table(test, {"majority": answers}, resamples=200).set_index("metric")
     assert (scores.loc[["AE/Acc binary", "DD/Acc binary", "PM/Acc binary", "EX/Acc binary"], "value"] == 0.5).all()
     assert scores.loc["DD/Acc", "low"] < 55 and scores.loc["PM/Acc", "low"] < 52
+
+
+@pytest.mark.parametrize("limit", [None, 40])
+def test_whether_a_date_is_printed_is_as_often_yes_as_no_among_the_paraphrases_too(shop, limit):
+    records = pick(build_emdiv(shop, seed=5, counts=limit and {"EX/aug": limit}).records, "EX", "aug")
+    found = Counter()
+    for record in records:
+        asked = next((name for name in ("expiry", "production") if question_of(record) in EX_AUG[f"has {name}"]), None)
+        if asked:
+            found[record["split"], asked, record["answer"]] += 1
+    for split, asked in {key[:2] for key in found}:
+        assert found[split, asked, "yes"] == found[split, asked, "no"] > 0
+    whether = sum(n for (split, *_), n in found.items() if split == "train")
+    train = sum(record["split"] == "train" for record in records)
+    assert 0.1 < whether / train < 0.5 and train == (limit or train), "a limit keeps both kinds of question"
+
+
+def test_the_counts_suffice_for_what_the_experts_sample():
+    for profile in ("pocket", "grocery"):
+        of_01, of_06 = (
+            effective_parameters(ROOT / "notebooks" / f"{name}.ipynb", params=ROOT / "params", profile=profile)
+            for name in ("01_catalogue_and_emdiv", "06_experts")
+        )
+        counts = expand_counts(train=of_01["TRAIN"], val=of_01["VAL"], test=of_01["TEST"])
+        for task in ("AE", "EX"):
+            seen = per_task(of_06["STEPS"], [task])[task] * of_06["BATCH"] * of_06["ACCUMULATE"]
+            assert counts[f"{task}/bin/train"] >= of_06["SAMPLING"][task]["bin"] * seen > 0
 
 
 def test_attributes_are_those_visible_in_the_photo(shop, built):

@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from mtive_nb.report.page import claims_board, column_groups, number, read_metrics, run_folders, tally, write_report
-from mtive_nb.report.reference import copy_reference
+from mtive_nb.report.reference import DirtyRunError, copy_reference
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project
 from mtive_nb.run.published import load_published, load_tables
@@ -183,6 +183,7 @@ def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.png", PNG)
     old = project.outputs / "reference" / "pocket" / "99_old" / "run.json"
     write_atomic(old, "{}")
+    set_git(project, {"commit": "0123456789abcdef", "dirty": False})
     said: list[str] = []
     target = copy_reference(project, "pocket", tell=said.append)
     found = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
@@ -190,6 +191,28 @@ def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     assert found == [f"07_evaluation/{name}" for name in inside] + ["report.html"]
     assert "07_evaluation.ipynb" not in (target / "report.html").read_text()
     assert said == ["07_evaluation: run by hand, its numbers carry no stamp of the runner"]
+
+
+@pytest.mark.parametrize(
+    ("git", "found"),
+    [
+        ({"commit": "0123456789abcdef", "dirty": True}, "files differed from the commit"),
+        ({"commit": None, "dirty": None}, "no commit"),
+        (None, "no commit"),
+    ],
+)
+def test_a_run_of_a_changed_checkout_becomes_no_reference(project: Project, git: dict | None, found: str) -> None:
+    set_git(project, git)
+    old = project.outputs / "reference" / "pocket" / "99_old" / "run.json"
+    write_atomic(old, "{}")
+    with pytest.raises(DirtyRunError, match=rf"07_evaluation/run.json: {found}; .* run pocket 07 --force --only"):
+        copy_reference(project, "pocket")
+    assert [p.name for p in (project.outputs / "reference").rglob("*") if p.is_file()] == ["run.json"]  # as before
+
+
+def set_git(project: Project, git: dict | None) -> None:
+    path = project.outputs / "pocket" / "07_evaluation" / "run.json"
+    write_atomic(path, json.dumps(json.loads(path.read_text()) | {"git": git}))
 
 
 def test_published_numbers_as_printed() -> None:

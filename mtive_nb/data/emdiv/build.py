@@ -203,16 +203,18 @@ def _choose(made: list[Chosen], limit: float, rng: np.random.Generator) -> Chose
     groups: dict[tuple[str | None, bool], Chosen] = defaultdict(list)
     for pair in flat:
         groups[pair[1].group, bool(pair[1].group) and pair[1].label in ("no", "none")].append(pair)
-    chosen = groups.pop((None, False), [])[: int(min(limit, len(flat)))]
+    plain = groups.pop((None, False), [])
     pairs = []
     for group in sorted({name for name, _ in groups}):
         yes, no = groups[group, False], groups[group, True]
         # Yes and no are shuffled separately, so that a limit does not keep the same photos in both.
         orders = [rng.permutation(len(side)) for side in (yes, no)]
         pairs += [(yes[int(a)], no[int(b)]) for a, b in zip(*orders, strict=False)]
-    room = int(min(limit - len(chosen), 2 * len(pairs)) // 2)
-    both = [pair for index in rng.permutation(len(pairs))[:room] for pair in pairs[int(index)]]
-    chosen = chosen + both
+    available = len(plain) + 2 * len(pairs)
+    room = int(min(limit, available))
+    kept = room * len(pairs) // max(1, available)  # a limit cuts both kinds of question alike
+    both = [pair for index in rng.permutation(len(pairs))[:kept] for pair in pairs[int(index)]]
+    chosen = plain[: room - 2 * kept] + both
     return [chosen[int(index)] for index in rng.permutation(len(chosen))]
 
 

@@ -6,7 +6,7 @@ none. `build.py` chooses and balances among them. Yes/no questions come with bot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -170,7 +170,7 @@ def _pm(photo: CustomerPhoto, listed: Product, *, variant: str, rng: np.random.G
 
 
 def ex(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
-    """Expiry detection: both dates as printed (gen), one of them (aug), or whether it is printed (aug, bin)."""
+    """Expiry detection: both dates as printed (gen), one of them (aug), or whether each is printed (aug, bin)."""
     if photo.facts.get("dates") is None:
         return "facts name no dates"
     dates, known, images = photo.facts["dates"], photo.known(), (photo.path,)
@@ -189,8 +189,11 @@ def ex(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
     if name in printed and rng.random() < 0.7:
         value = printed[name]
         return [Candidate(_pick(ask.EX_AUG[name], rng), value, {name: value}, known, images)]
-    question, answer = _pick(ask.EX_AUG[f"has {name}"], rng), there[name]
-    return [Candidate(question, answer, {f"has_{name}": answer}, known, images, label=answer)]
+    asked = {name: _pick(ask.EX_AUG[f"has {name}"], rng) for name in DATES}
+    return [
+        Candidate(asked[name], there[name], {f"has_{name}": there[name]}, known, images, there[name], f"has {name}")
+        for name in DATES
+    ]
 
 
 def own(
@@ -222,6 +225,21 @@ def own(
 PT = OwnTask("PT", "choice", "packaging", (ask.PT_GEN, *ask.PT_AUG), PACKAGINGS)
 PP = OwnTask("PP", "choice", "placement", (ask.PP_GEN, *ask.PP_AUG), PLACEMENTS, "Is the product {answer}?")
 pp = partial(own, task=PP)
+_FACTS = {
+    **{"AE": ask.AE_ATTRIBUTES, "DD": ("damaged", "damage"), "PM": (), "EX": DATES},
+    **{task.name: (task.fact,) for task in (PT, PP)},
+}
+
+
+def facts_of_tasks(names: Sequence[str], own_tasks: Mapping[str, OwnTask] | None = None) -> set[str]:
+    """The facts that tasks ask about, as `known_truth` names them; `own_tasks` are the catalogue's.
+
+    Errors: ValueError for a name of no task.
+    """
+    facts = _FACTS | {name: (task.fact,) for name, task in (own_tasks or {}).items()}
+    if strange := [name for name in names if name not in facts]:
+        raise ValueError(f"tasks: found {strange[0]!r}, expected some of {', '.join(facts)}")
+    return {fact for name in names for fact in facts[name]}
 
 
 def pt(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
