@@ -127,6 +127,14 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
     of_other = [{"claim": "vitpro-d", "verdict": "holds", "priority": "1"}]
     assert [row["paper"] for row in tally(joined + of_other)] == ["MTIVE", "MTIVE", "VIT-Pro", "VIT-Pro"]
     assert not joined[0]["tries"]
+    of_part = "claim,statement,verdict,decided_by,gain,low,high,n,priority,remark\n"
+    of_part += (
+        "mtive-f,F,holds,EX,0.5,0.25,0.75,80,2,holds on EX; not asked on PM\nmtive-g,G,open,,,,,,2,contradicted\n"
+    )
+    write_atomic(project.outputs / "pocket" / "22_recipe" / "tables" / "claims.csv", of_part)
+    page = write_report(project, "pocket").read_text()
+    assert "<b>holds on EX; not asked on PM</b>" in page and "EX: 0.25 to 0.75" in page and "open; contradicted" in page
+    (project.outputs / "pocket" / "22_recipe" / "tables" / "claims.csv").unlink()
     again = "claim,changed,on,verdict,gain,low,high\nmtive-a,as it stands,EX,open,1.0,-1.0,3.0\n"
     again += 'mtive-a,"no router, told",EX,holds,2.25,0.5,4.0\nmtive-z,of no claim here,EX,holds,1.0,0.5,2.0\n'
     write_atomic(project.outputs / "pocket" / "26_why" / "tables" / "why.csv", again)
