@@ -142,10 +142,14 @@ def _run_command(asked: argparse.Namespace) -> int:
 
     code = report(asked.profile)
     if asked.reference:
-        from mtive_nb.report.reference import copy_reference
+        from mtive_nb.report.reference import DirtyRunError, copy_reference
         from mtive_nb.run.graph import find_project
 
-        print(f"reference: {copy_reference(find_project(), asked.profile)}")
+        try:
+            print(f"reference: {copy_reference(find_project(), asked.profile)}")
+        except DirtyRunError as error:
+            print(error, file=sys.stderr)
+            return 1
     return code
 
 

@@ -14,6 +14,7 @@ from mtive_nb.evaluate.claims import (
     claims_of_run,
     decide,
     decided_again,
+    find_claim,
     judged_run,
     load_claims,
     measured,
@@ -48,12 +49,39 @@ def test_what_a_chapter_measured_is_decided_by_the_claims_own_rule():
     row = measured("mtive-stack-latency-close-to-base-mtl", {"request": Interval(1.1, 1.05, 1.2, 30)})
     assert (row["verdict"], row["gain"], row["n"], row["unit"]) == (FAILS, 1.1, 30, "x")
     exact = measured("mtive-hot-swap-no-interruption", {"engine": 0.0, "vLLM": 0.0}, n=800)
-    assert exact["verdict"] == HOLDS and exact["by_task"] == "engine holds, vLLM holds"
+    assert exact["verdict"] == HOLDS and exact["by_task"] == "engine holds, vLLM holds" and exact["n"] == 800
     broken = measured("mtive-hot-swap-no-interruption", {"engine": 0.0, "vLLM": 2.0}, n=800)
-    assert broken["verdict"] == FAILS and broken["gain"] == 2.0
+    assert broken["verdict"] == FAILS and broken["gain"] == 2.0 and broken["decided_by"] == "vLLM"
     assert measured("mtive-stack-equals-merged-shared", {"AE": 2e-5})["verdict"] == HOLDS
     with pytest.raises(KeyError, match="mtive-nothing"):
         measured("mtive-nothing", {"AE": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("claim_id", "intervals", "decided_by"),
+    [  # each: the least favourable task, whatever the size of its value
+        ("mtive-stack-beats-own-base", {"AE": (30, 20, 40), "DD": (5, 1, 9), "PM": (8, 2, 14)}, "DD"),
+        ("mtive-stack-beats-own-base", {"AE": (30, 20, 40), "DD": (5, -1, 11), "PM": (2, 1, 3)}, "DD"),
+        ("mtive-stack-beats-own-base", {"AE": (-3, -5, -1), "DD": (5, -9, 19), "PM": (50, 40, 60)}, "AE"),
+        ("mtive-no-replay-forgets", {"AE": (-30, -40, -20), "DD": (-5, -9, -1)}, "DD"),
+        ("vitpro-four-bit-costs-little", {"AE": (0.1, -1, 1.2), "DD": (-1.5, -1.9, -1.1)}, "DD"),
+        ("vitpro-four-bit-costs-little", {"AE": (-28, -38, -17), "DD": (0, -3, 3), "PM": (0, 0, 0)}, "AE"),
+        ("mtive-stack-latency-close-to-base-mtl", {"short": (0.9, 0.8, 1.0), "long": (1.01, 1.0, 1.02)}, "long"),
+    ],
+)
+def test_the_row_shows_the_interval_that_decided(claim_id, intervals, decided_by):
+    row = measured(claim_id, {task: Interval(*ends, 50) for task, ends in intervals.items()})
+    assert row["decided_by"] == decided_by
+    assert (row["gain"], row["low"], row["high"], row["n"]) == (*intervals[decided_by], 50)
+    verdicts = dict(part.split(" ", 1) for part in row["by_task"].split(", "))
+    assert verdicts[decided_by] == row["verdict"]
+    assert row["published"] == find_claim(claim_id)["test"].get("margin_by_task", {}).get(decided_by, row["published"])
+
+
+def test_a_claim_that_the_paper_contradicts_says_so_beside_its_verdict():
+    remarks = {c["id"]: measured(c["id"], {"mean": 0.0})["remark"] for c in load_claims()}
+    contradicted = {c["id"] for c in load_claims() if c["support"] == "contradicted"}
+    assert {i for i, remark in remarks.items() if "contradict" in remark} == contradicted != set()
 
 
 def test_a_tolerance_is_read_with_its_unit():
@@ -95,10 +123,11 @@ def test_a_claim_decided_again_differs_by_the_answers_that_were_replaced():
     table = pd.DataFrame({"id": [r["id"] for r in records], "Base_MoE": "can", "Base_SL": "box", "Base_MTL": "box"})
     asked = records, table, {"packaging": ["box", "can"]}
     stands = decided_again("mtive-moe-beats-shared-lora", asked, {}, seed=0)
-    assert (stands["verdict"], stands["gain"], stands["n"]) == (FAILS, -100.0, 24)  # PT is not of the claim
+    assert (stands["verdict"], stands["gain"], stands["n"]) == (FAILS, -100.0, 6)  # every task fails; PT is not there
+    assert stands["by_task"] == "AE does not hold, DD does not hold, PM does not hold, EX does not hold"
     of_ae = {"Base_MoE": {f"AE{k}": "box" for k in range(6)}}
     again = decided_again("mtive-moe-beats-shared-lora", asked, of_ae, seed=0)
-    assert again["gain"] == -75.0 and again["by_task"].startswith("AE open, DD does not hold")
+    assert again["decided_by"] == "DD" and again["by_task"].startswith("AE open, DD does not hold")
     assert decided_again("mtive-moe-beats-shared-lora", asked, of_ae, seed=0, tasks=["AE", "DD"])["gain"] == -50.0
     with pytest.raises(ValueError, match="found .'Base_MTL', 'PT'.; it compares .'Base_MoE', 'Base_SL'. on"):
         decided_again("mtive-moe-beats-shared-lora", asked, {"Base_MTL": {}}, seed=0, tasks=["AE", "PT"])
@@ -115,7 +144,7 @@ def test_a_chapter_leaves_the_claims_on_its_answers_and_those_that_it_measured()
     found = claims_of_run(records, answers, {"packaging": ["box", "can"]}, further=[moved])
     verdicts = found.set_index("claim")["verdict"].to_dict()
     assert verdicts == {"mtive-moe-beats-shared-lora": HOLDS, "mtive-frozen-weights-untouched": FAILS}
-    assert found["n"].tolist() == [24, 7]
+    assert found["n"].tolist() == [6, 7] and found["decided_by"].tolist() == ["AE", "tensors"]
 
 
 def test_abstention_is_decided_by_f1_where_something_is_not_there():
@@ -132,7 +161,8 @@ def test_abstention_is_decided_by_f1_where_something_is_not_there():
     found = decide(asked, {"abstained": table})
     of = {s: f1_score(t["label"], t["answer"]) for s, t in table[table["task"] == "EX"].groupby("system")}
     assert found["gain"] == pytest.approx(of["MTIVE_MTL"] - of["zero-shot"]) and found["verdict"] == HOLDS
-    assert found["by_task"] == "EX holds, PM not asked" and found["n"] == 120
+    assert (found["by_task"], found["decided_by"], found["n"]) == ("EX holds", "EX", 120)
+    assert found["remark"] == "holds on EX; not asked on PM"
     assert decide(asked, {"abstained": table[table["task"] == "PM"]}) is None
 
 
@@ -160,7 +190,10 @@ def test_a_mean_may_hold_where_one_task_does_not():
     found = decide(claim(), data)
     assert found["verdict"] == HOLDS and found["gain"] == pytest.approx(3.5, abs=0.3)
     assert found["low"] < found["gain"] < found["high"] and found["n"] == 320 and found["seeds"] == 2
-    assert decide(claim(over_tasks="each"), data)["verdict"] == FAILS
+    assert found["decided_by"] == "mean"
+    each = decide(claim(over_tasks="each"), data)
+    assert (each["verdict"], each["decided_by"], each["n"]) == (FAILS, "DD", 160)
+    assert each["gain"] == pytest.approx(-2, abs=0.3) and each["low"] < each["gain"] < each["high"] < 0
     assert decide(claim(metric="hallucination_rate", relation="less"), data)["verdict"] == HOLDS
     assert decide(claim(), judged({"AE": 0.1, "DD": -0.1}, noise=8.0))["verdict"] == OPEN
 
@@ -198,8 +231,8 @@ def test_f1_of_yes_no_questions_is_compared_item_by_item():
         (t, s): f1_score(part["label"], part["answer"], average="weighted", zero_division=0)
         for (t, s), part in binary.groupby(["task", "system"])
     }
-    gain = np.mean([of[t, "MTIVE_MTL"] - of[t, "zero-shot"] for t in ("DD", "PM")])
-    assert found["verdict"] == HOLDS and found["gain"] == pytest.approx(gain) and found["n"] == 320
+    gain = of[found["decided_by"], "MTIVE_MTL"] - of[found["decided_by"], "zero-shot"]
+    assert found["verdict"] == HOLDS and found["gain"] == pytest.approx(gain) and found["n"] == 160
     assert found["low"] < gain < found["high"]
     assert decide(asked, judged({"AE": 1.0})) is None and decide(asked, {"yes_no": binary[:0]}) is None
     turned = binary.assign(system=binary["system"].map({"zero-shot": "MTIVE_MTL", "MTIVE_MTL": "zero-shot"}))

@@ -7,6 +7,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, load_catalogue
 from mtive_nb.data.composite import composite_damage, composite_dates
@@ -15,9 +19,14 @@ from mtive_nb.data.emdiv.questions import AE_AUG, DD_AUG_KIND, DD_AUG_YES_NO, EX
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
 from mtive_nb.data.rows import DAMAGES, PACKAGINGS, PLACEMENTS
+from mtive_nb.data.shop import expand_counts
 from mtive_nb.data.sources import load_cookies, load_expiry, load_grocery
 from mtive_nb.data.splits import assert_no_leaks
+from mtive_nb.evaluate.intervals import wilson_interval
+from mtive_nb.evaluate.scores import majority_answers, score_table
+from mtive_nb.run.params import effective_parameters, per_task
 
+ROOT = Path(__file__).parents[1]
 needs_photos = pytest.mark.skipif("MTIVE_DATA" not in os.environ, reason="MTIVE_DATA names no folder of real photos")
 
 
@@ -82,14 +91,103 @@ def test_yes_and_no_are_equal_for_every_form_of_question(built):
         if record["variant"] == "bin" or record["task"] == "PM":
             # The value asked for comes last or in the middle: the form is the first three words.
             form = "PM" if record["task"] == "PM" else " ".join(question_of(record).split()[:3])
-            if record["task"] == "PT":
-                form = "PT"  # "loose" is asked for in words of its own
+            if record["task"] in ("PT", "PP"):
+                form = question_of(record)
             if record["task"] == "AE" and "brand" in question_of(record):
                 form = "brand"
             forms[record["split"], record["task"], record["variant"], form][record["label"]] += 1
     assert len(forms) > 20
     for form, found in forms.items():
         assert found["yes"] == found["no"] > 0, form
+
+
+def told_by_words(records):
+    """The share of labels predicted from the words alone, products held out, and the share of the commonest label."""
+    words, labels = map(question_of, records), [record["label"] for record in records]
+    read = make_pipeline(CountVectorizer(ngram_range=(1, 2), token_pattern=r"\w+"), LogisticRegression(max_iter=500))
+    groups = [record["product_id"] for record in records]
+    found = cross_val_predict(read, list(words), labels, groups=groups, cv=GroupKFold(5))
+    right = int(sum(a == b for a, b in zip(found, labels, strict=True)))
+    return wilson_interval(right, len(labels)), max(Counter(labels).values()) / len(labels)
+
+
+def polar_forms(records):
+    forms = defaultdict(list)
+    for record in records:
+        if record["label"] in ("yes", "no"):
+            forms[record["task"], record["variant"]].append(record)
+    return forms
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = render_mart(tmp_path_factory.mktemp("emdiv") / "many", products=144, photos=4, dates=2, seed=2)
+    return build_emdiv(load_catalogue(folder), seed=5)
+
+
+def test_no_form_of_question_gives_its_answer_away(many):
+    forms = polar_forms(many.records)
+    assert {("DD", "aug"), ("PM", "gen"), ("PM", "aug"), ("EX", "aug")} <= set(forms)
+    for form, records in forms.items():
+        found, chance = told_by_words(records)
+        assert found.low <= chance, f"{form}: {found} from the words alone, {chance:.2f} by one constant"
+    hinted = [r | {"messages": [{**r["messages"][0], "content": [{"type": "text", "text": hint(r, k)}]}]}
+              for k, r in enumerate(forms["PM", "bin"])]  # fmt: skip
+    found, chance = told_by_words(hinted)
+    assert found.low > chance  # a form that one yes in three has to itself is noticed
+
+
+def hint(record, k):
+    return "Is it really so?" if record["label"] == "yes" and k % 3 == 0 else "Is it so?"
+
+
+def test_paraphrases_about_damage_are_answered_no_or_none_as_often_as_not(built):
+    for split in ("train", "val", "test"):
+        records = pick(built.records, "DD", "aug", split)
+        kinds = [r["label"] for r in records if question_of(r) in DD_AUG_KIND]
+        polar = [r["label"] for r in records if question_of(r) in DD_AUG_YES_NO]
+        assert 2 * kinds.count("none") == len(kinds) > 0 and 2 * polar.count("no") == len(polar) > 0
+
+
+def test_the_commonest_answer_never_depends_on_the_photo_or_its_truth(built):
+    train, test = ([r for r in built.records if r["split"] == split] for split in ("train", "test"))
+    answers = majority_answers(test, train)
+    said = defaultdict(set)
+    for record, answer in zip(test, answers, strict=True):
+        polar = record["answer"] in ("yes", "no")
+        said[record["task"] if polar else (record["task"], record["variant"], question_of(record))].add(answer)
+    assert {len(found) for found in said.values()} == {1} and len(said) > 30
+    assert all(said[task] <= {"yes", "no"} for task in ("AE", "DD", "PM", "EX"))
+    scores = score_table(test, {"majority": answers}, resamples=200).set_index("metric")
+    assert (scores.loc[["AE/Acc binary", "DD/Acc binary", "PM/Acc binary", "EX/Acc binary"], "value"] == 0.5).all()
+    assert scores.loc["DD/Acc", "low"] < 55 and scores.loc["PM/Acc", "low"] < 52
+
+
+@pytest.mark.parametrize("limit", [None, 40])
+def test_whether_a_date_is_printed_is_as_often_yes_as_no_among_the_paraphrases_too(shop, limit):
+    records = pick(build_emdiv(shop, seed=5, counts=limit and {"EX/aug": limit}).records, "EX", "aug")
+    found = Counter()
+    for record in records:
+        asked = next((name for name in ("expiry", "production") if question_of(record) in EX_AUG[f"has {name}"]), None)
+        if asked:
+            found[record["split"], asked, record["answer"]] += 1
+    for split, asked in {key[:2] for key in found}:
+        assert found[split, asked, "yes"] == found[split, asked, "no"] > 0
+    whether = sum(n for (split, *_), n in found.items() if split == "train")
+    train = sum(record["split"] == "train" for record in records)
+    assert 0.1 < whether / train < 0.5 and train == (limit or train), "a limit keeps both kinds of question"
+
+
+def test_the_counts_suffice_for_what_the_experts_sample():
+    for profile in ("pocket", "grocery"):
+        of_01, of_06 = (
+            effective_parameters(ROOT / "notebooks" / f"{name}.ipynb", params=ROOT / "params", profile=profile)
+            for name in ("01_catalogue_and_emdiv", "06_experts")
+        )
+        counts = expand_counts(train=of_01["TRAIN"], val=of_01["VAL"], test=of_01["TEST"])
+        for task in ("AE", "EX"):
+            seen = per_task(of_06["STEPS"], [task])[task] * of_06["BATCH"] * of_06["ACCUMULATE"]
+            assert counts[f"{task}/bin/train"] >= of_06["SAMPLING"][task]["bin"] * seen > 0
 
 
 def test_attributes_are_those_visible_in_the_photo(shop, built):

@@ -39,12 +39,13 @@ def test_processes_give_what_one_process_gives(tiny_folder, records, photo_folde
     assert not torch.allclose(*(next(iter(found[1][n].values())) for n in ("AE", "DD")))
 
 
-def test_a_step_in_shares_is_the_step_of_one_process(tiny_folder, records, photo_folder, tmp_path):
+@pytest.mark.parametrize("balance", ["token", "record"])
+def test_a_step_in_shares_is_the_step_of_one_process(tiny_folder, records, photo_folder, tmp_path, balance):
     found, logs = {}, {}
     for processes in (1, 2):
         torch.manual_seed(0)
         stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
-        training, kept = Training(4, 1e-2, 1, accumulate=2, beta=0.1), tmp_path / str(processes)
+        training, kept = Training(4, 1e-2, 1, accumulate=2, beta=0.1, balance=balance), tmp_path / str(processes)
         stack.add("before", SPEC)
         train_adapter(stack, "before", records[:2], Training(4, 1e-2, 1), checkpoints=kept)
         torch.manual_seed(1)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from mtive_nb.run import progress, start_run
 from mtive_nb.run.progress import duration
+from mtive_nb.run.provenance import git_state
 
 T1 = {"paper": "mtive", "table": "T1", "row": "Base_SL", "column": "AE/Acc", "unit": "points", "n": 10}
 
@@ -64,6 +66,29 @@ def test_folder_and_record(home: Path) -> None:
     assert record["peak_mib"] > 1
     assert set(record["versions"]) == {"python", "torch", "transformers", "peft", "numpy", "mtive_nb"}
     assert record["git"] == {"commit": None, "dirty": None}
+
+
+def test_a_checkout_is_changed_by_code_and_not_by_its_own_results(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    result = tmp_path / "outputs" / "reference" / "run.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("{}")
+    (tmp_path / "code.py").write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    result.write_text('{"seed": 0}')
+    (result.parent / "new.json").write_text("{}")
+    state = git_state(tmp_path)
+    assert state["dirty"] is False and len(state["commit"]) == 40
+    (tmp_path / "code.py").write_text("2")
+    assert git_state(tmp_path) == {"commit": state["commit"], "dirty": True}
+    git("checkout", "code.py")
+    (tmp_path / "more.py").write_text("3")
+    assert git_state(tmp_path)["dirty"] is True
 
 
 def test_tables_of_a_run_keep_dollars(home: Path) -> None:

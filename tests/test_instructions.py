@@ -1,6 +1,7 @@
 """Stage 2's pairs: the grammar's truth marks are right, and the endpoint's failures are borne, counted and resumed."""
 
 import json
+import re
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -11,13 +12,19 @@ import pytest
 
 from mtive_nb.data.catalogue import load_catalogue
 from mtive_nb.data.customer_photos import known_truth
+from mtive_nb.data.emdiv.questions import AE_AUG, PP_AUG, PP_GEN, PT_AUG, PT_GEN
+from mtive_nb.data.emdiv.tasks import facts_of_tasks
 from mtive_nb.data.endpoint import REFUSALS, Endpoint, EndpointError
-from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, build_instructions
+from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, build_instructions, types_beside
 from mtive_nb.data.instructions.grammar import Grammar, Sight
 from mtive_nb.data.instructions.llm import LlmGenerator, prompt_of
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
-from mtive_nb.data.splits import split_products
+from mtive_nb.data.rows import PACKAGINGS, PLACEMENTS
+from mtive_nb.data.splits import SPLITS, split_products
+from mtive_nb.run.params import read_parameters
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 GOOD = [
     {"type": "condition", "format": "short", "question": "Is it open?", "answer": "no"},
@@ -105,6 +112,40 @@ def test_records_take_the_types_in_turn_and_stay_in_their_split(shop, tmp_path, 
         if record["label"] == "json":
             json.loads(record["answer"])
     assert load_records(write_records(records, tmp_path / "records.jsonl")) == records
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_no_pair_is_about_a_task_that_comes_later(shop, sees):
+    """Of packaging and placement no pair of Pocket Mart speaks, though without the setting many would."""
+
+    def records_of(new: list[str]) -> list[dict]:
+        sight, unasked = Sight(shop, error=0.1) if sees else None, facts_of_tasks(new, shop.tasks)
+        generator = Grammar(sight=sight, seed=3, unasked=unasked)
+        return [r for split in SPLITS for r in build_instructions(shop, 10**6, split=split, generator=generator)]
+
+    asked = {PT_GEN, PP_GEN, *PT_AUG, *PP_AUG, *AE_AUG["packaging"], "How is it packed?", "Where is it?"}
+    # `can` is a verb in other questions and `package` a noun in those about dates: an answer alone betrays them.
+    words = re.compile(rf"(?<!you )\b({'|'.join([*PACKAGINGS, *PLACEMENTS, 'packaging', 'placement'])})\b")
+    options = re.compile("|".join([*PLACEMENTS, "packaging", "packed in", "come in"]))
+
+    def tells(record: dict) -> bool:
+        question = question_of(record)
+        return question in asked or bool(options.search(question) or words.search(record["answer"]))
+
+    new = read_parameters(NOTEBOOKS / "02_instruction_data.ipynb")["NEW"].default
+    assert new == read_parameters(NOTEBOOKS / "09_continual.ipynb")["NEW"].default == ["PT", "PP"]
+    before, after = records_of([]), records_of(new)
+    assert sum(map(tells, before)) > 0.1 * len(before) and len(after) > 1000
+    assert [(question_of(r), r["answer"]) for r in after if tells(r)] == []
+    assert not {"packaging", "placement"} & {name for r in after for name in r["facts"]["asked"]}
+    assert {r["variant"] for r in after} == set(types_beside(PAIR_TYPES, {"packaging", "placement"})) - (
+        set() if sees else {"dates"}
+    )
+
+
+def test_a_task_unknown_to_the_shop_is_no_later_task(shop):
+    with pytest.raises(ValueError, match="tasks: found 'PX', expected some of AE, DD, PM, EX, PT, PP"):
+        facts_of_tasks(["PX"], shop.tasks)
 
 
 @pytest.fixture

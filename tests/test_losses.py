@@ -39,3 +39,36 @@ def test_prompt_tokens_have_no_gradient():
 def test_beta_outside_its_range_is_refused():
     with pytest.raises(ValueError, match=r"beta: found 1\.5"):
         noise_robust_loss(torch.randn(1, 2, 3), torch.zeros(1, 2, dtype=torch.long), beta=1.5)
+
+
+def test_a_balance_by_record_is_the_mean_of_each_records_mean():
+    """Against a loop over records and tokens, in which the longest answer has ten times the tokens of the shortest."""
+    logits, labels = torch.randn(4, 12, 9), torch.randint(0, 9, (4, 12))
+    for row, tokens in enumerate((10, 1, 0, 3)):  # the third record has no answer and does not count
+        labels[row, : 12 - tokens] = -100
+    log_p, beta, means = torch.log_softmax(logits, -1), 0.3, []
+    for row, tokens in enumerate((10, 1, 0, 3)):
+        losses = [
+            -(1 - beta) * log_p[row, t - 1, labels[row, t]] - beta * log_p[row, t - 1].sum() / 9
+            for t in range(12 - tokens, 12)
+        ]
+        means += [sum(losses) / tokens] if tokens else []
+    by_hand = sum(means) / 3
+    ours = noise_robust_loss(logits, labels, beta=beta, balance="record")
+    assert torch.allclose(ours, by_hand) and not torch.allclose(ours, noise_robust_loss(logits, labels, beta=beta))
+    # In parts of an accumulation step, whose records `num_items` counts, the parts add up to the whole.
+    parts = [
+        noise_robust_loss(logits[b], labels[b], beta=beta, balance="record", num_items=3) for b in ([0], [1, 2, 3])
+    ]
+    assert torch.allclose(sum(parts), ours)
+
+
+def test_answers_of_one_length_weigh_the_same_in_either_balance():
+    logits, labels = torch.randn(3, 6, 5), torch.randint(0, 5, (3, 6))
+    labels[:, :4] = -100
+    assert torch.allclose(noise_robust_loss(logits, labels, balance="record"), noise_robust_loss(logits, labels))
+
+
+def test_an_unknown_balance_is_refused():
+    with pytest.raises(ValueError, match="balance: found 'answer', expected token or record"):
+        noise_robust_loss(torch.randn(1, 2, 3), torch.zeros(1, 2, dtype=torch.long), balance="answer")

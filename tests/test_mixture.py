@@ -265,13 +265,14 @@ def test_training_lowers_the_loss_and_touches_the_mixture_alone(tiny_folder, rec
     assert answers != generate_answers(mixture.stack, records[:3], max_new_tokens=4)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_load_balance_loss_is_part_of_the_loss(tiny_folder, records, photo_folder, tmp_path, accumulate):
+@pytest.mark.parametrize(("accumulate", "counts"), [(1, "token"), (2, "token"), (2, "record")])
+def test_the_load_balance_loss_is_part_of_the_loss(tiny_folder, records, photo_folder, tmp_path, accumulate, counts):
     def first_loss(balance: float) -> float:
         mixture = fresh_mixture(tiny_folder, replace(SPEC, balance=balance))
         for routed in mixture.layers.values():
             routed.router.data.zero_()  # P = 1/3 everywhere, so that the load-balance loss is 1 whatever f is
-        log = train_adapter(mixture, "MoE", records, Training(1, batch=12 // accumulate, accumulate=accumulate))
+        training = Training(1, batch=12 // accumulate, accumulate=accumulate, balance=counts)
+        log = train_adapter(mixture, "MoE", records, training)
         return log["loss"].iloc[0]
 
     assert first_loss(10.0) - first_loss(0.0) == pytest.approx(10.0, abs=1e-3)

@@ -11,6 +11,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mtive_nb.model.train import Training
+from mtive_nb.run.params import read_parameters
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
@@ -103,3 +106,9 @@ def test_several_seeds_are_joined_as_one_run_alone_where_there_is_one(smoke):
         values[name] = {(r["row"], r["column"]): (r["value"], r["low"], r["high"]) for r in rows if r["table"] == "T1"}
     assert values["07_evaluation"] and {row for row, _ in values["08_baselines"]} == {"Base_MoE"}
     assert values["21_seeds"] == values["07_evaluation"] | values["08_baselines"]
+
+
+def test_all_chapters_train_with_one_loss():
+    declared = {path.stem: read_parameters(path).get("BALANCE") for path in NOTEBOOKS}
+    defaults = {stem: parameter.default for stem, parameter in declared.items() if parameter}
+    assert [stem[:2] for stem in defaults] == ["04", "05", "06"] and set(defaults.values()) == {Training(1).balance}

@@ -147,10 +147,10 @@ def test_an_own_task_moves_no_record_of_another_task(folder, built, tmp_path):
     assert texts(again.records, ALL_TASKS) == texts(built.records, ALL_TASKS) != []
 
 
-def test_pt_and_pp_ask_as_before_they_were_data():
+def test_pt_and_pp_ask_of_each_class_as_often_yes_as_no():
     facts = [
         {"packaging": "bottle", "placement": "in hand"},
-        {"packaging": "loose", "placement": "on shelf"},
+        {"packaging": "loose", "placement": "on floor"},
         {"packaging": "box", "placement": "under table"},
     ]
     products = [Product(f"P{k}", f"item{k}", "", "", "", {}, (f"p{k}.jpg",)) for k in range(3)]
@@ -165,20 +165,18 @@ def test_pt_and_pp_ask_as_before_they_were_data():
         ("PT-aug/F0/0", "Name the packaging type.", "bottle"),
         ("PT-aug/F1/0", "What does the product come in?", "loose"),
         ("PT-aug/F2/0", "What does the product come in?", "box"),
-        ("PT-bin/F1/0", "Is the product packed in a box?", "no"),
-        ("PT-bin/F0/0", "Is the product packed in a bottle?", "yes"),
-        ("PT-bin/F1/1", "Is the product loose, not packed?", "yes"),
-        ("PT-bin/F2/0", "Is the product loose, not packed?", "no"),
-        ("PT-bin/F0/1", "Is the product packed in a box?", "no"),
-        ("PT-bin/F2/1", "Is the product packed in a box?", "yes"),
-        ("PP-gen/F1/0", "Where is the product: on shelf, in hand, on floor or in carton?", "on shelf"),
+        ("PT-bin/F2/0", "Is the product packed in a box?", "yes"),
+        ("PT-bin/F1/0", "Is the product loose, not packed?", "yes"),
+        ("PT-bin/F2/1", "Is the product loose, not packed?", "no"),
+        ("PT-bin/F1/1", "Is the product packed in a box?", "no"),
+        ("PP-gen/F1/0", "Where is the product: on shelf, in hand, on floor or in carton?", "on floor"),
         ("PP-gen/F0/0", "Where is the product: on shelf, in hand, on floor or in carton?", "in hand"),
         ("PP-aug/F0/0", "placement?", "in hand"),
-        ("PP-aug/F1/0", "placement?", "on shelf"),
-        ("PP-bin/F1/0", "Is the product on floor?", "no"),
-        ("PP-bin/F1/1", "Is the product on shelf?", "yes"),
-        ("PP-bin/F0/0", "Is the product on floor?", "no"),
-        ("PP-bin/F0/1", "Is the product in hand?", "yes"),
+        ("PP-aug/F1/0", "placement?", "on floor"),
+        ("PP-bin/F1/0", "Is the product on floor?", "yes"),
+        ("PP-bin/F0/0", "Is the product in hand?", "yes"),
+        ("PP-bin/F0/1", "Is the product on floor?", "no"),
+        ("PP-bin/F1/1", "Is the product in hand?", "no"),
     ]
     assert "facts.placement: found 'under table', expected on shelf, in hand, on floor or in carton" in set(
         built.coverage["outcome"]

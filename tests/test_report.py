@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from mtive_nb.report.page import claims_board, column_groups, number, read_metrics, run_folders, tally, write_report
-from mtive_nb.report.reference import copy_reference
+from mtive_nb.report.reference import DirtyRunError, copy_reference
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project
 from mtive_nb.run.published import load_published, load_tables
@@ -127,6 +127,14 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
     of_other = [{"claim": "vitpro-d", "verdict": "holds", "priority": "1"}]
     assert [row["paper"] for row in tally(joined + of_other)] == ["MTIVE", "MTIVE", "VIT-Pro", "VIT-Pro"]
     assert not joined[0]["tries"]
+    of_part = "claim,statement,verdict,decided_by,gain,low,high,n,priority,remark\n"
+    of_part += (
+        "mtive-f,F,holds,EX,0.5,0.25,0.75,80,2,holds on EX; not asked on PM\nmtive-g,G,open,,,,,,2,contradicted\n"
+    )
+    write_atomic(project.outputs / "pocket" / "22_recipe" / "tables" / "claims.csv", of_part)
+    page = write_report(project, "pocket").read_text()
+    assert "<b>holds on EX; not asked on PM</b>" in page and "EX: 0.25 to 0.75" in page and "open; contradicted" in page
+    (project.outputs / "pocket" / "22_recipe" / "tables" / "claims.csv").unlink()
     again = "claim,changed,on,verdict,gain,low,high\nmtive-a,as it stands,EX,open,1.0,-1.0,3.0\n"
     again += 'mtive-a,"no router, told",EX,holds,2.25,0.5,4.0\nmtive-z,of no claim here,EX,holds,1.0,0.5,2.0\n'
     write_atomic(project.outputs / "pocket" / "26_why" / "tables" / "why.csv", again)
@@ -183,6 +191,7 @@ def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.png", PNG)
     old = project.outputs / "reference" / "pocket" / "99_old" / "run.json"
     write_atomic(old, "{}")
+    set_git(project, {"commit": "0123456789abcdef", "dirty": False})
     said: list[str] = []
     target = copy_reference(project, "pocket", tell=said.append)
     found = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
@@ -190,6 +199,28 @@ def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     assert found == [f"07_evaluation/{name}" for name in inside] + ["report.html"]
     assert "07_evaluation.ipynb" not in (target / "report.html").read_text()
     assert said == ["07_evaluation: run by hand, its numbers carry no stamp of the runner"]
+
+
+@pytest.mark.parametrize(
+    ("git", "found"),
+    [
+        ({"commit": "0123456789abcdef", "dirty": True}, "files differed from the commit"),
+        ({"commit": None, "dirty": None}, "no commit"),
+        (None, "no commit"),
+    ],
+)
+def test_a_run_of_a_changed_checkout_becomes_no_reference(project: Project, git: dict | None, found: str) -> None:
+    set_git(project, git)
+    old = project.outputs / "reference" / "pocket" / "99_old" / "run.json"
+    write_atomic(old, "{}")
+    with pytest.raises(DirtyRunError, match=rf"07_evaluation/run.json: {found}; .* run pocket 07 --force --only"):
+        copy_reference(project, "pocket")
+    assert [p.name for p in (project.outputs / "reference").rglob("*") if p.is_file()] == ["run.json"]  # as before
+
+
+def set_git(project: Project, git: dict | None) -> None:
+    path = project.outputs / "pocket" / "07_evaluation" / "run.json"
+    write_atomic(path, json.dumps(json.loads(path.read_text()) | {"git": git}))
 
 
 def test_published_numbers_as_printed() -> None:

@@ -7,7 +7,7 @@ from mtive_nb.model.batches import Collator, RecordDataset, batch_of
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import SortedSteps, Training, answer_losses, held_out_loss, steps_for, train_adapter
+from mtive_nb.model.train import SortedSteps, Training, Watch, answer_losses, held_out_loss, steps_for, train_adapter
 
 SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))
 
@@ -124,6 +124,33 @@ def test_an_expert_trained_over_folded_stages_equals_one_trained_live(
     monkeypatch.setattr(LoraStack, "folded", lambda self, **_: nullcontext())
     for name, weight in expert("live").items():
         assert torch.allclose(weight, folded[name], atol=2e-3), name
+
+
+@pytest.mark.parametrize("balance", ["token", "record"])
+def test_a_steps_gradient_does_not_depend_on_how_its_records_are_accumulated(
+    tiny_folder, records, photo_folder, monkeypatch, balance
+):
+    def keep(self: Watch, args, state, control, *, model, **_) -> None:  # noqa: ANN001
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+
+    assert len({len(record["answer"]) for record in records[:8]}) > 1, "of one length, both balances are the same"
+    monkeypatch.setattr(Watch, "on_pre_optimizer_step", keep)
+    gradients, losses = [], []
+    for batch in (8, 4, 2):
+        training = Training(1, 1e-2, batch, accumulate=8 // batch, balance=balance)
+        losses += train_adapter(fresh(tiny_folder), "PT", records[:8], training)["loss"].tolist()
+    assert losses[1:] == pytest.approx([losses[0]] * 2, abs=1e-5)
+    largest = max(g.abs().max() for g in gradients[0].values())
+    assert all((g - other[n]).abs().max() < 1e-4 * largest for other in gradients[1:] for n, g in gradients[0].items())
+
+
+def test_the_first_loss_of_a_balance_by_record_is_the_mean_of_single_records(tiny_folder, records, photo_folder):
+    stack, alone = fresh(tiny_folder), []
+    for record in records[:8]:
+        with torch.inference_mode():
+            alone.append(stack.model(**batch_of(stack.vlm, [record], answers=True)).loss.item())
+    log = train_adapter(stack, "PT", records[:8], Training(1, 0.0, 4, accumulate=2, balance="record"))
+    assert log["loss"].iloc[0] == pytest.approx(sum(alone) / 8, abs=1e-4)
 
 
 @pytest.mark.parametrize(("records", "steps"), [(1600, 100), (16, 8), (17, 9), (1, 1), (0, 1)])

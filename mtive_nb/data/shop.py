@@ -20,6 +20,7 @@ import pandas as pd
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product, load_catalogue
 from mtive_nb.data.composite import composite_damage, composite_dates
+from mtive_nb.data.crops import crop_damage
 from mtive_nb.data.customer_photos import CustomerPhoto, photos_by_split
 from mtive_nb.data.emdiv.build import MAKERS, Emdiv, build_emdiv
 from mtive_nb.data.emdiv.own import own_tasks, write_tasks
@@ -57,8 +58,8 @@ def open_shop(
     """Open the catalogues of a source; new photos are written to `folder`.
 
     source: "mart" renders Pocket Mart into `folder`/mart (`mart`: arguments of `render_mart`). "real" opens the public
-    sets under MTIVE_DATA and draws damage and dates on grocery photos, into `folder`/composited (`composited`: photos
-    per split). Any other source is a catalogue folder. Errors: FileNotFoundError naming what is missing.
+    sets under MTIVE_DATA, cuts the broken cookies into damaged and undamaged parts, into `folder`/cropped, and draws
+    damage and dates on grocery photos, into `folder`/composited (`composited`: photos per split). Any other source is a catalogue folder. Errors: FileNotFoundError naming what is missing.
     """
     folder = Path(folder)
     if source == "mart":
@@ -74,7 +75,7 @@ def open_shop(
     dates = composite_dates(some, folder / "composited" / "dates", n=len(some.feedback), seed=seed)
     return [
         ShopPart(grocery, ("AE", "PM", "PT")),
-        ShopPart(load_cookies(), ("DD",)),
+        ShopPart(crop_damage(load_cookies(), folder / "cropped"), ("DD",)),
         ShopPart(damage, ("DD",), "damage drawn onto grocery photos"),
         ShopPart(load_expiry(), ("EX",)),
         ShopPart(dates, ("EX",), "dates printed onto parts of grocery photos"),

@@ -9,16 +9,12 @@ import csv
 import os
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product, Quarantined
+from mtive_nb.data.crops import box_of, read_mask
 from mtive_nb.data.dates import parse_date, strip_prefix
 from mtive_nb.data.photos import path_fault, photo_fault
 from mtive_nb.data.source_tables import BOXED, BRANDS, COOKIE_RUNS, EXPIRY_LABELS, LOOSE
 from mtive_nb.data.splits import split_of
-
-MASK_GREEN = 164  # the green channel of the masks' only colour
 
 # name: (possible folder names, origin and size)
 SOURCES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -73,6 +69,7 @@ def load_cookies(folder: str | Path | None = None) -> Catalogue:
     """63 phone photos of cookies: file names say which are damaged; a mask gives the box around all of the damage.
 
     Consecutive photos show one cookie from several sides, so splits are by runs of photos (COOKIE_RUNS), not by photo.
+    Whole photos are confounded: the tray around a cookie says whether it is broken. Scores use crops.py.
     """
     images = _find("cookies", folder, marks=("images/normal-1.jpg", "**/normal-1.jpg")).parent
     masks = next(images.parent.glob("**/anomaly-1.png"), images / "anomaly-1.png").parent
@@ -82,8 +79,10 @@ def load_cookies(folder: str | Path | None = None) -> Catalogue:
         if not _usable(catalogue, image, None, image):
             continue
         damaged = path.stem.startswith("anomaly")
-        box = _mask_box(catalogue, masks / f"{path.stem}.png") if damaged else None
+        mask = masks / f"{path.stem}.png"
+        box = _mask_box(catalogue, mask) if damaged else None
         facts = {"damaged": damaged, "damage": "crack" if damaged else None, "damage_box": box}
+        facts |= {"damage_mask": mask.relative_to(catalogue.root).as_posix()} if box else {}
         facts["attributes"] = {"category": "cookie"}
         _add(catalogue, Feedback(f"cookie-{path.stem}", "cookie", "", (image,), facts), _cookie_split(path.stem))
     # An undamaged cookie of the training split serves as the catalogue photo, which the set lacks.
@@ -187,18 +186,13 @@ def _cookie_split(stem: str) -> str:
 
 
 def _mask_box(catalogue: Catalogue, path: Path) -> list[int] | None:
-    """XYXY box in pixels around all damage in the mask, a black PNG with palette and alpha and the damage in green."""
+    """XYXY box in pixels around all damage in the mask."""
     reason = photo_fault(path)
     if reason is not None:
         file = path.relative_to(catalogue.root).as_posix()
         catalogue.quarantine.append(Quarantined(file, None, "mask", file, f"{reason}; the photo is kept without a box"))
         return None
-    with Image.open(path) as image:  # not load_image, which would turn transparent black into white
-        mask = np.asarray(image.convert("RGBA").convert("RGB"))  # (height, width, 3)
-    rows, columns = np.nonzero(mask[..., 1] > MASK_GREEN // 2)
-    if not len(rows):
-        return None
-    return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+    return box_of(read_mask(path))
 
 
 def _expiry_dates(row: dict[str, str]) -> dict[str, str | None]:

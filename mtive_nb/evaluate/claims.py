@@ -6,7 +6,9 @@ minus right, paired by seed and test item. The bootstrap draws seeds, then each 
 - `less` is the mirror image.
 - `about_equal` holds if the whole interval lies within the tolerance and fails if it lies wholly outside.
 - `at_most_factor` holds if left divided by right stays below the bound.
-`each` requires the relation in every task; `mean` applies the relation to the mean over tasks.
+`each` requires the relation in every task; `mean` applies the relation to the mean over tasks. A row shows the interval
+that decided: for `each` that of the least favourable task, which `decided_by` names. A `remark` says where a verdict
+rests on part of the tasks, and where the paper's own numbers contradict its claim.
 
 `board` decides claims on answers, in chapter 20 and in chapters with other systems. `measured` decides claims on other
 measurements of a chapter (latency, equality, interruptions). The report joins the chapters' tables of claims.
@@ -28,8 +30,10 @@ from mtive_nb.evaluate.runs import Asked
 from mtive_nb.evaluate.scores import confusion_features
 
 BOARD_FIELDS = (
-    "claim", "statement", "priority", "verdict", "gain", "low", "high", "by_task", "n", "seeds", "published", "unit",
+    "claim", "statement", "priority", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "n", "seeds",
+    "published", "unit",
 )  # fmt: skip
+SHOWN = ["statement", "priority", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "published"]
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 # Names of claims.yaml -> rows of our tables.
 SYSTEMS = {
@@ -90,9 +94,24 @@ def _rule(claim: Mapping) -> dict:
     return {"relation": test["relation"]} | limits
 
 
-def _of_each(by_task: Mapping[str, str]) -> str:
-    """Return the verdict on a claim that must hold for every task."""
-    return FAILS if FAILS in by_task.values() else HOLDS if set(by_task.values()) == {HOLDS} else OPEN
+def _decided(found: Mapping[str, Interval], rule: Mapping, *, mean: Interval | None = None) -> dict:
+    """Return verdict, decided_by, gain, low, high, n and by_task; without a mean the least favourable task decides."""
+    verdicts = {task: verdict(one.low, one.high, **rule) for task, one in found.items()}
+    ranks = {task: ((FAILS, OPEN, HOLDS).index(verdicts[task]), _slack(one, **rule)) for task, one in found.items()}
+    decisive = "mean" if mean else min(ranks, key=ranks.get)
+    one = mean or found[decisive]
+    ends = {"gain": one.value, "low": one.low, "high": one.high, "n": one.n}
+    by_task = ", ".join(f"{task} {said}" for task, said in verdicts.items())
+    return {"verdict": verdict(one.low, one.high, **rule), "decided_by": decisive, **ends, "by_task": by_task}
+
+
+def _slack(one: Interval, *, relation: str, tolerance: float | None, bound: float | None) -> float:
+    """Return how far the interval's worse end is from the claim's limit; negative where the claim does not hold."""
+    if relation == "about_equal":
+        return tolerance - max(abs(one.low), abs(one.high))
+    if relation == "at_most_factor":
+        return bound - one.high
+    return one.low if relation == "greater" else -one.high
 
 
 def judged_run(
@@ -122,27 +141,37 @@ def _about(record: Mapping, system: str, seed: int) -> dict:
     return {key: record[key] for key in ("id", "product_id", "task")} | {"system": system, "seed": seed}
 
 
-def measured(claim_id: str, values: Mapping[str, Interval | float], *, n: int | None = None) -> dict:
+def measured(
+    claim_id: str, values: Mapping[str, Interval | float], *, n: int | None = None, unit: str | None = None
+) -> dict:
     """Return a row of the board for a claim that a chapter measured itself.
 
     values: left minus right (`at_most_factor`: left divided by right) by task, or by another unit for which the claim
-    must hold; a number without an interval is exact. n: sample size of each exact number.
+    must hold; a number without an interval is exact. n: sample size of each exact number. unit: of the values, where it
+    is not that of the paper's margin, which the row then leaves out.
     Errors: KeyError for an unknown claim.
     """
     claim = find_claim(claim_id)
     found = {task: v if isinstance(v, Interval) else Interval(v, v, v, n or 1) for task, v in values.items()}
-    by_task = {task: verdict(v.low, v.high, **_rule(claim)) for task, v in found.items()}
-    worst = max(found.values(), key=lambda v: abs(v.value))
-    row = {"verdict": _of_each(by_task), "gain": worst.value, "low": worst.low, "high": worst.high}
-    by = ", ".join(f"{task} {v}" for task, v in by_task.items())
-    return _row(claim, row | {"by_task": by, "n": sum(v.n for v in found.values()), "seeds": 1})
+    row = _row(claim, _decided(found, _rule(claim)) | {"seeds": 1})
+    return row | {"unit": unit, "published": None} if unit else row
+
+
+def not_testable(claim_id: str) -> dict:
+    """Return a row of the board for a claim that this machine cannot decide, with the reason.
+
+    Errors: KeyError for an unknown claim.
+    """
+    claim = find_claim(claim_id)
+    return _row(claim, {"verdict": f"not testable here: {claim['testable_why']}"})
 
 
 def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int = 2000, seed: int = 0) -> dict | None:
     """Decide one claim on answers; None where the frames lack its systems, metric or tasks. frames: from `judged_run`.
 
-    Result: verdict, gain, low, high (left minus right, mean over tasks: points, or F1 in [0, 1]), by_task, n, seeds.
-    Abstention counts only tasks with at least one asked fact that the photo does not show.
+    Result: verdict, decided_by (a task, or `mean`), its gain, low, high (left minus right: points, or F1 in [0, 1]) and
+    n, by_task, remark, seeds. Abstention counts only tasks with at least one asked fact that the photo does not show;
+    `remark` names the others.
     """
     test = claim["test"]
     pair = [SYSTEMS.get(str(test[side])) for side in ("left", "right")]
@@ -155,32 +184,22 @@ def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int
         return None
     items = ["task", "product_id", "seed", "id"] + (["label"] if column == "answer" else [])
     wide = table.pivot_table(index=items, columns="system", values=column, aggfunc="first")[pair].dropna()
-    values, draws = {}, {}
+    draws, found = {}, {}
     for task in tasks:
         part = wide.loc[task]
         features, statistic = _DIFFERENCES[name](part, *pair)
         products = list(zip(*map(part.index.get_level_values, ("seed", "product_id")), strict=True))
-        values[task] = float(statistic(features.sum(axis=0, keepdims=True))[0])
         draws[task] = statistic(resampled_sums(features, resamples=resamples, seed=seed, groups=products))
-    ends = {task: np.quantile(d, (0.025, 0.975)) for task, d in draws.items()}
-    rule = _rule(claim)
-    by_task = {task: verdict(*end, **rule) for task, end in ends.items()}
-    low, high = np.quantile(np.mean(list(draws.values()), axis=0), (0.025, 0.975))
+        value = float(statistic(features.sum(axis=0, keepdims=True))[0])
+        found[task] = Interval(value, *np.quantile(draws[task], (0.025, 0.975)).tolist(), len(part))
+    here, mean = wide[wide.index.get_level_values("task").isin(tasks)], None
     if test["over_tasks"] == "mean":
-        found = verdict(low, high, **rule)
-    else:
-        found = _of_each(by_task)
-    here = wide[wide.index.get_level_values("task").isin(tasks)]
-    by_task |= dict.fromkeys(set(test["tasks"]) - set(tasks), "not asked")
-    return {
-        "verdict": found,
-        "gain": float(np.mean(list(values.values()))),
-        "low": float(low),
-        "high": float(high),
-        "by_task": ", ".join(f"{t} {v}" for t, v in by_task.items()),
-        "n": len(here),
-        "seeds": here.index.get_level_values("seed").nunique(),
-    }
+        ends = np.quantile(np.mean(list(draws.values()), axis=0), (0.025, 0.975)).tolist()
+        mean = Interval(float(np.mean([one.value for one in found.values()])), *ends, len(here))
+    row = _decided(found, _rule(claim), mean=mean)
+    missing = [task for task in test["tasks"] if task not in tasks]
+    remark = f"{row['verdict']} on {', '.join(tasks)}; not asked on {', '.join(missing)}" if missing else ""
+    return row | {"remark": remark, "seeds": here.index.get_level_values("seed").nunique()}
 
 
 def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str, str]], *, seed: int = 0,
@@ -188,12 +207,14 @@ def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str
     """Decide one claim with some answers replaced, to measure what a single change does to the gap.
 
     asked: from `read_answers`. instead: {system: {record id: answer}}; records without a replacement keep their answer,
-    and {} decides the claim unchanged. tasks: a subset of the claim's tasks; default: all. Result: as from `decide`.
+    and {} decides the claim unchanged. tasks: decide on the mean over these tasks of the claim; default: by its own rule,
+    over all. Result: as from `decide`.
     Errors: ValueError for a system or a task outside the claim.
     """
     claim = find_claim(claim_id)
     test = claim["test"]
-    systems, tasks = [SYSTEMS[test[side]] for side in ("left", "right")], list(tasks or test["tasks"])
+    rule = test if tasks is None else test | {"tasks": list(tasks), "over_tasks": "mean"}
+    systems, tasks = [SYSTEMS[test[side]] for side in ("left", "right")], rule["tasks"]
     if foreign := [*(set(instead) - set(systems)), *(set(tasks) - set(test["tasks"]))]:
         raise ValueError(f"claim {claim_id}: found {foreign}; it compares {systems} on {test['tasks']}")
     records, table, vocabulary = asked
@@ -201,7 +222,7 @@ def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str
     said = table.iloc[kept]
     answers = {s: [instead.get(s, {}).get(i, a) for i, a in zip(said["id"], said[s], strict=True)] for s in systems}
     frames = judged_run([records[i] for i in kept], answers, vocabulary, seed=seed)
-    return decide({**claim, "test": {**test, "tasks": tasks}}, frames, seed=seed)
+    return decide({**claim, "test": rule}, frames, seed=seed)
 
 
 def _mean_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
@@ -241,7 +262,7 @@ def board(
 ) -> pd.DataFrame:
     """Return one row per claim with its verdict, or the reason why it is undecided. frames: from `judged_run`.
 
-    Columns: BOARD_FIELDS; `published` is the margin in the paper.
+    Columns: BOARD_FIELDS; `published` is the margin in the paper, of the deciding task where the paper prints it.
     """
     rows = []
     for claim in claims:
@@ -250,7 +271,7 @@ def board(
             no = claim["testable_small_scale"] == "no"
             found = {"verdict": f"not testable here: {claim['testable_why']}" if no else "not measured in this run"}
         rows.append(_row(claim, found))
-    return pd.DataFrame(rows, columns=list(BOARD_FIELDS)).astype({"by_task": object})
+    return pd.DataFrame(rows, columns=list(BOARD_FIELDS)).astype({"by_task": object, "decided_by": object})
 
 
 def claims_of_run(
@@ -264,6 +285,11 @@ def claims_of_run(
 def _row(claim: Mapping, found: Mapping) -> dict:
     """Return a row of the board from a claim and its result."""
     about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split()), "priority": claim["priority"]}
+    against = "the paper's own numbers contradict its claim" if claim.get("support") == "contradicted" else ""
+    remark = "; ".join(filter(None, (found.get("remark"), against)))
     printed = claim["test"].get("margin_published") or {}
     limit = claim["test"].get("tolerance") or claim["test"].get("bound") or {}
-    return about | dict(found) | {"published": printed.get("value"), "unit": printed.get("unit") or limit.get("unit")}
+    of_task = claim["test"].get("margin_by_task") or {}
+    published = of_task.get(found.get("decided_by"), printed.get("value"))
+    unit = printed.get("unit") or limit.get("unit")
+    return about | dict(found) | {"remark": remark, "published": published, "unit": unit}

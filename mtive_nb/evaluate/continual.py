@@ -29,6 +29,11 @@ def replay_name(share: float) -> str:
     return f"Base_SL+Replay({share:.0%})"
 
 
+def steps_in(records: int, *, passes: float, a_step: int) -> int:
+    """Return the whole optimizer steps, at least one, of `passes` passes over `records` records, `a_step` a step."""
+    return max(1, int(passes * records / a_step))
+
+
 def t4_rows(scores: pd.DataFrame, *, old: Sequence[str], new: Sequence[str]) -> pd.DataFrame:
     """Return the rows of score_table that T4 reports, with T4's column names and in points.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtive_nb.data.records import question_of
 from mtive_nb.evaluate.intervals import (
     Interval,
     bootstrap_interval,
@@ -95,22 +96,27 @@ def accuracy_rows(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def majority_answers(records: Iterable[Mapping[str, Any]], train: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return answers of a baseline that ignores the photo.
+    """Return answers of a baseline that sees neither the photo nor the truth: always the commonest.
 
-    It gives the commonest training answer to the same task and form with the same asked facts, else to the same task
-    and form.
+    All yes/no questions of a task get one answer. Any other question gets the commonest class (`label`) of the training
+    questions in the same words, in the commonest answer with that class; words that training lacks fall back to task
+    and variant. A record's truth is read only to recognise a yes/no question, which its words say too.
     """
+    train, yes_no = list(train), ("yes", "no")
+    open_ended = {question_of(record) for record in train if record["answer"] not in yes_no}
 
-    def form(record: Mapping[str, Any]) -> tuple:
-        asked = (facts_of(record) or ({}, {}))[0]
-        return record["task"], record["variant"], tuple(sorted(asked))
+    def keys(record: Mapping[str, Any]) -> tuple[tuple, ...]:
+        words, form = question_of(record), (record["task"], record["variant"])
+        polar = record["answer"] in yes_no and words not in open_ended
+        return ((record["task"],),) if polar else ((*form, words), form)
 
-    counts: dict[tuple, Counter[str]] = {}
+    counts: dict[tuple, dict[str, Counter[str]]] = {}
     for record in train:
-        for key in (form(record), form(record)[:2]):
-            counts.setdefault(key, Counter())[record["answer"]] += 1
-    best = {key: counter.most_common(1)[0][0] for key, counter in counts.items()}
-    return [best.get(form(r), best.get(form(r)[:2], "")) for r in records]
+        for key in keys(record):
+            of_class = counts.setdefault(key, {}).setdefault(record.get("label") or record["answer"], Counter())
+            of_class[record["answer"]] += 1
+    commonest = {key: max(found.values(), key=Counter.total).most_common(1)[0][0] for key, found in counts.items()}
+    return [next((commonest[key] for key in keys(record) if key in commonest), "") for record in records]
 
 
 def attribute_scores(

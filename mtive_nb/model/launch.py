@@ -14,6 +14,7 @@ from mtive_nb.data.records import load_records
 from mtive_nb.model.experts import AdapterPlan, train_adapters
 from mtive_nb.model.lineage import AdapterSpec
 from mtive_nb.model.load import load_vlm
+from mtive_nb.model.losses import BALANCES
 from mtive_nb.model.stack import LoraStack, open_stack
 from mtive_nb.model.train import Training
 
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--batch", type=int, default=1, help="records a batch and process")
     top.add_argument("--accumulate", type=int, default=1, help="batches a step and process")
     top.add_argument("--beta", type=float, default=0.0, help="weight of the uniform loss (stage 1)")
+    top.add_argument("--balance", choices=BALANCES, default="token", help="what counts equally in the loss")
     top.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     top.add_argument("--seed", type=int, default=0)
     return top
@@ -48,7 +50,14 @@ def main(words: list[str] | None = None) -> None:
     stack = open_stack(*over) if over else LoraStack(load_vlm(asked.model, max_px=asked.max_px))
     spec = AdapterSpec(asked.rank, asked.alpha, tuple(asked.placement))
     training = Training(
-        asked.steps, asked.rate, asked.batch, asked.accumulate, asked.beta, asked.checkpointing, seed=asked.seed
+        asked.steps,
+        asked.rate,
+        asked.batch,
+        asked.accumulate,
+        asked.beta,
+        asked.balance,
+        asked.checkpointing,
+        seed=asked.seed,
     )
     plan = AdapterPlan(asked.name, spec, over[-1][1] if over else None, records, training)
     train_adapters(stack, [plan], checkpoints=asked.out / "checkpoints")

@@ -85,19 +85,33 @@ class TrainableCheckpoints(Trainer):
 class StageTrainer(TrainableCheckpoints):
     """Trainer with MTIVE's loss, records sorted by length within a step, and a mixture's load-balance loss."""
 
-    def __init__(self, *args: object, beta: float = 0.0, mixture: LoraMixture | None = None, **kwargs: object) -> None:
+    def __init__(
+        self,
+        *args: object,
+        beta: float = 0.0,
+        balance: str = "token",
+        mixture: LoraMixture | None = None,
+        **kwargs: object,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.beta, self.mixture = beta, mixture
+        self.beta, self.balance, self.mixture = beta, balance, mixture
         self.model_accepts_loss_kwargs = True  # Trainer then counts the answer tokens of a whole accumulation step
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        if self.balance == "record":  # the Trainer counts labels, so one label is left of each record: its last
+            last = [batch["labels"][:, -1:] for batch in batch_samples]
+            batch_samples = [{"labels": torch.cat([torch.full_like(one, IGNORE), one], 1)} for one in last]
+        return super()._get_num_items_in_batch(batch_samples, device)
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):  # noqa: ANN001, ANN201
         labels = inputs.pop("labels")
         columns = answer_columns(labels)
         with self.mixture.routing(inputs["attention_mask"]) if self.mixture else nullcontext() as routed:
             outputs = model(**inputs, logits_to_keep=columns, use_cache=False)
-        loss = noise_robust_loss(outputs.logits, labels[:, -columns:], beta=self.beta, num_items=num_items_in_batch)
+        how = {"beta": self.beta, "balance": self.balance, "num_items": num_items_in_batch}
+        loss = noise_robust_loss(outputs.logits, labels[:, -columns:], **how)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # tokens are counted over all processes, gradients averaged
+            loss = loss * self.accelerator.num_processes  # items are counted over all processes, gradients averaged
         if routed:
             loss = loss + self.mixture.penalty(routed) / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
@@ -135,9 +149,9 @@ class Training:
     """Training settings of an adapter: `steps` optimizer steps of `batch` x `accumulate` records each.
 
     rate: peak learning rate, reached after 5% of the steps; a cosine to 0 follows. beta: weight of the uniform loss in
-    noise_robust_loss, from 0 to 1. checkpointing: gradient checkpointing, less memory for more time. save_steps: steps
-    between two checkpoints. workers: processes that decode photos. seed: order of the records, and a new adapter's
-    initial weights.
+    noise_robust_loss, from 0 to 1. balance: what counts equally in the loss, "token" or "record". checkpointing: gradient
+    checkpointing, less memory for more time. save_steps: steps between two checkpoints. workers: processes that decode
+    photos. seed: order of the records, and a new adapter's initial weights.
     """
 
     steps: int
@@ -145,6 +159,7 @@ class Training:
     batch: int = 16
     accumulate: int = 1
     beta: float = 0.0
+    balance: str = "token"
     checkpointing: bool = False
     save_steps: int = 200
     workers: int = 0
@@ -197,7 +212,7 @@ def train_adapter(
     """Train adapter `name`, the newest of its branch or a mixture, on the records' answers; return the training log.
 
     The log has a row for every few steps: step, loss in nats per token (a mixture's loss includes its load-balance
-    loss), rate, seconds. Training resumes from the last checkpoint in `checkpoints` / name; without `checkpoints`
+    loss; balance "record": the mean over records), rate, seconds. Training resumes from the last checkpoint in `checkpoints` / name; without `checkpoints`
     nothing is kept. Errors: ValueError where there is no record.
     """
     if not records:
@@ -214,7 +229,7 @@ def train_adapter(
     )
     trainer = StageTrainer(
         stack.model, arguments, train_dataset=RecordDataset(records, stack.vlm.max_px), beta=training.beta,
-        data_collator=Collator(stack.vlm.processor), callbacks=[Watch(name)],
+        balance=training.balance, data_collator=Collator(stack.vlm.processor), callbacks=[Watch(name)],
         mixture=stack if isinstance(stack, LoraMixture) else None,
     )  # fmt: skip
     stack.assert_trainable(name)

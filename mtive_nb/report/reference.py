@@ -12,16 +12,23 @@ from mtive_nb.run.stale import read_run
 MAX_BYTES = 2**20
 
 
+class DirtyRunError(ValueError):
+    """Results that no commit reproduces: files of the checkout had changed, or there was no commit."""
+
+
 def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None] = print) -> Path:
     """Copy run.json, metrics, tables, figures and the report page to outputs/reference/<profile>/; return that folder.
 
     A figure is copied as SVG, or as PNG if the SVG is larger than 1 MiB. A larger table or PNG is not copied but named.
     The new reference is built in a hidden folder and swapped in, so that old and new numbers never mix.
+    Errors: DirtyRunError for runs whose files differed from a commit.
     """
     reference = project.outputs / "reference"
     target, aside = reference / profile, reference / f".{profile}.partial"
+    folders = run_folders(project.outputs / profile)
+    _assert_clean(folders, profile)
     shutil.rmtree(aside, ignore_errors=True)
-    for folder in run_folders(project.outputs / profile):
+    for folder in folders:
         if not read_run(folder).get("results"):
             tell(f"{folder.name}: run by hand, its numbers carry no stamp of the runner")
         for path in _kept(folder, tell=tell):
@@ -33,6 +40,18 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
     return target
+
+
+def _assert_clean(folders: list[Path], profile: str) -> None:
+    states = {folder: read_run(folder).get("git") or {} for folder in folders}
+    rows = {f: "files differed from the commit" if git.get("dirty") else "no commit" for f, git in states.items()}
+    dirty = [f for f, git in states.items() if git.get("dirty") or not git.get("commit")]
+    if dirty:
+        found = "; ".join(f"{folder.name}/run.json: {rows[folder]}" for folder in dirty)
+        again = f"python -m mtive_nb run {profile} {' '.join(folder.name[:2] for folder in dirty)} --force --only"
+        raise DirtyRunError(
+            f"reference {profile}: found {found}; expected runs of a clean checkout. Commit or stash, then: {again}"
+        )
 
 
 def _kept(folder: Path, *, tell: Callable[[str], None]) -> list[Path]:

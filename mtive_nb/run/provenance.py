@@ -24,7 +24,10 @@ def versions() -> dict[str, str]:
 
 
 def git_state(home: Path) -> dict[str, Any]:
-    """Return a checkout's commit and whether files differ from it; None outside git or before the first commit."""
+    """Return a checkout's commit and whether files differ from it; None outside git or before the first commit.
+
+    Files under outputs/ do not count: no result depends on the committed results beside it.
+    """
 
     def ask(*words: str) -> str | None:
         try:
@@ -33,7 +36,7 @@ def git_state(home: Path) -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain")
+    commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--", ".", ":(exclude)outputs")
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 

@@ -196,23 +196,25 @@ def _candidates(
 
 
 def _choose(made: list[Chosen], limit: float, rng: np.random.Generator) -> Chosen:
-    """Choose at most `limit` candidates, with as many yes as no in each group."""
+    """Choose at most `limit` candidates; half of the labels of each group are no or none."""
     # Each photo's first candidate comes before any photo's second, so that a limit keeps many photos.
     depth = max((len(own) for own in made), default=0)
     flat = [own[k] for k in range(depth) for own in made if k < len(own)]
-    groups: dict[tuple[str | None, str | None], Chosen] = defaultdict(list)
+    groups: dict[tuple[str | None, bool], Chosen] = defaultdict(list)
     for pair in flat:
-        groups[pair[1].group, pair[1].label if pair[1].group else None].append(pair)
-    chosen = groups.pop((None, None), [])[: int(min(limit, len(flat)))]
+        groups[pair[1].group, bool(pair[1].group) and pair[1].label in ("no", "none")].append(pair)
+    plain = groups.pop((None, False), [])
     pairs = []
     for group in sorted({name for name, _ in groups}):
-        yes, no = groups[group, "yes"], groups[group, "no"]
+        yes, no = groups[group, False], groups[group, True]
         # Yes and no are shuffled separately, so that a limit does not keep the same photos in both.
         orders = [rng.permutation(len(side)) for side in (yes, no)]
         pairs += [(yes[int(a)], no[int(b)]) for a, b in zip(*orders, strict=False)]
-    room = int(min(limit - len(chosen), 2 * len(pairs)) // 2)
-    both = [pair for index in rng.permutation(len(pairs))[:room] for pair in pairs[int(index)]]
-    chosen = chosen + both
+    available = len(plain) + 2 * len(pairs)
+    room = int(min(limit, available))
+    kept = room * len(pairs) // max(1, available)  # a limit cuts both kinds of question alike
+    both = [pair for index in rng.permutation(len(pairs))[:kept] for pair in pairs[int(index)]]
+    chosen = plain[: room - 2 * kept] + both
     return [chosen[int(index)] for index in rng.permutation(len(chosen))]
 
 

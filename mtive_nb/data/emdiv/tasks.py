@@ -6,7 +6,7 @@ none. `build.py` chooses and balances among them. Yes/no questions come with bot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ class Shop:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A possible record. Yes and no are balanced within a `group`, so that the question does not reveal the answer."""
+    """A possible record. Half of the labels of a `group` are no or none, so that no question reveals its answer."""
 
     question: str
     answer: str
@@ -122,8 +122,8 @@ def dd(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
         return [Candidate(ask.DD_GEN, text, asked, known, images, label=kind or ("damage" if damaged else "none"))]
     if "damage" in known and rng.random() < 0.5:
         kind = known["damage"]
-        return [Candidate(_pick(ask.DD_AUG_KIND, rng), kind, {"damage": kind}, known, images, label=kind)]
-    return [Candidate(_pick(ask.DD_AUG_YES_NO, rng), answer, {"damaged": answer}, known, images, label=answer)]
+        return [Candidate(_pick(ask.DD_AUG_KIND, rng), kind, {"damage": kind}, known, images, kind, "damage")]
+    return [Candidate(_pick(ask.DD_AUG_YES_NO, rng), answer, {"damaged": answer}, known, images, answer, "damaged")]
 
 
 def pm(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
@@ -170,7 +170,7 @@ def _pm(photo: CustomerPhoto, listed: Product, *, variant: str, rng: np.random.G
 
 
 def ex(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
-    """Expiry detection: both dates as printed (gen), one of them (aug), or whether it is printed (aug, bin)."""
+    """Expiry detection: both dates as printed (gen), one of them (aug), or whether each is printed (aug, bin)."""
     if photo.facts.get("dates") is None:
         return "facts name no dates"
     dates, known, images = photo.facts["dates"], photo.known(), (photo.path,)
@@ -189,8 +189,11 @@ def ex(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Sh
     if name in printed and rng.random() < 0.7:
         value = printed[name]
         return [Candidate(_pick(ask.EX_AUG[name], rng), value, {name: value}, known, images)]
-    question, answer = _pick(ask.EX_AUG[f"has {name}"], rng), there[name]
-    return [Candidate(question, answer, {f"has_{name}": answer}, known, images, label=answer)]
+    asked = {name: _pick(ask.EX_AUG[f"has {name}"], rng) for name in DATES}
+    return [
+        Candidate(asked[name], there[name], {f"has_{name}": there[name]}, known, images, there[name], f"has {name}")
+        for name in DATES
+    ]
 
 
 def own(
@@ -213,7 +216,7 @@ def own(
     if variant == "bin" and not polar:
         wrong = _pick([answer for answer in task.answers if answer != value], rng)
         asking = asking or task.asking
-        return _yes_no(asking(value), asking(wrong), photo, group=task.fact)
+        return _yes_no(asking(value), asking(wrong), photo)
     question = task.worded(_pick(task.questions[1:], rng) if variant == "aug" else task.questions[0])
     label, group = None if task.kind == "open" else value, task.fact if polar else None
     return [Candidate(question, value, {task.fact: value}, known, images, label, group)]
@@ -222,6 +225,21 @@ def own(
 PT = OwnTask("PT", "choice", "packaging", (ask.PT_GEN, *ask.PT_AUG), PACKAGINGS)
 PP = OwnTask("PP", "choice", "placement", (ask.PP_GEN, *ask.PP_AUG), PLACEMENTS, "Is the product {answer}?")
 pp = partial(own, task=PP)
+_FACTS = {
+    **{"AE": ask.AE_ATTRIBUTES, "DD": ("damaged", "damage"), "PM": (), "EX": DATES},
+    **{task.name: (task.fact,) for task in (PT, PP)},
+}
+
+
+def facts_of_tasks(names: Sequence[str], own_tasks: Mapping[str, OwnTask] | None = None) -> set[str]:
+    """The facts that tasks ask about, as `known_truth` names them; `own_tasks` are the catalogue's.
+
+    Errors: ValueError for a name of no task.
+    """
+    facts = _FACTS | {name: (task.fact,) for name, task in (own_tasks or {}).items()}
+    if strange := [name for name in names if name not in facts]:
+        raise ValueError(f"tasks: found {strange[0]!r}, expected some of {', '.join(facts)}")
+    return {fact for name in names for fact in facts[name]}
 
 
 def pt(photo: CustomerPhoto, variant: str, *, rng: np.random.Generator, shop: Shop) -> Made:
@@ -238,10 +256,11 @@ def packagings_of(feedback: list[Feedback]) -> tuple[str, ...]:
     return tuple(p for p in PACKAGINGS if p in found or not extra) + extra
 
 
-def _yes_no(right: str, wrong: str, photo: CustomerPhoto, *, group: str) -> list[Candidate]:
+def _yes_no(right: str, wrong: str, photo: CustomerPhoto, *, group: str | None = None) -> list[Candidate]:
+    """Without a group, yes and no are balanced for each question: a common answer would make yes likelier."""
     known = photo.known()
     pairs = ((right, "yes"), (wrong, "no"))
-    return [Candidate(q, a, {"answer": a}, known, (photo.path,), label=a, group=group) for q, a in pairs]
+    return [Candidate(q, a, {"answer": a}, known, (photo.path,), label=a, group=group or q) for q, a in pairs]
 
 
 def _pick(options: Sequence[str], rng: np.random.Generator) -> str:

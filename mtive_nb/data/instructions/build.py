@@ -7,7 +7,7 @@ known, `facts["grounded"]` of each pair by `Grammar` says whether the photo show
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,10 @@ PAIR_TYPES = (
     *("product type", "quantity", "attributes", "condition"),
     *("packaging", "spatial relation", "dates", "uncertainty"),
 )
+_ABOUT = {  # fact -> the type of pairs about it
+    **{"category": "product type", "count": "quantity", "damaged": "condition", "packaging": "packaging"},
+    **{"placement": "spatial relation", "expiry": "dates"},
+}
 FORMATS = ("short", "detailed", "list", "json")
 UNCERTAIN = "cannot be told from the image"
 
@@ -37,6 +41,12 @@ class Pair:
     answer: str
     claims: dict[str, str] = field(default_factory=dict)
     grounded: bool | None = None  # None: not known
+
+
+def types_beside(types: Sequence[str], unasked: Collection[str]) -> list[str]:
+    """Return the types of pairs without those about a fact in `unasked`."""
+    left_out = {kind for fact, kind in _ABOUT.items() if fact in unasked}
+    return [kind for kind in types if kind not in left_out]
 
 
 class Generator(Protocol):

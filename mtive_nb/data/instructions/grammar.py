@@ -8,7 +8,7 @@ the customer, whose texts also mention what no photo shows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,12 +70,15 @@ class Sight:
 
 
 class Grammar:
-    """A generator for `build_instructions`: pairs by rule, from what `sight` sees or else from the texts alone."""
+    """A generator for `build_instructions`: pairs by rule, from what `sight` sees or else from the texts alone.
+
+    No pair asks or says anything about the facts in `unasked`.
+    """
 
     free = True
 
-    def __init__(self, *, sight: Sight | None = None, seed: int = 0) -> None:
-        self.sight, self._rng = sight, np.random.default_rng([seed, 13])
+    def __init__(self, *, sight: Sight | None = None, seed: int = 0, unasked: Collection[str] = ()) -> None:
+        self.sight, self.unasked, self._rng = sight, frozenset(unasked), np.random.default_rng([seed, 13])
 
     def pairs(self, product: Product, feedback: Feedback | None, image: Path | None = None) -> list[Pair]:
         """The pairs of one photo; `feedback` None: a catalogue photo. Without sight, the facts only set `grounded`."""
@@ -83,7 +86,10 @@ class Grammar:
         facts = feedback.facts if feedback else product.facts
         looks = self.sight is not None and facts is not None
         believed = self.sight.of(facts, rng) if looks else _told(product, text)
-        made = [*_of_product(believed, rng), *_of_photo(believed, rng), *_hearsay(text, rng, believed=not looks)]
+        hidden = [*self.unasked, *(value for name, value in believed.items() if name in self.unasked)]
+        believed = {name: value for name, value in believed.items() if name not in self.unasked}
+        hearsay = _hearsay(text, rng, believed=not looks, hidden=hidden)
+        made = [*_of_product(believed, rng), *_of_photo(believed, rng), *hearsay]
         return [replace(pair, grounded=_grounded(pair.claims, facts)) for pair in made]
 
 
@@ -160,13 +166,17 @@ def _of_photo(believed: Mapping[str, str], rng: np.random.Generator) -> Iterator
         yield Pair("dates", "json", "Give the printed dates as JSON.", ask.compact_json(dates), dates)
 
 
-def _hearsay(text: str, rng: np.random.Generator, *, believed: bool) -> Iterator[Pair]:
-    """Questions that no photo answers; with `believed`, the answer repeats the customer's words."""
+def _hearsay(text: str, rng: np.random.Generator, *, believed: bool, hidden: Sequence[str]) -> Iterator[Pair]:
+    """Questions that no photo answers; with `believed`, the answer repeats the customer's words.
+
+    A clause with a `hidden` word gives no pair.
+    """
     for about, (words, question) in _HEARSAY.items():
         found = re.search(words, text)
         if found and believed:
             said = _around(text, found.start())
-            yield Pair("attributes", "short", question, said, {about: said})
+            if not any(re.search(rf"\b{re.escape(value)}\b", said) for value in hidden):
+                yield Pair("attributes", "short", question, said, {about: said})
         elif found or rng.random() < 0.3:
             yield Pair("uncertainty", "short", question, UNCERTAIN)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,19 @@ class LlmGenerator:
 
     free = False
 
-    def __init__(self, endpoint: Endpoint, *, cache: str | Path, request: Mapping[str, Any] | None = None) -> None:
-        """`request`: further fields of every request in place of REQUEST, for models that refuse these."""
-        self._endpoint, self.model, self.cache = endpoint, endpoint.model, Path(cache)
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        cache: str | Path,
+        types: Sequence[str] = PAIR_TYPES,
+        request: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Ask for pairs of these `types`.
+
+        `request`: further fields of every request in place of REQUEST, for models that refuse these.
+        """
+        self._endpoint, self.model, self.cache, self.types = endpoint, endpoint.model, Path(cache), types
         self.request = REQUEST if request is None else dict(request)
         self.failures: Counter[str] = Counter()
         self.cached = 0
@@ -75,7 +85,7 @@ class LlmGenerator:
 
     def pairs(self, product: Product, feedback: Feedback | None, image: Path) -> list[Pair]:
         """The pairs for one photo; [] if its request failed. Errors: EndpointError if the endpoint refuses for good."""
-        prompt = prompt_of(product, feedback)
+        prompt = prompt_of(product, feedback, types=self.types)
         asked = json.dumps([self.model, self.request, prompt, file_sha256(image)], sort_keys=True)
         key = hashlib.sha256(asked.encode()).hexdigest()
         stored = self.cache / f"{key}.json"
@@ -102,11 +112,11 @@ class LlmGenerator:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def prompt_of(product: Product, feedback: Feedback | None) -> str:
+def prompt_of(product: Product, feedback: Feedback | None, *, types: Sequence[str] = PAIR_TYPES) -> str:
     """The prompt for one photo; `feedback` None: a catalogue photo."""
     listing = {"title": product.title, "description": product.description, **product.attributes}
     return PROMPT.format(
-        types=", ".join(PAIR_TYPES),
+        types=", ".join(types),
         formats=", ".join(FORMATS),
         uncertain=UNCERTAIN,
         customer=plain(feedback.text, BRACKETS) if feedback else "",

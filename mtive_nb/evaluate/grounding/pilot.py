@@ -118,23 +118,28 @@ def pilot_claims(
 ) -> dict[str, dict[str, Interval]]:
     """Return measurements for VIT-Pro's claims (its T2 and section 3.2): by claim, left minus right in points.
 
-    said: the records and phrases of `test`; clip_of_text: CLIPScore of each record's whole text, in [-1, 1].
+    The paper's score, VisAttnScore, decides: points of attention on one image token. said: the records and phrases of
+    `test`; clip_of_text: CLIPScore of each record's whole text, in [-1, 1].
     """
     records, phrases = said
     borne_out = np.ones(len(records), bool)
     for phrase in phrases:
         borne_out[phrase.record] &= phrase.visible
     products, of_texts = list(test["product"]), [r["product_id"] for r in records]
-    higher = unpaired_difference(100 * test["attention mass"], test["visible"], groups=products, seed=seed)
     flat = unpaired_difference(100 * clip_of_text, borne_out, groups=of_texts, seed=seed)
     better = 100 * (_right(test, val, "VisAttnScore") - _right(test, val, "CLIPScore"))
     return {
-        "vitpro-attention-higher-when-grounded": {"phrases": higher},
+        "vitpro-attention-higher-when-grounded": {"phrases": shown_less_not(test, "VisAttnScore", seed=seed)},
         "vitpro-clipscore-flat-when-ungrounded": {"texts": flat},
         "vitpro-attention-finds-grounded-text-better": {
             "phrases": _balanced(better, test["visible"], groups=products, seed=seed)
         },
     }
+
+
+def shown_less_not(test: pd.DataFrame, score: str, *, seed: int = 0) -> Interval:
+    """Return a score's mean over phrases that the photo shows less its mean over the others, times 100."""
+    return unpaired_difference(100 * test[score], test["visible"], groups=list(test["product"]), seed=seed)
 
 
 def _auroc(pairs: np.ndarray) -> float:
