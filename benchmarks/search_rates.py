@@ -204,8 +204,13 @@ def held_out_loss(stack: m.LoraStack, records: list[dict], *, batch: int = 16) -
 
 
 def scored(arm: Arm, vocabulary: dict | None) -> dict:
-    """The trial's score on the validation records, with the active adapters."""
-    assert all(record["split"] == "val" for record in arm.held_out)
+    """The trial's score on the validation records, with the active adapters.
+
+    Errors: ValueError for records of another split.
+    """
+    if others := {record["split"] for record in arm.held_out} - {"val"}:
+        found = ", ".join(sorted(others))
+        raise ValueError(f"{arm.name}: found records of {found} among those that score, expected val alone")
     if vocabulary is None:
         return {"score": held_out_loss(arm.stack, arm.held_out), "measure": "nats a token", "n": len(arm.held_out)}
     right = right_answers(arm.held_out, m.generate_answers(arm.stack, arm.held_out), vocabulary)

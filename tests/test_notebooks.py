@@ -112,3 +112,18 @@ def test_all_chapters_train_with_one_loss():
     declared = {path.stem: read_parameters(path).get("BALANCE") for path in NOTEBOOKS}
     defaults = {stem: parameter.default for stem, parameter in declared.items() if parameter}
     assert [stem[:2] for stem in defaults] == ["04", "05", "06"] and set(defaults.values()) == {Training(1).balance}
+
+
+@pytest.mark.parametrize("arm", ["stage2", "AE", "Base_MoE", "PT", "Base_SL+Replay(100%)"])
+def test_rates_are_searched_on_val_and_a_trial_is_not_run_twice(smoke, tmp_path, arm):
+    out = tmp_path / "search.jsonl"
+    words = ["smoke", arm, "--rates", "0.001", "0.003", "--passes", "1", "--limit", "1", "--out", str(out)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "search_rates.py"), *words]
+    environment = __import__("os").environ | {"MTIVE_HOME": str(smoke.parents[1])}
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "best of 2 trials on val" in done.stdout
+        trials = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [(t["arm"], t["rate"], t["passes"]) for t in trials] == [(arm, 0.001, 1), (arm, 0.003, 1)]
+    assert all(t["n"] > 0 and t["steps"] > 0 and 0 <= t["score"] < 20 for t in trials)

@@ -181,7 +181,8 @@ def _retrain(folder: Path, task: str, source: str | Path, *, force: bool) -> Ret
     settings = json.loads((chapters["06"] / "settings.json").read_text(encoding="utf-8"))[task]
     of_06 = read_run(chapters["06"])["parameters"]
     steps = math.ceil(settings["steps"] * len(records) / max(1, len(before)))
-    batch = {name.lower(): of_06[name] for name in ("BATCH", "ACCUMULATE", "BALANCE", "CHECKPOINTING", "SEED")}
+    named = ("BATCH", "ACCUMULATE", "BALANCE", "CHECKPOINTING", "SEED")
+    batch = {name.lower(): of_06[name] for name in named if name in of_06}  # a run from before BALANCE has none
     spec = AdapterSpec(settings["rank"], settings["alpha"], tuple(settings["placement"]))
     target = versions.next_folder(task)
     name = f"{task}_{target.name}"
