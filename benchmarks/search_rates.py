@@ -31,11 +31,10 @@ from mtive_nb.data.emdiv.build import tasks_with_questions
 from mtive_nb.data.records import records_sha256
 from mtive_nb.data.sampling import first_of_each_form, sample_variants
 from mtive_nb.evaluate.continual import replay_name, replay_records, steps_in
-from mtive_nb.model.batches import batch_of
 from mtive_nb.model.experts import expert_name
 from mtive_nb.model.load import base_fingerprint
-from mtive_nb.model.losses import IGNORE, noise_robust_loss
 from mtive_nb.model.mixture import LoraMixture, MixtureSpec, matching_rank
+from mtive_nb.model.train import held_out_loss
 from mtive_nb.run.graph import find_project
 from mtive_nb.run.params import effective_parameters, per_task
 from mtive_nb.serve.retrain import right_answers
@@ -191,18 +190,6 @@ def arm_of(chapters: Chapters, name: str) -> Arm:
 
 
 @torch.inference_mode()
-def held_out_loss(stack: m.LoraStack, records: list[dict], *, batch: int = 16) -> float:
-    """Nats a token of the answers, with the active adapters."""
-    stack.model.eval()
-    nats = tokens = 0
-    for start in range(0, len(records), batch):
-        inputs = batch_of(stack.vlm, records[start : start + batch], answers=True)
-        labels = inputs.pop("labels")
-        nats += float(noise_robust_loss(stack.model(**inputs, use_cache=False).logits, labels, num_items=1))
-        tokens += int((labels[:, 1:] != IGNORE).sum())
-    return nats / tokens
-
-
 def scored(arm: Arm, vocabulary: dict | None) -> dict:
     """The trial's score on the validation records, with the active adapters.
 
