@@ -172,15 +172,13 @@ def test_the_answer_loss_equals_the_models_own(parts, tmp_path):
         batch = SceneCollator(processor)(samples)
         with torch.inference_mode():
             trainer.compute_loss(model, dict(batch))
-            given = {k: v for k, v in batch.items() if k != "dense"}
-            rows = [{k: v[i : i + 1] for k, v in given.items() if len(v) == len(samples)} for i in range(len(samples))]
-            logits = model(**given).logits
+            logits, labels = model(**{k: v for k, v in batch.items() if k != "dense"}).logits, batch["labels"]
         losses = [
-            model.loss_function(logits[i : i + 1], row["labels"], vocab_size=logits.shape[-1])
-            for i, row in enumerate(rows)
+            float(model.loss_function(a[None], b[None], vocab_size=len(a[0])))
+            for a, b in zip(logits, labels, strict=True)
         ]
-        weights = [float((row["labels"] != -100).sum()) ** 0.5 for row in rows]
-        own = sum(float(loss) * w for loss, w in zip(losses, weights, strict=True)) / sum(weights)
+        weights = [float((row != -100).sum()) ** 0.5 for row in labels]
+        own = sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
         assert trainer.last["answer_loss"] == pytest.approx(own, abs=1e-4)
     del model.dense
 
