@@ -53,7 +53,10 @@ class AverageGradients(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model: torch.nn.Module, **_) -> None:  # noqa: ANN001
         if os.getppid() != self.owner:
             raise SystemExit("the process that started this training is gone")
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for p in trained:  # a process whose batch needs no head, as on text alone, still takes part in its mean
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        gradients = [p.grad for p in trained]
         flat = torch.cat([g.flatten() for g in gradients])
         dist.all_reduce(flat)
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
