@@ -148,6 +148,25 @@ def test_two_processes_take_the_mean_of_their_gradients(parts, tmp_path):
     del model.dense
 
 
+class ImagesForTheFirst:
+    """Scenes at even places, which the first of two processes draws, and text alone at odd places."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        shares = {"plain": 1.0} if index % 2 else {"objects": 1.0}
+        return make_sample(index, seed=7, words=["bolan", "kiv"], shares=shares)
+
+
+def test_a_process_without_images_takes_part_in_the_mean(parts, tmp_path):
+    model, processor = copy.deepcopy(parts[0]), parts[1]
+    arguments = base_arguments(tmp_path, steps=2, batch=1, rate=1e-3, seed=0)
+    options = {"phase": "language", "arguments": arguments, "processor": processor, "processes": 2}
+    log = train_base_together(model, ImagesForTheFirst(), **options)
+    assert any("loss" in row for row in log)
+
+
 def test_a_training_ends_with_the_process_that_started_it(parts, tmp_path, monkeypatch):
     average = AverageGradients(0, 1, tmp_path / "meet")
     average.on_train_begin(None, None, None)
