@@ -69,7 +69,7 @@ def train_stage(stack: m.LoraStack, p: dict, given: argparse.Namespace, folder: 
     found = {"steps": steps, "seconds": time.monotonic() - begun, "start": start, "end": held_out_loss(stack, val)}
     say(stage=given.stage, **found, fall_percent=fall_percent(start, found["end"]), n=len(val))
     asked = val[: p["ANSWERS"]]
-    said = m.generate_answers(stack, asked, mark_cut=True)
+    said = m.generate_answers(stack, asked, batch=p["ANSWER_BATCH"], max_new_tokens=p["MAX_NEW_TOKENS"], mark_cut=True)
     known = shop_words(train, json.loads((given.runs / RECORDS[0]).with_name("vocabulary.json").read_text()))
     ill = [a for r, a in zip(asked, said, strict=True) if not well_formed(r, a, known)]
     shares = {"well_formed": 1 - len(ill) / len(said), "exact": sum(a == r["answer"] for r, a in zip(asked, said, strict=True)) / len(said)}  # fmt: skip
