@@ -2,6 +2,7 @@
 
 import copy
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -146,6 +147,25 @@ def test_two_processes_take_the_mean_of_their_gradients(parts, tmp_path):
     assert torch.allclose(trained(Doubled(0), 2), alone, atol=1e-6)
     assert not torch.allclose(trained(Doubled(8), 2), alone, atol=1e-6)
     del model.dense
+
+
+def average_two(rank: int, folder: Path) -> None:
+    """Three weights: with a gradient in both processes, in the first alone, in none."""
+    model = torch.nn.ModuleList(torch.nn.Linear(2, 1, bias=False) for _ in range(3))
+    model[0].weight.grad = torch.full((1, 2), 1.0 + rank)
+    model[1].weight.grad = None if rank else torch.full((1, 2), 4.0)
+    average = AverageGradients(rank, 2, folder / "meet")
+    average.on_train_begin(None, None, None)
+    average.on_pre_optimizer_step(None, None, None, model)
+    average.on_train_end(None, None, None)
+    torch.save([layer.weight.grad for layer in model], folder / f"{rank}.pt")
+
+
+def test_a_weight_that_one_batch_does_not_reach_has_half_the_others_gradient(tmp_path):
+    torch.multiprocessing.spawn(average_two, args=(tmp_path,), nprocs=2)
+    for rank in range(2):
+        both, one, none = torch.load(tmp_path / f"{rank}.pt")
+        assert both.tolist() == [[1.5, 1.5]] and one.tolist() == [[2.0, 2.0]] and none is None
 
 
 def test_a_training_ends_with_the_process_that_started_it(parts, tmp_path, monkeypatch):
