@@ -2,16 +2,15 @@
 
     python benchmarks/search_rates.py pocket AE --rates 0.002 0.005 0.01 --passes 1 2
 
-An arm is one training run of a chapter: stage1 (04), stage2 (05), an expert or a shared adapter of 06 by its adapter's
-name (AE, Base_AE, SL, Base_SL), the mixture of 08 (Base_MoE), a new task of 09 (PT: its expert on the stack) or a share
-of replay there, as T4 names it ("Base_SL+Replay(100%)"). Everything but rate and passes is the chapter's own setting in
-the profile: records, rank, placement, batch, loss, seed. The chapters before must have run in the profile.
+An arm is one training run of a chapter: an expert or a shared adapter of 06 by its adapter's name (AE, Base_AE, SL,
+Base_SL), the mixture of 08 (Base_MoE), a new task of 09 (PT: its expert on the stack) or a share of replay there, as T4
+names it ("Base_SL+Replay(100%)"). Everything but rate and passes is the chapter's own setting in the profile: records,
+rank, placement, batch, loss, seed. The chapters before must have run in the profile. Stages 1 and 2: search_stages.py.
 
 Each pair of a rate and a number of passes is one trial: train on the split train, score on the split val. One line of
 JSON a trial goes to --out; a trial that has its line there is not run again. `passes` counts the arm's records as its
 chapter draws them; for the arms of 06 and 08 it multiplies the chapter's STEPS, and records are drawn for so many steps.
-`score` of a stage: nats a token on held-out records (lower is better). Of any other arm: the mean over its tasks of the
-share of right answers. Compare arms that had equally many trials.
+`score` is the mean over the arm's tasks of the share of right answers. Compare arms that had equally many trials.
 """
 
 import argparse
@@ -22,7 +21,6 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -34,7 +32,6 @@ from mtive_nb.evaluate.continual import replay_name, replay_records, steps_in
 from mtive_nb.model.experts import expert_name
 from mtive_nb.model.load import base_fingerprint
 from mtive_nb.model.mixture import LoraMixture, MixtureSpec, matching_rank
-from mtive_nb.model.train import held_out_loss
 from mtive_nb.run.graph import find_project
 from mtive_nb.run.params import effective_parameters, per_task
 from mtive_nb.serve.retrain import right_answers
@@ -92,28 +89,11 @@ class Chapters:
 def training_of(given: dict, **more: object) -> m.Training:
     """A chapter's settings of training; steps and rate come with the trial."""
     named = {"batch": "BATCH", "accumulate": "ACCUMULATE", "balance": "BALANCE", "checkpointing": "CHECKPOINTING"}
-    named |= {"beta": "BETA", "seed": "SEED"}
-    return m.Training(1, **{name: given[key] for name, key in named.items() if key in given} | more)
+    return m.Training(1, seed=given["SEED"], **{name: given[key] for name, key in named.items() if key in given} | more)
 
 
 def of_split(records: Iterable[dict], split: str) -> list[dict]:
     return [record for record in records if record["split"] == split]
-
-
-def stage(chapters: Chapters, arm: str) -> Arm:
-    """Stage 1 or 2, on its chapter's records."""
-    number, name, parent = {"stage1": ("04", "PT", None), "stage2": ("05", "IT", "PT")}[arm]
-    given = chapters.parameters(number)
-    spec = m.AdapterSpec(given["RANK"], given["ALPHA"], tuple(given["PLACEMENT"]))
-    if arm == "stage1":
-        sizes = {"attention": given["ATTENTION"], "min_px": given["MIN_PX"], "max_px": given["MAX_PX"]}
-        stack = m.LoraStack(m.load_vlm(given["MODEL"], **sizes, quantize=given["QUANTIZE"]))
-        records = m.load_records(chapters.run("01") / "records" / "pretrain.jsonl")
-    else:
-        stack = m.open_stack((chapters.run("04") / "stack", "PT"))
-        records = m.load_records(chapters.run("02") / "records" / "instructions.jsonl")
-    splits = of_split(records, "train"), of_split(records, "val")
-    return Arm(name, stack, spec, parent, training_of(given), *splits)
 
 
 def of_06(chapters: Chapters, arm: str, stages: tuple) -> Arm | None:
@@ -177,20 +157,16 @@ def of_09(chapters: Chapters, arm: str, stages: tuple) -> Arm | None:
 
 def arm_of(chapters: Chapters, name: str) -> Arm:
     """The arm of this name. Errors: ValueError for a name that no chapter trains."""
-    if name in ("stage1", "stage2"):
-        return stage(chapters, name)
     stages = (chapters.run("04") / "stack", "PT"), (chapters.run("05") / "stack", "IT")
     if name == "Base_MoE":
         return mixture_of_08(chapters, stages)
     if found := of_06(chapters, name, stages) or of_09(chapters, name, stages):
         return found
-    raise ValueError(
-        f"arm: found {name!r}, expected stage1, stage2, an adapter of 06, Base_MoE, a new task or T4's row"
-    )
+    raise ValueError(f"arm: found {name!r}, expected an adapter of 06, Base_MoE, a new task of 09 or T4's row")
 
 
 @torch.inference_mode()
-def scored(arm: Arm, vocabulary: dict | None) -> dict:
+def scored(arm: Arm, vocabulary: dict) -> dict:
     """The trial's score on the validation records, with the active adapters.
 
     Errors: ValueError for records of another split.
@@ -198,8 +174,6 @@ def scored(arm: Arm, vocabulary: dict | None) -> dict:
     if others := {record["split"] for record in arm.held_out} - {"val"}:
         found = ", ".join(sorted(others))
         raise ValueError(f"{arm.name}: found records of {found} among those that score, expected val alone")
-    if vocabulary is None:
-        return {"score": held_out_loss(arm.stack, arm.held_out), "measure": "nats a token", "n": len(arm.held_out)}
     right = right_answers(arm.held_out, m.generate_answers(arm.stack, arm.held_out), vocabulary)
     table = pd.DataFrame({"task": [r["task"] for r in arm.held_out], "variant": [r["variant"] for r in arm.held_out]})
     by_form = table.assign(right=right).groupby(["task", "variant"], sort=False)["right"].mean()
@@ -208,7 +182,7 @@ def scored(arm: Arm, vocabulary: dict | None) -> dict:
     return {"score": float(by_task.mean()), "measure": "share right", "n": len(right), "by_form": forms}
 
 
-def trial(arm: Arm, training: m.Training, records: list[dict], vocabulary: dict | None) -> dict:
+def trial(arm: Arm, training: m.Training, records: list[dict], vocabulary: dict) -> dict:
     """Train the arm once, score it, and take it off its stack again."""
     stack, name = arm.stack, arm.name
     torch.manual_seed(training.seed)
@@ -255,7 +229,7 @@ def main() -> None:
     if not arm.held_out:
         raise SystemExit(f"{asked.arm}: found no validation record in profile {asked.profile}")
     file = chapters.run("01") / "records" / "vocabulary.json"
-    vocabulary = None if asked.arm.startswith("stage") else json.loads(file.read_text())
+    vocabulary = json.loads(file.read_text())
     out = asked.out or chapters.folder / "search_rates.jsonl"
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     done = {line["key"]: line for line in lines}
@@ -273,8 +247,8 @@ def main() -> None:
                     stream.write(json.dumps(done[key]) + "\n")
             rows.append(done[key])
             print(json.dumps(done[key]))
-    best = (np.argmin if vocabulary is None else np.argmax)([row["score"] for row in rows])
-    print(f"best of {len(rows)} trials on val: rate {rows[best]['rate']:g}, passes {rows[best]['passes']:g}")
+    best = max(rows, key=lambda row: row["score"])
+    print(f"best of {len(rows)} trials on val: rate {best['rate']:g}, passes {best['passes']:g}")
 
 
 if __name__ == "__main__":

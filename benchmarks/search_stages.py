@@ -62,13 +62,14 @@ def train_stage(stack: m.LoraStack, p: dict, given: argparse.Namespace, folder: 
     stack.add(name, m.AdapterSpec(p["RANK"], p["ALPHA"], tuple(p["PLACEMENT"])), parent=parent)
     start, begun = held_out_loss(stack, val), time.monotonic()
     steps = steps_for(len(train + again), p["STEPS"], passes=p["PASSES"], a_step=p["BATCH"] * p["ACCUMULATE"])
-    training = m.Training(steps, p["RATE"], p["BATCH"], p["ACCUMULATE"], beta=p.get("BETA", 0.0), seed=p["SEED"])
+    options = {"beta": p["BETA"] if given.stage == 1 else 0.0, "balance": p["BALANCE"], "seed": p["SEED"]}
+    training = m.Training(steps, p["RATE"], p["BATCH"], p["ACCUMULATE"], **options)
     train_adapter_in_shares(stack, name, train + again, training, checkpoints=folder, processes=p["PROCESSES"])
     stack.save(given.out, name)
     found = {"steps": steps, "seconds": time.monotonic() - begun, "start": start, "end": held_out_loss(stack, val)}
     say(stage=given.stage, **found, fall_percent=fall_percent(start, found["end"]), n=len(val))
     asked = val[: p["ANSWERS"]]
-    said = m.generate_answers(stack, asked, mark_cut=True)
+    said = m.generate_answers(stack, asked, batch=p["ANSWER_BATCH"], max_new_tokens=p["MAX_NEW_TOKENS"], mark_cut=True)
     known = shop_words(train, json.loads((given.runs / RECORDS[0]).with_name("vocabulary.json").read_text()))
     ill = [a for r, a in zip(asked, said, strict=True) if not well_formed(r, a, known)]
     shares = {"well_formed": 1 - len(ill) / len(said), "exact": sum(a == r["answer"] for r, a in zip(asked, said, strict=True)) / len(said)}  # fmt: skip
@@ -82,7 +83,8 @@ def train_experts(stack: m.LoraStack, parent: str | None, train: dict[str, list[
     """Train short experts on a stage (None: the bare base), with chapter 06's settings."""
     p = effective_parameters(ROOT / "notebooks" / "06_experts.ipynb", params=ROOT / "params", profile=given.profile)
     own, plans = {name: per_task(p[name], train) for name in ("RANK", "ALPHA", "PLACEMENT", "RATE", "SAMPLING")}, []
-    common = m.Training(given.expert_steps, batch=p["BATCH"], accumulate=p["ACCUMULATE"], seed=p["SEED"])
+    options = {"batch": p["BATCH"], "accumulate": p["ACCUMULATE"], "balance": p["BALANCE"], "seed": p["SEED"]}
+    common = m.Training(given.expert_steps, **options)
     n = given.expert_steps * p["BATCH"] * p["ACCUMULATE"]
     for t, records in train.items():
         spec = m.AdapterSpec(own["RANK"][t], own["ALPHA"][t], tuple(own["PLACEMENT"][t]))

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -148,23 +149,23 @@ def test_two_processes_take_the_mean_of_their_gradients(parts, tmp_path):
     del model.dense
 
 
-class ImagesForTheFirst:
-    """Scenes at even places, which the first of two processes draws, and text alone at odd places."""
+def average_two(rank: int, folder: Path) -> None:
+    """Three weights: with a gradient in both processes, in the first alone, in none."""
+    model = torch.nn.ModuleList(torch.nn.Linear(2, 1, bias=False) for _ in range(3))
+    model[0].weight.grad = torch.full((1, 2), 1.0 + rank)
+    model[1].weight.grad = None if rank else torch.full((1, 2), 4.0)
+    average = AverageGradients(rank, 2, folder / "meet")
+    average.on_train_begin(None, None, None)
+    average.on_pre_optimizer_step(None, None, None, model)
+    average.on_train_end(None, None, None)
+    torch.save([layer.weight.grad for layer in model], folder / f"{rank}.pt")
 
-    def __len__(self):
-        return 8
 
-    def __getitem__(self, index):
-        shares = {"plain": 1.0} if index % 2 else {"objects": 1.0}
-        return make_sample(index, seed=7, words=["bolan", "kiv"], shares=shares)
-
-
-def test_a_process_without_images_takes_part_in_the_mean(parts, tmp_path):
-    model, processor = copy.deepcopy(parts[0]), parts[1]
-    arguments = base_arguments(tmp_path, steps=2, batch=1, rate=1e-3, seed=0)
-    options = {"phase": "language", "arguments": arguments, "processor": processor, "processes": 2}
-    log = train_base_together(model, ImagesForTheFirst(), **options)
-    assert any("loss" in row for row in log)
+def test_a_weight_that_one_batch_does_not_reach_has_half_the_others_gradient(tmp_path):
+    torch.multiprocessing.spawn(average_two, args=(tmp_path,), nprocs=2)
+    for rank in range(2):
+        both, one, none = torch.load(tmp_path / f"{rank}.pt")
+        assert both.tolist() == [[1.5, 1.5]] and one.tolist() == [[2.0, 2.0]] and none is None
 
 
 def test_a_training_ends_with_the_process_that_started_it(parts, tmp_path, monkeypatch):

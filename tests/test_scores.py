@@ -155,6 +155,12 @@ def test_examples_prefer_records_on_which_systems_disagree(records):
     assert "DD-bin-7" in set(shown["id"])
 
 
+def test_without_questions_there_is_no_gain():
+    from mtive_nb.evaluate.scores import paired_gains
+
+    assert paired_gains([], {"MTIVE_IT": [], "zero-shot": []}, {}, system="MTIVE_IT", over=["zero-shot"]).empty
+
+
 def test_paired_gains_compare_the_same_records():
     from mtive_nb.evaluate.scores import paired_gains
 

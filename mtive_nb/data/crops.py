@@ -38,7 +38,7 @@ def crop_damage(catalogue: Catalogue, folder: str | Path, *, pairs: int = 3) -> 
     root = Path(folder)
     (root / "images").mkdir(parents=True, exist_ok=True)
     products = [Product(**vars(product) | {"images": ()}) for product in catalogue.products]
-    made = Catalogue(f"{catalogue.name}-crops", root, products, [], splits={})
+    made = Catalogue(f"{catalogue.name}-crops", root, products, [], splits={}, quarantine=list(catalogue.quarantine))
     for source in catalogue.feedback:
         facts = source.facts or {}
         if not facts.get("damage_mask"):

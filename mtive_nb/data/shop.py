@@ -58,8 +58,9 @@ def open_shop(
     """Open the catalogues of a source; new photos are written to `folder`.
 
     source: "mart" renders Pocket Mart into `folder`/mart (`mart`: arguments of `render_mart`). "real" opens the public
-    sets under MTIVE_DATA, cuts the broken cookies into damaged and undamaged parts, into `folder`/cropped, and draws
-    damage and dates on grocery photos, into `folder`/composited (`composited`: photos per split). Any other source is a catalogue folder. Errors: FileNotFoundError naming what is missing.
+    sets under MTIVE_DATA. It cuts damaged and undamaged parts out of broken cookies, into `folder`/cropped, and draws
+    damage and dates on grocery photos, into `folder`/composited (`composited`: photos per split). Any other source is a
+    catalogue folder. Errors: FileNotFoundError naming what is missing.
     """
     folder = Path(folder)
     if source == "mart":

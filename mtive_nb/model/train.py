@@ -149,9 +149,9 @@ class Training:
     """Training settings of an adapter: `steps` optimizer steps of `batch` x `accumulate` records each.
 
     rate: peak learning rate, reached after 5% of the steps; a cosine to 0 follows. beta: weight of the uniform loss in
-    noise_robust_loss, from 0 to 1. balance: what counts equally in the loss, "token" or "record". checkpointing: gradient
-    checkpointing, less memory for more time. save_steps: steps between two checkpoints. workers: processes that decode
-    photos. seed: order of the records, and a new adapter's initial weights.
+    noise_robust_loss, from 0 to 1. balance: what counts equally in the loss, "token" or "record". checkpointing:
+    gradient checkpointing, less memory for more time. save_steps: steps between two checkpoints. workers: processes that
+    decode photos. seed: order of the records, and a new adapter's initial weights.
     """
 
     steps: int
@@ -211,9 +211,9 @@ def train_adapter(
 ) -> pd.DataFrame:
     """Train adapter `name`, the newest of its branch or a mixture, on the records' answers; return the training log.
 
-    The log has a row for every few steps: step, loss in nats per token (a mixture's loss includes its load-balance
-    loss; balance "record": the mean over records), rate, seconds. Training resumes from the last checkpoint in `checkpoints` / name; without `checkpoints`
-    nothing is kept. Errors: ValueError where there is no record.
+    The log has a row for every few steps: step, loss in nats per token (balance "record": the mean over records of
+    that; a mixture's loss includes its load-balance loss), rate, seconds. Training resumes from the last checkpoint in
+    `checkpoints` / name; without `checkpoints` nothing is kept. Errors: ValueError where there is no record.
     """
     if not records:
         raise ValueError(f"adapter {name!r}: found no record to train on")

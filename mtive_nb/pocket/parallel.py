@@ -53,14 +53,14 @@ class AverageGradients(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model: torch.nn.Module, **_) -> None:  # noqa: ANN001
         if os.getppid() != self.owner:
             raise SystemExit("the process that started this training is gone")
-        trained = [p for p in model.parameters() if p.requires_grad]
-        for p in trained:  # a process whose batch needs no head, as on text alone, still takes part in its mean
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        gradients = [p.grad for p in trained]
-        flat = torch.cat([g.flatten() for g in gradients])
+        weights = list(model.parameters())
+        reached = torch.tensor([float(p.grad is not None) for p in weights])
+        dist.all_reduce(reached)  # a batch may lack images or dense labels that another process's batch has
+        weights = [p for p, n in zip(weights, reached.tolist(), strict=True) if n]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in weights])
         dist.all_reduce(flat)
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient) / dist.get_world_size())
+        for p, mean in zip(weights, flat.split([p.numel() for p in weights]), strict=True):
+            p.grad = mean.view_as(p) / dist.get_world_size()
 
     def on_train_end(self, args, state, control, **_) -> None:  # noqa: ANN001
         dist.destroy_process_group()

@@ -217,8 +217,8 @@ class SceneCollator:
 class BaseTrainer(TrainableCheckpoints):
     """Trainer of all phases; notebook 00 deletes the heads `model.dense` and `model.teacher` before the final save.
 
-    A sample whose answers have n tokens weighs sqrt(n). By tokens, long texts would drown yes and no; by samples, print
-    would hardly be taught.
+    A sample with n answer tokens weighs sqrt(n): by tokens, long texts drown yes and no; by samples, print is hardly
+    taught.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ A named stand-in for the paper's judge, Claude Sonnet 4.5 (MTIVE, section 4.2 an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 import pandas as pd
@@ -175,9 +175,8 @@ def judge_all(
         raise ValueError(f"judge_all: {len(answers)} answers for {len(records)} records; expected one each")
     judge = judge or RuleJudge(vocabulary_of(records) if vocabulary is None else vocabulary)
     keys = ("id", "product_id", "task", "variant")
-    return pd.DataFrame(
-        [
-            {key: record[key] for key in keys} | asdict(judge.judge(record, answer))
-            for record, answer in zip(records, answers, strict=True)
-        ]
-    )
+    rows = [
+        {key: record[key] for key in keys} | asdict(judge.judge(record, answer))
+        for record, answer in zip(records, answers, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=[*keys, *(field.name for field in fields(Judgement))])
