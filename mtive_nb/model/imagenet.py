@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 TOWERS = {  # name -> (package with the weights, timm's name)
@@ -80,10 +80,10 @@ def pooled_features(name: str, paths: list[Path], *, batch: int = 16) -> np.ndar
 
 
 def open_photo(path: Path, *, side_px: int = 320) -> Image.Image:
-    """Open a photo as RGB with a shorter side of at most about `side_px`."""
+    """Open a photo upright as RGB with a shorter side of at most about `side_px`."""
     with Image.open(path) as photo:
         photo.draft("RGB", (side_px, side_px))
-        photo = photo.convert("RGB")
+        photo = ImageOps.exif_transpose(photo).convert("RGB")
     scale = side_px / min(photo.size)
     return photo.resize([max(1, round(s * scale)) for s in photo.size], Image.BILINEAR) if scale < 0.75 else photo
 

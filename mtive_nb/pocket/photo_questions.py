@@ -29,7 +29,7 @@ PLAIN = {  # ImageNet's first word -> a plain word; "" is no thing, or a thing t
     "gown": "dress", "kimono": "dress", "abaya": "dress", "cowboy boot": "boot", "cowboy hat": "hat", "academic gown": "dress", "maillot": "", "prayer rug": "", "doormat": "",
     "christmas stocking": "", "comic book": "", "ear": "sweetcorn", "dough": "", "ski mask": "", "quilt": "", "hen-of-the-woods": "mushroom",
     "spaghetti squash": "melon", "acorn squash": "squash", "butternut squash": "squash", "custard apple": "fruit",
-    "packet": "packet", "pajama": "pyjamas", "stole": "scarf", "bonnet": "hat", "vestment": "", "velvet": "", "wool": "",
+    "pajama": "pyjamas", "stole": "scarf", "bonnet": "hat", "vestment": "", "velvet": "", "wool": "",
     "bulletproof vest": "", "chain mail": "", "grocery store": "", "vending machine": "", "tobacco shop": "", "bakery": "",
     "confectionery": "", "sleeping bag": "", "Band Aid": "", "apron": "", "ping-pong ball": "", "buckeye": "", "jackfruit": "",
     "shopping basket": "", "photocopier": "", "knee pad": "", "hand-held computer": "", "shower cap": "", "croquet ball": "",
@@ -78,7 +78,10 @@ def name_photos(teacher: str, paths: list[Path]) -> list[NamedPhoto]:
 
 
 class PhotoQuestions(Dataset):
-    """`n` samples: one photo or two, with questions on what they show; rare names are drawn more often."""
+    """`n` samples: one photo or two, with questions on what they show; rare names are drawn more often.
+
+    Errors: ValueError for photos of fewer than two names.
+    """
 
     def __init__(self, named: list[NamedPhoto], *, n: int, seed: int, pairs: float = 0.4) -> None:
         self.n, self.seed, self.pairs = n, seed, pairs
@@ -86,6 +89,8 @@ class PhotoQuestions(Dataset):
         for photo in named:
             self.of[photo.name].append(photo)
         self.names = sorted(self.of)
+        if len(self.names) < 2:
+            raise ValueError(f"named photos: found {len(self.names)} names, expected at least two to tell apart")
         shares = np.sqrt([len(self.of[name]) for name in self.names])
         self.shares = shares / shares.sum()
 
