@@ -132,6 +132,7 @@ def card(scores: pd.DataFrame, *, parameters: dict[str, int], facts: dict[str, o
     probes: from pocket/probe.py; seen: number of photos by folder.
     """
     probed, counted = pd.DataFrame() if probes is None else probes, seen or {}
+    systems = [column for column in probed if column not in ("probe", "metric", "n")]
     lines = [
         "---", "license: apache-2.0", "pipeline_tag: image-text-to-text", "---", "# Pocket base", "",
         "Qwen2.5-VL's architecture and processor at pocket size, trained from random weights by notebook 00 of mtive-nb on",
@@ -142,9 +143,10 @@ def card(scores: pd.DataFrame, *, parameters: dict[str, int], facts: dict[str, o
         "| parameters | |", "| --- | --- |", *(f"| {k} | {v:,} |" for k, v in parameters.items()), "",
         "| training | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in facts.items()), "",
         "| photos that it saw, without labels | |", "| --- | --- |", *(f"| {k} | {v:,} |" for k, v in counted.items()), "",
-        "Frozen probes on validation photos, beside the teacher's features:", "",
-        "| probe | n | pocket base | teacher |", "| --- | --- | --- | --- |",
-        *(f"| {r['probe']}, {r['metric']} | {r['n']} | {r['pocket base']:.3f} | {r['teacher']:.3f} |" for _, r in probed.iterrows()), "",
+        "Frozen probes on validation photos: of the tower's last block, of the merged tokens that the language model reads,",
+        "and of the teacher's features:", "",
+        f"| probe | n | {' | '.join(systems)} |", "| --- | --- " + "| --- " * len(systems) + "|",
+        *(f"| {r['probe']}, {r['metric']} | {r['n']} | {' | '.join(f'{r[s]:.3f}' for s in systems)} |" for _, r in probed.iterrows()), "",
         "Held-out scores (greedy answers, exact match with 95% bootstrap interval; characters is 1 less the edit distance",
         "over the truth's length):", "",
         "| skill | n | exact match | always the commonest answer | characters |", "| --- | --- | --- | --- | --- |",

@@ -1,10 +1,10 @@
 """What the frozen vision tower knows of real photos: linear probes on photos of public sets (notebook 00).
 
-A probe is a logistic regression on the mean patch of the tower's last block. It learns from the labels of training
+A probe is a logistic regression on the mean patch of the tower's last block, or on the mean merged token. It learns from the labels of training
 photos and is scored on validation photos, which neither the base nor its teacher has seen. A pair asks whether a phone
 photo and a catalogue photo show one product; its features are the products and differences of the two photos'.
 
-Shapes: N photos, W width of the tower.
+Shapes: N photos, W width of the tower, D width of the language model.
 """
 
 from pathlib import Path
@@ -21,8 +21,11 @@ from mtive_nb.model.imagenet import centre_view, open_photo
 from mtive_nb.pocket.distill import for_student
 
 
-def tower_features(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, *, batch: int = 32) -> Features:  # fmt: skip
-    """Return a function from photos to the mean patch of the tower's last block, after its norm: (N, W)."""
+def tower_features(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, *, merged: bool = False, batch: int = 32) -> Features:  # fmt: skip
+    """Return a function from photos to the mean patch of the tower's last block, after its norm: (N, W).
+
+    `merged`: the mean merged token instead, which is what the language model reads: (N, D).
+    """
     tower = model.model.visual
 
     def features(paths: list[Path]) -> np.ndarray:
@@ -32,7 +35,7 @@ def tower_features(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5
             given = processor.image_processor(images=for_student(views), return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 out = tower(given["pixel_values"].to(model.dtype), grid_thw=given["image_grid_thw"])
-                states = tower.merger.ln_q(out.last_hidden_state)
+                states = out.pooler_output if merged else tower.merger.ln_q(out.last_hidden_state)
             rows.append(states.view(len(views), -1, states.shape[-1]).mean(1).float().cpu().numpy())
         return np.concatenate(rows)
 
