@@ -179,4 +179,4 @@ def judge_all(
         {key: record[key] for key in keys} | asdict(judge.judge(record, answer))
         for record, answer in zip(records, answers, strict=True)
     ]
-    return pd.DataFrame(rows, columns=[*keys, *(field.name for field in fields(Judgement))])
+    return pd.DataFrame(rows, columns=None if rows else [*keys, *(field.name for field in fields(Judgement))])
