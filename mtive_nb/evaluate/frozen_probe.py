@@ -41,9 +41,6 @@ def probe_scores(
     Columns: system, column, value, low, high (fractions), n, with 95% bootstrap intervals over products. A column is
     missing where either split has no such questions.
     """
-    photos = sorted({image for r in (*train, *test) for image in r["images"] if r["task"] in ("AE", "PM")})
-    place = {image: k for k, image in enumerate(photos)}
-    rows = features([Path(photo) for photo in photos]) if photos else np.empty((0, 0))
 
     def of_attributes(record: Mapping[str, Any]) -> str | None:
         asked = (facts_of(record) or ({},))[0] if record["task"] == "AE" and record["variant"] != "bin" else {}
@@ -52,17 +49,22 @@ def probe_scores(
     def of_matching(record: Mapping[str, Any]) -> str | None:
         return record["label"] if record["task"] == "PM" and record["variant"] == "bin" else None
 
+    asked = [r for r in (*train, *test) if of_attributes(r) or of_matching(r)]
+    photos = sorted({image for r in asked for image in r["images"]})
+    place = {image: k for k, image in enumerate(photos)}
+    rows = features([Path(photo) for photo in photos]) if photos else np.empty((0, 0))
+
     def seen(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
         first, last = (rows[[place[r["images"][k]] for r in records]] for k in (0, -1))
         return last if len(records[0]["images"]) == 1 else pair_features(first, last)
 
     found = []
     for column, label in (("AE/category", of_attributes), ("PM/Acc binary", of_matching)):
-        known, asked = ([r for r in split if label(r)] for split in (train, test))
-        if len({label(r) for r in known}) < 2 or not asked:
+        known, held_out = ([r for r in split if label(r)] for split in (train, test))
+        if len({label(r) for r in known}) < 2 or not held_out:
             continue
         probe = linear_probe().fit(seen(known), [label(r) for r in known])
-        hits = probe.predict(seen(asked)) == np.array([label(r) for r in asked])
-        interval = bootstrap_interval(hits.astype(float), groups=[r["product_id"] for r in asked])
-        found.append({"system": system, "column": column, "value": interval.value, "low": interval.low, "high": interval.high, "n": len(asked)})  # fmt: skip
+        hits = probe.predict(seen(held_out)) == np.array([label(r) for r in held_out])
+        interval = bootstrap_interval(hits.astype(float), groups=[r["product_id"] for r in held_out])
+        found.append({"system": system, "column": column, "value": interval.value, "low": interval.low, "high": interval.high, "n": len(held_out)})  # fmt: skip
     return pd.DataFrame(found, columns=["system", "column", "value", "low", "high", "n"])

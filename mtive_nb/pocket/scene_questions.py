@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mtive_nb.model.imagenet import open_photo
 from mtive_nb.pocket.plain_text import plain_turns
 from mtive_nb.pocket.plain_world import world_turns
 from mtive_nb.pocket.scene_kinds import dense_labels, labelled_scene, objects_scene, page_scene, text_scene
@@ -261,10 +262,9 @@ def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = 
 def load_squares(paths: list[Path], *, side_px: int = 160) -> list[np.ndarray]:
     """Load photos as HWC uint8 squares of `side_px`, each the photo's centre: the grounds of scenes."""
     photos = []
-    for path in paths:
-        with Image.open(path) as image:
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            square = image.convert("RGB").crop((left, top, left + side, top + side))
-            photos.append(np.asarray(square.resize((side_px, side_px), Image.BICUBIC)))
+    for image in map(open_photo, paths):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        photos.append(np.asarray(square.resize((side_px, side_px), Image.BICUBIC)))
     return photos
