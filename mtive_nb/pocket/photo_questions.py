@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from mtive_nb.model.imagenet import load_tower, open_photo, pooled_features
 from mtive_nb.pocket.distill import random_view
+from mtive_nb.pocket.plain_grammar import with_articles
 from mtive_nb.pocket.pretrain import IGNORE
 from mtive_nb.pocket.scene_kinds import dense_labels
 from mtive_nb.pocket.scene_questions import Sample
@@ -125,7 +126,11 @@ class PhotoQuestions(Dataset):
             asked = photo.name if same else self._other(photo, rng)
             turns = [
                 (_pick(NAMING, rng), photo.name, "shape"),
-                (_pick(ASKING, rng).format(_with_article(asked)), "yes" if same else "no", "yes/no"),
+                (
+                    _pick(ASKING, rng).format(asked if asked.endswith("s") else with_articles(f"a {asked}")),
+                    "yes" if same else "no",
+                    "yes/no",
+                ),
             ]
             turns = turns[:: 1 if rng.random() < 0.5 else -1]
         images = [_shown(p, rng) for p in shown]
@@ -134,10 +139,6 @@ class PhotoQuestions(Dataset):
 
 def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
-
-
-def _with_article(name: str) -> str:
-    return name if name.endswith("s") else f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _shown(photo: NamedPhoto, rng: np.random.Generator) -> np.ndarray:

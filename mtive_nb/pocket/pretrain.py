@@ -6,7 +6,7 @@
 - `compare` (pocket/compare.py) trains the language model alone, on images that are encoded once.
 
 Shapes: B samples, I images of a batch, P patches, M = P / 4 merged patches of the whole batch, D language width,
-W vision width.
+W vision width; V views of real photos, CELLS, K and F as in distill.py.
 """
 
 import math
@@ -128,7 +128,7 @@ class TeacherHeads(nn.Module):
     def loss(
         self, tokens: torch.Tensor, patches: torch.Tensor, cells: torch.Tensor, pooled: torch.Tensor
     ) -> torch.Tensor:
-        """Return the distance of tokens (V, G * G, D) and patches (V, P, W) from cells (V, G * G, K) and pooled (V, F)."""
+        """Return the distance of tokens (V, CELLS, D) and patches (V, P, W) from cells (V, CELLS, K) and pooled (V, F)."""
 
         def apart(found: torch.Tensor) -> torch.Tensor:
             return mse_loss(found, pooled) + 1 - cosine_similarity(found, pooled).mean()
@@ -272,7 +272,7 @@ class BaseTrainer(TrainableCheckpoints):
         """Return the teacher's loss on real views (pocket/distill.py), which all have the same size."""
         grid_thw, cells = inputs["view_image_grid_thw"], inputs["view_cells"]
         visual = model.model.visual(inputs["view_pixel_values"].type(model.dtype), grid_thw=grid_thw)
-        tokens = visual.pooler_output.view(*cells.shape[:2], -1)  # (M, D) -> (V, G * G, D)
+        tokens = visual.pooler_output.view(*cells.shape[:2], -1)  # (M, D) -> (V, CELLS, D)
         patches = model.model.visual.merger.ln_q(visual.last_hidden_state).view(
             len(cells), -1, visual.last_hidden_state.shape[-1]
         )

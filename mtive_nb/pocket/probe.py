@@ -1,8 +1,8 @@
 """What the frozen vision tower knows of real photos: linear probes on photos of public sets (notebook 00).
 
-A probe is a logistic regression on the mean patch of the tower's last block, or on the mean merged token. It learns from the labels of training
-photos and is scored on validation photos, which neither the base nor its teacher has seen. A pair asks whether a phone
-photo and a catalogue photo show one product; its features are the products and differences of the two photos'.
+A probe is a logistic regression on the mean patch of the tower's last block, or on the mean merged token. It learns
+from the labels of training photos and is scored on validation photos, which neither the base nor its teacher has seen.
+A pair asks whether a phone photo and a catalogue photo show one product (`pair_features`).
 
 Shapes: N photos, W width of the tower, D width of the language model.
 """
