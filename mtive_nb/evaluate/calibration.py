@@ -7,39 +7,30 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mtive_nb.evaluate.intervals import Interval, bootstrap_sums
-from mtive_nb.model.batches import batch_of
-from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import LoraStack
-from mtive_nb.run import progress
+from mtive_nb.model.train import answer_predictions
 
 BINS = 15
 
 
-@torch.inference_mode()
 def token_confidences(stack: LoraStack, records: Sequence[dict], *, batch: int = 32) -> pd.DataFrame:
     """Return a row per token of the records' true answers, predicted from the true tokens before it.
 
     Columns: id, product_id, confidence (probability of the likeliest token), right (whether the likeliest token is the
     true token), nats (the true token's loss).
     """
-    stack.model.eval()
     rows = []
-    for start in progress(range(0, len(records), batch), what="confidence"):
-        some = records[start : start + batch]
-        inputs = batch_of(stack.vlm, some, answers=True)
-        targets = inputs.pop("labels")[:, 1:]
-        kept = targets != IGNORE
-        log_p = stack.model(**inputs, use_cache=False).logits[:, :-1][kept].float().log_softmax(-1)  # (N, V)
+    for places, log_p, true in answer_predictions(stack, records, batch=batch, what="confidence"):
         best, likeliest = log_p.max(-1)
-        found = {"confidence": best.exp(), "right": (likeliest == targets[kept]).float()}
-        found["nats"] = -log_p.gather(1, targets[kept][:, None])[:, 0]
-        of = kept.nonzero()[:, 0].tolist()
-        about = {key: [some[i][key] for i in of] for key in ("id", "product_id")}
-        rows.append(pd.DataFrame(about | {k: v.cpu().numpy() for k, v in found.items()}))
-    return pd.concat(rows, ignore_index=True)
+        found = {"confidence": best.exp(), "right": (likeliest == true).float()}
+        found["nats"] = -log_p.gather(1, true[:, None])[:, 0]
+        rows.append(pd.DataFrame({"place": places} | {k: v.cpu().numpy() for k, v in found.items()}))
+    tokens = pd.concat(rows).sort_values("place", kind="stable", ignore_index=True)
+    for at, key in enumerate(("id", "product_id")):
+        tokens.insert(at, key, [records[place][key] for place in tokens["place"]])
+    return tokens.drop(columns="place")
 
 
 def calibration(tokens: pd.DataFrame, *, seed: int = 0, resamples: int = 2000) -> dict[str, Interval]:

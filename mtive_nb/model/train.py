@@ -8,7 +8,7 @@ the base while an expert trains.
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import cross_entropy
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -244,26 +243,40 @@ def train_adapter(
 
 
 @torch.inference_mode()
-def answer_losses(model: LoraStack | Vlm, records: list[dict], *, batch: int = 32) -> pd.DataFrame:
-    """Return each record's loss on its own answer with the active adapters, in the records' order.
+def answer_predictions(
+    model: LoraStack | Vlm, records: Sequence[dict], *, batch: int = 32, what: str = "held-out loss"
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Yield what the active adapters predict for the records' own answers, batch by batch, short records first.
 
-    Columns: nats (summed over the answer's tokens, its end among them) and tokens.
+    Each batch gives, for its N answer tokens (an answer's end among them), their records' places, log-probabilities
+    (N, V) in float32 and true tokens (N,). `what` labels the progress line.
     """
     stacked = isinstance(model, LoraStack)
     vlm, network = model.vlm if stacked else model, model.model.eval()
     order = sorted(range(len(records)), key=list(map(rough_tokens, records)).__getitem__)
-    found = pd.DataFrame(0.0, index=range(len(records)), columns=["nats", "tokens"])
     with model.folded() if stacked else nullcontext():
-        for start in progress(range(0, len(order), batch), what="held-out loss"):
+        for start in progress(range(0, len(order), batch), what=what):
             rows = order[start : start + batch]
             inputs = batch_of(vlm, [records[i] for i in rows], answers=True)
             labels = inputs.pop("labels")
             columns = answer_columns(labels)
-            logits = network(**inputs, logits_to_keep=columns, use_cache=False).logits[:, :-1].float()  # (B, K, V)
             targets = labels[:, -columns:][:, 1:]  # (B, K)
-            nats = cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORE, reduction="none").sum(1)
-            found.loc[rows, "nats"], found.loc[rows, "tokens"] = nats.tolist(), (targets != IGNORE).sum(1).tolist()
-    return found
+            kept = targets != IGNORE
+            logits = network(**inputs, logits_to_keep=columns, use_cache=False).logits[:, :-1]  # (B, K, V)
+            places = [rows[k] for k in kept.nonzero()[:, 0].tolist()]
+            yield places, logits[kept].float().log_softmax(-1), targets[kept]
+
+
+def answer_losses(model: LoraStack | Vlm, records: Sequence[dict], *, batch: int = 32) -> pd.DataFrame:
+    """Return each record's loss on its own answer with the active adapters, in the records' order.
+
+    Columns: nats (summed over the answer's tokens, its end among them) and tokens.
+    """
+    found = np.zeros((len(records), 2))
+    for places, log_p, true in answer_predictions(model, records, batch=batch):
+        nats = -log_p.gather(1, true[:, None])[:, 0].double().cpu().numpy()
+        np.add.at(found, places, np.stack([nats, np.ones(len(nats))], axis=1))
+    return pd.DataFrame(found, columns=["nats", "tokens"])
 
 
 def held_out_loss(model: LoraStack | Vlm, records: list[dict], *, batch: int = 32) -> float:
