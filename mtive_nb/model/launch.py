@@ -49,16 +49,8 @@ def main(words: list[str] | None = None) -> None:
     over = [(Path(folder), name) for folder, _, name in (text.rpartition(":") for text in asked.over)]
     stack = open_stack(*over) if over else LoraStack(load_vlm(asked.model, max_px=asked.max_px))
     spec = AdapterSpec(asked.rank, asked.alpha, tuple(asked.placement))
-    training = Training(
-        asked.steps,
-        asked.rate,
-        asked.batch,
-        asked.accumulate,
-        asked.beta,
-        asked.balance,
-        asked.checkpointing,
-        seed=asked.seed,
-    )
+    named = "steps", "rate", "batch", "accumulate", "beta", "balance", "checkpointing", "seed"
+    training = Training(**{name: getattr(asked, name) for name in named})
     plan = AdapterPlan(asked.name, spec, over[-1][1] if over else None, records, training)
     train_adapters(stack, [plan], checkpoints=asked.out / "checkpoints")
     stack.assert_alive(asked.name)

@@ -43,12 +43,14 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
 
 
 def _assert_clean(folders: list[Path], profile: str) -> None:
-    states = {folder: read_run(folder).get("git") or {} for folder in folders}
-    rows = {f: "files differed from the commit" if git.get("dirty") else "no commit" for f, git in states.items()}
-    dirty = [f for f, git in states.items() if git.get("dirty") or not git.get("commit")]
-    if dirty:
-        found = "; ".join(f"{folder.name}/run.json: {rows[folder]}" for folder in dirty)
-        again = f"python -m mtive_nb run {profile} {' '.join(folder.name[:2] for folder in dirty)} --force --only"
+    faults = {}
+    for folder in folders:
+        git = read_run(folder).get("git") or {}
+        if git.get("dirty") or not git.get("commit"):
+            faults[folder.name] = "files differed from the commit" if git.get("dirty") else "no commit"
+    if faults:
+        found = "; ".join(f"{name}/run.json: {fault}" for name, fault in faults.items())
+        again = f"python -m mtive_nb run {profile} {' '.join(name[:2] for name in faults)} --force --only"
         raise DirtyRunError(
             f"reference {profile}: found {found}; expected runs of a clean checkout. Commit or stash, then: {again}"
         )
