@@ -25,7 +25,7 @@ import torch
 import mtive_nb as m
 from mtive_nb.data.dialogues import with_noisy_text
 from mtive_nb.data.sampling import first_of_each_form, sample_variants
-from mtive_nb.evaluate.gate import fall_percent, shop_words, well_formed
+from mtive_nb.evaluate.gate import Fall, shop_words, well_formed
 from mtive_nb.model.experts import expert_name
 from mtive_nb.model.parallel import train_adapter_in_shares
 from mtive_nb.model.train import held_out_loss, steps_for
@@ -67,7 +67,7 @@ def train_stage(stack: m.LoraStack, p: dict, given: argparse.Namespace, folder: 
     train_adapter_in_shares(stack, name, train + again, training, checkpoints=folder, processes=p["PROCESSES"])
     stack.save(given.out, name)
     found = {"steps": steps, "seconds": time.monotonic() - begun, "start": start, "end": held_out_loss(stack, val)}
-    say(stage=given.stage, **found, fall_percent=fall_percent(start, found["end"]), n=len(val))
+    say(stage=given.stage, **found, fall_percent=Fall(start, found["end"], len(val)).percent, n=len(val))
     asked = val[: p["ANSWERS"]]
     said = m.generate_answers(stack, asked, batch=p["ANSWER_BATCH"], max_new_tokens=p["MAX_NEW_TOKENS"], mark_cut=True)
     known = shop_words(train, json.loads((given.runs / RECORDS[0]).with_name("vocabulary.json").read_text()))

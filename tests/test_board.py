@@ -8,6 +8,7 @@ from sklearn.metrics import f1_score
 from mtive_nb.evaluate.claims import (
     FAILS,
     HOLDS,
+    NOT_MEASURED,
     OPEN,
     SYSTEMS,
     board,
@@ -237,3 +238,7 @@ def test_f1_of_yes_no_questions_is_compared_item_by_item():
     assert decide(asked, judged({"AE": 1.0})) is None and decide(asked, {"yes_no": binary[:0]}) is None
     turned = binary.assign(system=binary["system"].map({"zero-shot": "MTIVE_MTL", "MTIVE_MTL": "zero-shot"}))
     assert decide(asked, {"yes_no": turned})["verdict"] == FAILS
+
+
+def test_a_claim_without_values_is_not_measured():
+    assert measured("mtive-add-expert-keeps-old-outputs", {})["verdict"] == NOT_MEASURED

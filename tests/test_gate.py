@@ -6,6 +6,7 @@ import math
 import pytest
 
 from mtive_nb.evaluate import gate
+from mtive_nb.evaluate.intervals import Interval
 from mtive_nb.evaluate.predict import CUT
 
 TRAIN = [
@@ -54,29 +55,41 @@ def test_the_share_of_well_formed_answers_is_in_per_cent():
     assert math.isnan(gate.well_formed_percent([], [], WORDS).value)
 
 
-def test_a_part_is_met_at_its_bound_but_zero_shot_must_be_exceeded():
+def number(value, n, *, low=math.nan):
+    return Interval(value, low, math.nan, n)
+
+
+def test_a_part_is_met_at_its_bound_but_zero_shot_must_be_exceeded_by_the_whole_interval():
     over = f"{gate.OVER_ZERO_SHOT}german-label"  # a task of the shop's own has the others' condition
     found = {
-        gate.FALL_1: (30.0, 200),
-        gate.FALL_2: (39.9, 150),
-        gate.EXAM_1: (-3.0, 600),
-        gate.EXAM_2: (math.nan, 0),
-        over: (0.0, 50),
+        gate.FALL_1: number(30.0, 200),
+        gate.FALL_2: number(39.9, 150),
+        gate.EXAM_1: number(-3.0, 600, low=-5.0),
+        gate.EXAM_2: number(math.nan, 0),
+        f"{gate.OVER_ZERO_SHOT}AE": number(4.0, 50, low=1.0),
+        over: number(2.0, 50, low=0.0),
     }
     table = gate.gate_table(found)
     assert dict(zip(table["part"], table["met"], strict=True)) == {
-        gate.FALL_1: True, gate.FALL_2: False, gate.EXAM_1: True, over: False,
+        gate.FALL_1: True, gate.FALL_2: False, gate.EXAM_1: True, f"{gate.OVER_ZERO_SHOT}AE": True, over: False,
     }  # fmt: skip
     said = gate.gate_sentence(table)
-    assert "2 of 4" in said and gate.FALL_2 in said and gate.FALL_1 not in said
-    assert "all 1 " in gate.gate_sentence(gate.gate_table({gate.FALL_1: (30.0, 200)}))
+    assert "2 of 5" in said and gate.FALL_2 in said and gate.FALL_1 not in said
+    assert "all 1 " in gate.gate_sentence(gate.gate_table({gate.FALL_1: number(30.0, 200)}))
     with pytest.raises(KeyError):
-        gate.gate_table({"another": (1.0, 1)})
-    assert gate.fall_percent(4.0, 3.0) == 25
+        gate.gate_table({"another": number(1.0, 1)})
+
+
+def test_a_fall_says_what_it_is_and_what_was_not_measured():
+    fall = gate.Fall(4.0, 3.0, 20)
+    assert fall.percent == 25 and "fell from 4.00 to 3.00" in str(fall) and "(-25%)" in str(fall)
+    assert fall.table()["value"].tolist() == [4.0, 3.0, 25.0] and fall.interval().n == 20
+    assert "rose" in str(gate.Fall(3.0, 4.0, 20))
+    assert "No record is held out" in str(gate.Fall(math.nan, math.nan, 0))
 
 
 def test_the_gate_is_read_back_from_what_chapters_recorded(tmp_path):
-    line = {"table": gate.TABLE, "row": gate.FALL_1, "value": 31.0, "n": 200}
+    line = {"table": gate.TABLE, "row": gate.FALL_1, "value": 31.0, "low": None, "high": None, "n": 200}
     for name, lines in {"04": [line, line | {"table": "stage 1"}], "05": [line | {"row": gate.FALL_2}]}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))

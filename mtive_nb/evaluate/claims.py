@@ -35,6 +35,7 @@ BOARD_FIELDS = (
 )  # fmt: skip
 SHOWN = ["statement", "priority", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "published"]
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
+NOT_MEASURED = "not measured in this run"
 # Names of claims.yaml -> rows of our tables.
 SYSTEMS = {
     "base_zs": "zero-shot",
@@ -148,10 +149,12 @@ def measured(
 
     values: left minus right (`at_most_factor`: left divided by right) by task, or by another unit for which the claim
     must hold; a number without an interval is exact. n: sample size of each exact number. unit: of the values, where it
-    is not that of the paper's margin, which the row then leaves out.
+    is not that of the paper's margin, which the row then leaves out. Without values, the claim is not measured.
     Errors: KeyError for an unknown claim.
     """
     claim = find_claim(claim_id)
+    if not values:
+        return _row(claim, {"verdict": NOT_MEASURED})
     found = {task: v if isinstance(v, Interval) else Interval(v, v, v, n or 1) for task, v in values.items()}
     row = _row(claim, _decided(found, _rule(claim)) | {"seeds": 1})
     return row | {"unit": unit, "published": None} if unit else row
@@ -269,7 +272,7 @@ def board(
         found = decide(claim, frames, resamples=resamples, seed=seed)
         if found is None:
             no = claim["testable_small_scale"] == "no"
-            found = {"verdict": f"not testable here: {claim['testable_why']}" if no else "not measured in this run"}
+            found = {"verdict": f"not testable here: {claim['testable_why']}" if no else NOT_MEASURED}
         rows.append(_row(claim, found))
     return pd.DataFrame(rows, columns=list(BOARD_FIELDS)).astype({"by_task": object, "decided_by": object})
 

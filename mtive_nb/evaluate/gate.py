@@ -23,14 +23,14 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 @dataclass(frozen=True)
 class Part:
-    """One condition: a number must reach `needed`, or exceed it where it is `strict`."""
+    """One condition: a number must reach `needed`; where the part is `strict`, its whole interval must lie above."""
 
     needed: float
     unit: str
     strict: bool = False
 
-    def met(self, found: float) -> bool:
-        return found > self.needed if self.strict else found >= self.needed
+    def met(self, found: Interval) -> bool:
+        return found.low > self.needed if self.strict else found.value >= self.needed
 
 
 # Registered before the stages were searched.
@@ -49,25 +49,31 @@ GATE = {
 }
 
 
-def gate_table(found: Mapping[str, tuple[float, int]]) -> pd.DataFrame:
-    """Return the gate's parts that were measured, {part: (number, items)}: part, found, needed, unit, met, n.
+def gate_table(found: Mapping[str, Interval]) -> pd.DataFrame:
+    """Return the gate's parts that were measured: part, found, low, high, needed, unit, met, n.
 
     A number that is NaN was not measured. A task that GATE does not name has the other tasks' condition.
     Errors: KeyError for an unknown part.
     """
     rows = []
-    for name, (value, n) in found.items():
+    for name, number in found.items():
         part = GATE[f"{OVER_ZERO_SHOT}AE" if name.startswith(OVER_ZERO_SHOT) else name]
-        if not math.isnan(value):
-            needed = f"{'above' if part.strict else 'at least'} {part.needed:g}"
-            rows.append((name, value, needed, part.unit, part.met(value), n))
-    return pd.DataFrame(rows, columns=["part", "found", "needed", "unit", "met", "n"])
+        if not math.isnan(number.value):
+            needed = f"{'interval above' if part.strict else 'at least'} {part.needed:g}"
+            ends = number.value, number.low, number.high
+            rows.append((name, *ends, needed, part.unit, part.met(number), number.n))
+    return pd.DataFrame(rows, columns=["part", "found", "low", "high", "needed", "unit", "met", "n"])
 
 
 def recorded_gate(*folders: Path) -> pd.DataFrame:
     """Return gate_table of what chapters recorded in the table "gate" of their run folders."""
     lines = [line for folder in folders for line in read_metrics(Path(folder)) if line["table"] == TABLE]
-    return gate_table({line["row"]: (line["value"], line["n"]) for line in lines})
+    return gate_table({line["row"]: _interval_of(line) for line in lines})
+
+
+def _interval_of(line: Mapping[str, Any]) -> Interval:
+    low, high = (math.nan if line[end] is None else line[end] for end in ("low", "high"))
+    return Interval(line["value"], low, high, line["n"])
 
 
 def gate_sentence(gate: pd.DataFrame) -> str:
@@ -80,9 +86,36 @@ def gate_sentence(gate: pd.DataFrame) -> str:
     return f"The gate is not met in {len(missed)} of {len(gate)} measured parts ({'; '.join(missed)})."
 
 
-def fall_percent(start: float, end: float) -> float:
-    """Return by how many per cent of `start` a loss fell to `end`; negative where it rose."""
-    return 100 * (start - end) / start
+@dataclass(frozen=True)
+class Fall:
+    """Mean loss on `n` held-out records before and after a stage, in nats a token; NaN without records."""
+
+    start: float
+    end: float
+    n: int
+
+    @property
+    def percent(self) -> float:
+        """By how many per cent of its start the loss fell; negative where it rose."""
+        return 100 * (self.start - self.end) / self.start
+
+    def table(self) -> pd.DataFrame:
+        """Return start, end and fall as rows for a run's metrics: column, value, unit, better, n."""
+        rows = [("start", self.start, "nats", "lower"), ("end", self.end, "nats", "lower")]
+        rows = [
+            (f"held-out loss, {name}", *row, self.n) for name, *row in [*rows, ("fall", self.percent, "%", "higher")]
+        ]
+        return pd.DataFrame(rows, columns=["column", "value", "unit", "better", "n"])
+
+    def interval(self) -> Interval:
+        """Return the fall in per cent as a number of the gate; it has no interval."""
+        return Interval(self.percent, math.nan, math.nan, self.n)
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "No record is held out (split val), so no loss was measured"
+        verb = "fell" if self.end < self.start else "rose"
+        return f"The held-out loss {verb} from {self.start:.2f} to {self.end:.2f} nats a token ({-self.percent:+.0f}%)"
 
 
 def shop_words(records: Iterable[Mapping[str, Any]], vocabulary: Mapping[str, Iterable[str]]) -> frozenset[str]:

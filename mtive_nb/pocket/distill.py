@@ -23,7 +23,8 @@ from mtive_nb.pocket.pretrain import SceneDataset
 from mtive_nb.pocket.scene_questions import Sample
 
 STUDENT_PX, COMPONENTS = 140, 256
-MIXED = 0.25  # share of views that are blends of two photos (mixup, Zhang et al. 2018)
+MIXED = 0.5  # share of views that are blends of two photos (mixup, Zhang et al. 2018)
+LEAST = 0.1  # least share of a photo that a view shows
 
 
 UNLABELLED = {  # folder under MTIVE_DATA -> what it is
@@ -51,7 +52,7 @@ def unlabelled_photos(data: Path) -> dict[str, list[Path]]:
     return found
 
 
-def random_view(photo: Image.Image, rng: np.random.Generator, *, least: float = 0.25) -> Image.Image:
+def random_view(photo: Image.Image, rng: np.random.Generator, *, least: float = LEAST) -> Image.Image:
     """Return a crop of at least the share `least` at 224 pixels, perhaps mirrored, in other light and colours."""
     area, aspect = photo.width * photo.height * rng.uniform(least, 1.0), np.exp(rng.uniform(-0.29, 0.29))
     width, height = min(photo.width, (area * aspect) ** 0.5), min(photo.height, (area / aspect) ** 0.5)

@@ -1,5 +1,6 @@
 """The pocket base's exam on held-out general scenes and plain words, its loss on plain texts, and its card."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from mtive_nb.data.records import assistant_turn, user_turn
-from mtive_nb.evaluate.intervals import bootstrap_interval, paired_difference
+from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, paired_difference
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.stack import LoraStack
@@ -123,6 +124,12 @@ def exam_change(stack: LoraStack, adapter: str, *, folder: Path, n: int) -> pd.D
         means = hits[None][kept].mean(), hits[adapter][kept].mean()
         rows.append((skill, change.n, *means, change.value, change.low, change.high))
     return pd.DataFrame(rows, columns=columns)
+
+
+def overall_change(change: pd.DataFrame) -> Interval:
+    """Return the row ALL_SKILLS of exam_change as an interval in points; NaN where there was no exam."""
+    row = change.set_index("skill").reindex([ALL_SKILLS]).iloc[0]
+    return Interval(row["change"], row["low"], row["high"], 0 if math.isnan(row["n"]) else int(row["n"]))
 
 
 def card(scores: pd.DataFrame, *, parameters: dict[str, int], facts: dict[str, object],
