@@ -11,7 +11,8 @@ from PIL import Image
 
 from mtive_nb.data.mart.closeup import take_closeup
 from mtive_nb.data.mart.draw import draw_package
-from mtive_nb.data.mart.icons import icon_mask
+from mtive_nb.data.mart.icons import INKS, icon_mask
+from mtive_nb.data.mart.label import PAPER, luminance
 from mtive_nb.data.mart.photo import plan_shot, take_photo
 from mtive_nb.data.mart.render import CATEGORIES, DAMAGES, make_item, render_mart, vocabulary
 from mtive_nb.data.mart.text import customer_text
@@ -75,6 +76,11 @@ def test_products_of_a_category_differ_in_brand_and_colour():
     same = [make_item(48 * turn + 7, seed=1).attributes for turn in range(10)]
     assert len({a["category"] for a in same}) == 1
     assert len({a["brand"] for a in same}) == len({a["colour"] for a in same}) == 10
+
+
+def test_each_pictogram_has_an_ink_that_stands_out_on_paper():
+    assert set(INKS) == set(CATEGORIES)
+    assert all(luminance(PAPER) - luminance(ink) > 80 for ink in INKS.values())
 
 
 def test_pictograms_are_distinct():

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - one pictogram per line is easier to find and correct
-"""The pictogram of each category, in a small vector language on a 24 x 24 grid.
+"""The pictogram of each category, in a small vector language on a 24 x 24 grid, and the colour of its ink.
 
 Commands, separated by `;`: `c x y r` disc, `e x0 y0 x1 y1` ellipse, `r x0 y0 x1 y1 radius` rounded rectangle,
 `p x y x y ...` polygon, `l width x y x y ...` line, `a width x0 y0 x1 y1 start end` arc (degrees). A leading `-` erases.
@@ -66,6 +66,24 @@ ICONS = {
     "insect spray": "e 6.4 6 17.6 23;c 12 4.4 3.6;-l 1.4 12 8 12 23;l 1.7 7.6 10 1 6;l 1.7 16.4 10 23 6;l 1.7 7 14.6 0 14.6;"
     "l 1.7 17 14.6 24 14.6;l 1.7 8 19 2 23.4;l 1.7 16 19 22 23.4",
 }
+
+# As on real labels, the picture of what is inside has its colour: at 140 pixels a colour is seen before a shape.
+_INKS = (  # RGB, then the categories with hyphens for spaces
+    (206, 34, 40, "mouthwash popcorn ketchup paint"),
+    (150, 18, 70, "conditioner jam cherries"),
+    (238, 110, 10, "juice hot-sauce hair-oil biscuits"),
+    (214, 158, 0, "sun-cream honey sweetcorn polish light-bulbs"),
+    (112, 64, 30, "coffee chocolate peanut-butter dog-food"),
+    (120, 128, 20, "nuts olive-oil bird-seed"),
+    (30, 140, 60, "tea fertiliser hair-gel"),
+    (0, 140, 150, "toothpaste dish-soap mushrooms"),
+    (50, 150, 235, "iced-tea glass-cleaner shampoo"),
+    (30, 70, 190, "water tuna laundry-powder deodorant"),
+    (120, 50, 170, "body-lotion cocoa pet-treats cereal"),
+    (235, 80, 160, "face-cream soap mayonnaise"),
+    (34, 32, 38, "cola milk-powder hand-cream cat-food insect-spray"),
+)
+INKS = {name.replace("-", " "): (r, g, b) for r, g, b, names in _INKS for name in names.split()}
 
 
 def _stroke(draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], width: float, ink: int) -> None:

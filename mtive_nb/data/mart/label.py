@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mtive_nb.data.mart.icons import icon_mask
+from mtive_nb.data.mart.icons import INKS, icon_mask
 
 FONT_FILES = {
     "sans": "DejaVuSans-Bold.ttf",
@@ -73,10 +73,13 @@ def _stamp(art: Image.Image, mask: Image.Image, centre: tuple[float, float], ink
 
 
 def _plates(draw: ImageDraw.ImageDraw, face: Box, style: str, body: Rgb, spots: dict[str, Box]) -> dict[str, Rgb]:
-    """Draws the background of the print; returns the ink colours of brand, icon and size."""
+    """Draws the background of the print, paper under the icon; returns the ink colours of brand and size."""
     x0, y0, x1, y1 = face
     direct = INK if luminance(body) > 132 else PAPER
-    paper, dark = (PAPER, INK) if luminance(body) < 225 else (mix(body, INK, 0.08), INK)
+    paper = PAPER if luminance(body) < 225 else mix(body, INK, 0.08)
+    ix0, iy0, ix1, iy1 = spots["icon"]
+    if style in ("band", "direct"):
+        draw.rounded_rectangle((ix0 - 8, iy0 - 8, ix1 + 8, iy1 + 8), radius=14, fill=paper)
     if style == "panel":
         panel = (
             x0 - 2,
@@ -85,20 +88,17 @@ def _plates(draw: ImageDraw.ImageDraw, face: Box, style: str, body: Rgb, spots: 
             min(spots["icon"][3] + 14, y1 - 52),
         )  # ends above the size: the body's colour must dominate
         draw.rounded_rectangle(panel, radius=18, fill=paper, outline=mix(body, INK, 0.35), width=3)
-        return {"brand": dark, "icon": mix(body, INK, 0.45) if luminance(body) < 170 else dark, "size": direct}
+        return {"brand": INK, "size": direct}
     if style == "band":
         top, bottom = spots["brand"][1] - 16, spots["brand"][3] + 16
         fill = INK if direct == INK else PAPER
         draw.rectangle((x0 - 60, top, x1 + 60, bottom), fill=fill)
         draw.rectangle((x0 - 60, bottom + 7, x1 + 60, bottom + 11), fill=fill)
-        return {"brand": PAPER if fill == INK else INK, "icon": direct, "size": direct}
+        return {"brand": PAPER if fill == INK else INK, "size": direct}
     if style == "badge":
-        ix0, iy0, ix1, iy1 = spots["icon"]
         cx, cy, radius = (ix0 + ix1) / 2, (iy0 + iy1) / 2, (ix1 - ix0) * 0.66
-        disc = paper if direct == PAPER or luminance(body) < 225 else INK
-        draw.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=disc)
-        return {"brand": direct, "icon": INK if disc != INK else PAPER, "size": direct}
-    return {"brand": direct, "icon": direct, "size": direct}
+        draw.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), fill=paper)
+    return {"brand": direct, "size": direct}
 
 
 def print_label(
@@ -137,6 +137,6 @@ def print_label(
     inks = _plates(draw, face, style, body, spots)
     return Label(
         brand=_stamp(art, brand_mask, brand_at, inks["brand"]),
-        icon=_stamp(art, icon_mask(category, side), icon_at, inks["icon"]),
+        icon=_stamp(art, icon_mask(category, side), icon_at, INKS[category]),
         size=_stamp(art, size_mask, size_at, inks["size"]),
     )
