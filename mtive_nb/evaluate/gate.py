@@ -101,9 +101,10 @@ class Fall:
 
     def table(self) -> pd.DataFrame:
         """Return start, end and fall as rows for a run's metrics: column, value, unit, better, n."""
-        rows = [("start", self.start, "nats", "lower"), ("end", self.end, "nats", "lower")]
         rows = [
-            (f"held-out loss, {name}", *row, self.n) for name, *row in [*rows, ("fall", self.percent, "%", "higher")]
+            ("held-out loss, start", self.start, "nats", "lower", self.n),
+            ("held-out loss, end", self.end, "nats", "lower", self.n),
+            ("held-out loss, fall", self.percent, "%", "higher", self.n),
         ]
         return pd.DataFrame(rows, columns=["column", "value", "unit", "better", "n"])
 
