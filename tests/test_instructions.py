@@ -16,6 +16,7 @@ from mtive_nb.data.emdiv.questions import AE_AUG, PP_AUG, PP_GEN, PT_AUG, PT_GEN
 from mtive_nb.data.emdiv.tasks import facts_of_tasks
 from mtive_nb.data.endpoint import REFUSALS, Endpoint, EndpointError
 from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, build_instructions, types_beside
+from mtive_nb.data.instructions.comparison import COMPARISON, comparison_records
 from mtive_nb.data.instructions.grammar import Grammar, Sight
 from mtive_nb.data.instructions.llm import LlmGenerator, prompt_of
 from mtive_nb.data.mart.render import render_mart
@@ -101,6 +102,7 @@ def test_records_take_the_types_in_turn_and_stay_in_their_split(shop, tmp_path, 
     # Customers do not write of dates.
     assert set(kinds) == set(PAIR_TYPES) - ({"dates"} if not sees else set())
     assert max(kinds.values()) <= 2 * 210 / len(kinds)
+    assert kinds["uncertainty"] <= max(kinds.values()) / 3
     assert {record["label"] for record in records} == set(FORMATS)
     splits = split_products(product.product_id for product in shop.products)
     assert {splits[record["product_id"]] for record in records} == {"train"}
@@ -111,6 +113,17 @@ def test_records_take_the_types_in_turn_and_stay_in_their_split(shop, tmp_path, 
         assert len(question_of(record).split()) <= 20 and len(record["answer"].split()) <= 12, record["answer"]
         if record["label"] == "json":
             json.loads(record["answer"])
+    assert load_records(write_records(records, tmp_path / "records.jsonl")) == records
+
+
+def test_pairs_of_photos_are_of_one_split_and_half_of_them_of_one_product(shop, tmp_path):
+    records = comparison_records(shop, 60, seed=3)
+    assert {r["task"] for r in records} == {"INSTRUCT"} and {r["variant"] for r in records} == {COMPARISON}
+    assert 40 <= len(records) <= 60 and max(len(r["images"]) for r in records) == 2
+    answers = Counter(r["answer"].split(",")[0] for r in records)
+    assert abs(answers["yes"] - answers["no"]) <= 4 and set(answers) == {"yes", "no"}
+    splits = split_products(product.product_id for product in shop.products)
+    assert {splits[r["product_id"]] for r in records} == {"train"}
     assert load_records(write_records(records, tmp_path / "records.jsonl")) == records
 
 

@@ -29,6 +29,7 @@ _ABOUT = {  # fact -> the type of pairs about it
 }
 FORMATS = ("short", "detailed", "list", "json")
 UNCERTAIN = "cannot be told from the image"
+_UNCERTAIN_TURNS = 4  # the type "uncertainty" is taken every so many turns: taught as often as all, it is said to all
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,12 @@ def _record(
 
 
 def _in_turn(waiting: dict[str, list[dict]], n: int, rng: np.random.Generator) -> list[dict]:
-    """At most `n` records, one of each type in turn while records remain, then shuffled."""
-    queues = [[rows[int(k)] for k in rng.permutation(len(rows))] for rows in waiting.values()]
+    """At most `n` records, one of each type in turn while records remain ("uncertainty" less often), then shuffled."""
+    queues = {kind: [rows[int(k)] for k in rng.permutation(len(rows))] for kind, rows in waiting.items()}
     chosen: list[dict] = []
-    while len(chosen) < n and any(queues):
-        chosen += [queue.pop() for queue in queues if queue][: n - len(chosen)]
+    turn = 0
+    while len(chosen) < n and any(queues.values()):
+        due = [q for kind, q in queues.items() if q and (kind != "uncertainty" or turn % _UNCERTAIN_TURNS == 0)]
+        chosen += [queue.pop() for queue in due][: n - len(chosen)]
+        turn += 1
     return [chosen[int(k)] for k in rng.permutation(len(chosen))]

@@ -142,7 +142,7 @@ def _of_photo(believed: Mapping[str, str], rng: np.random.Generator) -> Iterator
         yield Pair("quantity", "short", "How many are shown?", count, {"count": count})
         named = {"product": believed["category"]} if "category" in believed else {}
         claims = {"count": count} | ({"category": believed["category"]} if named else {})
-        amount = ask.compact_json({**named, "count": int(count)})
+        amount = ask.compact_json({**named, "count": count})
         yield Pair("quantity", "json", "Give product and quantity as JSON.", amount, claims)
     if damaged := believed.get("damaged"):
         yield Pair("condition", "short", _pick((ask.DD_BIN, *ask.DD_AUG_YES_NO), rng), damaged, {"damaged": damaged})
