@@ -101,6 +101,7 @@ def test_records_take_the_types_in_turn_and_stay_in_their_split(shop, tmp_path, 
     kinds = Counter(record["variant"] for record in records)
     # Customers do not write of dates.
     assert set(kinds) == set(PAIR_TYPES) - ({"dates"} if not sees else set())
+    assert kinds.pop("condition") > max(kinds.values())  # two a turn
     assert max(kinds.values()) <= 2 * 210 / len(kinds)
     assert kinds["uncertainty"] <= max(kinds.values()) / 3
     assert {record["label"] for record in records} == set(FORMATS)

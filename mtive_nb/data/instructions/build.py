@@ -29,7 +29,9 @@ _ABOUT = {  # fact -> the type of pairs about it
 }
 FORMATS = ("short", "detailed", "list", "json")
 UNCERTAIN = "cannot be told from the image"
-_UNCERTAIN_TURNS = 4  # the type "uncertainty" is taken every so many turns: taught as often as all, it is said to all
+# Records of a type in each turn, where not one. "uncertainty" taught as often as all is said to all; "condition" taught
+# as often as all loses what the base sees of damage.
+_IN_A_TURN = {"uncertainty": 0.25, "condition": 2}
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,11 @@ def _record(
 
 
 def _in_turn(waiting: dict[str, list[dict]], n: int, rng: np.random.Generator) -> list[dict]:
-    """At most `n` records, one of each type in turn while records remain ("uncertainty" less often), then shuffled."""
-    queues = {kind: [rows[int(k)] for k in rng.permutation(len(rows))] for kind, rows in waiting.items()}
-    chosen: list[dict] = []
-    turn = 0
-    while len(chosen) < n and any(queues.values()):
-        due = [q for kind, q in queues.items() if q and (kind != "uncertainty" or turn % _UNCERTAIN_TURNS == 0)]
-        chosen += [queue.pop() for queue in due][: n - len(chosen)]
-        turn += 1
+    """At most `n` records, the types in turn (`_IN_A_TURN`) while records remain, then shuffled."""
+    places = [
+        (place / _IN_A_TURN.get(kind, 1), at, rows[int(k)])
+        for at, (kind, rows) in enumerate(waiting.items())
+        for place, k in enumerate(rng.permutation(len(rows)))
+    ]
+    chosen = [record for _, _, record in sorted(places, key=lambda place: place[:2])[:n]]
     return [chosen[int(k)] for k in rng.permutation(len(chosen))]

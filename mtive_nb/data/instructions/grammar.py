@@ -150,6 +150,8 @@ def _of_photo(believed: Mapping[str, str], rng: np.random.Generator) -> Iterator
         claims = {"damaged": damaged, "damage": kind} if "damage" in believed else {"damaged": damaged}
         phrase = ask.condition_phrase(believed.get("damage"), damaged=damaged == "yes")
         yield Pair("condition", "detailed", "Describe the condition.", f"The product arrived {phrase}.", claims)
+        named = {name: believed[name] for name in ("colour", "category") if name in believed}
+        yield Pair("condition", "detailed", ask.DD_GEN, f"{ask.describe(named)} {phrase}", claims | named)
         if "damage" in believed:
             yield Pair("condition", "short", _pick(ask.DD_AUG_KIND, rng), kind, {"damage": kind})
             yield Pair("condition", "json", "Give the condition as JSON.", ask.compact_json(claims), claims)
