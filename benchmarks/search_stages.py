@@ -56,7 +56,12 @@ def train_stage(stack: m.LoraStack, p: dict, given: argparse.Namespace, folder: 
     records = m.load_records(given.runs / RECORDS[given.stage - 1])
     train, val = ([r for r in records if r["split"] == split] for split in ("train", "val"))
     train = with_noisy_text(train, share=given.noise, seed=p["SEED"])
-    options = {"beside": len(train), "share": p["REHEARSAL"], "seed": p["SEED"] + given.stage - 1}
+    options = {
+        "beside": len(train),
+        "share": p["REHEARSAL"],
+        "seed": p["SEED"] + given.stage - 1,
+        "processes": p["PROCESSES"],
+    }
     again = rehearsal_records(stack.vlm, folder / "rehearsal", **options)
     torch.manual_seed(p["SEED"])
     stack.add(name, m.AdapterSpec(p["RANK"], p["ALPHA"], tuple(p["PLACEMENT"])), parent=parent)

@@ -1,11 +1,13 @@
 """The pocket base's exam on held-out general scenes and plain words, its loss on plain texts, and its card."""
 
 import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from mtive_nb.data.records import assistant_turn, user_turn
 from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, paired_difference
@@ -15,7 +17,7 @@ from mtive_nb.model.stack import LoraStack
 from mtive_nb.model.train import held_out_loss
 from mtive_nb.pocket.base import CHAT_TEMPLATE, random_words
 from mtive_nb.pocket.plain_world import world_text, world_turns
-from mtive_nb.pocket.scene_questions import SKILLS, make_sample
+from mtive_nb.pocket.scene_questions import SKILLS, first_question
 
 EXAM_SEED = 977  # a stream of scenes that no training run uses
 WORLD_SEED = 978  # the same for plain words
@@ -42,20 +44,20 @@ def _record(number: int, turn: tuple[str, str, str], images: list[str]) -> dict:
 
 
 def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndarray] | None = None, world: int = 0,
-                 seed: int = EXAM_SEED) -> list[dict]:  # fmt: skip
+                 seed: int = EXAM_SEED, processes: int = 1) -> list[dict]:  # fmt: skip
     """Return the first question of `n` held-out scenes as records, then `world` questions with one answer on plain words.
 
-    Writes the scenes' images as PNG under `folder`. `seed` names the stream of scenes: the exam's own, unless the scenes
-    are for training (rehearsal.py).
+    Writes the scenes' images as PNG under `folder`, by so many processes. `seed` names the stream of scenes: the exam's
+    own, unless the scenes are for training (rehearsal.py).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    records = []
-    for k in range(n):
-        sample = make_sample(k, seed=seed, photos=photos, words=words)
-        images = [str(folder.resolve() / f"{k:05d}_{i}.png") for i in range(len(sample.images))]
-        for path, image in zip(images, sample.images, strict=True):
-            Image.fromarray(image).save(path)
-        records.append(_record(k, sample.turns[0], images))
+    draw = partial(first_question, folder=folder.resolve(), seed=seed, photos=photos, words=words)
+    if processes > 1:
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            drawn = list(pool.map(draw, range(n), chunksize=64))
+    else:
+        drawn = [draw(k) for k in range(n)]
+    records = [_record(k, turn, images) for k, (turn, images) in enumerate(drawn)]
     for k in range(world):
         turns = [turn for turn in world_turns(np.random.default_rng([WORLD_SEED, k])) if turn[2] != "speak"]
         records.append(_record(n + k, turns[k % len(turns)], []))

@@ -13,10 +13,10 @@ REHEARSAL_SEED = 20_000  # the first of streams of scenes that neither the base'
 TASK = "base-scene"
 
 
-def rehearsal_records(vlm: Vlm, folder: Path, *, beside: int, share: float, seed: int) -> list[dict]:
+def rehearsal_records(vlm: Vlm, folder: Path, *, beside: int, share: float, seed: int, processes: int = 1) -> list[dict]:  # fmt: skip
     """Return training records of the base's own scenes, one question each: a `share` of all, `beside` the shop's.
 
-    Writes the scenes' images under `folder`. The label is the skill. A model that is no pocket base has no scenes: [].
+    Writes the scenes' images under `folder`, by so many `processes`. The label is the skill. A model that is no pocket base has no scenes: [].
     Errors: ValueError for a share outside [0, 1).
     """
     if not 0 <= share < 1:
@@ -29,5 +29,5 @@ def rehearsal_records(vlm: Vlm, folder: Path, *, beside: int, share: float, seed
             f"{TASK}/{seed}/{k:06d}", product_id=f"scene {k}", task=TASK, variant="gen", images=scene["images"],
             messages=scene["messages"], answer=scene["answer"], label=scene["task"], source=TASK, split="train",
         )
-        for k, scene in enumerate(exam_records(folder, n=n, words=words_of(vlm), seed=REHEARSAL_SEED + seed))
+        for k, scene in enumerate(exam_records(folder, n=n, words=words_of(vlm), seed=REHEARSAL_SEED + seed, processes=processes))
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from mtive_nb.model.imagenet import open_photo
 from mtive_nb.pocket.plain_text import plain_turns
 from mtive_nb.pocket.plain_world import world_turns
 from mtive_nb.pocket.scene_kinds import dense_labels, labelled_scene, objects_scene, page_scene, text_scene
-from mtive_nb.pocket.scene_pairs import by_lot, fields, pair_scenes, pair_turns
+from mtive_nb.pocket.scene_pairs import Turn, by_lot, fields, pair_scenes, pair_turns
 from mtive_nb.pocket.scene_shapes import CONTAINERS, PLAIN, SYMBOLS, random_shape
 from mtive_nb.pocket.scene_wordings import reword
 from mtive_nb.pocket.scenes import (
@@ -257,6 +257,15 @@ def make_sample(index: int, *, seed: int = 0, photos: list[np.ndarray] | None = 
     if scenes:
         chosen = [(*reword(question, answer, rng), skill) for question, answer, skill in chosen]
     return Sample([s.image for s in scenes], chosen, [dense_labels(s) for s in scenes])
+
+
+def first_question(index: int, *, folder: Path, seed: int, photos: list[np.ndarray] | None, words: list[str]) -> tuple[Turn, list[str]]:  # fmt: skip
+    """Return the first turn of sample `index` of the stream `seed`, and the paths of its images, written as PNG."""
+    sample = make_sample(index, seed=seed, photos=photos, words=words)
+    images = [str(folder / f"{index:05d}_{i}.png") for i in range(len(sample.images))]
+    for path, image in zip(images, sample.images, strict=True):
+        Image.fromarray(image).save(path, compress_level=1)
+    return sample.turns[0], images
 
 
 def load_squares(paths: list[Path], *, side_px: int = 160) -> list[np.ndarray]:
