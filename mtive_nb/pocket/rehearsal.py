@@ -16,8 +16,8 @@ TASK = "base-scene"
 def rehearsal_records(vlm: Vlm, folder: Path, *, beside: int, share: float, seed: int, processes: int = 1) -> list[dict]:  # fmt: skip
     """Return training records of the base's own scenes, one question each: a `share` of all, `beside` the shop's.
 
-    Writes the scenes' images under `folder`, by so many `processes`. The label is the skill. A model that is no pocket base has no scenes: [].
-    Errors: ValueError for a share outside [0, 1).
+    Writes the scenes' images under `folder`, by so many `processes`. The label is the skill. A model that is no pocket
+    base has no scenes: []. Errors: ValueError for a share outside [0, 1).
     """
     if not 0 <= share < 1:
         raise ValueError(f"REHEARSAL: found {share}, expected a share from 0 to below 1")
