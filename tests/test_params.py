@@ -219,5 +219,7 @@ def test_a_mapping_changes_only_the_keys_that_it_names(tmp_path: Path) -> None:
     ]:
         assert effective(make(tmp_path, cell, yaml=text))["STEPS"] == expected
     assert per_task({"AE": 3, "*": 9}, ["DD", "AE"]) == {"DD": 9, "AE": 3}
+    with pytest.raises(ParameterError, match=r'entries for AE, DD; add SL, or "\*"'):
+        per_task({"AE": 3, "DD": 2}, ["AE", "SL"])
     with pytest.raises(ParameterError, match="STEPS of .* has no entry for the task DD"):
         effective(make(tmp_path, cell, yaml="STEPS: {'*': null}\nTASKS: [AE, DD]\n"))

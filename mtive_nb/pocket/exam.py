@@ -1,8 +1,6 @@
 """The pocket base's exam on held-out general scenes and plain words, its loss on plain texts, and its card."""
 
 import math
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from mtive_nb.model.train import held_out_loss
 from mtive_nb.pocket.base import CHAT_TEMPLATE, random_words
 from mtive_nb.pocket.plain_world import world_text, world_turns
 from mtive_nb.pocket.scene_questions import SKILLS, first_question
+from mtive_nb.run.processes import spread
 
 EXAM_SEED = 977  # a stream of scenes that no training run uses
 WORLD_SEED = 978  # the same for plain words
@@ -52,11 +51,7 @@ def exam_records(folder: Path, *, n: int, words: list[str], photos: list[np.ndar
     """
     folder.mkdir(parents=True, exist_ok=True)
     draw = partial(first_question, folder=folder.resolve(), seed=seed, photos=photos, words=words)
-    if processes > 1:
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            drawn = list(pool.map(draw, range(n), chunksize=64))
-    else:
-        drawn = [draw(k) for k in range(n)]
+    drawn = spread(draw, range(n), processes=processes, chunk=64)
     records = [_record(k, turn, images) for k, (turn, images) in enumerate(drawn)]
     for k in range(world):
         turns = [turn for turn in world_turns(np.random.default_rng([WORLD_SEED, k])) if turn[2] != "speak"]

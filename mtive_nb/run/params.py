@@ -226,7 +226,12 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
 
 
 def per_task(table: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, Any]:
-    """Return the setting of each task: its own entry, else the entry "*"."""
+    """Return the setting of each task or adapter: its own entry, else "*". Errors: ParameterError without either."""
+    tasks = list(tasks)
+    if REST not in table and (missing := [task for task in tasks if task not in table]):
+        raise ParameterError(
+            f'found entries for {", ".join(table)}; add {", ".join(missing)}, or "{REST}" for all others'
+        )
     return {task: table[task] if task in table else table[REST] for task in tasks}
 
 

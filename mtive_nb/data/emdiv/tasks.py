@@ -86,7 +86,10 @@ def ae(
     shop: Shop,
     names: Sequence[str] = ask.AE_ATTRIBUTES,
 ) -> Made:
-    """Attribute extraction: all visible `names` as JSON (gen), one of them (aug), or yes/no about a value (bin)."""
+    """Attribute extraction: all visible `names` as JSON (gen), one of them (aug), or yes/no about a value (bin).
+
+    Training asks for an attribute as often as it has values: asked alike, 48 categories are not learned beside 10 colours.
+    """
     if not photo.facts or not photo.seen:
         return "facts name no visible attributes"
     if not photo.recognisable:
@@ -98,7 +101,8 @@ def ae(
     known, images = photo.known(), (photo.path,)
     if variant == "gen":
         return [Candidate(ask.AE_GEN, ask.compact_json(seen), seen, known, images)]
-    name = str(rng.choice(list(seen)))
+    values = np.array([len(shop.values[name]) for name in seen])
+    name = str(rng.choice(list(seen), p=values / values.sum() if photo.split == "train" else None))
     value = seen[name]
     if variant == "aug":
         return [Candidate(_pick(ask.AE_AUG[name], rng), value, {name: value}, known, images, label=value)]

@@ -5,11 +5,9 @@ Each product has its own random generators, so that product 17 of a seed is the 
 """
 
 import json
-import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from mtive_nb.data.mart.draw import STYLES, TYPEFACES, Look, Package, draw_packa
 from mtive_nb.data.mart.photo import catalogue_photo, plan_shot, take_photo
 from mtive_nb.data.mart.text import customer_text, listing
 from mtive_nb.data.mart.vocabulary import BRANDS, CATEGORIES, COLOURS, DAMAGES, PACKAGINGS, PLACEMENTS, vocabulary
+from mtive_nb.run.processes import spread
 
 __all__ = [
     "BRANDS",
@@ -181,11 +180,7 @@ def render_mart(
         task = partial(
             _render_product, folder=made, photos=photos, dates=dates, seed=seed, ungrounded_share=ungrounded_share
         )
-        if workers > 1:
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-                rows = list(pool.map(task, range(products), chunksize=4))
-        else:
-            rows = [task(index) for index in range(products)]
+        rows = spread(task, range(products), processes=workers, chunk=4)
         _write_lines(made / "products.jsonl", [product for product, _ in rows])
         _write_lines(made / "feedback.jsonl", [line for _, feedback in rows for line in feedback])
         if folder.exists():
