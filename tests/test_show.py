@@ -48,6 +48,21 @@ def test_gaps_stand_in_their_group_s_order_the_first_hollow():
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [True, False, True]
 
 
+def test_curves_have_a_panel_a_task_and_a_line_a_group_in_the_order_of_x():
+    rows = [
+        (t, g, n, float(n))
+        for t in ("AE", "DD")
+        for g in ("base", "stages")
+        for n in (400, 50)
+        if (t, n) != ("DD", 400)
+    ]
+    frame = pd.DataFrame(rows, columns=["task", "ground", "records", "value"])
+    panels = curves(frame.assign(low=0.0, high=500.0), "records", by="ground", panel="task").axes
+    assert [axes.get_title() for axes in panels] == ["AE", "DD"]
+    assert [list(line.get_ydata()) for line in panels[0].lines] == [[50.0, 400.0]] * 2
+    assert [list(line.get_xdata()) for line in panels[1].lines] == [[50], [50]]
+
+
 def test_shares_add_up_to_one():
     figure = stacked_shares(pd.DataFrame({"a": [1, 2], "b": [3, 2]}, index=["train", "test"]))
     assert np.isclose(sum(p.get_width() for p in figure.axes[0].patches), 2.0)

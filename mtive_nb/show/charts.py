@@ -29,6 +29,28 @@ def lines(
     return figure
 
 
+def curves(frame: pd.DataFrame, x: str, *, by: str, panel: str, title: str = "", unit: str = "", better: str = "higher") -> Figure:  # fmt: skip
+    """Plot `value` with its interval `low` to `high` over `x` on a log scale: a panel per value of `panel`, a line per `by`."""
+    panels = list(dict.fromkeys(frame[panel]))
+    figure = new_figure(max(4.0, 2.4 * len(panels)), 3.2)
+    figure.suptitle(title, fontsize=10)
+    for axes, name in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
+        for k, (line, rows) in enumerate(frame[frame[panel] == name].groupby(by, sort=False)):
+            rows, colour = rows.sort_values(x), colour_of(str(line), k)
+            axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
+            axes.plot(rows[x], rows["value"], color=colour, marker="o", markersize=3, linewidth=1.5, label=str(line))
+        axes.set_xscale("log")
+        ticks = sorted(set(frame[x]))
+        axes.set_xticks(ticks, [str(t) for t in ticks], rotation=45)
+        axes.minorticks_off()
+        axes.set_title(str(name), fontsize=9)
+        axes.set_xlabel(x, fontsize=8)
+        tidy(axes)
+    figure.axes[0].set_ylabel(f"{unit} ({ARROWS[better]})", fontsize=8)
+    figure.axes[-1].legend(fontsize=7, frameon=False)
+    return figure
+
+
 def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None, title: str = "", better: str = "higher",
                         chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
     """Plot grouped bars of `value` with intervals `low` to `high`: a group per column, a bar per system.

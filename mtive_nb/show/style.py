@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 SYSTEMS = {
     "majority": "#d9d9d9", "zero-shot": "#9aa0a6", "MTIVE_PT": "#c9b3e6", "MTIVE_IT": "#9b7fd1", "Base_SL": "#f2b872", "Base_MTL": "#e0842f",
     "Base_MoE": "#b5651d", "MTIVE_SL": "#7fb8a4", "MTIVE_MTL": "#1f7a5c",
+    "bare base": "#e0842f", "stage 1": "#c9b3e6", "stages 1 and 2": "#1f7a5c",  # what an expert stands on
 }  # fmt: skip
 TASKS = {"AE": "#4c78a8", "DD": "#e45756", "PM": "#54a24b", "EX": "#b279a2", "PT": "#f58518", "PP": "#72b7b2"}
 OTHERS = [*TASKS.values(), "#eeca3b", "#9d755d", "#ff9da6", "#797979"]  # by position
