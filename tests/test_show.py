@@ -9,6 +9,7 @@ from mtive_nb.show import (
     answer_table,
     bars_with_intervals,
     caption_of,
+    curves,
     dates_caption_of,
     gaps,
     lines,

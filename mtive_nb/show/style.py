@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 SYSTEMS = {
     "majority": "#d9d9d9", "zero-shot": "#9aa0a6", "MTIVE_PT": "#c9b3e6", "MTIVE_IT": "#9b7fd1", "Base_SL": "#f2b872", "Base_MTL": "#e0842f",
     "Base_MoE": "#b5651d", "MTIVE_SL": "#7fb8a4", "MTIVE_MTL": "#1f7a5c",
-    "bare base": "#e0842f", "stage 1": "#c9b3e6", "stages 1 and 2": "#1f7a5c",  # what an expert stands on
 }  # fmt: skip
+# What an expert stands on, in the colour of the system that it makes.
+GROUNDS = {"bare base": SYSTEMS["Base_MTL"], "stage 1": SYSTEMS["MTIVE_PT"], "stages 1 and 2": SYSTEMS["MTIVE_MTL"]}
 TASKS = {"AE": "#4c78a8", "DD": "#e45756", "PM": "#54a24b", "EX": "#b279a2", "PT": "#f58518", "PP": "#72b7b2"}
 OTHERS = [*TASKS.values(), "#eeca3b", "#9d755d", "#ff9da6", "#797979"]  # by position
 INK, GRID = "#222222", "#dddddd"
@@ -38,4 +39,4 @@ def tidy(axes) -> None:  # noqa: ANN001 - matplotlib's Axes
 
 def colour_of(name: str, k: int = 0) -> str:
     """Return a system's or task's own colour, or one by position `k`."""
-    return SYSTEMS.get(name) or TASKS.get(name) or OTHERS[k % len(OTHERS)]
+    return (SYSTEMS | GROUNDS | TASKS).get(name) or OTHERS[k % len(OTHERS)]
