@@ -6,84 +6,29 @@ the text has it, the photo does not show it. A text of the stratum "needed" is d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mtive_nb.data.commerce import mart_words as words
+from mtive_nb.data.commerce.drawing import LETTERS, Draw, Made, Maker, Shown, Unavailable
 from mtive_nb.data.mart.vocabulary import CATEGORIES
 
-LETTERS = "ABCDE"
 HISTORY = 4  # titles of SR's history; five options follow
 # SA: what the photo of a delivery of one piece says about the customer (the facts' own rule, seven damages of Mart).
 SEVERITY = {**dict.fromkeys(("crack", "leak", "crush"), "E"), **dict.fromkeys(("dent", "tear"), "D")}
 SEVERITY |= dict.fromkeys(("stain", "scratch"), "C")
 
 
-class Unavailable(LookupError):
-    """No photo of the split fits; the message says which was looked for."""
+def title_of(draw: Draw, shown: Shown, *names: str, short: bool = False) -> str:
+    """A title that has these attributes of the product and no others."""
+    table = words.SHORT_TITLES if short else words.TITLES
+    return draw.pick(table[names]).format(**shown.product, number=draw.number)
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A customer's photo: its absolute path, its product's id and attributes, and the facts that the photo shows."""
-
-    path: str
-    product_id: str
-    product: Mapping[str, str]
-    facts: Mapping[str, str]
-
-    @property
-    def group(self) -> str:
-        return CATEGORIES[self.product["category"]].coarse
-
-    def shows(self, *names: str) -> bool:
-        return all(name in self.facts for name in names)
-
-    def hides(self, *names: str) -> bool:
-        return not any(name in self.facts for name in names)
-
-
-@dataclass(frozen=True)
-class Made:
-    """A row without its label: texts, options, the photos with their places, and the facts that decide the label."""
-
-    input: dict[str, Any]
-    photos: Sequence[Shown]
-    asked: tuple[str, ...]
-    options: tuple[str, ...] = ()
-    places: tuple[str, ...] = ()
-    known: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Draw:
-    """Draws photos of one split and words for one row; `number` is the row's own, `groups` are the split's in a circle."""
-
-    photos: Sequence[Shown]
-    groups: Sequence[str]
-    rng: np.random.Generator
-    number: int = 0
-
-    def photo(self, wanted: str, fits: Callable[[Shown], bool]) -> Shown:
-        """A random photo that fits. Errors: Unavailable, naming what was wanted."""
-        for k in self.rng.permutation(len(self.photos)):
-            if fits(self.photos[k]):
-                return self.photos[k]
-        raise Unavailable(wanted)
-
-    def pick(self, options: Sequence[Any]) -> Any:
-        return options[int(self.rng.integers(len(options)))]
-
-    def title(self, shown: Shown, *names: str, short: bool = False) -> str:
-        table = words.SHORT_TITLES if short else words.TITLES
-        return self.pick(table[names]).format(**shown.product, number=self.number)
-
-    def partner(self, group: str) -> str:
-        """The group whose products are bought with those of `group`: the next one in the circle."""
-        return self.groups[(self.groups.index(group) + 1) % len(self.groups)]
+def partner(draw: Draw, group: str) -> str:
+    """The group whose products are bought with those of `group`: the next one in the circle."""
+    return draw.groups[(draw.groups.index(group) + 1) % len(draw.groups)]
 
 
 def ap(draw: Draw, label: str, stratum: str) -> Made:
@@ -110,9 +55,9 @@ def cc(draw: Draw, label: str, stratum: str) -> Made:
     """The category among the four of its group."""
     shown = _categorised(draw, stratum)
     shelf = [name for name, category in CATEGORIES.items() if category.coarse == shown.group]
-    options = _options(draw, shelf, shown.product["category"], label)
+    options = draw.options(shelf, shown.product["category"], label)
     named = ("brand",) if stratum == "needed" else ("brand", "category")
-    return Made({"title": draw.title(shown, *named)}, [shown], ("category",), options)
+    return Made({"title": title_of(draw, shown, *named)}, [shown], ("category",), options)
 
 
 def prp(draw: Draw, label: str, stratum: str) -> Made:
@@ -123,7 +68,7 @@ def prp(draw: Draw, label: str, stratum: str) -> Made:
         if other.product["brand"] == one.product["brand"]:
             return False
         if label == "A":
-            return other.group == draw.partner(one.group)
+            return other.group == partner(draw, one.group)
         same = other.product["category"] == one.product["category"]
         return other.group == one.group and same is (label == "C")
 
@@ -131,7 +76,7 @@ def prp(draw: Draw, label: str, stratum: str) -> Made:
     named = [("brand", "category"), ("brand", "category")]
     if stratum == "needed":  # one of the titles, by chance, lacks the category
         named[int(draw.rng.integers(2))] = ("brand",)
-    titles = {f"product {k}": draw.title(shown, *named[k - 1]) for k, shown in enumerate((one, other), 1)}
+    titles = {f"product {k}": title_of(draw, shown, *named[k - 1]) for k, shown in enumerate((one, other), 1)}
     return Made(titles, [one, other], ("category",), words.OPTIONS["PRP"], tuple(titles))
 
 
@@ -146,14 +91,14 @@ def mpc(draw: Draw, label: str, stratum: str) -> Made:
         others = sorted({one.product[trait] for one in draw.photos} - {value})
         value = draw.pick(others) if others else None
     if label in "CD":
-        groups = [group for group in draw.groups if (draw.partner(group) == shown.group) is (label == "C")]
+        groups = [group for group in draw.groups if (partner(draw, group) == shown.group) is (label == "C")]
         group = draw.pick([group for group in groups if group != shown.group])
         category = draw.pick([name for name, one in CATEGORIES.items() if one.coarse == group])
     if value is None:
         raise Unavailable(f"a second {trait}")
     named = {"needed": ("brand",), "redundant": ("brand", "category", "colour"), "idle": ("brand", "category")}[stratum]
     texts = {"query": draw.pick(words.QUERIES).format(value=value, category=category)}
-    texts["product title"] = draw.title(shown, *named)
+    texts["product title"] = title_of(draw, shown, *named)
     return Made(texts, [shown], ("category", trait), words.OPTIONS["MPC"], known={"relation": label})
 
 
@@ -202,9 +147,9 @@ def sr(draw: Draw, label: str, stratum: str) -> Made:
     options.insert(LETTERS.index(label), first)
     named = ("brand", "category", "colour") if stratum == "redundant" else ("brand", "category")
     heads = ("1st", "2nd", "3rd", "4th")
-    titles = [f"{head}: {draw.title(one, *named, short=True)}" for head, one in zip(heads, history, strict=True)]
+    titles = [f"{head}: {title_of(draw, one, *named, short=True)}" for head, one in zip(heads, history, strict=True)]
     offered = tuple(
-        f"{head}: {draw.title(one, *named, short=True)}" for head, one in zip(LETTERS, options, strict=True)
+        f"{head}: {title_of(draw, one, *named, short=True)}" for head, one in zip(LETTERS, options, strict=True)
     )
     asked = ("category",) if stratum == "idle" else ("colour",)
     return Made({"purchase history": titles}, [*history, *options], asked, offered, (*heads, *LETTERS))
@@ -217,9 +162,7 @@ def feeling(facts: Mapping[str, str]) -> str:
     return "B" if facts.get("count", "1") == "1" else "A"
 
 
-MAKERS: dict[str, Callable[[Draw, str, str], Made]] = {
-    **{"AP": ap, "CC": cc, "PRP": prp, "PSI": psi, "MPC": mpc, "SA": sa, "SR": sr}
-}
+MAKERS: dict[str, Maker] = {**{"AP": ap, "CC": cc, "PRP": prp, "PSI": psi, "MPC": mpc, "SA": sa, "SR": sr}}
 
 
 def _fits(one: Shown, stratum: str) -> bool:
@@ -228,13 +171,6 @@ def _fits(one: Shown, stratum: str) -> bool:
 
 def _categorised(draw: Draw, stratum: str) -> Shown:
     return draw.photo(f"a photo for stratum {stratum}", lambda one: _fits(one, stratum))
-
-
-def _options(draw: Draw, values: Sequence[str], right: str, label: str) -> tuple[str, ...]:
-    """The values in chance order behind letters, the right one behind `label`."""
-    others = [values[k] for k in draw.rng.permutation(len(values)) if values[k] != right]
-    others.insert(LETTERS.index(label), right)
-    return tuple(f"{letter}: {value}" for letter, value in zip(LETTERS, others, strict=False))
 
 
 def _several(draw: Draw, photos: Sequence[Shown], n: int) -> list[Shown]:

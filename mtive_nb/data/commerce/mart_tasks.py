@@ -6,13 +6,13 @@ for PSI and MPC; here every task has one.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from mtive_nb.data.catalogue import Catalogue
-from mtive_nb.data.commerce.mart_makers import LETTERS, MAKERS, Draw, Made, Shown, Unavailable
+from mtive_nb.data.commerce.drawing import LETTERS, Draw, Shown, make_row, plan_rows
+from mtive_nb.data.commerce.mart_makers import MAKERS
 from mtive_nb.data.commerce.mart_words import INSTRUCTIONS
 from mtive_nb.data.commerce.rows import ROW_SPLITS, STRATA, CommerceRow
 from mtive_nb.data.customer_photos import known_truth
@@ -32,7 +32,6 @@ LABEL_SHARES: dict[str, Mapping[str, float]] = {
     "SA": dict.fromkeys(LETTERS, 1),
     "SR": dict.fromkeys(LETTERS, 1),
 }
-TRIES = 20
 FACTS = ("brand", "category", "colour", "packaging", "size", "damage", "placement", "count", "expiry")
 
 
@@ -70,11 +69,13 @@ def mart_rows(
     for task in tasks:
         for split, n in counts.items():
             place = [seed, list(MAKERS).index(task), ROW_SPLITS.index(split)]
-            draw = Draw(photos[split], held_out if split == "ood" else inside, np.random.default_rng(place))
-            for k, (stratum, label) in enumerate(_plan(n, strata, LABEL_SHARES[task], draw.rng)):
+            groups = held_out if split == "ood" else inside
+            draw = Draw(photos[split], np.random.default_rng(place), groups=groups)
+            for k, (stratum, label) in enumerate(plan_rows(n, strata, LABEL_SHARES[task], draw.rng)):
                 draw.number = int(next(numbers))
-                made = _made(draw, task, split, stratum, label)
-                rows.append(_row(made, f"mart/{task}/{split}/{k:04d}", task, split, stratum, label))
+                fields = {"task": task, "split": split, "instruction": INSTRUCTIONS[task], "source": "mart"}
+                row_id = f"mart/{task}/{split}/{k:04d}"
+                rows.append(make_row(MAKERS[task], draw, row_id, label=label, stratum=stratum, **fields))
     return rows
 
 
@@ -88,50 +89,5 @@ def _photos_by_split(catalogue: Catalogue, held_out: Sequence[str], seed: int) -
         path = str((catalogue.root / row.images[0]).resolve())
         ours = split_of(product.product_id, shares=IN_DOMAIN_SHARES, seed=seed)
         split = "ood" if product.coarse in held_out else ours
-        found[split].append(Shown(path, product.product_id, product.attributes, facts))
+        found[split].append(Shown(path, product.product_id, product.coarse, product.attributes, facts))
     return found
-
-
-def _plan(
-    n: int, strata: Mapping[str, float], labels: Mapping[str, float], rng: np.random.Generator
-) -> Iterator[tuple[str, str]]:
-    """Stratum and label of each of `n` rows in chance order; every stratum has the labels in their shares."""
-    cells = [(s, label, strata[s] * labels[label]) for s in strata for label in labels]
-    exact = np.array([share for *_, share in cells]) * n / sum(share for *_, share in cells)
-    amounts = exact.astype(int)
-    amounts[np.argsort(amounts - exact, kind="stable")[: n - amounts.sum()]] += 1  # the largest remainders
-    planned = [cell[:2] for cell, amount in zip(cells, amounts, strict=True) for _ in range(amount)]
-    return (planned[k] for k in rng.permutation(n))
-
-
-def _made(draw: Draw, task: str, split: str, stratum: str, label: str) -> Made:
-    why: Counter[str] = Counter()
-    for _ in range(TRIES):  # a first photo may have no partner; another one may
-        try:
-            return MAKERS[task](draw, label, stratum)
-        except Unavailable as error:
-            why[str(error)] += 1
-    raise ValueError(
-        f"mart_rows: {task}, split {split}, stratum {stratum}, label {label}: none of {len(draw.photos)} photos gives "
-        f"{why.most_common(1)[0][0]}; render a shop with more products, or with close-ups of dates for the stratum idle"
-    )
-
-
-def _row(made: Made, row_id: str, task: str, split: str, stratum: str, label: str) -> CommerceRow:
-    ids = list(dict.fromkeys(shown.product_id for shown in made.photos))
-    return CommerceRow(
-        row_id=row_id,
-        task=task,
-        instruction=INSTRUCTIONS[task],
-        input=made.input,
-        output=label,
-        split=split,
-        options=made.options,
-        photos=tuple(shown.path for shown in made.photos),
-        places=made.places,
-        product_id=f"user {row_id}" if task == "SR" else ids[0],
-        facts=tuple(shown.facts for shown in made.photos),
-        known={"asked": list(made.asked), "products": ids, **made.known},
-        stratum=stratum,
-        source="mart",
-    )

@@ -51,7 +51,7 @@ UNSEEN = {
 }
 
 # Reviews have more than ten words, as CASLIE keeps only such (A.5).
-ORDERED = ("Order {number}: I asked for one {category}.", "I bought one {category} here, order {number}.")
+ORDERED = ("Order {number}: I asked for one pack of {category}.", "I bought one pack of {category}, order {number}.")
 NEUTRAL = ("This is how it came, see the photo.", "The photo shows what was in the parcel.")
 DAMAGE_SAID = {
     "dent": ("it has a dent in one side", "one side is dented"),

@@ -231,10 +231,10 @@ def _groups(value: object, name: str = "images") -> list[tuple[str, ...]]:
 
 def _places(task: str, groups: list[tuple], inputs: Mapping[str, Any], options: tuple[str, ...]) -> tuple[str, ...]:
     """What each photo belongs to, where the row has several items: PRP, SR, and EcomMMMU's lists."""
-    if len(groups) == 1 and task in ("PRP", "SR"):
-        groups = [(photo,) for photo in groups[0]]
     if len(groups) == 1:
-        return ()
+        if task not in ("PRP", "SR"):
+            return ()
+        groups = [(photo,) for photo in groups[0]]
     names = [f"item {k}" for k in range(1, len(groups) + 1)]
     if task == "PRP":
         names = list(inputs) if len(inputs) == 2 else ["product 1", "product 2"]
