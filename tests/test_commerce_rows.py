@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,8 +15,9 @@ from PIL import Image
 
 from mtive_nb.data.commerce.leaks import leaks
 from mtive_nb.data.commerce.mmec import load_rows, write_rows
+from mtive_nb.data.commerce.mmec_row import JSON_TEXTS, OWN_FIELDS
 from mtive_nb.data.commerce.photo_store import PhotoStore
-from mtive_nb.data.commerce.rows import CommerceRow, questions
+from mtive_nb.data.commerce.rows import COMMERCE_TASKS, ROW_SPLITS, CommerceRow, questions
 
 URL = "https://m.media-amazon.com/images/I/{}"
 SA_OPTIONS = ["A: very positive", "B: positive", "C: neutral", "D: negative", "E: very negative"]
@@ -132,6 +134,7 @@ FAULTS = [
     (mmec(options=["A: x", "A: y"]), "options", "a label of its own"),
     (mmec(images=urls(0, 1)), "caption_info", "expected 2 captions"),
     (mmec(input="{'review': 'x'}"), "input", "not a text of JSON"),
+    (mmec(images="['0.jpg']"), "images", "not a text of JSON"),
     (mmec(input={"a": 1}), "input.a", "expected text"),
     (mmec(input=[]), "input", "an object"),
     (mmec("apple_pie"), "task", "expected one of answerability prediction"),
@@ -270,3 +273,27 @@ def test_questions_count_rows_and_photos(photos: Path) -> None:
         {"task": "CC", "split": "train", "stratum": "", "label": "A", "rows": 2, "photos": 3, "share": 1.0},
         {"task": "CC", "split": "ood", "stratum": "", "label": "B", "rows": 1, "photos": 1, "share": 1.0},
     ]
+
+
+PAGE = (Path(__file__).parents[1] / "docs/commerce.md").read_text(encoding="utf-8")
+
+
+def test_the_page_s_example_runs_as_it_stands(tmp_path: Path, monkeypatch, capsys) -> None:
+    lines = re.search(r"^```jsonl mine.jsonl\n(.*?)^```$", PAGE, re.M | re.S)[1]
+    (tmp_path / "mine.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "photos").mkdir()
+    for name in set(re.findall(r"p\d+\.jpg", lines)):
+        save(tmp_path / "photos" / name, int(name[1:-4]))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(re.search(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)[1], names)
+    assert [row.task for row in names["rows"]] == ["AP", "CC", "PRP", "PSI", "MPC", "SA", "SR", "BQA"]
+    assert (tmp_path / "quarantine.csv").read_text().splitlines() == ["file,line,field,found,reason,row"]
+    assert names["rows"][4].captions == ("a white bar of soap",) and names["rows"][7].known == {"is_vc": True}
+    found = names["leaks"](names["rows"])[["kind", "row_a", "row_b"]].to_numpy().tolist()
+    assert found == [["photo", "mine-000008", "mine-000006"]] and "needed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*COMMERCE_TASKS, *OWN_FIELDS, *JSON_TEXTS, "task", "split", "output", *ROW_SPLITS])
+def test_every_field_task_and_split_stands_on_the_page(name: str) -> None:
+    assert f"`{name}`" in PAGE
