@@ -31,7 +31,13 @@ SOURCES: dict[str, tuple[tuple[str, ...], str]] = {
         ("expiry-photos", "expdate/images", "expdate-main/images"),
         "git clone https://github.com/felizang/expdate (commit b82322ef, CC BY 4.0; img_01.jpg to img_08.jpg: 1 MB)",
     ),
+    "clothing": (
+        ("clothing-dataset-small", "clothing-dataset-small-master"),
+        "git clone https://github.com/alexeygrigorev/clothing-dataset-small "
+        "(commit 11961516, CC0; 50 training photos a class and all of validation: 19 MB)",
+    ),
 }
+SHOP_SOURCES = ("grocery", "cookies", "expiry")  # what SOURCE: real opens
 
 
 def data_dir() -> Path:
@@ -113,6 +119,25 @@ def load_expiry(folder: str | Path | None = None) -> Catalogue:
             catalogue.products.append(product)
             facts = {"dates": _expiry_dates(row)}
             _add(catalogue, Feedback(f"{product_id}-photo", product_id, "", photos, facts), "test")
+    return catalogue
+
+
+def load_clothing(folder: str | Path | None = None) -> Catalogue:
+    """clothing-dataset-small: a Feedback without text for each photo; its product is its class, one of ten.
+
+    The authors' validation folder is test; of their training folder a tenth, by hash of the file name, is val. The set
+    has no products and no catalogue photos: a class's first training photo stands in for its catalogue photo.
+    """
+    root = _find("clothing", folder, marks=("train/*/*.jpg",)).parents[2]
+    catalogue = Catalogue("clothing", root, [], [], splits={})
+    for path in sorted((*root.glob("train/*/*.jpg"), *root.glob("validation/*/*.jpg"))):
+        image, kind = path.relative_to(root).as_posix(), path.parent.name
+        if _usable(catalogue, image, None, image):
+            if not any(product.product_id == kind for product in catalogue.products):
+                catalogue.products.append(Product(kind, kind, "", kind, "clothing", {"category": kind}, (image,)))
+            split = "test" if image.startswith("validation") else grocery_split(image)
+            facts = {"attributes": {"category": kind}}
+            _add(catalogue, Feedback(path.stem, kind, "", (image,), facts), split)
     return catalogue
 
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig
 
 from mtive_nb.data.door.tables import find_table
 from mtive_nb.data.emdiv.own import own_tasks
-from mtive_nb.data.sources import SOURCES, data_dir
+from mtive_nb.data.sources import SHOP_SOURCES, SOURCES, data_dir
 from mtive_nb.model import sizes
 from mtive_nb.run.graph import GraphError, Notebook, Project, chapters_of, find_project, read_graph
 from mtive_nb.run.params import ParameterError, check_profile, effective_parameters, files_of, load_yaml, per_task
@@ -144,7 +144,7 @@ def check_source(report: Report, book: Book, *, home: Path) -> None:
         report.add("ok", f"{where}: mart, which notebook 01 draws")
     elif source == "real":
         try:
-            for names, origin in SOURCES.values():
+            for names, origin in (SOURCES[name] for name in SHOP_SOURCES):
                 here = [n for n in names if (data_dir() / n).is_dir()]
                 report.check(bool(here), f"{where}: {names[0]}", found=here or f"none in {data_dir()}", expected=origin)
         except FileNotFoundError as error:

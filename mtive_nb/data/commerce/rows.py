@@ -6,9 +6,11 @@ photos are made as it (`mart_tasks.py`, `real.py`), and `fuse.py` turns it into 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import pandas as pd
 
 # MMECInstruct's seven tasks, then EcomMMMU's own two (complementary products; questions without an answer).
 COMMERCE_TASKS = {
@@ -33,9 +35,11 @@ class CommerceRow:
 
     input: the question's texts by name, in the order in which they are shown (`{"query": ..., "product title": ...}`).
     options: as printed ("A: exact match", ...), or () where the row has none; output: the right label ("A", "yes").
-    photos: absolute paths; captions: one ready caption a photo, or (). places: the name of the input that each photo
-    belongs to ("product 1"), or () where all belong to the row. facts: what each photo shows, where it is known (one
-    mapping a photo, or ()). known: further truth of the row, for oracles and analysis. stratum: one of STRATA, or "".
+    photos: absolute paths; captions: one ready caption a photo, or (). places: what each photo belongs to, or () where
+    all belong to the row: a name of the input ("product 1"), in SR the number before a title of the history ("1st") or
+    an option's label ("A"). facts: what each photo shows, where it is known (one mapping a photo, or ()). known: further
+    truth of the row, for oracles and analysis; `asked` are the names of the facts that decide the label, `products` the
+    ids of all products. stratum: one of STRATA, or "".
     """
 
     row_id: str
@@ -58,3 +62,21 @@ class CommerceRow:
     def labels(self) -> tuple[str, ...]:
         """The labels of the options: "A" of "A: exact match"; an option without a colon is its own label."""
         return tuple(option.partition(":")[0].strip() for option in self.options)
+
+
+def questions(rows: Iterable[CommerceRow]) -> pd.DataFrame:
+    """Count rows by task, split, stratum and label, with each label's share of its task and split.
+
+    Columns: task, split, stratum, label, rows, photos (in all), share (of the label in task and split, whatever the
+    stratum). Tasks, splits and strata stand in the order of COMMERCE_TASKS, ROW_SPLITS and STRATA.
+    """
+    orders = {"task": list(COMMERCE_TASKS), "split": ROW_SPLITS, "stratum": ("", *STRATA)}
+    found = [(row.task, row.split, row.stratum, row.output, len(row.photos)) for row in rows]
+    frame = pd.DataFrame(found, columns=["task", "split", "stratum", "label", "photos"])
+    for name, order in orders.items():
+        frame[name] = pd.Categorical(frame[name], order)
+    grouped = frame.groupby(["task", "split", "stratum", "label"], observed=True)["photos"]
+    counts = grouped.agg(rows="size", photos="sum").reset_index()
+    by_label = counts.groupby(["task", "split", "label"], observed=True)["rows"].transform("sum")
+    counts["share"] = by_label / counts.groupby(["task", "split"], observed=True)["rows"].transform("sum")
+    return counts.astype(dict.fromkeys(orders, str))

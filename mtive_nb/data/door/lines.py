@@ -17,6 +17,9 @@ MAX_DEPTH = 20  # levels of objects and lists in a row
 DELIMITERS = (",", ";", "\t", "|")
 BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 
+_BETWEEN = re.compile(r"\s*(?:,\s*|(?=\])|\Z)")
+_NEXT_OBJECT = re.compile(r"\}\s*,\s*(?=\{\s*\")")
+
 Row = tuple[int, dict | None, Fault | None]  # line from 1; the row, or what is wrong with the line
 
 
@@ -38,9 +41,44 @@ def json_lines(raw: bytes) -> Iterator[Row]:
         yield (line, row, None) if reason is None else (line, None, ("", text.decode("utf-8", "replace"), reason))
 
 
+def json_rows(raw: bytes) -> Iterator[Row]:
+    """The objects of a file of JSON lines, or of one JSON array; a broken object of an array costs only itself.
+
+    The number is the line, in an array the place from 1. An array is decoded object by object, never as a whole.
+    """
+    text = decoded(raw)
+    if not (start := re.match(r"\s*\[\s*", text)):
+        yield from json_lines(raw)
+        return
+    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+    at, number = start.end(), 0
+    while at < len(text) and text[at] != "]":
+        number += 1
+        try:
+            row, end = decoder.raw_decode(text, at)
+            _check_depth(row)
+            reason = None if isinstance(row, dict) else f"expected a JSON object, found {type(row).__name__}"
+            after = _BETWEEN.match(text, end)
+            if not after and reason is None:
+                reason = "expected a comma or the end of the array behind the object"
+        except (ValueError, RecursionError) as error:
+            row, end, after, reason = None, at, None, f"not an object of JSON: {error}"
+        yield (number, row, None) if reason is None else (number, None, ("", text[at : at + 200], reason))
+        # An object begins with {", which inside a text is always {\".
+        after = after or _NEXT_OBJECT.search(text, end)
+        at = after.end() if after else len(text)
+    if not text.rstrip().endswith("]"):
+        yield number + 1, None, ("", "", "the array has no end: the file is cut off")
+
+
 def read_json(text: str | bytes) -> object:
     """JSON as strictly as its standard: no key twice, no NaN. Errors: ValueError, also for a row too deep to be one."""
     value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: object) -> None:
     waiting = [(value, 1)]
     while waiting:
         one, depth = waiting.pop()
@@ -48,7 +86,6 @@ def read_json(text: str | bytes) -> object:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(one, (dict, list)):
             waiting += [(member, depth + 1) for member in (one.values() if isinstance(one, dict) else one)]
-    return value
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:

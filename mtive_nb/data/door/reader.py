@@ -227,12 +227,12 @@ class _Reader:
         return {key: split for key, split in splits.items() if split in SPLITS and key in ids}
 
     def _leave_out(self, name: str, line: int | None, own: str, faults: Iterable[Fault]) -> None:
-        self.catalogue.quarantine += [_entry(name, line, own, fault) for fault in faults]
+        self.catalogue.quarantine += [quarantined(name, line, own, fault) for fault in faults]
 
     def _warn(self, name: str, line: int | None, own: str, faults: Iterable[Fault]) -> None:
         """Note warnings: one for all rows of a file that have the same."""
         for fault in faults:
-            one = _entry(name, line, own, fault)
+            one = quarantined(name, line, own, fault)
             self.warned.setdefault((name, one.field, one.reason), [one, 0])[1] += 1
 
 
@@ -243,7 +243,7 @@ def _unusable_own_facts(catalogue: Catalogue) -> Iterator[Quarantined]:
             value, (answer, why) = (row.facts or {}).get(task.fact), task.read(row.facts or {})
             if not answer and value not in (None, ""):
                 fault = f"facts.{task.fact}", str(value), f"no question for {task.name}: {why}"
-                yield _entry("feedback", None, row.feedback_id, fault)
+                yield quarantined("feedback", None, row.feedback_id, fault)
 
 
 def _view_warnings(images: tuple[str, ...]) -> list[Fault]:
@@ -258,7 +258,8 @@ def _folded(own: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\W_]", "", own).casefold())
 
 
-def _entry(name: str, line: int | None, own: str, fault: Fault) -> Quarantined:
+def quarantined(name: str, line: int | None, own: str, fault: Fault) -> Quarantined:
+    """The fault of a row as one of quarantine.csv: its texts are cut to what a table can show."""
     place, found, why = fault
     return Quarantined(name, line, _short(place), _short(found), _short(why, 400), _short(own))
 

@@ -149,11 +149,12 @@ def _shaped(
                 inner = inner[parent]
         if isinstance(inner, dict):
             inner.setdefault(last, value)
-    return row, _text_fault(row)
+    return row, text_fault(row)
 
 
-def _text_fault(row: dict) -> Fault | None:
+def text_fault(row: dict) -> Fault | None:
+    """The first text of a row that no file can hold: a lone surrogate, from a byte in no encoding."""
     for place, text in texts_of(row):
-        if any("\ud800" <= character <= "\udfff" for character in text):  # lone surrogate, or a byte in no encoding
+        if any("\ud800" <= character <= "\udfff" for character in text):
             return place, ascii(text), "not valid Unicode text; save the file as UTF-8"
     return None
