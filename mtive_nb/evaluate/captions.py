@@ -29,6 +29,7 @@ QUESTIONS = {
     "production": ("EX", ask.EX_AUG["production"][0]),
     "placement": ("PP", ask.PP_AUG[2]),
 }
+AT_ONCE = 16  # batches between two writes of finished replies
 
 
 class VlmCaptioner:
@@ -67,8 +68,8 @@ class VlmCaptioner:
         return photo.key(*self._settings)
 
     def captions(self, photos: Sequence[Photo]) -> Iterator[tuple[int, Reply]]:
-        """Yield (place, caption), a few hundred photos at a time; a photo that cannot be used has a fault."""
-        step = 4 * self.batch
+        """Yield (place, caption), AT_ONCE batches at a time; a photo that cannot be used has a fault."""
+        step = AT_ONCE * self.batch
         for start in range(0, len(photos), step):
             yield from self._captions(start, photos[start : start + step])
 
@@ -121,12 +122,14 @@ class AdapterJudge:
         return ballot.key(self._weights, SHORT_PROMPT)
 
     def replies(self, ballots: Sequence[Ballot]) -> Iterator[tuple[int, Reply]]:
-        """Yield (place, the adapter's answer)."""
-        self.stack.activate(self.adapter)
-        records = judge_records(ballots)
-        said = generate_answers(self.stack, records, batch=self.batch, max_new_tokens=4, what=self.name)
-        for place, text in enumerate(said):
-            yield place, Reply(text, "" if text else "empty answer")
+        """Yield (place, the adapter's answer), AT_ONCE batches at a time."""
+        step = AT_ONCE * self.batch
+        for start in range(0, len(ballots), step):
+            self.stack.activate(self.adapter)
+            records = judge_records(ballots[start : start + step])
+            said = generate_answers(self.stack, records, batch=self.batch, max_new_tokens=4, what=self.name)
+            for place, text in enumerate(said, start=start):
+                yield place, Reply(text, "" if text else "empty answer")
 
     def cost(self, ballots: Sequence[Ballot]) -> str:
         """Return how many answers the adapter will generate."""

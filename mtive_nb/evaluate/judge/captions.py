@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mtive_nb.data.commerce.by_facts import phrase
-from mtive_nb.data.commerce.captions import context_of
+from mtive_nb.data.commerce.captions import context_of, labelled
 from mtive_nb.data.commerce.replies import Reply, said_by
 from mtive_nb.data.commerce.rows import COMMERCE_TASKS, CommerceRow
 from mtive_nb.data.endpoint import Endpoint
@@ -59,7 +59,7 @@ class Ballot:
         """The texts that a judge gets: the captioner's context, AP's document and CC's options."""
         found = context_of(self.row, self.place)
         if self.row.task == "AP":
-            found |= {name: str(text) for name, text in self.row.input.items() if name not in found}
+            found |= {n: "; ".join(labelled(text, n).values()) for n, text in self.row.input.items() if n not in found}
         return found | ({"options": "; ".join(self.row.options)} if self.row.task == "CC" else {})
 
     def key(self, *settings: object) -> str:
