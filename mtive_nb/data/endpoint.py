@@ -1,4 +1,4 @@
-"""Client for any OpenAI-compatible endpoint: sends one user turn with photos, returns a checked JSON object.
+"""Client for any OpenAI-compatible endpoint: sends one user turn with photos, returns a checked JSON object or a text.
 
 The key comes from an environment variable and goes only into the request's header, never into a file or message.
 """
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from PIL import Image
@@ -24,6 +24,8 @@ SENT_PX = 2048  # side of the square whose area a sent photo has at most; provid
 _TRY_AGAIN = (408, 429)  # and 5xx
 _THIS_REQUEST = (400, 413, 422)  # too large, filtered: the next request may pass
 REFUSALS = 8  # in a row, in the same words, before any reply: then it is not a fault of one request
+
+Reply = TypeVar("Reply", dict, str)
 
 
 class EndpointError(RuntimeError):
@@ -37,7 +39,7 @@ class BudgetError(RuntimeError):
 class Endpoint:
     """Sends `POST {url}/chat/completions`; may be used from several threads at once.
 
-    Timeouts, broken connections, 408, 429, 5xx and replies without the requested JSON are retried `retries` times. The
+    Timeouts, broken connections, 408, 429, 5xx and replies without the JSON or text asked for are retried `retries` times. The
     wait is `backoff_s` at most and doubles each time, unless `Retry-After` is longer (at most `LONGEST_WAIT_S`).
     budget_requests counts every attempt, budget_tok the tokens that the endpoint reports (None: no limit). Requests in
     flight when the budget is spent still finish, so that each thread may exceed budget_tok by one reply.
@@ -80,6 +82,18 @@ class Endpoint:
         request: further fields of the request, such as temperature.
         Errors: EndpointError when the endpoint refuses permanently, BudgetError when the budget is spent.
         """
+        return self._send(content, lambda text: _json_in(text, fault), request)
+
+    def say(self, content: list[dict], *, request: Mapping[str, Any] | None = None) -> tuple[str | None, str]:
+        """The reply's text and "", or None and the reason of the last failure; arguments and errors as in `ask`."""
+        return self._send(content, _text_in, request)
+
+    def _send(
+        self,
+        content: list[dict],
+        read: Callable[[str], tuple[Reply | None, str]],
+        request: Mapping[str, Any] | None,
+    ) -> tuple[Reply | None, str]:
         body = {"model": self.model, "messages": [{"role": "user", "content": content}], **(request or {})}
         reason, wait_s = "", 0.0
         for attempt in range(self.retries + 1):
@@ -96,7 +110,7 @@ class Endpoint:
             status = response.status_code
             if status == 200:
                 self._refused = -1
-                reply, reason = self._read(response, fault)
+                reply, reason = self._read(response, read)
                 if reply is not None:
                     return reply, ""
             elif status in _TRY_AGAIN or status >= 500:
@@ -133,22 +147,35 @@ class Endpoint:
                     raise BudgetError(f"the budget of {budget} {name} is spent")
             self.requests += 1
 
-    def _read(self, response: httpx.Response, fault: Callable[[dict], str | None]) -> tuple[dict | None, str]:
-        """The object that the model wrote; a code fence or words around the JSON are tolerated."""
+    def _read(
+        self, response: httpx.Response, read: Callable[[str], tuple[Reply | None, str]]
+    ) -> tuple[Reply | None, str]:
         try:
             whole = response.json()
             with self._lock:
                 self.tok += int((whole.get("usage") or {}).get("total_tokens") or 0)
             text = whole["choices"][0]["message"]["content"]
-            reply = json.loads(text[text.index("{") : text.rindex("}") + 1])
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            return None, "reply is not the JSON asked for"
-        found = fault(reply)
-        return (None, found) if found else (reply, "")
+            return None, "reply is no chat completion"
+        return read(text if isinstance(text, str) else "")
 
     def _quote(self, response: httpx.Response) -> str:
         text = response.text.replace(self._key, "[key]") if self._key else response.text
         return text[:200]
+
+
+def _json_in(text: str, fault: Callable[[dict], str | None]) -> tuple[dict | None, str]:
+    """The object that the model wrote; a code fence or words around the JSON are tolerated."""
+    try:
+        reply = json.loads(text[text.index("{") : text.rindex("}") + 1])
+    except ValueError:
+        return None, "reply is not the JSON asked for"
+    found = fault(reply)
+    return (None, found) if found else (reply, "")
+
+
+def _text_in(text: str) -> tuple[str | None, str]:
+    return (text.strip(), "") if text.strip() else (None, "empty reply")
 
 
 def photo_part(photo: str | Path | Image.Image, *, kind: str = "JPEG") -> dict:
