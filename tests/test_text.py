@@ -1,6 +1,7 @@
 """Models that read text alone: the base's language part, and hub families, through training, stack, engine and export."""
 
 import json
+import zipfile
 
 import pytest
 import torch
@@ -271,3 +272,47 @@ def test_the_pocket_text_model_is_sized_as_it_loads():
     )
     needs = sizes.training_memory(config, 1.0, trained=10, resident=0, batch=4, image_tok=0)
     assert 0 < needs["checkpointed"] < needs["activations"]
+
+
+def test_a_wheel_s_gguf_becomes_a_folder(asked, tmp_path):
+    """Weights as written, named as llama.cpp names them; queries and keys in its order of rotary positions."""
+    gguf = pytest.importorskip("gguf", reason="the extra smol is not installed")
+    from mtive_nb.model.smol import write_smol_base
+
+    letters = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *map(chr, range(33, 127)), "Ġ", "Ċ", "Ġt"]
+    config = LlamaConfig(**SHAPE, vocab_size=len(letters), tie_word_embeddings=True)
+    model = LlamaForCausalLM(config)
+    file = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
+    for add, value in (
+        (file.add_block_count, 2), (file.add_context_length, 128), (file.add_embedding_length, 32),
+        (file.add_feed_forward_length, 48), (file.add_head_count, 2), (file.add_head_count_kv, 1),
+        (file.add_rope_dimension_count, 16), (file.add_rope_freq_base, 10000.0), (file.add_layer_norm_rms_eps, 1e-6),
+        (file.add_vocab_size, len(letters)), (file.add_tokenizer_model, "gpt2"), (file.add_token_list, letters),
+        (file.add_token_merges, ["Ġ t"]), (file.add_bos_token_id, 1), (file.add_eos_token_id, 2),
+        (file.add_token_types, [3, 3, 3] + [1] * (len(letters) - 3)),
+    ):  # fmt: skip
+        add(value)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for name, weight in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        if ".q_proj." in name or ".k_proj." in name:
+            heads = len(weight) // 16
+            weight = weight.view(heads, 2, 8, 32).transpose(1, 2).reshape(weight.shape)
+        file.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weight.numpy())
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    with zipfile.ZipFile(tmp_path / "tiny.whl", "w") as wheel:
+        wheel.write(tmp_path / "tiny.gguf", "tiny/tiny.gguf")
+        wheel.writestr("tiny/__init__.py", "")
+    text = load_vlm(str(write_smol_base(tmp_path / "tiny.whl", tmp_path / "base")), device="cpu")
+    assert text.family == "llama" and not hasattr(text.model.config, "quantization_config")
+    for name, weight in model.state_dict().items():
+        assert torch.equal(text.model.state_dict()[name], weight.bfloat16().float()), name
+    assert len(generate_answers(text, asked, max_new_tokens=2)) == len(asked)
+    with zipfile.ZipFile(tmp_path / "empty.whl", "w") as wheel:
+        wheel.writestr("tiny/__init__.py", "")
+    with pytest.raises(ValueError, match="empty.whl: found 0 GGUF files, expected one"):
+        write_smol_base(tmp_path / "empty.whl", tmp_path / "none")

@@ -227,7 +227,6 @@ def _gains(names: list[str], scores: np.ndarray, counts: np.ndarray) -> Gains:
     """Return gains from scores (tasks, 2, 1 + R) of left and right, of the sample and then of its resamples."""
     left, right = scores[:, 0], scores[:, 1]  # (tasks, 1 + R)
     relative = bool((right[:, 0] > 0).all())
-
     below = np.where(right > 0, right, 1 / counts[:, None]) if relative else np.ones_like(right)
 
     def gain(one: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
