@@ -40,8 +40,8 @@ def _cached(name: str, file: str) -> str | None:
 def find_config(name: str, *, home: Path = Path()) -> tuple[PreTrainedConfig, str, bool]:
     """Return a model's configuration, where it came from, and whether the weights are on this machine.
 
-    `name`: "pocket", "pocket-text", a folder (below `home`) or a hub id. Errors: FileNotFoundError where no configuration is found;
-    OSError and ValueError as transformers raises them.
+    `name`: "pocket", "pocket-text", a folder (below `home`) or a hub id. Errors: FileNotFoundError where no
+    configuration is found; OSError and ValueError as transformers raises them.
     """
     if name == POCKET_TEXT:
         config, source, here = find_config("pocket")
@@ -64,7 +64,7 @@ def find_config(name: str, *, home: Path = Path()) -> tuple[PreTrainedConfig, st
     if name not in known:
         raise FileNotFoundError(
             f"found {name!r}: not in the local cache, and the hub does not answer; expected 'pocket', a folder or a "
-            f"hub id (without the hub, sizes are known of {' and '.join(known)})"
+            f"hub id (without the hub, sizes are known of {', '.join(known)})"
         )
     return AutoConfig.for_model(**known[name]), f"the package's {KNOWN_CONFIGS.name}; the hub does not answer", here
 
@@ -144,7 +144,9 @@ def activation_bytes(config: PreTrainedConfig, *, tokens: int, patches: int, che
     `layer_bytes` for every layer. With gradient checkpointing: 2 D per token and layer, plus one full layer per tower.
     """
     total = 0
-    towers = [(config.get_text_config(), tokens)] + ([(config.vision_config, patches)] if patches else [])
+    towers = [(config.get_text_config(), tokens)]
+    if hasattr(config, "vision_config"):
+        towers.append((config.vision_config, patches))
     for tower, n in towers:
         kept = 2 * tower.hidden_size if checkpointing else layer_bytes(tower)
         total += n * (tower.num_hidden_layers * kept + checkpointing * layer_bytes(tower))
