@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
 from mtive_nb.evaluate.latency import ratios_to, times_in_turn
 from mtive_nb.evaluate.predict import next_token_logits
@@ -15,6 +16,17 @@ SPEC = AdapterSpec(4, 4.0, ("vision", "connector", "language"))
 @pytest.fixture
 def four_bits(tiny_folder):
     return load_vlm(str(tiny_folder), dtype="float32", device="cpu", quantize="nf4")
+
+
+@pytest.mark.parametrize("shape", [(160, 96), (64, 160), (128, 128), (3, 10)])
+def test_a_row_of_any_length_gets_its_own_scales(four_bits, shape):
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    packed, state = quantize_4bit(weights, quant_type="nf4")
+    blocks = torch.nn.functional.pad(weights.flatten(), (0, -weights.numel() % 64)).view(-1, 64)
+    scales = blocks.abs().amax(dim=1, keepdim=True)
+    nearest = (blocks[..., None] / scales[..., None] - state.code).abs().argmin(dim=-1)  # (blocks, 64)
+    by_hand = (state.code[nearest] * scales).flatten()[: weights.numel()].view(shape)
+    torch.testing.assert_close(dequantize_4bit(packed, state), by_hand, atol=1e-6, rtol=0)
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
-    BitsAndBytesConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
 
+from mtive_nb.model.four_bits import four_bit_options, restore_block_by_block
 from mtive_nb.model.text import TEXT_FAMILIES, TextProcessor, language_part, load_text_processor
 
 POCKET_BASE = Path(__file__).parent / "pocket_base"  # shipped; notebook 00 makes it
@@ -124,12 +124,13 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     processor = (load_text_processor if family in TEXT_FAMILIES else AutoProcessor.from_pretrained)(source)
     min_px, max_px = _bound_images(processor, family=family, min_px=min_px or None, max_px=max_px or None)
     processor.tokenizer.padding_side = "left"
-    how = {"dtype": kind, "attn_implementation": attention} | (_four_bits(kind, device) if quantize else {})
+    how = {"dtype": kind, "attn_implementation": attention} | (four_bit_options(kind, device) if quantize else {})
     model = model_class(family).from_pretrained(source, **how)
     if model.generation_config.pad_token_id is None:  # else `generate` warns at each batch
         model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     if not quantize:
         return Vlm(model.to(device).eval().requires_grad_(False), processor, name, min_px, max_px)
+    restore_block_by_block()
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):  # repacked weights would cut the gradients of later training
             layer.support_avx512bf16_for_cpu = False
@@ -193,12 +194,6 @@ def max_px_of(size: Mapping[str, int], *, family: str) -> int | None:
     if not longest:
         return None
     return int(longest**0.5) - MARGIN_PX if family == "qwen2_5_vl" else longest
-
-
-def _four_bits(compute: torch.dtype, device: str) -> dict:
-    """Return from_pretrained's arguments to keep linear layers in 4 bits and compute in `compute`."""
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def target_modules(model: nn.Module, placement: list[str], *, family: str, layers: dict[str, list[int]] | None = None) -> list[str]:  # fmt: skip
