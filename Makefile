@@ -74,7 +74,7 @@ serve: $(STAMP) serve-env
 	$(PYTHON) -m mtive_nb.serve.vllm outputs/$(PROFILE)/14_serving
 
 test-serve: $(STAMP) serve-env
-	$(PYTHON) -m pytest tests/test_vllm.py
+	$(PYTHON) -m pytest tests/test_vllm.py tests/test_text.py
 
 # Removes the results of one profile; keeps the environment and the committed reference results.
 clean:

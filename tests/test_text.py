@@ -28,9 +28,12 @@ from mtive_nb.model.stack import AdapterSpec, LoraStack, open_stack
 from mtive_nb.model.train import Training, train_adapter
 from mtive_nb.serve.engine import Engine
 from mtive_nb.serve.export import export_expert, export_flat, export_trunk
+from mtive_nb.serve.parity import compare, live_replies
 from mtive_nb.serve.pool import ExpertPool
+from mtive_nb.serve.vllm import VllmServer, serve_python
 
-SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+# Heads of 32, the least that vLLM serves on a CPU.
+SHAPE = {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
          "num_key_value_heads": 1}  # fmt: skip
 LLAMA_CHAT = (  # marks that are no tokens, as Llama 2's
     "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]\n' }}"
@@ -191,6 +194,29 @@ def test_an_export_is_a_text_model_with_a_peft_adapter(family, folders, asked, t
     assert generate_answers(served, asked, max_new_tokens=4) == said
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(serve_python() is None, reason="vLLM: no environment has it; `make serve-env` makes one")
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_vllm_serves_a_text_model_as_it_is_live(family, folders, asked, tmp_path):
+    """With an adapter on the head, too, where the head is untied."""
+    stack = LoraStack(load_vlm(str(folders[family]), dtype="float32", device="cpu"))
+    head = ("language.head",) if family == "llama" else ()
+    stack.add("AP", AdapterSpec(8, 16, ("language", *head)))
+    for weight in (w for n, w in stack.adapter_weights("AP").items() if "lora_B" in n):
+        weight.normal_(0, 0.2)
+    stack.save(tmp_path / "stack", "AP")
+    experts = {"AP": export_expert(stack, tmp_path / "stack", tmp_path / "experts", "AP", trunk=None)}
+    with VllmServer(export_trunk(stack, tmp_path / "trunk", None), experts, log=tmp_path / "log", options=("--enforce-eager",)) as server:  # fmt: skip
+        served = {name: [server.ask(record, name, max_new_tokens=6) for record in asked] for name in ("AP", None)}
+    live = {}
+    for name in served:
+        stack.activate(name)
+        live[name] = live_replies(stack, asked, max_new_tokens=6)
+        found = compare(live[name], served[name])
+        assert found.same == 1.0 and found.largest_nats < 2e-3, (name, live[name], served[name])
+    assert live["AP"] != live[None]
+
+
 def test_photos_are_refused_in_words(text, records, photo_folder):
     with pytest.raises(ValueError, match="reads text alone.*captions"):
         batch_of(text, records[:1])
@@ -284,9 +310,9 @@ def test_a_wheel_s_gguf_becomes_a_folder(asked, tmp_path):
     model = LlamaForCausalLM(config)
     file = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
     for add, value in (
-        (file.add_block_count, 2), (file.add_context_length, 128), (file.add_embedding_length, 32),
+        (file.add_block_count, 2), (file.add_context_length, 128), (file.add_embedding_length, 64),
         (file.add_feed_forward_length, 48), (file.add_head_count, 2), (file.add_head_count_kv, 1),
-        (file.add_rope_dimension_count, 16), (file.add_rope_freq_base, 10000.0), (file.add_layer_norm_rms_eps, 1e-6),
+        (file.add_rope_dimension_count, 32), (file.add_rope_freq_base, 10000.0), (file.add_layer_norm_rms_eps, 1e-6),
         (file.add_vocab_size, len(letters)), (file.add_tokenizer_model, "gpt2"), (file.add_token_list, letters),
         (file.add_token_merges, ["Ġ t"]), (file.add_bos_token_id, 1), (file.add_eos_token_id, 2),
         (file.add_token_types, [3, 3, 3] + [1] * (len(letters) - 3)),
@@ -297,8 +323,8 @@ def test_a_wheel_s_gguf_becomes_a_folder(asked, tmp_path):
         if name == "lm_head.weight":
             continue
         if ".q_proj." in name or ".k_proj." in name:
-            heads = len(weight) // 16
-            weight = weight.view(heads, 2, 8, 32).transpose(1, 2).reshape(weight.shape)
+            heads = len(weight) // 32
+            weight = weight.view(heads, 2, 16, 64).transpose(1, 2).reshape(weight.shape)
         file.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weight.numpy())
     file.write_header_to_file()
     file.write_kv_data_to_file()
