@@ -80,6 +80,22 @@ def test_places_keep_two_products_apart(clip, photos):
     assert head.answers(rows[32:]) == [row.output for row in rows[32:]]
 
 
+def test_an_option_s_own_photo_tells_it_apart(clip, photos):
+    """As in SR: a history of one colour, four options with a photo each; the titles are all the same."""
+    rows, rng = [], np.random.default_rng(0)
+    for k in range(90):
+        order = [str(name) for name in rng.permutation(list(COLOURS))]
+        taste = order[k % 4]
+        shown = [photos[taste][int(i)] for i in rng.integers(12, size=2)] + [photos[name][k % 12] for name in order]
+        rows.append(CommerceRow(f"SR{k}", "SR", "?", {"purchase history": ["1st: soap", "2nd: tea"]}, "ABCD"[k % 4], "train",
+                                options=tuple(f"{letter}: jam {k}" for letter in "ABCD"), photos=tuple(shown),
+                                places=("1st", "2nd", *"ABCD")))  # fmt: skip
+    head = fit_clip_head(clip, rows[:60])
+    assert head.heads["SR"].parts == (("text", "purchase history"), ("photo", ""))
+    right = [said == row.output for said, row in zip(head.answers(rows[60:]), rows[60:], strict=True)]
+    assert np.mean(right) > 0.85
+
+
 def test_embeddings_are_those_of_the_scores(clip, photos):
     pairs = [(photos["red"][0], "a red thing"), (photos["blue"][1], "a red thing")]
     found = embeddings(clip, texts=["a red thing"], photos=[photo for photo, _ in pairs])

@@ -2,7 +2,8 @@
 
 The paper fine-tunes FashionCLIP for each task (appendix D) and does not describe the head. Here the CLIP stays frozen. A
 task whose options are the same in all rows gets a head over its labels; a task with options of its own in each row (CC,
-SR) gets a head that scores each option, and the best one is the answer.
+SR) gets a head that scores each option, and the best one is the answer. A photo whose place is an option's label belongs
+to this option.
 Shapes: D width of an embedding, m texts and places of photos of a row.
 """
 
@@ -22,20 +23,22 @@ from mtive_nb.evaluate.grounding.clip import Clip, embeddings
 Vectors = Mapping[str, np.ndarray]  # a text or a photo's path -> its embedding (D,)
 
 
+Part = tuple[str, str]  # "text" and an input's name, or "photo" and a place
+
+
 @dataclass(frozen=True)
 class TaskHead:
-    """One task's head. parts: the m names of texts and of places of photos; ranks: it scores each option on its own."""
+    """One task's head. parts: the m texts and photos that it reads; ranks: it scores each option on its own."""
 
-    parts: tuple[tuple[str, str], ...]  # (kind, name), kind "text" or "photo"
+    parts: tuple[Part, ...]
     ranks: bool
     model: ClassifierMixin
 
     def answer(self, row: CommerceRow, vectors: Vectors) -> str:
         """Return the label of the likeliest option."""
-        found = features(row, self.parts, vectors, ranks=self.ranks)
         if not self.ranks:
-            return str(self.model.predict(found)[0])
-        return row.labels[int(self.model.predict_proba(found)[:, -1].argmax())]
+            return str(self.model.predict(row_features(row, self.parts, vectors)[None])[0])
+        return row.labels[int(self.model.predict_proba(option_features(row, self.parts, vectors))[:, -1].argmax())]
 
 
 @dataclass(frozen=True)
@@ -65,32 +68,52 @@ def fit_clip_head(clip: Clip, train: Sequence[CommerceRow]) -> ClipHead:
 
 
 def _fitted(rows: Sequence[CommerceRow], vectors: Vectors) -> TaskHead:
-    parts = tuple(dict.fromkeys(part for row in rows for part in _parts(row)))
     ranks = len({row.options for row in rows}) > 1
-    x = np.concatenate([features(row, parts, vectors, ranks=ranks) for row in rows])
-    y = [label == row.output for row in rows for label in row.labels] if ranks else [row.output for row in rows]
+    parts = tuple(dict.fromkeys(part for row in rows for part in _parts(row, one_place=ranks)))
+    if ranks:
+        x = np.concatenate([option_features(row, parts, vectors) for row in rows])
+        y = [label == row.output for row in rows for label in row.labels]
+    else:
+        x, y = np.stack([row_features(row, parts, vectors) for row in rows]), [row.output for row in rows]
     model = linear_probe() if len(set(y)) > 1 else DummyClassifier(strategy="most_frequent")
     return TaskHead(parts, ranks, model.fit(x, y))
 
 
-def features(row: CommerceRow, parts: Sequence[tuple[str, str]], vectors: Vectors, *, ranks: bool) -> np.ndarray:
-    """Return a row's features: (1, D (m + m (m - 1) / 2)), its parts and their products; or, if the head `ranks`, one
-    line an option, (options, D (1 + m)), the option and its products with the parts. A part that a row lacks is 0."""
-    own, width = _parts(row), len(next(iter(vectors.values())))
-    means = [
-        np.mean([vectors[one] for one in own[part]], axis=0) if own.get(part) else np.zeros(width) for part in parts
+def row_features(row: CommerceRow, parts: Sequence[Part], vectors: Vectors) -> np.ndarray:
+    """Return the row's parts and the products of each two, (D (m + m (m - 1) / 2),); a part that the row lacks is 0."""
+    own = _parts(row)
+    means = [_mean(own.get(part, ()), vectors) for part in parts]
+    return np.concatenate([*means, *(a * b for a, b in combinations(means, 2))])
+
+
+def option_features(row: CommerceRow, parts: Sequence[Part], vectors: Vectors) -> np.ndarray:
+    """Return each option's text and photo, and their products with the row's parts, (options, 2 D (1 + m)).
+
+    The photos of the row that belong to no option are one part.
+    """
+    own = _parts(row, one_place=True)
+    means = [_mean(own.get(part, ()), vectors) for part in parts]
+    photos = {
+        label: [p for p, place in zip(row.photos, row.places, strict=False) if place == label] for label in row.labels
+    }
+    of_option = [
+        (vectors[text], _mean(photos[label], vectors))
+        for text, label in zip(_option_texts(row), row.labels, strict=True)
     ]
-    if not ranks:
-        return np.concatenate([*means, *(a * b for a, b in combinations(means, 2))])[None]
-    options = [vectors[text] for text in _option_texts(row)]
-    return np.stack([np.concatenate([option, *(option * mean for mean in means)]) for option in options])
+    return np.stack([np.concatenate([one * mean for one in both for mean in (1, *means)]) for both in of_option])
 
 
-def _parts(row: CommerceRow) -> dict[tuple[str, str], list[str]]:
-    """Return the texts and photos of a row by (kind, name)."""
+def _mean(names: Sequence[str], vectors: Vectors) -> np.ndarray:
+    """Return the mean embedding of these texts or photos, (D,); 0 without any."""
+    return np.mean([vectors[name] for name in names], axis=0) if names else np.zeros_like(next(iter(vectors.values())))
+
+
+def _parts(row: CommerceRow, *, one_place: bool = False) -> dict[Part, list[str]]:
+    """Return the texts and photos of a row by part, without the options' own; `one_place` puts all photos together."""
     found = {("text", name): _texts(value) for name, value in row.input.items()}
     for photo, place in zip(row.photos, row.places or [""] * len(row.photos), strict=True):
-        found.setdefault(("photo", place), []).append(photo)
+        if place not in row.labels:
+            found.setdefault(("photo", "" if one_place else place), []).append(photo)
     return found
 
 
