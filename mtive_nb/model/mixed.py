@@ -133,7 +133,8 @@ def mixed_experts(
     adapters = [stack.adapter(e) if isinstance(e, str) else e for e in given]
     for adapter in adapters:
         check_expert(adapter, trunk)
-    patches, merge = rows_of_patches(images, grid_thw), stack.vlm.processor.image_processor.merge_size
+    patches = rows_of_patches(images, grid_thw)
+    merge = getattr(stack.vlm.processor.image_processor, "merge_size", 1)  # a text model has neither
     device = stack.vlm.device
     chosen = torch.tensor([given.index(e) if e is not None else -1 for e in experts])
     of_patch = chosen[patches].to(device)

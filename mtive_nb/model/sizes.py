@@ -11,10 +11,11 @@ import httpx
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from mtive_nb.model.load import FAMILIES, PARTS, POCKET_BASE, part_of, target_modules
+from mtive_nb.model.load import FAMILIES, PARTS, POCKET_BASE, POCKET_TEXT, model_class, part_of, target_modules
+from mtive_nb.model.text import text_config_of
 
 KNOWN_CONFIGS = Path(__file__).parent / "known_configs.json"  # sizes as published in each hub id's config.json
 PHOTO_PX = (3000, 4000)  # height and width of a phone's photo
@@ -39,9 +40,12 @@ def _cached(name: str, file: str) -> str | None:
 def find_config(name: str, *, home: Path = Path()) -> tuple[PreTrainedConfig, str, bool]:
     """Return a model's configuration, where it came from, and whether the weights are on this machine.
 
-    `name`: "pocket", a folder (below `home`) or a hub id. Errors: FileNotFoundError where no configuration is found;
-    OSError and ValueError as transformers raises them.
+    `name`: "pocket", "pocket-text", a folder (below `home`) or a hub id. Errors: FileNotFoundError where no
+    configuration is found; OSError and ValueError as transformers raises them.
     """
+    if name == POCKET_TEXT:
+        config, source, here = find_config("pocket")
+        return text_config_of(config), f"{source}, its language part", here
     folder = POCKET_BASE if name == "pocket" else home / Path(name).expanduser()
     if folder.is_dir() or name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
@@ -60,7 +64,7 @@ def find_config(name: str, *, home: Path = Path()) -> tuple[PreTrainedConfig, st
     if name not in known:
         raise FileNotFoundError(
             f"found {name!r}: not in the local cache, and the hub does not answer; expected 'pocket', a folder or a "
-            f"hub id (without the hub, sizes are known of {' and '.join(known)})"
+            f"hub id (without the hub, sizes are known of {', '.join(known)})"
         )
     return AutoConfig.for_model(**known[name]), f"the package's {KNOWN_CONFIGS.name}; the hub does not answer", here
 
@@ -70,7 +74,7 @@ def meta_model(config: PreTrainedConfig) -> nn.Module:
     if config.model_type not in FAMILIES:
         raise ValueError(f"found model type {config.model_type!r}, expected one of {', '.join(FAMILIES)}")
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        return model_class(config.model_type).from_config(config)
 
 
 def part_parameters(model: nn.Module) -> dict[str, int]:
@@ -140,7 +144,10 @@ def activation_bytes(config: PreTrainedConfig, *, tokens: int, patches: int, che
     `layer_bytes` for every layer. With gradient checkpointing: 2 D per token and layer, plus one full layer per tower.
     """
     total = 0
-    for tower, n in ((config.get_text_config(), tokens), (config.vision_config, patches)):
+    towers = [(config.get_text_config(), tokens)]
+    if hasattr(config, "vision_config"):
+        towers.append((config.vision_config, patches))
+    for tower, n in towers:
         kept = 2 * tower.hidden_size if checkpointing else layer_bytes(tower)
         total += n * (tower.num_hidden_layers * kept + checkpointing * layer_bytes(tower))
     return total

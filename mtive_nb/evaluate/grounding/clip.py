@@ -41,16 +41,21 @@ class Clip:
     text_end: str = ""
 
     def inputs(self, images: list, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        return self.text_inputs(texts) | self.image_inputs(images)
+
+    def text_inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         longest = self.model.config.text_config.max_position_embeddings
         end, control = self.text_end, control_tokens(self.processor)
         texts = [plain(text, control) for text in texts]
         if end:  # cut a long text before the end mark, where the model pools the text
             ids = self.processor.tokenizer(texts, truncation=True, max_length=longest - 1)["input_ids"]
             texts = [self.processor.tokenizer.decode(row) + end for row in ids]
-        batch = self.processor(
-            text=texts, images=images, return_tensors="pt", padding=True, truncation=True, max_length=longest
-        )
-        return {k: batch[k].to(self.model.device) for k in ("input_ids", "attention_mask", "pixel_values")}
+        batch = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True, max_length=longest)
+        return {k: batch[k].to(self.model.device) for k in ("input_ids", "attention_mask")}
+
+    def image_inputs(self, images: list) -> dict[str, torch.Tensor]:
+        batch = self.processor(images=images, return_tensors="pt")
+        return {"pixel_values": batch["pixel_values"].to(self.model.device)}
 
 
 def load_clip(name: str) -> Clip:
@@ -136,3 +141,22 @@ def clip_scores(clip: Clip, pairs: Sequence[ImageText], *, batch: int = 64) -> n
         out = clip.model(**clip.inputs([cached_image(path, image_px) for path, _ in some], [text for _, text in some]))
         found.append((out.image_embeds * out.text_embeds).sum(1))  # both embeddings have length 1
     return torch.cat(found).cpu().numpy()
+
+
+@torch.inference_mode()
+def embeddings(clip: Clip, *, texts: Sequence[str] = (), photos: Sequence[str] = (), batch: int = 64) -> dict[str, np.ndarray]:  # fmt: skip
+    """Return the unit-length embedding (D,) of each text and of each photo's path, in CLIP's shared space."""
+    clip.model.eval()
+    image_px, found = clip.model.config.vision_config.image_size, {}
+    for kind, items in (("texts", list(dict.fromkeys(texts))), ("photos", list(dict.fromkeys(photos)))):
+        for start in progress(range(0, len(items), batch), what=f"CLIP of {kind}"):
+            some = items[start : start + batch]
+            if kind == "texts":
+                out = clip.model.get_text_features(**clip.text_inputs(some))
+            else:
+                out = clip.model.get_image_features(
+                    **clip.image_inputs([cached_image(path, image_px) for path in some])
+                )
+            unit = torch.nn.functional.normalize(out.pooler_output, dim=1).float().cpu().numpy()
+            found |= dict(zip(some, unit, strict=True))
+    return found
