@@ -29,6 +29,28 @@ MAIN = {"AP": ("F1", "F1"), "CC": ("Acc", "R@1"), "PRP": ("F1", "M-F1"), "PSI": 
         "SA": ("F1", "M-F1"), "SR": ("Acc", "R@1")}  # fmt: skip
 OF_YES = ("AP", "PSI")  # scored on one class; the other tasks on all
 FULL = {"A7": "AP", "A8": "CC", "A9": "PRP", "A10": "PSI", "A11": "MPC", "A12": "SA", "A13": "SR"}
+# table -> our arm -> the paper's row; other arms keep their own names.
+_VLM = "ft-LLaVA-NExT-Interleave"
+_FULL_ROWS = {
+    "uniM3": "CASLIE-M/uniM3", "UIA": "CASLIE-M/EC3-uniM3", "CASLIE": "CASLIE-M/EC3-CQE-uniM3",
+    "VLM, photos": _VLM, "CLIP head": "ft-FashionCLIP",
+}  # fmt: skip
+PRINTED = dict.fromkeys(FULL, _FULL_ROWS) | {
+    "T4": {"CASLIE": "CASLIE-M", "VLM, photos": "ft-LLaVA-Interleave", "CLIP head": "ft-FashionCLIP"},
+    "T5": {"CASLIE": "CASLIE-M/Gen", "specialists": "CASLIE-M/T-spec"},
+    "T6": {"uniM3": "uniM3-M", "UIA": "UIA-M", "CASLIE": "CASLIE-M"},
+    "A3": {
+        "VLM, photos": f"{_VLM} | w image | no captioner",
+        "VLM, captions": f"{_VLM}* | w caption | Llama-3.2-Vision-Instruct",
+        "uniM3": "uniM3-M | w/o caption | no captioner",
+        "context-free": "CASLIE-M | w/o context | Llama-3.2-Vision-Instruct",
+        "CASLIE": "CASLIE-M | w/ context & caption | Llama-3.2-Vision-Instruct",
+    },
+    "A4": {
+        "1 judge": "Single | Llama-3.2-Vision-Instruct",
+        **{f"{n} judges": f"MV | {n} models" for n in (3, 5, 7)},
+    },
+}
 METRICS = ("Acc", "Pre", "Rec", "F1", "#Failed")
 RULES = ("wrong", "dropped")  # what a failed answer is
 DOMAINS = {"ind": "IND", "ood": "OOD"}  # a record's variant, and its name in the paper
@@ -157,7 +179,7 @@ def paper_table(scores: pd.DataFrame, table: str, *, rule: str = "wrong") -> pd.
     """Return those `commerce_scores` that one of CASLIE's tables prints, as `run.metrics` reads them.
 
     table: "T4", "T5", "T6", "A3", "A4", "A6" (main metrics) or "A7" to "A13" (one task in full). Further columns: paper,
-    table, column. The released rule's scores have their own table, "T6, failed dropped". Errors: ValueError for a table
+    table, column. An arm that the table prints has the paper's name (PRINTED). The released rule's scores have their own table, "T6, failed dropped". Errors: ValueError for a table
     without scores.
     """
     printed, task = columns_of("caslie", table), FULL.get(table)
@@ -175,7 +197,8 @@ def paper_table(scores: pd.DataFrame, table: str, *, rule: str = "wrong") -> pd.
     if found.empty:
         raise ValueError(f"paper_table: found no score of {table!r}; expected T4, T5, T6, A3, A4, A6 or A7 to A13")
     place = ("caslie", table) if rule == "wrong" else ("own", f"{table}, failed dropped")
-    return found.assign(paper=place[0], table=place[1]).reset_index(drop=True)
+    named = found["system"].replace(PRINTED.get(table, {}))
+    return found.assign(system=named, paper=place[0], table=place[1]).reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -197,7 +220,7 @@ def commerce_gains(
     left: Sequence[str],
     right: Sequence[str],
     *,
-    domain: str = "IND",
+    domain: str | None = "IND",
     tasks: Sequence[str] | None = None,
     rule: str = "wrong",
     seed: int = 0,
@@ -205,18 +228,20 @@ def commerce_gains(
 ) -> Gains:
     """Return the gains of the answers `left` over the answers `right` in one domain, on `tasks` or all that occur.
 
+    Without a domain, both count, and a task out of domain has the claims' name: "AP_ood".
     Where right scores 0 in a resample, the difference is divided by one answer in n, so that a gain stays finite.
     Errors: ValueError as commerce_scores, and where no record is of this domain and these tasks.
     """
     parts, others = (_confusions(records, said, system=side) for said, side in ((left, "left"), (right, "right")))
     scores, counts = {}, []
     for (where, task), one in parts.items():
-        if where != domain or (tasks is not None and task not in tasks):
+        name = f"{task}_ood" if domain is None and where == "OOD" else task
+        if domain not in (None, where) or (tasks is not None and name not in tasks):
             continue
         cells = np.hstack([one.cells, others[where, task].cells])
         drawn = resampled_sums(cells, groups=one.groups, seed=seed, resamples=resamples)
         both = np.hsplit(np.vstack([cells.sum(axis=0, keepdims=True), drawn]), 2)  # first the sample itself
-        scores[task] = [one.score(sums, MAIN.get(task, ("Acc",))[0], rule) for sums in both]
+        scores[name] = [one.score(sums, MAIN.get(task, ("Acc",))[0], rule) for sums in both]
         counts.append(len(cells))
     if not scores:
         raise ValueError(f"commerce_gains: found no record of {domain} and {tasks or 'any task'}; expected some")
