@@ -213,11 +213,30 @@ def test_a_run_cut_short_keeps_what_it_has(rows, server, tmp_path):
 
 def test_a_spent_budget_is_a_reason_and_the_rest_is_asked_later(rows, server, tmp_path):
     spent = captioner(server, workers=1, budget_requests=4)
-    with pytest.warns(UserWarning, match=r"7 of 11 photos are without a caption \(.* not asked: the budget"):
+    with pytest.warns(
+        UserWarning, match=r"7 of 11 photos are without a caption \(7 not asked: the budget of 4 requests is spent"
+    ):
         caption_all(rows.values(), spent, context=True, path=tmp_path / "k")
     assert len(server.bodies) == spent.endpoint.requests == 4
     whole = caption_all(rows.values(), captioner(server), context=True, path=tmp_path / "k")
     assert len(server.bodies) == 11 and not caption_faults(rows.values(), whole).size
+
+
+def test_an_endpoint_that_goes_down_midway_ends_the_run_with_its_captions_kept(rows, server, tmp_path):
+    every = [replace(rows["CC"], row_id=str(k), input={"title": f"title {k}"}) for k in range(40)]
+    server.reply = lambda prompt: "red" if len(server.bodies) <= 10 or len(server.bodies) % 5 == 0 else (503, "")
+    with pytest.warns(UserWarning, match=r"24 of 40 photos .*24 HTTP 503"):  # now and then one passes: it is not down
+        caption_all(every, captioner(server, workers=1, retries=0), context=True, path=tmp_path / "k")
+    server.bodies.clear()
+    server.reply = lambda prompt: "red" if len(server.bodies) <= 10 else (503, "")
+    with pytest.warns(
+        UserWarning, match=r"14 of 40 .*8 HTTP 503; 6 not asked: 8 requests in a row failed \(HTTP 503\)"
+    ):
+        caption_all(every, captioner(server, workers=1, retries=0), context=True, path=tmp_path / "k")
+    assert len(server.bodies) == 18 and len((tmp_path / "k").read_text().splitlines()) == 26
+    server.reply = lambda prompt: "red"
+    whole = caption_all(every, captioner(server), context=True, path=tmp_path / "k")
+    assert {said[0] for said in whole.values()} == {Reply("red")} and len(server.bodies) == 18 + 14
 
 
 def test_captions_are_cut_and_an_empty_or_tiny_one_is_a_fault(rows, server, tmp_path, photo_folder):
