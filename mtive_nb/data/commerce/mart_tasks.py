@@ -17,6 +17,7 @@ from mtive_nb.data.commerce.mart_words import INSTRUCTIONS
 from mtive_nb.data.commerce.rows import ROW_SPLITS, STRATA, CommerceRow
 from mtive_nb.data.customer_photos import known_truth
 from mtive_nb.data.mart.vocabulary import CATEGORIES
+from mtive_nb.data.records import UNANSWERABLE
 from mtive_nb.data.splits import split_of
 
 COUNTS = {"train": 600, "val": 60, "test": 200, "ood": 200}
@@ -85,7 +86,7 @@ def _photos_by_split(catalogue: Catalogue, held_out: Sequence[str], seed: int) -
     for row in catalogue.feedback:
         product = products[row.product_id]
         known = known_truth(row.facts)
-        facts = {name: known[name] for name in FACTS if name in known}
+        facts = {name: known[name] for name in FACTS if known.get(name, UNANSWERABLE) != UNANSWERABLE}
         path = str((catalogue.root / row.images[0]).resolve())
         ours = split_of(product.product_id, shares=IN_DOMAIN_SHARES, seed=seed)
         split = "ood" if product.coarse in held_out else ours
