@@ -211,8 +211,9 @@ def test_a_shop_too_small_and_wrong_names_are_said() -> None:
         mart_rows(shop(24), counts={"val": 4}, tasks=["SR"], strata={"needed": 1})
     with pytest.raises(ValueError, match="found 'needful'"):
         mart_rows(shop(24), strata={"needful": 1})
-    with pytest.raises(ValueError, match="ood_groups: found"):
-        mart_rows(shop(24), ood_groups=["drinks"])
+    for groups in (["drinks"], ["drinks", "bath", "home", "snack"]):
+        with pytest.raises(ValueError, match="ood_groups: found"):
+            mart_rows(shop(24), ood_groups=groups)
     strange = dataclasses.replace(shop(24).products[0], coarse="shoes")
     with pytest.raises(ValueError, match="product M00000: coarse: found 'shoes'"):
         mart_rows(dataclasses.replace(shop(24), products=[strange]))
