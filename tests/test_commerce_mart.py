@@ -1,5 +1,6 @@
 """The seven tasks of Pocket Mart: shares, strata, splits, and whether texts and facts decide what they ought to."""
 
+import dataclasses
 import json
 from collections import Counter
 from functools import cache
@@ -205,13 +206,17 @@ def test_the_same_arguments_give_the_same_rows_and_a_seed_others() -> None:
     assert mart_rows(small, counts=counts) != mart_rows(small, counts=counts, seed=1)
 
 
-def test_a_shop_too_small_and_wrong_names_are_said(rows: list[CommerceRow]) -> None:
+def test_a_shop_too_small_and_wrong_names_are_said() -> None:
     with pytest.raises(ValueError, match=r"mart/SR/val/0000, stratum needed, label .: none of .*more products"):
         mart_rows(shop(24), counts={"val": 4}, tasks=["SR"], strata={"needed": 1})
     with pytest.raises(ValueError, match="found 'needful'"):
         mart_rows(shop(24), strata={"needful": 1})
-    with pytest.raises(ValueError, match="ood_groups: found"):
-        mart_rows(shop(24), ood_groups=["drinks"])
+    for groups in (["drinks"], ["drinks", "bath", "home", "snack"]):
+        with pytest.raises(ValueError, match="ood_groups: found"):
+            mart_rows(shop(24), ood_groups=groups)
+    strange = dataclasses.replace(shop(24).products[0], coarse="shoes")
+    with pytest.raises(ValueError, match="product M00000: coarse: found 'shoes'"):
+        mart_rows(dataclasses.replace(shop(24), products=[strange]))
 
 
 def test_a_rendered_shop_gives_rows_over_real_pixels(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ LEAK_COLUMNS = ["kind", "found", "split_a", "row_a", "split_b", "row_b", "rows"]
 
 
 def leaks(rows: Iterable[CommerceRow], *, copies: bool = True) -> pd.DataFrame:
-    """What rows of different splits share: one line for each shared thing and pair of splits, [] columns LEAK_COLUMNS.
+    """What rows of different splits share, one line (LEAK_COLUMNS) for each shared thing and pair of splits.
 
     kind: "product" (an id of the row or of `known["products"]`), "text" (all inputs, in any case and spacing), "photo"
     (equal bytes), "copy" (equal pixels, or saved or scaled again; see `same_photos`). found: the id, text or photo;

@@ -118,9 +118,8 @@ def sa(draw: Draw, label: str, stratum: str) -> Made:
     said = draw.pick(words.NEUTRAL)
     if stratum == "redundant":
         whole = words.EXTRA_SAID if label == "A" else words.WHOLE_SAID
-        said = (
-            draw.pick(words.DAMAGE_SAID.get(shown.facts["damage"], whole)).format(**shown.facts) + " when it arrived."
-        )
+        state = draw.pick(words.DAMAGE_SAID.get(shown.facts["damage"], whole)).format(**shown.facts)
+        said = f"On arrival: {state}."
     elif stratum == "idle":
         said = draw.pick(words.OPINIONS[label])
     ordered = draw.pick(words.ORDERED).format(number=draw.number, category=shown.product["category"])
@@ -162,7 +161,7 @@ def feeling(facts: Mapping[str, str]) -> str:
     return "B" if facts.get("count", "1") == "1" else "A"
 
 
-MAKERS: dict[str, Maker] = {**{"AP": ap, "CC": cc, "PRP": prp, "PSI": psi, "MPC": mpc, "SA": sa, "SR": sr}}
+MAKERS: dict[str, Maker] = {"AP": ap, "CC": cc, "PRP": prp, "PSI": psi, "MPC": mpc, "SA": sa, "SR": sr}
 
 
 def _fits(one: Shown, stratum: str) -> bool:

@@ -17,6 +17,7 @@ from mtive_nb.data.commerce.mart_words import INSTRUCTIONS
 from mtive_nb.data.commerce.rows import ROW_SPLITS, STRATA, CommerceRow
 from mtive_nb.data.customer_photos import known_truth
 from mtive_nb.data.mart.vocabulary import CATEGORIES
+from mtive_nb.data.records import UNANSWERABLE
 from mtive_nb.data.splits import split_of
 
 COUNTS = {"train": 600, "val": 60, "test": 200, "ood": 200}
@@ -48,8 +49,9 @@ def mart_rows(
 
     counts: rows of each task by split; default COUNTS. strata: shares of "needed", "redundant", "idle"; default: equal.
     tasks: default: all seven. ood_groups: the groups held out, at least three; default: three drawn by `seed`. Photos
-    of every product serve several rows, but those of one split alone. Errors: ValueError for wrong arguments, and where
-    the shop is too small for a row, naming task, split, stratum, label and what was looked for.
+    of every product serve several rows, but those of one split alone. The default counts need about 240 products with
+    six photos; a few rows a task need 144 with three, one of them a close-up of a date. Errors: ValueError for wrong
+    arguments, and where the shop is too small for a row, naming the row, its stratum, label and what was looked for.
     """
     counts, strata = dict(COUNTS if counts is None else counts), dict(strata or dict.fromkeys(STRATA, 1.0))
     if unknown := sorted({*counts} - {*ROW_SPLITS} | {*strata} - {*STRATA} | {*tasks} - {*MAKERS}):
@@ -58,9 +60,14 @@ def mart_rows(
     circle = [str(group) for group in rng.permutation(sorted({one.coarse for one in CATEGORIES.values()}))]
     held_out = [group for group in circle if group in (circle[:3] if ood_groups is None else ood_groups)]
     inside = [group for group in circle if group not in held_out]
-    if len(held_out) < 3 or len(inside) < 3:
+    if len(held_out) < max(3, len({*(ood_groups or ())})) or len(inside) < 3:
         raise ValueError(
             f"ood_groups: found {ood_groups}, expected three or more of {circle}, and three left in domain"
+        )
+    if strange := next((product for product in catalogue.products if product.coarse not in circle), None):
+        raise ValueError(
+            f"product {strange.product_id}: coarse: found {strange.coarse!r}, expected a group of Pocket Mart, as "
+            f"`render_mart` draws it: {', '.join(circle)}; for rows of your own see docs/commerce.md"
         )
     photos = _photos_by_split(catalogue, held_out, seed)
     total = sum(counts.values()) * len(tasks)
@@ -85,7 +92,7 @@ def _photos_by_split(catalogue: Catalogue, held_out: Sequence[str], seed: int) -
     for row in catalogue.feedback:
         product = products[row.product_id]
         known = known_truth(row.facts)
-        facts = {name: known[name] for name in FACTS if name in known}
+        facts = {name: known[name] for name in FACTS if known.get(name, UNANSWERABLE) != UNANSWERABLE}
         path = str((catalogue.root / row.images[0]).resolve())
         ours = split_of(product.product_id, shares=IN_DOMAIN_SHARES, seed=seed)
         split = "ood" if product.coarse in held_out else ours

@@ -86,7 +86,7 @@ def _with_photos(
     name: str, read: list[tuple[int, CommerceRow]], store: PhotoStore, left_out: list[Quarantined]
 ) -> Iterable[CommerceRow]:
     """The rows with absolute paths of their photos, without those that are missing or do not decode."""
-    found = {url: store.find(url) for _, row in read for url in row.photos}
+    found = {url: store.find(url) for url in {url for _, row in read for url in row.photos}}
     broken = photo_faults(path for path, fault in found.values() if not fault)
     faults = {url: fault or broken.get(path) for url, (path, fault) in found.items()}
     for line, row in read:

@@ -17,7 +17,13 @@ from mtive_nb.data.rows import near
 JSON_TEXTS = ("input", "options", "images", "caption_info")
 # Ours, written where they are not empty, and the type of each.
 OWN_FIELDS: dict[str, type] = {
-    **{"row_id": str, "product_id": str, "places": list, "facts": list, "known": dict, "stratum": str, "source": str}
+    "row_id": str,
+    "product_id": str,
+    "places": list,
+    "facts": list,
+    "known": dict,
+    "stratum": str,
+    "source": str,
 }
 SPLIT_NAMES = {
     "train": ("train", "training"),

@@ -20,6 +20,7 @@ from mtive_nb.data.rows import FACT_TYPES, FEEDBACK_FIELDS, PRODUCT_FIELDS, REQU
 COLUMNS_FILE = "columns.yaml"
 JSON_CELLS = ("images", "facts", "attributes", *FACT_TYPES)  # their text may be JSON
 FIELDS = {"products": PRODUCT_FIELDS, "feedback": FEEDBACK_FIELDS}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
@@ -155,6 +156,6 @@ def _shaped(
 def text_fault(row: dict) -> Fault | None:
     """The first text of a row that no file can hold: a lone surrogate, from a byte in no encoding."""
     for place, text in texts_of(row):
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if _SURROGATE.search(text):
             return place, ascii(text), "not valid Unicode text; save the file as UTF-8"
     return None
