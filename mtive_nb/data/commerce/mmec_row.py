@@ -84,7 +84,7 @@ def parse_row(raw: Mapping[str, Any], own: str, *, names: Mapping[str, str]) -> 
         photos=tuple(photos),
         captions=tuple(captions),
         places=places,
-        product_id=added["product_id"],
+        product_id=added["product_id"] or added["row_id"] or own,
         facts=tuple(added["facts"]),
         known=known,
         stratum=added["stratum"],
