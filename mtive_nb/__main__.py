@@ -89,7 +89,9 @@ def parser() -> argparse.ArgumentParser:
         "verify", help="check which attributes of a catalogue's products their photos bear out (docs/verification.md)"
     )
     verify.add_argument("folder")
-    verify.add_argument("-o", "--output", required=True, metavar="OUT", help="folder of results; continued if it exists")
+    verify.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="folder of results; continued if it exists"
+    )
     verify.add_argument(
         "--captioner", required=True, metavar="NAME",
         help="describes the photos: a model behind --url, profile:PROFILE, a checkpoint, or facts (what the catalogue says)",
@@ -98,7 +100,9 @@ def parser() -> argparse.ArgumentParser:
         "--verifier", default="words", metavar="NAME",
         help="decides what follows from a caption: words (default: the value stands in it), a model behind --url, a checkpoint",
     )  # fmt: skip
-    verify.add_argument("--url", default="", metavar="URL", help="an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1")
+    verify.add_argument(
+        "--url", default="", metavar="URL", help="an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1"
+    )
     verify.add_argument("--workers", type=int, default=0, metavar="N", help="caption on N workers of a Ray cluster")
     preflight = commands.add_parser(
         "preflight", help="check memory, disk, data and packages for a profile before a long run"

@@ -25,7 +25,9 @@ def keeping_scores(verdicts: pd.DataFrame, *, seed: int = 0, resamples: int = 20
     """
     known = verdicts[verdicts["truth"].isin(TRUTHS)]
     if known.empty:
-        raise ValueError("keeping_scores: no aspect with a known truth; expected listings whose photos' facts are known")
+        raise ValueError(
+            "keeping_scores: no aspect with a known truth; expected listings whose photos' facts are known"
+        )
     decided = known[known["outcome"] != "failed"]
     kept = (decided["outcome"] == "kept").to_numpy()
     shown, wrong, hidden = ((decided["truth"] == truth).to_numpy() for truth in TRUTHS)
@@ -50,7 +52,9 @@ def keeping_scores(verdicts: pd.DataFrame, *, seed: int = 0, resamples: int = 20
 def _share(top: np.ndarray, bottom: np.ndarray, groups: list[str], *, seed: int, resamples: int) -> Interval:
     features = np.stack([top, bottom], axis=1).astype(float)
     options = {"groups": groups, "seed": seed, "resamples": resamples}
-    return bootstrap_sums(features, lambda s: s[:, 0] / np.maximum(s[:, 1], 1), n=int(np.count_nonzero(bottom)), **options)
+    return bootstrap_sums(
+        features, lambda s: s[:, 0] / np.maximum(s[:, 1], 1), n=int(np.count_nonzero(bottom)), **options
+    )
 
 
 def _row(metric: str, interval: Interval, *, better: str) -> tuple:

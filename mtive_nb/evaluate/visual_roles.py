@@ -10,7 +10,9 @@ from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.load import Vlm, answering_fingerprint
 from mtive_nb.model.stack import LoraStack
 
-DESCRIBE = "Describe the item in the photo: what it is, its colours, its packaging, its number, and all that is printed."
+DESCRIBE = (
+    "Describe the item in the photo: what it is, its colours, its packaging, its number, and all that is printed."
+)
 CAPTION_TOK = 128
 
 

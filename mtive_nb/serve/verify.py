@@ -76,7 +76,14 @@ def verifier_of(name: str, *, url: str = "") -> Verifier:
 
 
 def main(
-    folder: str, *, output: str, captioner: str, verifier: str = WORDS, url: str = "", shard: int = 256, workers: int = 0
+    folder: str,
+    *,
+    output: str,
+    captioner: str,
+    verifier: str = WORDS,
+    url: str = "",
+    shard: int = 256,
+    workers: int = 0,
 ) -> int:
     """Run the command `verify`; returns its exit status. workers: of a Ray cluster, for local checkpoints."""
     each = in_order
@@ -108,7 +115,8 @@ def _write_products(catalogue: Catalogue, verdicts: pd.DataFrame, path: Path) ->
     for row in verdicts[verdicts["outcome"] == "kept"].itertuples():
         kept.setdefault(row.listing_id, set()).add(row.aspect)
     rows = [
-        dataclasses.asdict(p) | {"attributes": {n: v for n, v in p.attributes.items() if n in kept.get(p.product_id, ())}}
+        dataclasses.asdict(p)
+        | {"attributes": {n: v for n, v in p.attributes.items() if n in kept.get(p.product_id, ())}}
         for p in catalogue.products
     ]
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from mtive_nb.data.commerce.listings import Listing, aspect_fault, truth_of
-from mtive_nb.data.instructions.roles import OUTCOMES, Caption, Captioner, Verdict, Verifier
+from mtive_nb.data.instructions.roles import OUTCOMES, Captioner, Verifier
 from mtive_nb.data.photos import file_sha256
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
