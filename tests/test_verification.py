@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -12,13 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtive_nb.__main__ import main
+from mtive_nb.__main__ import main, parser
 from mtive_nb.data.catalogue import load_catalogue
 from mtive_nb.data.commerce.listings import Listing, listings_of, plant_aspects, truth_of, with_aspects_of
 from mtive_nb.data.commerce.values import mentions, normal_value, same_value
 from mtive_nb.data.endpoint import BudgetError, Endpoint, EndpointError
 from mtive_nb.data.instructions.grammar import Sight
 from mtive_nb.data.instructions.roles import (
+    OUTCOMES,
     AskingCaptioner,
     AskingVerifier,
     Caption,
@@ -28,7 +30,13 @@ from mtive_nb.data.instructions.roles import (
     RuleVerifier,
     Verdict,
 )
-from mtive_nb.data.instructions.verification import verdict_counts, verdict_table, verified_listings, verify_listings
+from mtive_nb.data.instructions.verification import (
+    COLUMNS,
+    verdict_counts,
+    verdict_table,
+    verified_listings,
+    verify_listings,
+)
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.evaluate.verification import keeping_scores
 
@@ -400,3 +408,17 @@ def test_the_command_verifies_a_user_s_folder(shop, tmp_path, capsys):
     assert main([*words, "--url", "http://localhost:1/v1", "--workers", "2"]) == 2
     assert "no such folder" in (said := capsys.readouterr().err) and "--workers is for local checkpoints" in said
     assert Path(tmp_path / "out" / "shards" / "000000.jsonl").is_file()
+
+
+def test_the_page_names_what_is_there():
+    page = (Path(__file__).parents[1] / "docs/verification.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in COLUMNS) and f"({', '.join(OUTCOMES)})" in page
+    block = page.partition("```python\n")[2].partition("```")[0]
+    exec("\n".join(line for line in block.splitlines() if line.startswith("from ")), found := {})
+    assert found["verified_listings"] is verified_listings
+    options = {word for word in re.findall(r"--[a-z]+", page)}
+    assert options == {"--captioner", "--verifier", "--url", "--workers"}
+    asked = parser().parse_args(
+        ["verify", "F", "-o", "O", "--captioner", "m", "--verifier", "n", "--url", "u", "--workers", "2"]
+    )
+    assert (asked.captioner, asked.verifier, asked.url, asked.workers) == ("m", "n", "u", 2)

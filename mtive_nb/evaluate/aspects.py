@@ -53,13 +53,12 @@ def benchmark_scores(
                 continue
             scorer = _aspect if "aspects" in task else _class if "classes" in task else _extraction
             first, *others = scorer(by_task[task], seed)
-            rows.append(_headline(system, column, first) if column in BENCHES else _own(system, column, *first))
+            rows.append(_headline(system, column, first[1]) if column in BENCHES else _own(system, column, *first[1:]))
             rows += [_own(system, f"{column} {name}", interval, better) for name, interval, better in others]
     return pd.DataFrame(rows, columns=SCORE_FIELDS)
 
 
-def _headline(system: str, column: str, found: tuple) -> tuple:
-    interval = found[1]
+def _headline(system: str, column: str, interval: Interval) -> tuple:
     points = (100 * interval.value, 100 * interval.low, 100 * interval.high)
     return "ebay", "T1", system, column, *points, interval.n, "points 0-100", "higher"
 

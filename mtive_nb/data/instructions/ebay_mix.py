@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from mtive_nb.data.commerce.listings import Listing, aspect_fault
+from mtive_nb.data.instructions.ebay_rules import failed_checks
 from mtive_nb.data.instructions.ebay_writer import Made, Writer
 from mtive_nb.data.ocr import Line, with_print
 from mtive_nb.data.records import make_record
@@ -122,6 +123,8 @@ def _record(part: str, variant: Variant, listing: Listing, values: Mapping, line
         facts={"asked": dict(made.asked), "known": dict(a for a in listing.aspects if not aspect_fault(a)), "rule": dict(made.rule)},
         source=source, split=listing.split,
     )  # fmt: skip
+    if failed_checks(record, made.answer):
+        return None  # a value that a rule cannot read, such as one with a full stop where sentences are counted
     return with_print([record], lines)[0] if variant.print else record
 
 
