@@ -85,6 +85,25 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("folder")
     check.add_argument("--json", action="store_true", help="print one JSON object")
+    verify = commands.add_parser(
+        "verify", help="check which attributes of a catalogue's products their photos bear out (docs/verification.md)"
+    )
+    verify.add_argument("folder")
+    verify.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="folder of results; continued if it exists"
+    )
+    verify.add_argument(
+        "--captioner", required=True, metavar="NAME",
+        help="describes the photos: a model behind --url, profile:PROFILE, a checkpoint, or facts (what the catalogue says)",
+    )  # fmt: skip
+    verify.add_argument(
+        "--verifier", default="words", metavar="NAME",
+        help="decides what follows from a caption: words (default: the value stands in it), a model behind --url, a checkpoint",
+    )  # fmt: skip
+    verify.add_argument(
+        "--url", default="", metavar="URL", help="an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1"
+    )
+    verify.add_argument("--workers", type=int, default=0, metavar="N", help="caption on N workers of a Ray cluster")
     preflight = commands.add_parser(
         "preflight", help="check memory, disk, data and packages for a profile before a long run"
     )
@@ -134,6 +153,11 @@ def _run_command(asked: argparse.Namespace) -> int:
         from mtive_nb.data.door.check import main as check
 
         return check(asked.folder, as_json=asked.json)
+    if asked.command == "verify":
+        from mtive_nb.serve.verify import main as verify
+
+        options = {"output": asked.output, "captioner": asked.captioner, "verifier": asked.verifier}
+        return verify(asked.folder, **options, url=asked.url, workers=asked.workers)
     if asked.command == "preflight":
         from mtive_nb.report.preflight import main as preflight
 

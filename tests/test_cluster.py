@@ -81,6 +81,19 @@ def test_scores_are_those_of_one_process(stack, records, photo_folder, tmp_path)
     pd.testing.assert_frame_equal(here, there)
 
 
+def test_verdicts_are_those_of_one_process(tmp_path):
+    from mtive_nb.data.commerce.listings import Listing
+    from mtive_nb.data.instructions.roles import AskingCaptioner, RuleVerifier
+    from mtive_nb.data.instructions.verification import verdict_table, verify_listings
+
+    (photo := tmp_path / "photo.jpg").write_bytes(b"any")
+    eye = AskingCaptioner(lambda asked: [f"a {r['id']} box" for r in asked], name="echo", question="What is it?")
+    listings = [Listing(str(k), "", "", (("size", str(k % 3)),), str(photo)) for k in range(9)]
+    verify_listings(listings, eye, RuleVerifier(), folder=tmp_path / "here", shard=2)
+    verify_listings(listings, eye, RuleVerifier(), folder=tmp_path / "there", shard=2, each=by_ray, workers=2)
+    pd.testing.assert_frame_equal(verdict_table(tmp_path / "here"), verdict_table(tmp_path / "there"))
+
+
 def die_once(stack: LoraStack, k: int, folder: Path) -> int:
     """The third item kills its worker the first time it is tried."""
     mark = folder / f"{k}"
