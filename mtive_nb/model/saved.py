@@ -93,7 +93,7 @@ def check_line(stack: LoraStack, kind: str, folder: Path, name: str) -> tuple[Li
     parents = [known for known, sha256 in stack.hashes.items() if sha256 == line.parent_sha256]
     if line.parent is not None and not parents:
         raise LineageError(
-            f"adapter {name!r} was trained over {line.parent!r} (sha256 {line.parent_sha256[:12]}...), which is not on the "
+            f"adapter {name!r} was trained over {line.parent!r} (sha256 {str(line.parent_sha256)[:12]}...), which is not on the "
             f"stack; it holds { ({k: v[:12] for k, v in stack.hashes.items()}) }. Load its parents first"
         )
     return line, parents[0] if line.parent is not None else None, read_files(folder / name, line)
