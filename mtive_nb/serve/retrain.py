@@ -158,6 +158,7 @@ def retrain(
     to compare on, LockedError where a runner is at work.
     """
     folder = (project or find_project()).outputs / profile
+    run_folder(folder, "06")  # before the lock, which writes
     with profile_lock(folder):
         return _retrain(folder, task, source, force=force)
 
