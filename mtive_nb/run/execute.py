@@ -59,13 +59,13 @@ def run_notebooks(
         raise ParameterError(f"--jobs {jobs}: expected 1 or more")
     project = project or find_project()
     numbers = list(numbers)
-    # Before the lock, which writes: a profile or notebook that does not exist leaves nothing behind.
-    profile_folder(project.params, profile=profile)
-    selected(read_graph(project.notebooks), numbers, only=only)
     if dry_run:
         steps, _ = make_plan(project, profile, numbers=numbers, force=force, only=only)
         tell(describe(steps))
         return Outcome(skipped=[step.notebook.name for step in steps])
+    # Before the lock, which writes: a profile or notebook that does not exist leaves nothing behind.
+    profile_folder(project.params, profile=profile)
+    selected(read_graph(project.notebooks), numbers, only=only)
     with signals_as_exceptions(), profile_lock(project.outputs / profile) as lock_fd:
         for path in sorted(project.notebooks.glob("[0-9][0-9]_*.ipynb")):
             restore_old(project.outputs / profile, path.stem)
