@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     versions.add_argument("profile")
     versions.add_argument("task", nargs="?", default="")
     versions.add_argument("number", nargs="?", type=int, default=0)
+    versions.add_argument("--pin", action="store_true", help="serve only what is in force now, by hash")
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")
@@ -148,7 +149,7 @@ def _run_command(asked: argparse.Namespace) -> int:
     if asked.command == "versions":
         from mtive_nb.serve.retrain import show_versions
 
-        return show_versions(asked.profile, asked.task, asked.number)
+        return show_versions(asked.profile, asked.task, asked.number, pin=asked.pin)
     if asked.command == "check":
         from mtive_nb.data.door.check import main as check
 

@@ -12,8 +12,11 @@ import nbformat
 import psutil
 import pytest
 
+from mtive_nb.__main__ import main
+from mtive_nb.run import lock
 from mtive_nb.run.execute import run_notebooks
 from mtive_nb.run.graph import GraphError, Project
+from mtive_nb.run.guard import end_workers_of
 from mtive_nb.run.job import clear_partial, restore_old, swap_in
 from mtive_nb.run.lock import LockedError, profile_lock
 from mtive_nb.run.params import ParameterError
@@ -201,6 +204,123 @@ def test_a_killed_runner_leaves_no_child_and_resumes(project: Project, number: i
     assert (done / "seen.txt").read_text() == "step-1"
     assert not (done / "half.txt").exists()
     assert not (done / "checkpoints").exists()
+
+
+WITH_CHILD = LONG.replace(
+    "time.sleep(60", "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], "
+    "start_new_session=True) if first else None\ntime.sleep(60"
+)  # fmt: skip
+
+
+def started_by(project: Project) -> tuple[subprocess.Popen, list[psutil.Process], psutil.Process]:
+    """A runner in the midst of a notebook that has a child of its own: the runner, its descendants, its guard."""
+    make(project, "01_data", WITH_CHILD)
+    runner, partial = start_runner(project), profile_dir(project) / ".01_data.partial"
+    below = lambda: psutil.Process(runner.pid).children(recursive=True)  # noqa: E731
+    wait_for(lambda: (partial / "pid.txt").exists() and (partial / "pid.txt").read_text() and len(below()) >= 4)
+    (guard,) = psutil.Process(runner.pid).children()
+    assert "mtive_nb.run.guard" in guard.cmdline()
+    return runner, below(), guard
+
+
+def test_a_killed_guard_leaves_no_child_and_its_chapter_fails_in_words(project: Project) -> None:
+    runner, started, guard = started_by(project)
+    guard.kill()
+    said, _ = runner.communicate(timeout=60)
+    assert runner.returncode == 1 and "its guard was killed (SIGKILL)" in said
+    assert not psutil.wait_procs(started, timeout=5)[1]
+    assert run(project)[0].ran == ["01_data"]
+    assert (profile_dir(project) / "01_data" / "seen.txt").read_text() == "step-1"
+
+
+def test_a_runner_killed_with_its_guard_leaves_nothing_that_the_next_one_meets(project: Project) -> None:
+    runner, started, guard = started_by(project)
+    runner.kill()
+    guard.kill()
+    runner.communicate(timeout=60)
+    assert run(project)[0].ran == ["01_data"]
+    assert not psutil.wait_procs(started, timeout=5)[1], "an orphan would write into the next run's folder"
+    assert (profile_dir(project) / "01_data" / "seen.txt").read_text() == "step-1"
+
+
+def test_workers_of_another_folder_live_on(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    mine, other = (
+        subprocess.Popen(words, env=os.environ | {"MTIVE_RUN_DIR": str(tmp_path / name)}) for name in ("a", "ab")
+    )
+    try:
+        wait_for(lambda: psutil.Process(mine.pid).environ().get("MTIVE_RUN_DIR") == str(tmp_path / "a"))
+        assert end_workers_of(tmp_path / "a") == 1 and not psutil.pid_exists(mine.pid) and other.poll() is None
+    finally:
+        for process in (mine, other):
+            process.kill()
+            process.wait()
+
+
+def test_a_pools_worker_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
+    work = "import os, sys, time\nfrom pathlib import Path\ndef work(k):\n"
+    work += "    Path(sys.argv[1] if len(sys.argv) > 1 else '', str(os.getpid())).touch(); time.sleep(60)\n"
+    (tmp_path / "work.py").write_text(
+        work + "if __name__ == '__main__':\n    from mtive_nb.run.processes import spread\n"
+        "    from work import work\n    spread(work, [1, 2], processes=2, chunk=1)\n"
+    )
+    (tmp_path / "pids").mkdir()
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    words = [sys.executable, str(tmp_path / "work.py"), str(tmp_path / "pids")]
+    owner = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": paths})
+    wait_for(lambda: len(list((tmp_path / "pids").iterdir())) == 2)
+    workers = [psutil.Process(int(path.name)) for path in (tmp_path / "pids").iterdir()]
+    owner.kill()
+    owner.wait()
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+
+
+def files_below(project: Project) -> list[Path]:
+    return sorted(path for path in project.home.parent.rglob("*"))
+
+
+REFUSED = {
+    "no jobs": (["run", "pocket", "--jobs", "0"], "--jobs 0: expected 1 or more"),
+    "fewer than no jobs": (["run", "pocket", "--jobs", "-3"], "--jobs -3: expected 1 or more"),
+    "unknown profile": (["run", "poket"], "there is no folder params/poket; did you mean pocket?"),
+    "a folder outside": (["run", "../x"], "profile '../x': there is no folder params/../x"),
+    "an absolute folder": (["run", "/tmp/x"], "profile '/tmp/x': there is no folder"),
+    "unknown notebook": (["run", "pocket", "77"], "no notebook 77"),
+    "unknown profile, planned": (["run", "../x", "--dry-run"], "there is no folder params/../x"),
+    "retrain outside": (["retrain", "../x", "DD", "a.csv"], "06_*: not found"),
+    "ask outside": (["ask", "../x", "DD", "a.png"], "a.png"),
+    "versions outside": (["versions", "../x"], "05_*: not found"),
+    "score outside": (["score", "../x", ".", "-o", "b.csv"], "found no photo"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_refused_command_is_one_line_and_writes_nothing(project: Project, capsys, monkeypatch, what: str) -> None:
+    make(project, "01_data", "1")
+    monkeypatch.chdir(project.home)
+    words, message = REFUSED[what]
+    before = files_below(project)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert files_below(project) == before
+
+
+@pytest.mark.parametrize("kind", ["outputs a file", "read-only"])
+def test_outputs_that_cannot_be_written_are_one_line(project: Project, capsys, monkeypatch, kind: str) -> None:
+    make(project, "01_data", "1")
+    if kind == "outputs a file":
+        project.outputs.touch()
+    else:
+
+        def denied(path: str, *_: object) -> int:  # root, who runs some tests, may write anywhere
+            raise PermissionError(13, "Permission denied", str(path))
+
+        profile_dir(project).mkdir(parents=True)
+        monkeypatch.setattr(lock.os, "open", denied)
+    assert main(["run", "pocket"]) == 2
+    said = capsys.readouterr().err
+    assert "outputs/pocket cannot be written (" in said and said.count("\n") == 1
 
 
 def test_jobs_run_together_and_share_the_cores(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Records: what is written comes back, what is wrong is named by file, line and field."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -40,6 +41,22 @@ def test_what_is_written_comes_back_and_moves_with_its_folder(rows, tmp_path):
     assert stored[0] == ["images/a.png", "images/b.png"]
     moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
     assert [record["answer"] for record in load_records(moved / "records.jsonl")] == ["yes", "blue"]
+
+
+def test_photos_of_another_run_folder_move_with_the_outputs_and_others_stay_where_they_are(rows, tmp_path):
+    project = tmp_path / "project"
+    (project / "notebooks").mkdir(parents=True)
+    (home := project / "outputs" / "mine" / "01_catalogue" / "images").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        shutil.copy(tmp_path / "run" / "images" / name, home / name)
+    within = rows[0] | {"images": [str(home / "a.png"), str(home / "b.png")]}
+    path = write_records([within, rows[1]], project / "outputs" / "mine" / "02_data" / "records" / "all.jsonl")
+    shutil.copytree(project / "outputs", tmp_path / "copy" / "outputs")
+    shutil.rmtree(project)
+    copied = tmp_path / "copy" / path.relative_to(project)
+    images = [image for record in load_records(copied) for image in record["images"]]
+    elsewhere = tmp_path / "copy" / "outputs" / "mine" / "01_catalogue" / "images"
+    assert images == [str(elsewhere / "a.png"), str(elsewhere / "b.png"), rows[1]["images"][0]]
 
 
 def test_two_images_are_announced_in_order_and_one_is_not(rows):

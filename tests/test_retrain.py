@@ -139,6 +139,27 @@ def test_versions_of_another_trunk_are_not_in_force(home: Path, answers: Path) -
         open_profile("mine", project=Project(home))
 
 
+def test_a_pinned_profile_serves_nothing_else(home: Path, answers: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MTIVE_HOME", str(home))
+    assert main(["versions", "mine", "--pin"]) == 0 and "pinned in params/mine/pinned.json" in capsys.readouterr().out
+    with open_profile("mine") as experts:
+        before = experts.ask("DD", home / "photo0.png", max_new_tokens=4)
+        retrain("mine", "DD", answers, force=True)
+        for _ in range(2):  # a version that is not pinned is refused, not only the first time
+            with pytest.raises(LineageError, match="DD: found an adapter of sha256 .* is pinned in params/mine"):
+                experts.ask("DD", home / "photo0.png", max_new_tokens=4)
+        with pytest.raises(LineageError, match="DD: found an adapter"):
+            open_profile("mine")
+        assert main(["versions", "mine", "DD", "2", "--pin"]) == 0
+        assert experts.ask("DD", home / "photo0.png", max_new_tokens=4).expert[:4] == "DD@2" != before.expert[:4]
+    (home / "params" / "mine" / "pinned.json").write_text('{"PT": "0"}')
+    with pytest.raises(LineageError, match="PT: found an adapter of sha256 .*, but 0... is pinned"):
+        open_profile("mine")
+    (home / "params" / "mine" / "pinned.json").write_text("{")
+    with pytest.raises(LineageError, match="no JSON object of names and hashes"):
+        open_profile("mine")
+
+
 def test_corrections_add_up_and_catalogue_photos_keep_their_split(home: Path, answers: Path, tmp_path: Path) -> None:
     first = retrain("mine", "DD", answers, force=True, project=Project(home))
     shop = [

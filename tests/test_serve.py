@@ -1,13 +1,16 @@
+import json
+import shutil
 import threading
 import time
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mtive_nb.evaluate.grounding.attention import read_attention
 from mtive_nb.evaluate.predict import generate_answers
-from mtive_nb.model.lineage import LineageError
+from mtive_nb.model.lineage import MANIFEST, WEIGHTS, LineageError, NotFiniteError, sha256_of, signature
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
 from mtive_nb.serve.engine import Engine, Overloaded
@@ -174,6 +177,45 @@ def test_what_does_not_fit_the_budget_comes_back_when_asked_for(home, stack, alo
         with pytest.raises(MemoryError, match="needed at once, the budget is"):
             pool.in_memory([pool.hold("DD")])
         assert [row["resident"] for row in pool.state()] == [True, False] and "DD@1" not in stack.specs
+
+
+@pytest.mark.parametrize("change", ["trained again", "weights", "alpha", "gone"])
+def test_an_evicted_version_comes_back_as_it_was_or_its_request_fails_in_words(home, stack, tmp_path, change):
+    shutil.copytree(home / "v1", tmp_path / "live")
+    pool = ExpertPool(stack, trunk="IT", budget_mib=0.3)
+    pool.add("AE", tmp_path / "live")
+    running = pool.hold("AE")
+    kept = running.adapter
+    if change == "trained again":
+        shutil.rmtree(tmp_path / "live")
+        shutil.copytree(home / "v2", tmp_path / "live")
+    elif change == "gone":
+        shutil.rmtree(tmp_path / "live")
+    else:
+        file = tmp_path / "live" / "AE" / (WEIGHTS if change == "weights" else "adapter_config.json")
+        file.write_bytes(file.read_bytes().replace(b'"lora_alpha": 4', b'"lora_alpha": 9')[:-1] + b"}")
+    assert pool.in_memory([running]) == [kept], "what is in memory does not change"
+    running.adapter = None  # evicted
+    with pytest.raises(LineageError, match="AE@1: .* first held" if change == "trained again" else "live"):
+        pool.in_memory([running])
+    assert running.adapter is None
+    if change == "trained again":
+        assert pool.update("AE", tmp_path / "live").sha256 != running.sha256  # asked for, it is served
+
+
+def test_an_adapter_of_no_numbers_is_refused(pool, home, tmp_path):
+    shutil.copytree(home / "v1", tmp_path / "nan")
+    tensors = load_file(home / "v1" / "AE" / WEIGHTS)
+    next(iter(tensors.values()))[0, 0] = torch.nan
+    save_file(tensors, tmp_path / "nan" / "AE" / WEIGHTS)
+    manifest = json.loads((tmp_path / "nan" / MANIFEST).read_text())
+    row = manifest["adapters"]["AE"]
+    row["files"][WEIGHTS] = sha256_of(tmp_path / "nan" / "AE" / WEIGHTS)
+    row["sha256"] = signature(manifest, "adapters", "AE", row)
+    (tmp_path / "nan" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(NotFiniteError, match="1 of .* not finite"):
+        pool.update("AE", tmp_path / "nan")
+    assert pool.hold("AE").number == 1
 
 
 def test_a_folder_that_does_not_belong_is_refused_and_leaves_nothing(pool, home, tmp_path):

@@ -1,9 +1,17 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 from mtive_nb.evaluate.predict import CUT, generate_answers
+from mtive_nb.model import resume
 from mtive_nb.model.batches import Collator, RecordDataset, batch_of
+from mtive_nb.model.lineage import NotFiniteError
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import AdapterSpec, LoraStack
@@ -87,12 +95,128 @@ def test_a_training_killed_and_resumed_equals_an_uninterrupted_one(
         assert torch.allclose(weight, weights(resumed)[name], atol=1e-6), name
 
 
-def test_a_checkpoint_of_another_adapter_is_refused(tiny_folder, records, photo_folder, tmp_path):
-    train_adapter(fresh(tiny_folder), "PT", records, Training(2, batch=4, save_steps=2), checkpoints=tmp_path)
-    other = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
-    other.add("PT", AdapterSpec(4, 8, ("connector",)))
-    with pytest.raises(ValueError, match="weights of another adapter"):
-        train_adapter(other, "PT", records, Training(4, batch=4, save_steps=2), checkpoints=tmp_path)
+def other_photo(records: list[dict], folder: Path) -> list[dict]:
+    """The records with a blue photo in place of the last, under the same name as before."""
+    Image.new("RGB", (56, 56), "blue").save(folder / "last.png")
+    return records
+
+
+CHANGES = {
+    "rate": lambda o: o | {"rate": 1e-1},
+    "steps": lambda o: o | {"steps": 3},
+    "seed": lambda o: o | {"seed": 1},
+    "answer": lambda o: o | {"records": [r | with_answer(r, "maybe") for r in o["records"]]},
+    "photo": lambda o: o | {"records": other_photo(o["records"], o["folder"])},
+    "alpha": lambda o: o | {"spec": replace(SPEC, alpha=32)},
+    "initial weights": lambda o: o | {"drawn": 1},
+    "base": lambda o: o | {"scale": 1.5},
+    "bounds": lambda o: o | {"max_px": 28},
+}
+
+
+def with_answer(record: dict, answer: str) -> dict:
+    return {"answer": answer, "messages": [*record["messages"][:-1], {"role": "assistant", "content": answer}]}
+
+
+def trained(tiny_folder, kept: Path, *, records, folder, rate=1e-2, steps=4, seed=0, spec=SPEC, drawn=0, scale=1.0, max_px=None):  # fmt: skip
+    """The weights of an adapter trained with checkpoints in `kept`."""
+    stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu", max_px=max_px))
+    stack.vlm.model.lm_head.weight.data *= scale
+    torch.manual_seed(drawn)
+    stack.add("PT", spec)
+    train_adapter(stack, "PT", records, Training(steps, rate, 4, seed=seed, save_steps=2), checkpoints=kept)
+    return weights(stack)
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_another_training_in_the_same_folder_starts_anew_and_says_so(tiny_folder, records, tmp_path, capsys, what):
+    Image.new("RGB", (56, 56), "red").save(tmp_path / "last.png")
+    records[-1]["images"] = [str(tmp_path / "last.png")] * len(records[-1]["images"])
+    first = {"records": records, "folder": tmp_path}
+    trained(tiny_folder, tmp_path / "kept", **first)
+    other = CHANGES[what](first)
+    found = trained(tiny_folder, tmp_path / "kept", **other)
+    assert "found checkpoints of another training run" in capsys.readouterr().out
+    assert list((tmp_path / "kept" / "PT.before").glob("checkpoint-*")), "what was trained before is not lost"
+    alone = trained(tiny_folder, tmp_path / "fresh", **other)
+    assert all(torch.equal(found[name], weight) for name, weight in alone.items())
+    trained(tiny_folder, tmp_path / "fresh", **other)
+    assert "starts anew" not in capsys.readouterr().out, "the same run resumes"
+
+
+def test_a_training_by_other_code_starts_anew(tiny_folder, records, tmp_path, capsys, monkeypatch):
+    given = {"records": records, "folder": tmp_path}
+    trained(tiny_folder, tmp_path, **given)
+    monkeypatch.setattr(resume, "code_of_chapter", lambda cells: {"model/train.py": "another"})
+    trained(tiny_folder, tmp_path, **given)
+    assert "other code" in capsys.readouterr().out
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+HALVES = {
+    "weights alone": lambda at: [file.unlink() for file in at.iterdir() if file.name != "trainable.safetensors"],
+    "no weights": lambda at: (at / "trainable.safetensors").unlink(),
+    "half the weights": lambda at: cut(at / "trainable.safetensors"),
+    "half the optimizer": lambda at: cut(at / "optimizer.pt"),
+    "half the state": lambda at: cut(at / "trainer_state.json"),
+}
+
+
+@pytest.mark.parametrize("what", HALVES)
+def test_a_half_written_checkpoint_is_passed_over_for_the_last_whole_one(
+    tiny_folder, records, tmp_path, interrupted, capsys, what
+):
+    given = {"records": records, "folder": tmp_path, "steps": 6}
+    whole = trained(tiny_folder, tmp_path / "whole", **given)
+    with interrupted(4):  # after the checkpoint of step 2
+        trained(tiny_folder, tmp_path / "cut", **given)
+    folder = tmp_path / "cut" / "PT"
+    shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-4")
+    HALVES[what](folder / "checkpoint-4")
+    found = trained(tiny_folder, tmp_path / "cut", **given)
+    assert "checkpoint-4 was half-written; goes on from checkpoint-2" in capsys.readouterr().out
+    assert all(torch.allclose(found[name], weight, atol=1e-6) for name, weight in whole.items())
+    shutil.rmtree(folder)
+    with interrupted(4):
+        trained(tiny_folder, tmp_path / "cut", **given)
+    HALVES[what](folder / "checkpoint-2")
+    found = trained(tiny_folder, tmp_path / "cut", **given)
+    assert "starts anew" in capsys.readouterr().out
+    assert all(torch.allclose(found[name], weight, atol=1e-6) for name, weight in whole.items())
+
+
+@pytest.mark.parametrize("steps", [2, 5])  # the first step of a warm-up has a rate of 0
+def test_weights_that_are_no_numbers_end_the_training_with_step_adapter_and_rate(tiny_folder, records, tmp_path, steps):
+    stack = fresh(tiny_folder)
+    before = weights(stack)
+    with pytest.raises(NotFiniteError, match=rf"adapter 'PT': .* step \d of {steps}, at a peak rate of 1e\+39"):
+        train_adapter(stack, "PT", records, Training(steps, 1e39, 4, save_steps=1), checkpoints=tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(stack).items()), "it is as it was"
+    assert all(torch.isfinite(w).all() for f in tmp_path.rglob("trainable.safetensors") for w in load_file(f).values())
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tiny_folder, records, tmp_path):
+    stack = fresh(tiny_folder)
+    stack.vlm.model.lm_head.weight.data[3, 3] = torch.nan
+    with pytest.raises(NotFiniteError, match=r"adapter 'PT': the loss is nan at step 1 of 5, at a peak rate of 0\.001"):
+        train_adapter(stack, "PT", records, Training(5, batch=4), checkpoints=tmp_path)
+
+
+def test_a_cut_short_training_in_a_notebook_goes_on_when_its_cell_runs_again(
+    tiny_folder, records, tmp_path, interrupted, capsys
+):
+    training = Training(6, 1e-2, 4, save_steps=2)
+    whole, stack = fresh(tiny_folder), fresh(tiny_folder)
+    train_adapter(whole, "PT", records, training)
+    with interrupted(4):
+        train_adapter(stack, "PT", records, training, checkpoints=tmp_path)
+    capsys.readouterr()
+    log = train_adapter(stack, "PT", records, training, checkpoints=tmp_path)
+    assert "starts anew" not in capsys.readouterr().out and log["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert all(torch.allclose(weight, weights(stack)[name], atol=1e-6) for name, weight in weights(whole).items())
 
 
 def test_nothing_to_train_on_is_an_error(tiny_folder, photo_folder, tmp_path):

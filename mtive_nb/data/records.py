@@ -20,6 +20,7 @@ from mtive_nb.data.commerce.rows import COMMERCE_TASKS
 from mtive_nb.data.photos import file_sha256
 from mtive_nb.data.splits import SPLITS
 from mtive_nb.run.atomic import replacing
+from mtive_nb.run.graph import outputs_around
 
 # CQE: whether a caption helps with a question of commerce (evaluate/votes.py).
 TASKS = ("AE", "DD", "PM", "EX", "PT", "PP", "PRETRAIN", "INSTRUCT", *COMMERCE_TASKS, "CQE")
@@ -205,12 +206,15 @@ def write_records(records: Iterable[dict], path: str | Path) -> Path:
 def write_rows(rows: Iterable[dict], path: str | Path) -> Path:
     """Write rows with `images` (records, with or without further fields) as JSON lines, atomically; returns the path.
 
-    Photos in the file's folder, or in a folder beside it, get relative paths, so that run folders can move together.
+    Photos in the file's folder, in a folder beside it, or in the same project's outputs get relative paths, so that
+    outputs can be moved or copied.
     """
     path = Path(path)
+    folder = path.parent.resolve()
+    movable = outputs_around(folder) or folder.parent
     with replacing(path) as part, part.open("w", encoding="utf-8") as stream:
         for row in rows:
-            stored = row | {"images": [_stored(image, path.parent) for image in row["images"]]}
+            stored = row | {"images": [_stored(image, folder, movable) for image in row["images"]]}
             stream.write(json.dumps(stored, ensure_ascii=False) + "\n")
     return path
 
@@ -242,11 +246,9 @@ def load_records(path: str | Path, *, check_photos: bool = True) -> list[dict]:
     return records
 
 
-def _stored(image: str, folder: Path) -> str:
-    absolute, folder = Path(image).resolve(), folder.resolve()
-    return (
-        Path(os.path.relpath(absolute, folder)).as_posix() if absolute.is_relative_to(folder.parent) else str(absolute)
-    )
+def _stored(image: str, folder: Path, movable: Path) -> str:
+    absolute = Path(image).resolve()
+    return Path(os.path.relpath(absolute, folder)).as_posix() if absolute.is_relative_to(movable) else str(absolute)
 
 
 def _check(records: list[dict], path: Path, *, lines: list[int] | None = None) -> None:

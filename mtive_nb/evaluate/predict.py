@@ -11,7 +11,7 @@ from torch import nn
 
 from mtive_nb.data.records import records_sha256
 from mtive_nb.model.batches import batch_of, rough_tokens
-from mtive_nb.model.load import Vlm, answering_fingerprint
+from mtive_nb.model.load import Vlm, answering_fingerprint, base_fingerprint
 from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.parallel import by_processes
 from mtive_nb.model.stack import LoraStack
@@ -148,7 +148,8 @@ def answers_of_systems(
     asked = {task: [r for r in records if r["task"] == task] for _, task, _ in parts}
     of_task = {task: f"{records_sha256(rows)} {max_new_tokens}" for task, rows in asked.items()}
     branches = {adapter: stack.branch(adapter) if adapter else () for _, _, adapter in parts}
-    of_adapter = {adapter: answering_fingerprint(stack.vlm, branch) for adapter, branch in branches.items()}
+    base = base_fingerprint(stack.vlm.model)
+    of_adapter = {a: answering_fingerprint(stack.vlm, branch, base=base) for a, branch in branches.items()}
     keys = {part: sha256(f"{of_task[part[1]]} {of_adapter[part[2]]}".encode()).hexdigest()[:16] for part in parts}
     kept = {part: Path(cache) / f"{part[0]}_{part[1]}_{keys[part]}.json" for part in parts}
     missing = [

@@ -1,13 +1,12 @@
 """One adapter's weights on their own, taken from a stack or read from a folder without touching a model."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from mtive_nb.model.lineage import AdapterSpec
+from mtive_nb.model.lineage import AdapterSpec, NotFiniteError
 from mtive_nb.model.load import WRAPPER, part_of
 
 
@@ -16,12 +15,14 @@ class Adapter:
     """An adapter that adds scale * B A x to the output of some linear layers of the base.
 
     weights: {path of the layer in the base: (A (R, in), B (out, R))}. parent: the parent adapter's name, None the base.
+    sha256: of its lineage; empty for an adapter that was not read from a folder.
     """
 
     name: str
     spec: AdapterSpec
     parent: str | None
     weights: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    sha256: str = ""
 
     @property
     def scale(self) -> float:
@@ -43,18 +44,21 @@ class Adapter:
         return {part: torch.stack(v).mean().sqrt().item() for part, v in squares.items()}
 
     def assert_alive(self, *, family: str) -> None:
-        """Raise RuntimeError if the adapter changes nothing in a part where it has layers."""
-        dead = [part for part, norm in self.norms(family=family).items() if norm == 0.0]
+        """Raise RuntimeError if the adapter changes nothing in a part where it has layers, NotFiniteError for NaN."""
+        norms = self.norms(family=family)
+        if wild := [part for part, norm in norms.items() if not math.isfinite(norm)]:
+            raise NotFiniteError(f"adapter {self.name!r}: its change is not a finite number in {wild}; train it again")
+        dead = [part for part, norm in norms.items() if norm == 0.0]
         if dead:
             raise RuntimeError(
                 f"adapter {self.name!r} loads but changes nothing in {dead}: it was not trained, or weights were not loaded"
             )
 
 
-def read_weights(file: Path, device: torch.device) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Read the weights in PEFT's file of a LoRA adapter, in the form of `Adapter.weights`."""
-    found = load_file(file, device=str(device))
-    paths = [name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")]
+def paired(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Return the tensors of PEFT's file of a LoRA adapter in the form of `Adapter.weights`."""
+    paths = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
     return {
-        path.removeprefix(WRAPPER): (found[f"{path}.lora_A.weight"], found[f"{path}.lora_B.weight"]) for path in paths
+        path.removeprefix(WRAPPER): (tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"])
+        for path in paths
     }

@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,26 +251,39 @@ def part_of(module_path: str, *, family: str) -> str:
     return "language"  # lm_head and embeddings
 
 
-def base_fingerprint(model: nn.Module, *, entries: int = 256) -> str:
-    """Hash the names, shapes and first `entries` values of all weights of the bare model: the base's identity."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        name = name.removeprefix(WRAPPER).replace(".base_layer", "")
-        if "lora_" in name:
-            continue
-        values = weight.detach().flatten()[:entries].to("cpu", torch.float32)
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + values.numpy().tobytes())
-    return digest.hexdigest()[:16]
+def base_fingerprint(model: nn.Module) -> str:
+    """Hash the names, shapes and all values of the bare model's weights: the base's identity.
+
+    It is taken from the weights in memory, so a change after loading counts as well as one in the file. Values that
+    bfloat16 holds exactly are hashed as bfloat16: a checkpoint in it is the same base when it is loaded as float32.
+    """
+
+    def hashed(item: tuple[str, torch.Tensor]) -> bytes:
+        values = item[1].detach()
+        if values.is_floating_point() and values.dtype != torch.bfloat16:
+            short, values = values.to(torch.bfloat16), values.to(torch.float32)
+            values = short if torch.equal(short.to(torch.float32), values) else values
+        content = hashlib.sha256(f"{item[0]}{tuple(values.shape)}".encode())
+        content.update(values.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return content.digest()
+
+    weights = {
+        n.removeprefix(WRAPPER).replace(".base_layer", ""): w for n, w in model.state_dict().items() if "lora_" not in n
+    }
+    with ThreadPoolExecutor(4) as pool:  # hashlib runs outside Python's lock
+        digests = pool.map(hashed, sorted(weights.items()))
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
 
 
-def answering_fingerprint(vlm: Vlm, adapters: Collection[str] | None = None) -> str:
+def answering_fingerprint(vlm: Vlm, adapters: Collection[str] | None = None, *, base: str = "") -> str:
     """Hash all that decides a model's answers, for keys of caches.
 
     It covers the base (base_fingerprint), pixel bounds, number formats, attention kernel, and every weight of these
-    adapters in the model (default: the active ones), saved or not.
+    adapters in the model (default: the active ones), saved or not. base: base_fingerprint(vlm.model), where it is known.
     """
     about = {k: v for k, v in vlm.settings.items() if k != "name"}
-    about |= {"dtype": str(vlm.model.dtype), "quantized": vlm.quantized, "base": base_fingerprint(vlm.model)}
+    about |= {"dtype": str(vlm.model.dtype), "quantized": vlm.quantized}
+    about |= {"base": base or base_fingerprint(vlm.model)}
     digest = hashlib.sha256(repr(about).encode())
     for path, layer in sorted(vlm.model.named_modules()):
         if isinstance(layer, LoraLayer):

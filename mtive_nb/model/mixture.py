@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import nn
 from torch.nn.functional import one_hot
 from torch.utils.hooks import RemovableHandle
 
 from mtive_nb.model.batches import batch_of
+from mtive_nb.model.lineage import check_finite, check_tensors, spec_of
 from mtive_nb.model.load import Vlm, part_of, target_modules
+from mtive_nb.model.saved import check_line, write_line
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run.atomic import write_atomic
 
@@ -193,21 +195,28 @@ class LoraMixture:
     def save(self, folder: Path) -> Path:
         """Write folder / name / mixture.safetensors and an entry in stack.json.
 
-        Errors: LineageError for a parent that has not been saved.
+        Errors: LineageError for a parent that has not been saved, NotFiniteError.
         """
-        path = Path(folder) / self.name / WEIGHTS
-        write_atomic(path, save(self.weights.state_dict()))
-        self.stack.write_line("mixtures", path, parent=self.parent, spec=self.spec)
+        path, weights = Path(folder) / self.name / WEIGHTS, self.weights.state_dict()
+        check_finite(weights, where=f"mixture {self.name!r}")
+        write_atomic(path, save(weights))
+        write_line(self.stack, "mixtures", [path], parent=self.parent, spec=self.spec)
         return path.parent
 
     @classmethod
     def load(cls, stack: LoraStack, folder: Path, name: str) -> "LoraMixture":
         """Load a saved mixture, frozen and on, over its parent on the stack. Errors: as LoraStack.load."""
-        path = Path(folder) / name / WEIGHTS
-        row, parent = stack.check_line("mixtures", path)
+        line, parent, files = check_line(stack, "mixtures", Path(folder), name)
+        where, weights = Path(folder) / name, load(files[WEIGHTS])
         stack.activate(parent)
-        mixture = cls(stack, name, MixtureSpec(**{**row["spec"], "placement": tuple(row["spec"]["placement"])}))
-        mixture.weights.load_state_dict(load_file(path))
+        mixture = cls(stack, name, spec_of(line, MixtureSpec, where=where))
+        shapes = {n: tuple(weight.shape) for n, weight in mixture.weights.state_dict().items()}
+        try:
+            check_tensors(weights, shapes, where=where / WEIGHTS)
+        except ValueError:
+            mixture.activate(None)
+            raise
+        mixture.weights.load_state_dict(weights)
         mixture.activate(name)
         return mixture
 

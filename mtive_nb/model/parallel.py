@@ -21,6 +21,7 @@ from mtive_nb.model.load import Vlm
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.model.train import Training, train_adapter
 from mtive_nb.run import progress
+from mtive_nb.run.guard import die_with_parent
 
 _mine: LoraStack | Vlm | None = None  # a worker's own copy of the model
 
@@ -31,6 +32,7 @@ def share_of_the_cores(processes: int) -> int:
 
 def _copy_model(model: LoraStack | Vlm, threads: int) -> None:
     global _mine
+    die_with_parent()
     torch.set_num_threads(threads)
     _mine = copy.deepcopy(model)  # the received model lies in memory that all processes share
 

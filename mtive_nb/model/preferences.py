@@ -5,6 +5,7 @@ stack without the expert. The trained LoRA then moves onto the stack as an ordin
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -12,12 +13,14 @@ from datasets import Dataset
 from transformers import Trainer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
-from mtive_nb.data.records import assistant_turn
+from mtive_nb.data.records import assistant_turn, records_sha256
 from mtive_nb.model.batches import RecordDataset
 from mtive_nb.model.lineage import AdapterSpec
-from mtive_nb.model.load import Vlm
+from mtive_nb.model.load import Vlm, base_fingerprint
+from mtive_nb.model.resume import go_on, trainable_weights, weights_sha256
 from mtive_nb.model.stack import LoraStack
-from mtive_nb.model.train import Training, Watch, go_on, trainer_arguments, training_log
+from mtive_nb.model.train import Training, Watch, trainer_arguments, training_log
+from mtive_nb.run.content import digest
 
 # MPO adds a preference loss, a quality loss and the likelihood of the chosen answer, with Wang et al. 2024's weights.
 # Unlike Wang et al., TRL's BCO has no running shift of its rewards, and TRL's likelihood is a mean over tokens.
@@ -54,7 +57,8 @@ def train_by_preference(
     rows = _prompts(pairs, stack.vlm, lambda row: {f: [assistant_turn(row[f])] for f in ("chosen", "rejected")})
     own = trainer_arguments(training, checkpoints / name) | UNLIKE_TRL
     arguments = DPOConfig(**own, **LOSSES[strategy], beta=reference_weight, max_length=None)
-    return _train(stack, name, spec, parent, DPOTrainer, {"args": arguments, "train_dataset": rows})
+    about = {"strategy": strategy, "reference_weight": reference_weight}
+    return _train(stack, name, spec, parent, DPOTrainer, {"args": arguments, "train_dataset": rows}, pairs, about)
 
 
 def train_by_reward(
@@ -93,7 +97,8 @@ def train_by_reward(
     own = trainer_arguments(training, checkpoints / name) | UNLIKE_TRL
     arguments = GRPOConfig(**own, **drawn, beta=reference_weight)
     settings = {"args": arguments, "train_dataset": rows, "reward_funcs": rewards}
-    return _train(stack, name, spec, parent, GRPOTrainer, settings)
+    about = {"reference_weight": reference_weight, "reward": getattr(reward, "__qualname__", type(reward).__qualname__)}
+    return _train(stack, name, spec, parent, GRPOTrainer, settings, records, about | drawn)
 
 
 def _prompts(records: list[dict], vlm: Vlm, more: Callable[[dict], dict]) -> Dataset:
@@ -111,14 +116,27 @@ def _prompts(records: list[dict], vlm: Vlm, more: Callable[[dict], dict]) -> Dat
 
 
 def _train(
-    stack: LoraStack, name: str, spec: AdapterSpec, parent: str | None, kind: type[Trainer], settings: dict
-) -> pd.DataFrame:
-    """Run one of TRL's trainers over the merged trunk, and put the trained LoRA onto the stack as `name`."""
+    stack: LoraStack, name: str, spec: AdapterSpec, parent: str | None, kind: type[Trainer], settings: dict,
+    records: list[dict], about: dict,
+) -> pd.DataFrame:  # fmt: skip
+    """Run one of TRL's trainers over the merged trunk, and put the trained LoRA onto the stack as `name`.
+
+    about: what makes the run besides these arguments, for the key of its checkpoints.
+    """
     stack.add(name, spec, parent=parent)  # refuses an invalid adapter before training starts
     vlm = stack.merged_trunk(parent)
     shared = {"processing_class": vlm.processor, "peft_config": stack.lora_config(spec), "callbacks": [Watch(name)]}
     trainer = kind(vlm.model, **shared, **settings)
-    go_on(trainer)
+    arguments = settings["args"]
+    about = {
+        "adapter": f"adapter {name!r}", "spec": asdict(spec), **about, "records": records_sha256(records),
+        "truths": digest([[row.get(k) for k in ("chosen", "rejected", "label", "facts")] for row in records]),
+        "model": base_fingerprint(vlm.model), "max_px": vlm.max_px, "rate": arguments.learning_rate,
+        "steps": arguments.max_steps, "batch": arguments.per_device_train_batch_size, "seed": arguments.seed,
+        "accumulate": arguments.gradient_accumulation_steps, "processes": arguments.world_size,
+        "initial weights": weights_sha256(trainable_weights(trainer.model)),
+    }  # fmt: skip
+    go_on(trainer, about)
     trained = {n.replace(".default.", f".{name}."): p.data for n, p in trainer.model.named_parameters() if "lora_" in n}
     mine = stack.adapter_weights(name)
     if mine.keys() != trained.keys():

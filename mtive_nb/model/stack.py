@@ -5,29 +5,30 @@ y = W0 x + s_PT B_PT A_PT x + s_IT B_IT A_IT x + s_E B_E A_E x, s = alpha / rank
 Shapes: B batch, T tokens, V vocabulary, R rank.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 
-from mtive_nb.model.adapter import Adapter, read_weights
+from mtive_nb.model.adapter import Adapter, paired
 from mtive_nb.model.lineage import (
+    BOUNDS,
+    CONFIG,
     MANIFEST,
+    WEIGHTS,
     AdapterSpec,
-    Lineage,
     LineageError,
+    check_finite,
     read_manifest,
-    sha256_of,
-    write_manifest,
 )
 from mtive_nb.model.load import Vlm, base_fingerprint, load_vlm, target_modules
-
-WEIGHTS = "adapter_model.safetensors"  # PEFT's name
+from mtive_nb.model.saved import check_parent, read_saved, write_line
+from mtive_nb.run.atomic import write_atomic
 
 
 class LoraStack:
@@ -38,7 +39,9 @@ class LoraStack:
         self.base_fingerprint = vlm.base or base_fingerprint(vlm.model)
         self.specs: dict[str, AdapterSpec] = {}
         self.parents: dict[str, str | None] = {}
-        self.hashes: dict[str, str] = {}  # of saved or loaded adapters
+        self.hashes: dict[
+            str, str
+        ] = {}  # of adapters as saved or loaded, by lineage; none once training may change one
         self.active: tuple[str, ...] = ()
         self.held: tuple[str, ...] = ()  # adapters folded into the base's weights while `serving`
 
@@ -91,6 +94,8 @@ class LoraStack:
         if name is not None and name not in self.specs:
             raise KeyError(f"no adapter {name!r} on the stack; it holds {sorted(self.specs)}")
         branch = self.branch(name) if name else ()
+        if trainable:
+            self.hashes.pop(name, None)
         if missing := set(self.held) - set(branch):
             raise RuntimeError(
                 f"adapter {name!r} does not stand on {sorted(missing)}, which the base's weights hold while serving"
@@ -146,7 +151,9 @@ class LoraStack:
 
     @torch.no_grad()
     def put_weights(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-        """Copy weights trained elsewhere, {name in the model: weight}, into one adapter."""
+        """Copy weights trained elsewhere, {name in the model: weight}, into one adapter. Errors: NotFiniteError."""
+        check_finite(weights, where=f"adapter {name!r}")
+        self.hashes.pop(name, None)
         for weight_name, weight in self.adapter_weights(name).items():
             weight.copy_(weights[weight_name])
 
@@ -168,11 +175,11 @@ class LoraStack:
     def read(self, folder: Path, name: str) -> Adapter:
         """Read a saved adapter whose base and parent are on this stack, without changing the stack.
 
-        Errors: LineageError, as `load`.
+        Errors: as `load`.
         """
-        file = Path(folder) / name / WEIGHTS
-        row, parent = self.check_line("adapters", file)
-        return Adapter(name, _spec_of(row), parent, read_weights(file, self.vlm.device))
+        found = read_saved(self, Path(folder), name)
+        weights = paired({n: tensor.to(self.vlm.device) for n, tensor in found.tensors.items()})
+        return Adapter(name, found.spec, found.parent, weights, found.sha256)
 
     def delta_norms(self, name: str) -> dict[str, float]:
         """Return the root mean square of the adapter's weight change by part; 0 where the adapter changes nothing."""
@@ -244,77 +251,32 @@ class LoraStack:
         return worst
 
     def save(self, folder: Path, name: str) -> Path:
-        """Write one adapter as a PEFT folder and its entry in stack.json; the entry names the parent."""
-        folder = Path(folder)
-        self.peft.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
-        weights = folder / name / WEIGHTS
-        self.hashes[name] = self.write_line("adapters", weights, parent=self.parents[name], spec=self.specs[name])
-        return folder / name
+        """Write one adapter as a PEFT folder and its entry in stack.json; the entry names the parent.
 
-    def write_line(self, kind: str, weights: Path, *, parent: str | None, spec: AdapterSpec) -> str:
-        """Record saved weights, folder / name / file, in the folder's stack.json under `kind` and return their hash.
-
-        Errors: LineageError for a parent that has not been saved.
+        Errors: LineageError for a parent that has not been saved, NotFiniteError.
         """
-        folder, name = weights.parent.parent, weights.parent.name
-        manifest = {"base": self.base_fingerprint, "model": self.vlm.settings, "adapters": {}}
-        if (folder / MANIFEST).is_file():
-            manifest = read_manifest(folder)
-        if parent is not None and parent not in self.hashes:
-            raise LineageError(
-                f"adapter {name!r}: save its parent {parent!r} first; the lineage needs the parent's hash"
-            )
-        line = Lineage(parent, self.hashes.get(parent) if parent else None, sha256_of(weights), spec)
-        manifest.setdefault(kind, {})[name] = asdict(line)
-        write_manifest(folder, manifest)
-        return line.sha256
+        folder, parent = Path(folder), self.parents[name]
+        check_parent(self, name, parent)
+        check_finite(self.adapter_weights(name), where=f"adapter {name!r}")
+        self.peft.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
+        file = folder / name / CONFIG  # PEFT writes a set in any order, and the base's place on this machine
+        config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": self.vlm.name}
+        write_atomic(file, json.dumps(config | {"target_modules": sorted(config["target_modules"])}, indent=2))
+        files = [folder / name / WEIGHTS, file]
+        self.hashes[name] = write_line(self, "adapters", files, parent=parent, spec=self.specs[name])
+        return folder / name
 
     def load(self, folder: Path, name: str, *, alias: str | None = None) -> None:
         """Load one saved adapter over its parent, which must be on the stack.
 
-        Errors: LineageError for another base, an absent parent, or a missing or changed file.
+        Its shape is that of its entry in stack.json, with which PEFT's configuration and all tensors must agree.
+        Errors: LineageError for another base, an absent parent, a missing, changed or broken file; NotFiniteError.
         """
-        folder, alias = Path(folder), alias or name
-        row, parent = self.check_line("adapters", folder / name / WEIGHTS)
-        if self.peft is None:
-            self.peft = PeftModel.from_pretrained(self.vlm.model, folder / name, adapter_name=alias)
-        else:
-            self.peft.load_adapter(folder / name, adapter_name=alias)
-        self.specs[alias] = _spec_of(row)
-        self.parents[alias], self.hashes[alias] = parent, row["sha256"]
+        alias, found = alias or name, read_saved(self, Path(folder), name)
+        self.add(alias, found.spec, parent=found.parent)
+        set_peft_model_state_dict(self.peft, found.tensors, adapter_name=alias)
         self.activate(alias)
-
-    def check_line(self, kind: str, weights: Path) -> tuple[dict, str | None]:
-        """Return the stack.json entry of weights, folder / name / file, and their parent's name on this stack.
-
-        Errors: LineageError for another base, a name not listed under `kind`, a changed file, an absent parent.
-        """
-        folder, name = weights.parent.parent, weights.parent.name
-        manifest = read_manifest(folder)
-        if manifest["base"] != self.base_fingerprint:
-            raise LineageError(
-                f"{folder / name}: trained over base {manifest['base']}, but {self.vlm.name} is {self.base_fingerprint}"
-            )
-        lines = manifest.get(kind, {})
-        if name not in lines:
-            raise LineageError(f"{folder / MANIFEST}: no adapter {name!r}; its {kind} are {sorted(lines)}")
-        row = lines[name]
-        if not weights.is_file() or sha256_of(weights) != row["sha256"]:
-            raise LineageError(
-                f"{weights}: missing or changed since it was saved (expected sha256 {row['sha256'][:12]}...)"
-            )
-        return row, self._parent_by_hash(name, row)
-
-    def _parent_by_hash(self, name: str, row: dict) -> str | None:
-        if row["parent"] is None:
-            return None
-        for candidate, sha256 in self.hashes.items():
-            if sha256 == row["parent_sha256"]:
-                return candidate
-        raise LineageError(
-            f"adapter {name!r} was trained over {row['parent']!r} (sha256 {row['parent_sha256'][:12]}...), which is not on the stack; "
-            f"it holds { ({k: v[:12] for k, v in self.hashes.items()}) }. Load its parents first"
-        )
+        self.hashes[alias] = found.sha256
 
     def unload(self, name: str) -> None:
         """Remove an adapter from the stack. Errors: LineageError while another adapter stands on it."""
@@ -351,11 +313,6 @@ class LoraStack:
         return Vlm(model, vlm.processor, f"{vlm.name}+{name}", vlm.min_px, vlm.max_px)
 
 
-def _spec_of(row: dict) -> AdapterSpec:
-    """Return the spec in an entry of stack.json."""
-    return AdapterSpec(**{**row["spec"], "placement": tuple(row["spec"]["placement"])})
-
-
 def load_stack(vlm: Vlm, *adapters: tuple[Path, str]) -> LoraStack:
     """Return a stack with the (folder, name) adapters loaded in order, parents first; the last adapter is active."""
     stack = LoraStack(vlm)
@@ -369,10 +326,9 @@ def load_base(folder: Path, *, attention: str | None = None, quantize: str | Non
 
     `attention` and `quantize` (as in load_vlm) replace what stack.json names. Errors: LineageError where stack.json names no model.
     """
-    manifest = read_manifest(folder)
-    if "model" not in manifest:
-        raise LineageError(f"{Path(folder) / MANIFEST}: names no model; call load_vlm, then load_stack")
-    settings = manifest["model"]
+    settings = read_manifest(folder)["model"]
+    if absent := {"name", "attention", *BOUNDS} - settings.keys():
+        raise LineageError(f"{Path(folder) / MANIFEST}: its model has no {min(absent)!r}; save its adapters again")
     return load_vlm(
         settings["name"],
         attention=attention or settings["attention"],

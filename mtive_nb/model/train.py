@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,14 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from mtive_nb.data.records import records_sha256
 from mtive_nb.model.batches import Collator, RecordDataset, batch_of, rough_tokens
-from mtive_nb.model.load import Vlm
+from mtive_nb.model.load import Vlm, answering_fingerprint
 from mtive_nb.model.losses import IGNORE, noise_robust_loss
 from mtive_nb.model.mixture import LoraMixture
+from mtive_nb.model.resume import go_on, trainable_weights, weights_sha256
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run import progress
 
@@ -64,15 +66,14 @@ class SortedSteps(Sampler[int]):
 class TrainableCheckpoints(Trainer):
     """Trainer whose checkpoints contain only the trainable weights, under their names in the model."""
 
-    def _trainable(self) -> dict[str, torch.Tensor]:
-        return {n: p.data for n, p in self.model.named_parameters() if p.requires_grad}
-
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_file({n: p.cpu().contiguous() for n, p in self._trainable().items()}, Path(output_dir) / CHECKPOINT)
+        save_file(
+            {n: p.cpu().contiguous() for n, p in trainable_weights(self.model).items()}, Path(output_dir) / CHECKPOINT
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        saved, mine = load_file(Path(resume_from_checkpoint) / CHECKPOINT), self._trainable()
+        saved, mine = load_file(Path(resume_from_checkpoint) / CHECKPOINT), trainable_weights(self.model)
         if saved.keys() != mine.keys():
             raise ValueError(
                 f"{resume_from_checkpoint}: found {len(saved)} weights of another adapter; expected the {len(mine)} in training"
@@ -180,15 +181,8 @@ def trainer_arguments(training: Training, folder: Path) -> dict:
         "logging_steps": max(1, min(20, steps // 10)), "seed": training.seed, "save_steps": training.save_steps,
         "save_total_limit": 1, "activation_checkpointing": training.checkpointing, "report_to": [],
         "remove_unused_columns": False, "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
-        "log_level": "error",
+        "log_level": "error", "logging_nan_inf_filter": False,
     }  # fmt: skip
-
-
-def go_on(trainer: Trainer) -> None:
-    """Train, resuming from the last checkpoint if one exists, without the Trainer's own printing."""
-    trainer.remove_callback(PrinterCallback)
-    resume = any(Path(trainer.args.output_dir).glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=resume or None)
 
 
 def training_log(trainer: Trainer) -> pd.DataFrame:
@@ -211,8 +205,9 @@ def train_adapter(
     """Train adapter `name`, the newest of its branch or a mixture, on the records' answers; return the training log.
 
     The log has a row for every few steps: step, loss in nats per token (balance "record": the mean over records of
-    that; a mixture's loss includes its load-balance loss), rate, seconds. Training resumes from the last checkpoint in
-    `checkpoints` / name; without `checkpoints` nothing is kept. Errors: ValueError where there is no record.
+    that; a mixture's loss includes its load-balance loss), rate, seconds. Training resumes from the last whole checkpoint
+    in `checkpoints` / name if that is of the same training run; without `checkpoints` nothing is kept. A run that is cut
+    short leaves the adapter as it was. Errors: ValueError where there is no record, NotFiniteError.
     """
     if not records:
         raise ValueError(f"adapter {name!r}: found no record to train on")
@@ -232,14 +227,35 @@ def train_adapter(
         mixture=stack if isinstance(stack, LoraMixture) else None,
     )  # fmt: skip
     stack.assert_trainable(name)
+    about = _about(stack, name, records, training, processes=arguments.world_size)
     # Accelerate's mark of an earlier training run: with it, the model is not wrapped and processes train separately.
     vars(stack.model).pop("_is_accelerate_prepared", None)
-    with stack.folded(keep=name):
-        go_on(trainer)
+    start = {n: weight.clone() for n, weight in trainable_weights(stack.model).items()}
+    try:
+        with stack.folded(keep=name):
+            go_on(trainer, about)
+    except BaseException:
+        for n, weight in trainable_weights(stack.model).items():
+            weight.copy_(start[n])
+        raise
     stack.assert_trainable(name)
     stack.activate(name)
     stack.model.eval()
     return training_log(trainer)
+
+
+def _about(
+    stack: LoraStack | LoraMixture, name: str, records: list[dict], training: Training, *, processes: int
+) -> dict[str, object]:
+    """Return all that makes a training run, for the key of its checkpoints."""
+    mixture = isinstance(stack, LoraMixture)
+    below = stack.stack.active if mixture else stack.active[:-1]
+    settings = {k: v for k, v in asdict(training).items() if k not in ("save_steps", "workers")}
+    return {
+        "adapter": f"adapter {name!r}", "spec": asdict(stack.spec if mixture else stack.specs[name]), **settings,
+        "processes": processes, "records": records_sha256(records), "model": answering_fingerprint(stack.vlm, below),
+        "initial weights": weights_sha256(trainable_weights(stack.model)),
+    }  # fmt: skip
 
 
 @torch.inference_mode()

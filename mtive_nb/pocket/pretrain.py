@@ -9,7 +9,9 @@ Shapes: B samples, I images of a batch, P patches, M = P / 4 merged patches of t
 W vision width; V views of real photos, CELLS, K and F as in distill.py.
 """
 
+import hashlib
 import math
+import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,8 @@ from transformers import (
 from transformers.vision_utils import get_vision_window_index
 
 from mtive_nb.data.records import assistant_turn, user_turn
-from mtive_nb.model.train import TrainableCheckpoints
+from mtive_nb.model.resume import go_on, trainable_weights, weights_sha256
+from mtive_nb.model.train import TrainableCheckpoints, Watch
 from mtive_nb.pocket.base import MERGE
 from mtive_nb.pocket.muon import Muon, split_parameters
 from mtive_nb.pocket.scene_questions import Sample, make_sample
@@ -289,7 +292,7 @@ def base_arguments(folder: Path, *, steps: int, batch: int, rate: float, seed: i
         lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 2}, warmup_steps=min(warmup, steps // 4),
         adam_beta2=0.98, max_grad_norm=1.0, logging_steps=max(1, min(25, steps // 2)), save_steps=save_steps, save_total_limit=1, seed=seed, data_seed=seed,
         train_sampling_strategy="sequential", dataloader_num_workers=1, dataloader_prefetch_factor=4, remove_unused_columns=False, report_to=[], disable_tqdm=True,
-        label_names=["labels"], use_cpu=not torch.cuda.is_available(),
+        label_names=["labels"], use_cpu=not torch.cuda.is_available(), logging_nan_inf_filter=False,
     )  # fmt: skip
 
 
@@ -313,7 +316,10 @@ def train_base(
     model: Qwen2_5_VLForConditionalGeneration, data: Dataset, *, phase: str, arguments: TrainingArguments,
     processor: Qwen2_5_VLProcessor, callbacks: list | None = None,
 ) -> list[dict]:  # fmt: skip
-    """Train one phase, resuming from its last checkpoint if there is one; returns the log rows."""
+    """Train one phase, resuming from its last whole checkpoint if that is of the same run; returns the log rows.
+
+    Errors: NotFiniteError.
+    """
     prepare_base(model, phase=phase)
     matrices, others = split_parameters(model)
     optimizer = Muon(matrices, others, lr=arguments.learning_rate, weight_decay=arguments.weight_decay)
@@ -322,9 +328,13 @@ def train_base(
         num_training_steps=arguments.max_steps, scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
     )  # fmt: skip
     trainer = BaseTrainer(
-        model, arguments, train_dataset=data, data_collator=SceneCollator(processor), phase=phase, callbacks=callbacks,
-        optimizers=(optimizer, schedule),
+        model, arguments, train_dataset=data, data_collator=SceneCollator(processor), phase=phase,
+        callbacks=[Watch(phase), *(callbacks or [])], optimizers=(optimizer, schedule),
     )  # fmt: skip
-    resume = any(Path(arguments.output_dir).glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=resume or None)
+    about = {
+        "phase": phase, "scenes": hashlib.sha256(pickle.dumps(data)).hexdigest(), "steps": arguments.max_steps,
+        "batch": arguments.per_device_train_batch_size, "rate": arguments.learning_rate, "seed": arguments.seed,
+        "initial weights": weights_sha256(trainable_weights(model)),
+    }  # fmt: skip
+    go_on(trainer, about)
     return trainer.state.log_history

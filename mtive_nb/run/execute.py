@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mtive_nb.run.graph import Project, find_project, without_groups
+from mtive_nb.run.graph import Project, find_project, read_graph, selected, without_groups
 from mtive_nb.run.job import NotebookJob, cell_states, restore_old
 from mtive_nb.run.lock import profile_lock
+from mtive_nb.run.params import ParameterError, profile_folder
 from mtive_nb.run.plan import Inputs, Step, describe, make_plan
 from mtive_nb.run.progress import duration
 from mtive_nb.run.stale import reasons
@@ -55,13 +56,16 @@ def run_notebooks(
     only the notebooks that depend on it. Errors, before any kernel starts: ParameterError, GraphError, LockedError.
     """
     if jobs < 1:
-        raise ValueError(f"--jobs {jobs}: expected 1 or more")
+        raise ParameterError(f"--jobs {jobs}: expected 1 or more")
     project = project or find_project()
     numbers = list(numbers)
     if dry_run:
         steps, _ = make_plan(project, profile, numbers=numbers, force=force, only=only)
         tell(describe(steps))
         return Outcome(skipped=[step.notebook.name for step in steps])
+    # Before the lock, which writes: a profile or notebook that does not exist leaves nothing behind.
+    profile_folder(project.params, profile=profile)
+    selected(read_graph(project.notebooks), numbers, only=only)
     with signals_as_exceptions(), profile_lock(project.outputs / profile) as lock_fd:
         for path in sorted(project.notebooks.glob("[0-9][0-9]_*.ipynb")):
             restore_old(project.outputs / profile, path.stem)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mtive_nb.run.atomic import replacing, write_atomic
 from mtive_nb.run.graph import find_project, find_run
 from mtive_nb.run.metrics import KEY, checked_metric, lines_of
+from mtive_nb.run.params import ParameterError
 from mtive_nb.run.provenance import device_name, git_state, parameters_in_cells, peak_gpu_mib, peak_mib, versions
 
 if TYPE_CHECKING:
@@ -191,7 +192,10 @@ def start_run(name: str, *, profile: str, seed: int) -> Run:
 
     The folder is MTIVE_RUN_DIR if the runner started the notebook, else outputs/<profile>/<name>/. Earlier metrics,
     tables and figures are deleted. The runner did not see a run by hand, so it will run that notebook again.
+    Errors: ParameterError for a profile that is no plain name, which could lie outside outputs/.
     """
+    if not profile or Path(profile).name != profile:
+        raise ParameterError(f"profile {profile!r}: expected a plain name, such as pocket")
     _seed(seed)
     project = find_project()
     siblings = Path(os.environ.get("MTIVE_PROFILE_DIR") or project.outputs / profile)

@@ -91,6 +91,12 @@ def find_project() -> Project:
     return Project(Path(__file__).resolve().parents[2])
 
 
+def outputs_around(path: Path) -> Path | None:
+    """Return the outputs folder of the project that a path lies in; None outside a project's outputs."""
+    found = (folder for folder in (path, *path.parents) if folder.name == "outputs")
+    return next((folder for folder in found if (folder.parent / "notebooks").is_dir()), None)
+
+
 def code_of(notebook: Path) -> list[str]:
     """Return the source of a notebook's code cells, without `%%` cells and with line magics replaced by `pass`."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import yaml
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.content import RESULTS, read_json, results_digest, results_of
 from mtive_nb.run.graph import Notebook
+from mtive_nb.run.guard import RUN_DIR, end_workers_of
 from mtive_nb.run.progress import MARK
 from mtive_nb.run.stale import read_run
 
@@ -106,6 +108,7 @@ class NotebookJob:
 
     def start(self) -> None:
         """Start papermill under a guard. The last good result stays unchanged."""
+        end_workers_of(partial_dir(self.profile_dir, self.notebook.name))  # of a runner and a guard that were killed
         partial = clear_partial(self.profile_dir, self.notebook.name, fingerprint=self.fingerprint)
         values = partial / "parameters.yaml"
         write_atomic(values, dump_for_papermill(self.parameters))
@@ -132,7 +135,7 @@ class NotebookJob:
         given = {"MTIVE_DATA": str(Path(data).resolve())} if data else {}
         return (os.environ | given) | {
             "MTIVE_HOME": str(self.home),
-            "MTIVE_RUN_DIR": str(partial),
+            RUN_DIR: str(partial),
             "MTIVE_PROFILE_DIR": str(self.profile_dir),
             "MTIVE_PARAMETERS": json.dumps(self.parameters),
             "MTIVE_COMMAND": self.command,
@@ -146,6 +149,7 @@ class NotebookJob:
     def finish(self) -> str | None:
         """Move an ended run into place and return None, or keep it as failed and return what went wrong."""
         problem = self._problem()
+        end_workers_of(partial_dir(self.profile_dir, self.notebook.name))  # of a guard that was killed
         name, partial = self.notebook.name, partial_dir(self.profile_dir, self.notebook.name)
         if problem is None:
             if os.environ.get("MTIVE_KEEP") != "1":
@@ -179,6 +183,8 @@ class NotebookJob:
         code = self.process.wait()
         if _left_out(partial_dir(self.profile_dir, self.notebook.name)):
             return None
+        if code < 0:
+            return f"its guard was killed ({signal.Signals(-code).name})"
         if code != 0:
             return f"papermill ended with exit code {code}{' (papermill or the kernel killed)' if code > 128 else ''}"
         states = cell_states(self.executed)
@@ -195,6 +201,7 @@ class NotebookJob:
                 self.process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+            end_workers_of(partial_dir(self.profile_dir, self.notebook.name))
 
     def last_lines(self, count: int) -> list[str]:
         """Return the last `count` lines of the log, for a message."""

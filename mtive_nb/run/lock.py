@@ -15,7 +15,7 @@ PATIENCE_S = 15.0
 
 
 class LockedError(RuntimeError):
-    """Another runner, or notebooks of a runner that has ended, hold this profile's lock."""
+    """Another runner, or notebooks of a runner that has ended, hold this profile's lock, or it cannot be written."""
 
 
 @contextmanager
@@ -24,9 +24,15 @@ def profile_lock(profile_dir: Path) -> Iterator[int]:
 
     If the lock's runner is dead, wait up to PATIENCE_S for its notebooks to end. Errors: LockedError.
     """
-    profile_dir.mkdir(parents=True, exist_ok=True)
     path = profile_dir / ".lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        profile_dir.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise LockedError(
+            f"outputs/{profile_dir.name} cannot be written ({error.strerror}: {error.filename}); make it writable, or "
+            "point MTIVE_HOME at a project of your own"
+        ) from None
     try:
         deadline = time.monotonic() + PATIENCE_S
         while True:

@@ -22,12 +22,13 @@ from mtive_nb.data.emdiv.tasks import PP, PT
 from mtive_nb.data.records import assistant_turn, user_turn
 from mtive_nb.evaluate.probability import option_tokens
 from mtive_nb.model.batches import batch_of, prepared_image
-from mtive_nb.model.lineage import read_manifest
+from mtive_nb.model.experts import STAGES
 from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.stack import open_stack
 from mtive_nb.run.graph import Project, find_project, find_run
 from mtive_nb.serve.chances import Chances, read_calibration
-from mtive_nb.serve.pool import ExpertPool, Version
+from mtive_nb.serve.pinned import check_pin
+from mtive_nb.serve.pool import ExpertPool
 from mtive_nb.serve.versions import Versions, run_folder
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Profile(Experts):
         stacks = [run_folder(folder, number) / "stack" for number in ("04", "05", "06")]
         self.name, self.own = name, profile_tasks(folder)
         self.stack = open_stack((stacks[0], "PT"), (stacks[1], "IT"))
+        for stage in STAGES:
+            check_pin(folder, stage, self.stack.hashes[stage])
         self.pool = ExpertPool(self.stack, trunk="IT")
         self.versions = Versions(folder)
         for task in self.versions.tasks:
@@ -135,7 +138,6 @@ class Profile(Experts):
         self.max_px = self.stack.vlm.max_px
         tokenizer = self.stack.vlm.processor.tokenizer
         self._chances = Chances(lambda names: option_tokens(tokenizer, names), self._calibration(), self.own)
-        self._hashes: dict[str, str] = {}  # version -> sha256
         self._serving = ExitStack()
         self._serving.enter_context(self.stack.serving("IT"))
 
@@ -154,12 +156,7 @@ class Profile(Experts):
     def expert_of(self, task: str) -> str:
         version = self.pool.hold(task)
         self.pool.release(version)
-        return f"{version.alias} {self._hash(version)[:8]}"
-
-    def _hash(self, version: Version) -> str:
-        if version.alias not in self._hashes:
-            self._hashes[version.alias] = read_manifest(version.folder)["adapters"][version.name]["sha256"]
-        return self._hashes[version.alias]
+        return f"{version.alias} {version.sha256[:8]}"
 
     @torch.inference_mode()
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
@@ -187,7 +184,7 @@ class Profile(Experts):
         milliseconds = 1000 * (time.perf_counter() - started) / len(records)
         answers = []
         for row, (record, version, text) in enumerate(zip(records, versions, texts, strict=True)):
-            said, sha256 = tokens[row].tolist(), self._hash(version)
+            said, sha256 = tokens[row].tolist(), version.sha256
             logits = [step[row] for step in made.logits]
             chance = self._chances.of(record["task"], sha256, text=text, tokens=said, logits=logits)
             answers.append(Answer(text, *chance, f"{version.alias} {sha256[:8]}", milliseconds))

@@ -4,9 +4,12 @@ vLLM applies one LoRA per request, so an expert's ancestors must be in the base'
 """
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
-from mtive_nb.model.stack import WEIGHTS, LoraStack
+from mtive_nb.model.lineage import LineageError, read_manifest, write_manifest
+from mtive_nb.model.saved import check_line
+from mtive_nb.model.stack import LoraStack
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the maximum ranks that vLLM accepts
 
@@ -22,14 +25,25 @@ def export_trunk(stack: LoraStack, folder: Path, name: str | None) -> Path:
 def export_expert(stack: LoraStack, saved: Path, folder: Path, name: str, *, trunk: str | None) -> Path:
     """Copy the saved adapter `saved` / name to `folder` / name, if its parent is `trunk`; returns the new folder.
 
+    Its entry is copied to the stack.json of `folder`, so that a server's answers can be traced to the adapter.
     Errors: LineageError for another base, changed weights or absent parents; ValueError for another parent or for DoRA.
     """
-    row, parent = stack.check_line("adapters", Path(saved) / name / WEIGHTS)
+    line, parent, _files = check_line(stack, "adapters", Path(saved), name)
     if parent != trunk:
         raise ValueError(f"{Path(saved) / name} stands on {parent!r}, the exported trunk is {trunk!r}")
-    if row["spec"]["dora"]:
+    if line.spec["dora"]:
         raise ValueError(f"{Path(saved) / name} is a DoRA adapter, which vLLM cannot serve: merge it")
-    return Path(shutil.copytree(Path(saved) / name, Path(folder) / name, dirs_exist_ok=True))
+    copy, manifest = (
+        Path(shutil.copytree(Path(saved) / name, Path(folder) / name, dirs_exist_ok=True)),
+        read_manifest(saved),
+    )
+    try:
+        before = read_manifest(folder)
+        others = before["adapters"] if before["base"] == manifest["base"] else {}
+    except LineageError:  # none yet
+        others = {}
+    write_manifest(Path(folder), manifest | {"adapters": others | {name: asdict(line)}, "mixtures": {}})
+    return copy
 
 
 def export_flat(stack: LoraStack, folder: Path, name: str) -> Path:

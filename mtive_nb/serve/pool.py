@@ -3,7 +3,8 @@
 An expert trained in a notebook is a folder (`stack/DD` with stack.json beside it). `add` and `update` check its lineage
 against the served trunk, load its weights as a new version ("DD@2") and check that they change the model. The model
 itself stays untouched, so answers continue meanwhile. A version is dropped only when no request holds it. Versions
-beyond the budget are evicted, least recently used first, and loaded again when a request needs them.
+beyond the budget are evicted, least recently used first, and loaded again when a request needs them; what is then in the
+folder must be what the version first held.
 """
 
 import random
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtive_nb.model.adapter import Adapter
+from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.mixed import check_expert
 from mtive_nb.model.stack import LoraStack
 
@@ -28,6 +30,7 @@ class Version:
     folder: Path
     name: str  # the adapter's name in the folder
     adapter: Adapter | None = None  # None: not in memory
+    sha256: str = ""  # of the adapter that it first held
     size: int = 0  # bytes in memory
     held: int = 0
     used: int = 0  # the pool's clock at the last use
@@ -50,8 +53,9 @@ class Serviced:
 class ExpertPool:
     """Experts over one trunk of a stack. Any thread may call any method; a request waits for one load at most.
 
-    Errors: KeyError for an unknown expert or version; LineageError for a folder that does not belong on the trunk;
-    RuntimeError for an adapter that changes nothing; MemoryError if the budget is too small.
+    Errors: KeyError for an unknown expert or version; LineageError for a folder that does not belong on the trunk, or
+    whose content is no longer what an evicted version first held; NotFiniteError; RuntimeError for an adapter that
+    changes nothing; MemoryError if the budget is too small.
     """
 
     def __init__(self, stack: LoraStack, *, trunk: str | None, budget_mib: float = float("inf"), seed: int = 0) -> None:
@@ -70,12 +74,12 @@ class ExpertPool:
         with self._books:
             if expert in self.experts:
                 raise KeyError(f"expert {expert!r} is in service already; update it")
-            return self._serve(Serviced(), expert, Path(folder), name or expert, number)
+            return self._serve(Serviced(), expert, Path(folder).absolute(), name or expert, number)
 
     def update(self, expert: str, folder: Path, name: str | None = None, *, number: int | None = None) -> Version:
         """Serve a new version from now on; requests that hold the old version finish with it. Arguments as in `add`."""
         with self._books:
-            return self._serve(self._expert(expert), expert, Path(folder), name or expert, number)
+            return self._serve(self._expert(expert), expert, Path(folder).absolute(), name or expert, number)
 
     def _serve(self, entry: Serviced, expert: str, folder: Path, name: str, number: int | None) -> Version:
         number = number or self._numbers.get(expert, 0) + 1
@@ -161,10 +165,15 @@ class ExpertPool:
         if version.adapter is not None:
             return
         adapter = self.stack.read(version.folder, version.name)
+        if version.sha256 not in ("", adapter.sha256):
+            raise LineageError(
+                f"{version.alias}: {version.folder / version.name} now holds sha256 {adapter.sha256[:12]}..., the version "
+                f"first held {version.sha256[:12]}...; update the expert to serve what is there now"
+            )
         check_expert(adapter, self.trunk)
         version.size = adapter.size
         self._make_room(version, keep=keep)
-        version.adapter = adapter
+        version.adapter, version.sha256 = adapter, adapter.sha256
 
     def _make_room(self, newcomer: Version, *, keep: Sequence[Version | None]) -> None:
         """Evict versions, least recently used first, until the newcomer and the rest fit the budget."""

@@ -158,6 +158,7 @@ def retrain(
     to compare on, LockedError where a runner is at work.
     """
     folder = (project or find_project()).outputs / profile
+    run_folder(folder, "06")  # before the lock, which writes
     with profile_lock(folder):
         return _retrain(folder, task, source, force=force)
 
@@ -259,14 +260,19 @@ def table_of(versions: Versions, tasks: Sequence[str]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def show_versions(profile: str, task: str = "", number: int = 0) -> int:
-    """Run the command `versions`: list a profile's versions, or one task's; with a number, put that version in force."""
+def show_versions(profile: str, task: str = "", number: int = 0, *, pin: bool = False) -> int:
+    """Run the command `versions`: list a profile's versions, or one task's; with a number, put that version in force.
+
+    pin: pin what is then in force, so that nothing else is served.
+    """
     try:
         versions = Versions(find_project().outputs / profile)
         if number:
             versions.put_in_force(task, number)
+        if pin:
+            print(f"pinned in params/{profile}/{versions.pin().name}")
         print(table_of(versions, [task] if task else versions.tasks))
-    except (FileNotFoundError, KeyError) as error:
+    except (OSError, KeyError, ValueError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     return 0

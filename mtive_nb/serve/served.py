@@ -1,7 +1,7 @@
 """A profile's experts in a running vLLM, asked and scored as those of this process (serve/answer.py).
 
-The server names a version ("DD@1"), not its weights. Where its folder can be read here, the hash is known, and with it
-the temperature of chapter 07; elsewhere probabilities are not calibrated.
+The server names a version ("DD@1"), not its weights. Where its folder, with stack.json beside it, can be read here, the
+hash is known, and with it the temperature of chapter 07; elsewhere probabilities are not calibrated.
 """
 
 import time
@@ -12,8 +12,7 @@ from pathlib import Path
 
 import openai
 
-from mtive_nb.model.lineage import MANIFEST, sha256_of
-from mtive_nb.model.stack import WEIGHTS
+from mtive_nb.model.lineage import MANIFEST, LineageError, line_of, read_files
 from mtive_nb.run.content import read_json
 from mtive_nb.run.graph import Project, find_project, find_run
 from mtive_nb.serve.answer import Answer, Experts, profile_tasks
@@ -59,9 +58,14 @@ class ServedProfile(Experts):
         return self._label(self.client.current[task])
 
     def _hash(self, version: str) -> str:
-        """Return the SHA-256 of a version's weights, or "" where its folder cannot be read from here."""
-        file = Path(self.client.folders.get(version) or "") / WEIGHTS
-        return sha256_of(file) if file.is_file() else ""
+        """Return the hash of a version's lineage, or "" where its folder or stack.json cannot be read from here."""
+        folder = Path(self.client.folders.get(version) or "")
+        try:
+            line = line_of(folder.parent, folder.name)
+            read_files(folder, line)
+        except LineageError:
+            return ""
+        return line.sha256
 
     def _label(self, version: str) -> str:
         return f"{version} {self._hash(version)[:8]}".strip()

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mtive_nb.model.experts import expert_name
-from mtive_nb.model.lineage import read_manifest
+from mtive_nb.model.lineage import line_of
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import find_run
+from mtive_nb.serve.pinned import check_pin, pin
 from mtive_nb.serve.pool import ExpertPool
 
 
@@ -39,14 +40,14 @@ class ExpertVersion:
 
 
 class Versions:
-    """The versions of one profile. Errors: FileNotFoundError where chapters 05 or 06 have not run."""
+    """The versions of one profile. Errors: FileNotFoundError where chapters 05 or 06 have not run, LineageError."""
 
     def __init__(self, profile_dir: Path) -> None:
-        self.folder = profile_dir / "versions"
+        self.profile_dir, self.folder = profile_dir, profile_dir / "versions"
         self.file = self.folder / "versions.json"
         stage_2, trained = run_folder(profile_dir, "05"), run_folder(profile_dir, "06")
         self.experts = trained / "stack"
-        self._trunk = read_manifest(stage_2 / "stack")["adapters"]["IT"]["sha256"]
+        self._trunk = line_of(stage_2 / "stack", "IT", check=False).sha256
         self.tasks = list(json.loads((trained / "settings.json").read_text(encoding="utf-8")))
         self._followed: dict[str, int] = {}  # task -> version in force when a pool last followed
         self._state = self._changed_at()
@@ -90,8 +91,9 @@ class Versions:
         return {task: fitted for task, fitted in found.items() if fitted}
 
     def serve(self, pool: ExpertPool, task: str) -> None:
-        """Put the version in force into a pool that does not serve the task yet."""
+        """Put the version in force into a pool that does not serve the task yet. Errors: LineageError, as of the pool."""
         version = self.in_force(task)
+        check_pin(self.profile_dir, task, line_of(version.folder, version.adapter).sha256)
         pool.add(task, version.folder, version.adapter, number=version.number)
         self._followed[task] = version.number
 
@@ -100,13 +102,24 @@ class Versions:
         state = self._changed_at()
         if state == self._state:
             return False
-        self._state, changed = state, False
+        changed = False
         for task in self._followed.keys() & pool.experts.keys():
             version = self.in_force(task)
             if version.number != self._followed[task]:
+                check_pin(self.profile_dir, task, line_of(version.folder, version.adapter).sha256)
                 pool.update(task, version.folder, version.adapter, number=version.number)
                 self._followed[task], changed = version.number, True
+        self._state = state
         return changed
+
+    def pin(self) -> Path:
+        """Pin stages 1 and 2 and the versions in force, so that nothing else is served; returns the file of pins."""
+        stages = {"PT": run_folder(self.profile_dir, "04"), "IT": run_folder(self.profile_dir, "05")}
+        hashes = {name: line_of(folder / "stack", name).sha256 for name, folder in stages.items()}
+        for task in self.tasks:
+            version = self.in_force(task)
+            hashes[task] = line_of(version.folder, version.adapter).sha256
+        return pin(self.profile_dir, hashes)
 
     def _changed_at(self) -> int:
         return self.file.stat().st_mtime_ns if self.file.is_file() else 0
@@ -120,7 +133,7 @@ class Versions:
 
     def _first(self, task: str) -> list[str]:
         """Hashes of the trunk and of chapter 06's expert, to which later versions belong."""
-        return [self._trunk, read_manifest(self.experts)["adapters"][expert_name(task)]["sha256"]]
+        return [self._trunk, line_of(self.experts, expert_name(task), check=False).sha256]
 
     def _change(self, task: str, number: int, later: list[ExpertVersion]) -> None:
         rows = [{k: v for k, v in asdict(version).items() if k != "folder"} for version in later]

@@ -24,10 +24,13 @@ from transformers import (
     TrainingArguments,
 )
 
+from mtive_nb.data.photos import file_sha256
 from mtive_nb.data.records import plain
 from mtive_nb.model.batches import cached_image, control_tokens
-from mtive_nb.model.train import Watch, go_on, training_log
+from mtive_nb.model.resume import go_on, trainable_weights, weights_sha256
+from mtive_nb.model.train import Watch, training_log
 from mtive_nb.run import progress
+from mtive_nb.run.content import digest
 
 ImageText = tuple[str, str]  # path of an image, text
 
@@ -108,7 +111,7 @@ def train_dual_encoder(
 ) -> pd.DataFrame:
     """Train with CLIP's contrastive loss on matching pairs and return the log (step, loss).
 
-    Training resumes from the last checkpoint in `folder`.
+    Training resumes from the last whole checkpoint in `folder` if that is of the same run. Errors: NotFiniteError.
     """
 
     def collate(rows: list) -> dict[str, torch.Tensor | bool]:
@@ -118,12 +121,16 @@ def train_dual_encoder(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.05,
         lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), logging_steps=max(1, steps // 20), seed=seed,
         save_steps=200, save_total_limit=1, report_to=[], remove_unused_columns=False, disable_tqdm=True, dataloader_drop_last=True,
-        use_cpu=not torch.cuda.is_available(), log_level="error",
+        use_cpu=not torch.cuda.is_available(), log_level="error", logging_nan_inf_filter=False,
     )  # fmt: skip
     image_px = clip.model.config.vision_config.image_size
     data, watch = _Pairs(pairs, image_px), Watch("dual encoder")
     trainer = Trainer(clip.model, arguments, train_dataset=data, data_collator=collate, callbacks=[watch])
-    go_on(trainer)
+    about = {
+        "model": "dual encoder", "pairs": digest([[file_sha256(path), text] for path, text in pairs]), "steps": steps,
+        "batch": batch, "rate": rate, "seed": seed, "initial weights": weights_sha256(trainable_weights(clip.model)),
+    }  # fmt: skip
+    go_on(trainer, about)
     clip.model.eval()
     return training_log(trainer)[["step", "loss"]]
 

@@ -1,0 +1,136 @@
+"""Resume a training run from its own whole checkpoints alone, and end one whose loss or weights are no longer finite.
+
+`training.json` beside the checkpoints says what the run is made of. Checkpoints of a run made of something else, or half
+written, are not resumed from.
+"""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+
+from mtive_nb.model.lineage import NotFiniteError
+from mtive_nb.run.atomic import write_atomic
+from mtive_nb.run.content import code_of_chapter, digest, read_json
+from mtive_nb.run.provenance import versions
+
+KEY = "training.json"
+BEFORE = ".before"  # suffix of the folder that keeps the checkpoints of the run before
+
+
+def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return a hash of named weights: names, shapes and all values."""
+    found = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        found.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def trainable_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights in training, {name in the model: weight}; the tensors are the model's own."""
+    return {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a Trainer's checkpoint was written to its end: the state, which comes last, and every file before it."""
+    weights, archives = list(checkpoint.glob("*.safetensors")), [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        for file in weights:
+            with safe_open(file, "pt"):
+                pass  # its header is read, and the file's size compared
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return bool(weights) and all(zipfile.is_zipfile(file) for file in archives)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the last whole checkpoint in a folder, or None."""
+    return max(
+        filter(is_whole, folder.glob("checkpoint-*")), key=lambda path: int(path.name.split("-")[1]), default=None
+    )
+
+
+def keep_own(folder: Path, about: Mapping[str, object]) -> None:
+    """Leave only whole checkpoints of the run `about`, a JSON object, in its folder, and say what else was there."""
+    now, before = json.loads(json.dumps(about)), read_json(folder / KEY)
+    found = list(folder.glob("checkpoint-*"))
+    if found and now != before:
+        aside = folder.with_name(folder.name + BEFORE)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        other = [
+            _difference(name, before.get(name), now.get(name))
+            for name in now | before
+            if now.get(name) != before.get(name)
+        ]
+        print(
+            f"{folder.name}: found checkpoints of another training run, now in {aside.name} ({'; '.join(other)}); starts anew"
+        )
+    elif half := [path for path in found if not is_whole(path)]:
+        for path in half:
+            shutil.rmtree(path)
+        last = last_checkpoint(folder)
+        goes_on = f"goes on from {last.name}" if last else "starts anew"
+        print(f"{folder.name}: {', '.join(path.name for path in half)} was half-written; {goes_on}")
+    write_atomic(folder / KEY, json.dumps(now, indent=1))
+
+
+def _difference(name: str, before: object, now: object) -> str:
+    shown = [value for value in (before, now) if isinstance(value, int | float)]
+    return f"{name} was {before}, is {now}" if len(shown) == 2 else f"other {name}"
+
+
+class Finite(TrainerCallback):
+    """Ends training with NotFiniteError as soon as a loss or a trained weight is infinite or not a number."""
+
+    def __init__(self, trainer: Trainer, what: str) -> None:
+        self.what, self.trainer, self.step = what, trainer, trainer.training_step
+        trainer.training_step = self.checked_step
+
+    def checked_step(self, *args: object, **kwargs: object) -> torch.Tensor:
+        """Make the trainer's step and check its loss."""
+        loss = self.step(*args, **kwargs)
+        if not loss.isfinite().all():
+            self.refuse(f"the loss is {loss.item()}", step=self.trainer.state.global_step + 1)
+        return loss
+
+    def on_step_end(self, args, state, control, *, model, **_) -> None:  # noqa: ANN001
+        wild = [name for name, weight in trainable_weights(model).items() if not weight.isfinite().all()]
+        if wild:
+            self.refuse(f"{len(wild)} weights are not finite (e.g. {wild[0]})", step=state.global_step)
+
+    def refuse(self, found: str, *, step: int) -> None:
+        """Raise NotFiniteError with what was found, the step and the rate."""
+        rate, steps = self.trainer.args.learning_rate, self.trainer.args.max_steps
+        raise NotFiniteError(
+            f"{self.what}: {found} at step {step} of {steps}, at a peak rate of {rate:g}; train with a lower rate, or "
+            "from a start whose own loss is a number"
+        )
+
+
+def go_on(trainer: Trainer, about: Mapping[str, object]) -> None:
+    """Train without the Trainer's own printing, from the last whole checkpoint of the same run if there is one.
+
+    about: all that makes the run, as a JSON object, but for the code and the libraries' versions, which are added here;
+    its first value names the run in messages. Errors: NotFiniteError naming step and rate.
+    """
+    modules = [kind.__module__ for kind in type(trainer).__mro__ if kind.__module__.startswith("mtive_nb.")]
+    code = digest(code_of_chapter([f"import {module}" for module in [*modules, __name__]]))
+    about = {**about, "code": code, "versions": digest(versions())}
+    folder = Path(trainer.args.output_dir)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Finite(trainer, str(next(iter(about.values())))))
+    with trainer.args.main_process_first(local=False):
+        if trainer.is_world_process_zero():
+            keep_own(folder, about)
+    last = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)

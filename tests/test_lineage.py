@@ -1,0 +1,218 @@
+"""One truth about an adapter: whatever is edited, the stack and the pool refuse it in words."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+
+from mtive_nb.model.lineage import CONFIG, MANIFEST, WEIGHTS, LineageError, NotFiniteError, sha256_of, signature
+from mtive_nb.model.load import base_fingerprint, load_vlm
+from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
+from mtive_nb.serve.pool import ExpertPool
+
+SPEC = AdapterSpec(4, 8, ("language.attention", "connector"))
+
+
+def over(tiny_folder, *adapters: tuple[Path, str], change=None) -> LoraStack:
+    vlm = load_vlm(str(tiny_folder), dtype="float32", device="cpu", max_px=56)
+    if change:
+        change(vlm.model)
+    return load_stack(vlm, *adapters)
+
+
+@pytest.fixture(scope="module")
+def made(tiny_folder):
+    """A stack of a stage, IT, and an expert on it, AE."""
+    torch.manual_seed(0)
+    stack = over(tiny_folder)
+    stack.add("IT", SPEC)
+    stack.add("AE", SPEC, parent="IT")
+    for weight in (w for name in ("IT", "AE") for w in stack.adapter_weights(name).values()):
+        weight.normal_(0, 0.1)
+    return stack
+
+
+@pytest.fixture
+def saved(made, tmp_path):
+    for name in ("IT", "AE"):
+        made.save(tmp_path, name)
+    return tmp_path
+
+
+def rewrite(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def in_line(folder: Path, name: str, **changes: object) -> None:
+    """Change fields of an adapter's entry (None: delete one)."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    row = manifest["adapters"][name] | changes
+    manifest["adapters"][name] = {k: v for k, v in row.items() if v is not None or k not in changes}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def in_spec(folder: Path, name: str, **changes: object) -> None:
+    spec = json.loads((folder / MANIFEST).read_text())["adapters"][name]["spec"]
+    in_line(folder, name, spec=spec | changes)
+
+
+def in_weights(folder: Path, name: str, change) -> None:
+    tensors = load_file(folder / name / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / name / WEIGHTS)
+
+
+def sign_anew(folder: Path, name: str) -> None:
+    """What someone does who edits an adapter and knows how its entry is signed."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    row = manifest["adapters"][name]
+    row["files"] = {file: sha256_of(folder / name / file) for file in row["files"]}
+    row["sha256"] = signature(manifest, "adapters", name, row)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def first(tensors: dict) -> str:
+    return min(tensors)
+
+
+TENSORS = {
+    "a tensor less": lambda t: t.pop(first(t)),
+    "a tensor more": lambda t: t.update(extra=torch.zeros(2)),
+    "another shape": lambda t: t.update({first(t): t[first(t)][:, :-1].contiguous()}),
+}
+CONFIGS = {
+    "r": 2, "lora_alpha": 16, "use_dora": True, "use_rslora": True, "rank_pattern": {"q_proj": 2},
+    "alpha_pattern": {"q_proj": 99}, "bias": "all", "peft_type": "LOHA",
+}  # fmt: skip
+EDITS = {
+    **{f"config: {k}": lambda f, n, k=k, v=v: rewrite(f / n / CONFIG, **{k: v}) for k, v in CONFIGS.items()},
+    "config: targets": lambda f, n: rewrite(f / n / CONFIG, target_modules=["q_proj"]),
+    "config: gone": lambda f, n: (f / n / CONFIG).unlink(),
+    **{f"weights: {k}": lambda f, n, c=c: in_weights(f, n, c) for k, c in TENSORS.items()},
+    "weights: a value": lambda f, n: in_weights(f, n, lambda t: t[first(t)].add_(1e-3)),
+    "weights: NaN": lambda f, n: in_weights(f, n, lambda t: t[first(t)].fill_(torch.nan)),
+    "weights: gone": lambda f, n: (f / n / WEIGHTS).unlink(),
+    "weights: half": lambda f, n: (f / n / WEIGHTS).write_bytes((f / n / WEIGHTS).read_bytes()[:99]),
+    "line: alpha": lambda f, n: in_spec(f, n, alpha=99.0),
+    "line: rank": lambda f, n: in_spec(f, n, rank=2),
+    "line: placement": lambda f, n: in_spec(f, n, placement=["language"]),
+    "line: layers": lambda f, n: in_spec(f, n, layers={"language": [0]}),
+    "line: another field": lambda f, n: in_spec(f, n, colour="red"),
+    "line: parent": lambda f, n: in_line(f, n, parent="PT" if n == "AE" else "IT"),
+    "line: parent's hash": lambda f, n: in_line(f, n, parent_sha256="0" * 64),
+    "line: hash": lambda f, n: in_line(f, n, sha256="0" * 64),
+    "line: files": lambda f, n: in_line(f, n, files={}),
+    "line: incomplete": lambda f, n: in_line(f, n, files=None),
+    "line: of an earlier version": lambda f, n: in_line(f, n, files=None, weights="0" * 64),
+    "file: base": lambda f, n: rewrite(f / MANIFEST, base="0" * 16),
+    "file: pixel bound": lambda f, n: rewrite(f / MANIFEST, model={"name": "tiny", "max_px": 9, "min_px": None}),
+    "file: no base": lambda f, n: (f / MANIFEST).write_text('{"adapters": {}, "model": {}}'),
+    "file: a list": lambda f, n: (f / MANIFEST).write_text("[]"),
+    "file: adapters a list": lambda f, n: rewrite(f / MANIFEST, adapters=[]),
+    "file: half": lambda f, n: (f / MANIFEST).write_text((f / MANIFEST).read_text()[:200]),
+    "file: empty": lambda f, n: (f / MANIFEST).write_text(""),
+}
+
+
+@pytest.fixture(scope="module")
+def bare(tiny_folder):
+    return over(tiny_folder)
+
+
+@pytest.mark.parametrize("name", ["IT", "AE"])
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_is_refused_in_words_by_stack_and_pool(made, bare, saved, edit, name):
+    EDITS[edit](saved, name)
+    stack = bare if name == "IT" else made
+    with pytest.raises(LineageError) as refused:
+        stack.load(saved, name, alias="again")
+    assert len(str(refused.value)) > 40 and "again" not in stack.specs, "a sentence, and the stack is as it was"
+    with pytest.raises(LineageError) as by_pool:
+        ExpertPool(stack, trunk="IT" if name == "AE" else None).add(name, saved)
+    assert str(by_pool.value) == str(refused.value)
+
+
+SIGNED = {k: e for k, e in EDITS.items() if k.startswith(("config: ", "weights: ")) and k[-4:] not in ("gone", "half")}
+
+
+@pytest.mark.parametrize("edit", [k for k in SIGNED if k not in ("config: targets", "weights: a value")])
+def test_what_disagrees_with_its_own_spec_is_refused_even_if_signed_anew(made, saved, edit):
+    EDITS[edit](saved, "AE")
+    sign_anew(saved, "AE")
+    with pytest.raises(NotFiniteError if "NaN" in edit else LineageError, match="AE"):
+        made.load(saved, "AE", alias="again")
+
+
+def test_a_parent_that_was_edited_and_signed_anew_is_refused_by_its_children(tiny_folder, saved):
+    in_weights(saved, "IT", lambda t: t[first(t)].add_(1e-3))
+    sign_anew(saved, "IT")
+    with pytest.raises(LineageError, match=r"'AE' was trained over 'IT' \(sha256 .*it holds {'IT': "):
+        over(tiny_folder, (saved, "IT"), (saved, "AE"))
+
+
+def test_stack_pool_and_peft_scale_an_adapter_alike(made, tiny_folder, saved):
+    again = over(tiny_folder, (saved, "IT"), (saved, "AE"))
+    layers = [m for m in again.peft.modules() if isinstance(m, LoraLayer) and "AE" in m.scaling]
+    assert layers and {m.scaling["AE"] for m in layers} == {2.0} == {again.read(saved, "AE").scale}
+    assert json.loads((saved / "AE" / CONFIG).read_text())["lora_alpha"] == 8
+
+
+def test_the_same_adapter_saved_twice_has_the_same_files_and_hash(made, saved, tmp_path):
+    hashes, files = dict(made.hashes), {n: sha256_of(saved / n / CONFIG) for n in ("IT", "AE")}
+    for name in ("IT", "AE"):
+        made.save(tmp_path / "again", name)
+        config = json.loads((tmp_path / "again" / name / CONFIG).read_text())
+        assert config["target_modules"] == sorted(config["target_modules"]), "PEFT writes a set in any order"
+    assert made.hashes == hashes and files == {n: sha256_of(tmp_path / "again" / n / CONFIG) for n in ("IT", "AE")}
+
+
+def test_a_parent_trained_on_must_be_saved_again_before_its_child(made, saved, tmp_path):
+    before = made.hashes["IT"]
+    made.activate("IT", trainable=True)
+    with pytest.raises(LineageError, match="save its parent 'IT' first"):
+        made.save(tmp_path / "later", "AE")
+    made.activate("AE")
+    made.save(tmp_path / "later", "IT")
+    assert made.hashes["IT"] == before
+    made.put_weights("IT", {n: w + 1 for n, w in made.adapter_weights("IT").items()})
+    with pytest.raises(LineageError, match="save its parent 'IT' first"):
+        made.save(tmp_path / "later", "AE")
+    made.put_weights("IT", {n: w - 1 for n, w in made.adapter_weights("IT").items()})
+
+
+def test_every_value_of_the_base_counts(tiny_folder, saved):
+    stack = over(tiny_folder)
+    before = base_fingerprint(stack.vlm.model)
+    for name, weight in stack.vlm.model.state_dict().items():
+        last = weight.view(-1)[-1].clone()
+        weight.view(-1)[-1] += 1e-3
+        assert base_fingerprint(stack.vlm.model) != before, name
+        weight.view(-1)[-1] = last
+    assert base_fingerprint(stack.vlm.model) == before
+    with pytest.raises(LineageError, match=f"trained over base {before}, but .* is "):
+        over(tiny_folder, (saved, "IT"), change=lambda m: m.lm_head.weight.data[-1, -1].add_(1e-3))
+
+
+def test_a_bfloat16_checkpoint_is_the_same_base_in_float32():
+    wide, narrow = (load_vlm("pocket", dtype=dtype, device="cpu") for dtype in ("float32", "bfloat16"))
+    assert base_fingerprint(wide.model) == base_fingerprint(narrow.model)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused_by_probe_save_and_put(made, saved, tmp_path, value):
+    weight = next(w for n, w in made.adapter_weights("AE").items() if "lora_B" in n)
+    before = weight[0, 0].item()
+    weight[0, 0] = value
+    try:
+        with pytest.raises(NotFiniteError, match=r"adapter 'AE'.*'(language|connector)'"):
+            made.assert_alive("AE")
+        with pytest.raises(NotFiniteError, match="adapter 'AE': 1 of"):
+            made.save(tmp_path / "new", "AE")
+        assert not (tmp_path / "new").exists()
+        with pytest.raises(NotFiniteError):
+            made.put_weights("AE", made.adapter_weights("AE"))
+    finally:
+        weight[0, 0] = before
