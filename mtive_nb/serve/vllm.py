@@ -30,8 +30,10 @@ from mtive_nb.model.batches import cached_image
 from mtive_nb.model.load import max_px_of
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
+from mtive_nb.serve.questions import check_question
 
 BASE = "trunk"  # model name of requests without an expert
+MAX_CHARS = 100_000  # of a question; the server bounds its tokens by --max-model-len
 TAIL = 2000  # last characters of the server's log in an error
 
 
@@ -110,6 +112,11 @@ class VllmClient:
         with self._books:
             return [{"expert": e, "version": name, "requests": self._held[name]} for e, name in self.current.items()]
 
+    def leaving(self) -> dict[str, int]:
+        """Return the versions out of service that are not unloaded yet, and how many requests each one waits for."""
+        with self._books:
+            return {name: self._held[name] for name in sorted(self._retired)}
+
     def _name(self, expert: str | None) -> str:
         if expert is not None and expert not in self.current:
             raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.current)}")
@@ -163,8 +170,10 @@ class VllmClient:
         """Return the greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
 
         `likeliest`: number of tokens whose log-probabilities the reply has at each place, 20 at most.
-        Errors: KeyError for an expert that is not in service, openai.APIError.
+        Errors: KeyError for an expert that is not in service, ValueError or PhotoError for a question that no model can
+        answer (`check_question`), openai.APIError.
         """
+        check_question(record, max_chars=MAX_CHARS)
         turns = chat_with_photos(record, self.max_px, control=self.control)
         more = {"top_logprobs": likeliest, "extra_body": {"return_tokens_as_token_ids": True}} if likeliest else {}
         request = {"messages": turns, "max_tokens": max_new_tokens, "temperature": 0, "logprobs": True} | more
@@ -200,7 +209,9 @@ class VllmClient:
         """Yield the answer of `ask` piece by piece; closing the iterator disconnects, and the server stops generating.
 
         `extra_body`: vLLM's own fields of a request, such as ignore_eos.
+        Errors: those of `ask`; ConnectionError for an answer that the server broke off.
         """
+        check_question(record, max_chars=MAX_CHARS)
         turns = chat_with_photos(record, self.max_px, control=self.control)
         with self._holding(expert) as name:
             with self.client.chat.completions.create(
@@ -211,9 +222,13 @@ class VllmClient:
                 stream=True,
                 extra_body=dict(extra_body or {}),
             ) as pieces:
+                whole = False
                 for piece in pieces:
                     if piece.choices and piece.choices[0].delta.content:
                         yield piece.choices[0].delta.content
+                    whole = whole or bool(piece.choices and piece.choices[0].finish_reason)
+            if not whole:
+                raise ConnectionError(f"{self.url}: the server ended the answer of {name} before it was whole")
 
 
 class VllmServer(VllmClient):

@@ -91,7 +91,7 @@ class LiveAnswer:
                 self._tell()
             self.state = "cancelled" if self._stop.is_set() else getattr(self._asked, "outcome", None) or "done"
         except Exception as error:  # the person at the page must see any error
-            self.state = f"{type(error).__name__}: {error}"
+            self.state = "cancelled" if self._stop.is_set() else f"{type(error).__name__}: {error}"
         finally:
             if hasattr(self._asked, "close"):
                 self._asked.close()
