@@ -29,8 +29,11 @@ seeds: $(STAMP)
 test: $(STAMP)
 	$(PYTHON) -m pytest --numprocesses logical --dist loadfile
 
+# Who opens a page can run code as you: pages listen on this machine alone and ask for the token in the printed address.
+# HOST=0.0.0.0 opens them to others (SECURITY.md).
+HOST ?= 127.0.0.1
 lab: $(STAMP)
-	$(PYTHON) -m jupyter lab --notebook-dir .
+	$(PYTHON) -m jupyter lab --notebook-dir . --ServerApp.ip=$(HOST)
 
 # Notebook 18 as a web page, without JupyterLab, until Ctrl-C.
 LIVE := outputs/$(PROFILE)/18_demo.live
@@ -38,7 +41,7 @@ demo: $(STAMP)
 	mkdir -p $(LIVE)
 	$(PYTHON) -m papermill notebooks/18_demo.ipynb $(LIVE)/demo.ipynb --prepare-only --no-progress-bar \
 		$(if $(wildcard params/$(PROFILE)/18_demo.yaml),-f params/$(PROFILE)/18_demo.yaml) -p PROFILE $(PROFILE) -p LIVE True
-	MTIVE_RUN_DIR=$(CURDIR)/$(LIVE) $(PYTHON) -m voila $(LIVE)/demo.ipynb
+	MTIVE_RUN_DIR=$(CURDIR)/$(LIVE) $(PYTHON) -m voila $(LIVE)/demo.ipynb --token --Voila.ip=$(HOST)
 
 report: $(STAMP)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
@@ -61,7 +64,7 @@ scale-env: $(STAMP)
 base-env: $(STAMP)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[base]'
 
-# The experts of a profile as notebook 14 exported them, until Ctrl-C.
+# The experts of a profile as notebook 14 exported them, on this machine alone and with a key, until Ctrl-C.
 serve: $(STAMP) serve-env
 	$(PYTHON) -m mtive_nb run $(PROFILE) 14
 	$(PYTHON) -m mtive_nb.serve.vllm outputs/$(PROFILE)/14_serving

@@ -7,6 +7,7 @@ API's reply does not.
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -34,6 +35,7 @@ from mtive_nb.serve.questions import check_question
 
 BASE = "trunk"  # model name of requests without an expert
 MAX_CHARS = 100_000  # of a question; the server bounds its tokens by --max-model-len
+KEY_ENV = "VLLM_API_KEY"  # where the server and its clients find the key, which no command line shows
 TAIL = 2000  # last characters of the server's log in an error
 
 
@@ -49,6 +51,7 @@ class VllmClient:
 
     Requests to "DD" go to its newest version. A server that this package did not start may use any adapter names: a
     name without a version counts as version 1 and stays as it is. Several threads may share a client.
+    The server's key, if it has one, is read from the variable VLLM_API_KEY.
     Errors: openai.APIError if the address does not answer.
     """
 
@@ -56,7 +59,9 @@ class VllmClient:
         """`max_px`: the served model's bound on a photo; much larger photos are shrunk before they are sent."""
         self.max_px = max_px
         self.url = url.rstrip("/").removesuffix("/v1")
-        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        key = os.environ.get(KEY_ENV) or "none"
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
         self.trunk_name = BASE  # model name of requests without an expert
         self.control = BRACKETS  # control tokens of the server's chat template
         self.current: dict[str, str] = {}  # expert -> model name of its requests
@@ -145,7 +150,7 @@ class VllmClient:
             self._post("unload_lora_adapter", {"lora_name": name})
 
     def _post(self, what: str, body: dict, *, version: str = "v1/") -> dict:
-        reply = httpx.post(f"{self.url}/{version}{what}", json=body, timeout=120)
+        reply = httpx.post(f"{self.url}/{version}{what}", json=body, headers=self._headers, timeout=120)
         if reply.status_code != 200:
             raise RuntimeError(f"vLLM, {what} {body}: HTTP {reply.status_code}: {reply.text[:300]}")
         return reply.json() if what == "tokenize" else {}
@@ -354,13 +359,19 @@ def _photo(path: str, max_px: int | None) -> dict:
 
 
 def main() -> None:
-    """Serve the export of notebook 14 until Ctrl-C: python -m mtive_nb.serve.vllm outputs/pocket/14_serving."""
+    """Serve the export of notebook 14 until Ctrl-C: python -m mtive_nb.serve.vllm outputs/pocket/14_serving.
+
+    Clients need the server's key in the variable VLLM_API_KEY: the one that stands there already, or the one printed.
+    """
+    made = "" if os.environ.get(KEY_ENV) else secrets.token_urlsafe(24)
+    os.environ[KEY_ENV] = made or os.environ[KEY_ENV]
     folder = Path(sys.argv[1])
     experts = {f.name: f for f in sorted((folder / "experts").iterdir())}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # ends the context, which stops the server
     with VllmServer(folder / "trunk", experts, log=folder / "vllm.log") as server:
         print(
-            f"{' '.join(server.command())}\n{server.url}/v1 serves {[BASE, *server.first]}; Ctrl-C ends it",
+            f"{' '.join(server.command())}\n{server.url}/v1 serves {[BASE, *server.first]}; Ctrl-C ends it"
+            + (f"\nexport {KEY_ENV}={made}" if made else ""),
             flush=True,
         )
         try:
