@@ -18,6 +18,7 @@ import httpx
 from PIL import Image
 
 from mtive_nb.data.photos import data_url, load_image
+from mtive_nb.data.records import final_answer
 
 LONGEST_WAIT_S = 60.0
 SENT_PX = 2048  # side of the square whose area a sent photo has at most; providers shrink larger photos anyway
@@ -134,14 +135,14 @@ class Endpoint:
             self.requests += 1
 
     def _read(self, response: httpx.Response, fault: Callable[[dict], str | None]) -> tuple[dict | None, str]:
-        """The object that the model wrote; a code fence or words around the JSON are tolerated."""
+        """The object that the model wrote; a code fence, words around the JSON and `<think>` parts are tolerated."""
         try:
             whole = response.json()
             with self._lock:
                 self.tok += int((whole.get("usage") or {}).get("total_tokens") or 0)
-            text = whole["choices"][0]["message"]["content"]
+            text = final_answer(whole["choices"][0]["message"]["content"])
             reply = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             return None, "reply is not the JSON asked for"
         found = fault(reply)
         return (None, found) if found else (reply, "")
@@ -149,6 +150,22 @@ class Endpoint:
     def _quote(self, response: httpx.Response) -> str:
         text = response.text.replace(self._key, "[key]") if self._key else response.text
         return text[:200]
+
+
+def request_fields(text: str) -> dict[str, Any] | None:
+    """Return the further fields of every request from a JSON text, such as `{"max_completion_tokens": 500}`; None for "".
+
+    Errors: ValueError for a text that is no JSON object, or that sets model or messages.
+    """
+    if not text.strip():
+        return None
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError:
+        fields = None
+    if not isinstance(fields, dict) or {"model", "messages"} & set(fields):
+        raise ValueError(f"REQUEST: found {text!r}, expected a JSON object of fields other than model and messages")
+    return fields
 
 
 def photo_part(photo: str | Path | Image.Image, *, kind: str = "JPEG") -> dict:
