@@ -1,4 +1,4 @@
-# make reproduce | reproduce-all | seeds | test | fuzz | lab | demo | report | serve-env | scale-env | base-env | serve | test-serve | clean
+# make reproduce | reproduce-all | seeds | test | fuzz | soak | lab | demo | report | serve-env | scale-env | base-env | serve | test-serve | clean
 # Default: PROFILE=pocket (others: smoke, pocket1, pocket2, grocery, paper, h200, or a folder of your own in params/).
 PROFILE ?= pocket
 JOBS ?= 1
@@ -8,7 +8,7 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: reproduce reproduce-all seeds test fuzz lab demo report serve-env scale-env base-env serve test-serve clean
+.PHONY: reproduce reproduce-all seeds test fuzz soak lab demo report serve-env scale-env base-env serve test-serve clean
 
 # The MTIVE path: the chapters marked `path` in mtive_nb/run/chapters.yaml.
 reproduce: $(STAMP)
@@ -32,6 +32,10 @@ test: $(STAMP)
 # Random rows, facts, texts and photos, 100 times as many as in `make test`, other ones each time.
 fuzz: $(STAMP)
 	MTIVE_FUZZ=100 $(PYTHON) -m pytest tests/test_fuzz.py
+
+# 10,000 requests of 8 clients while experts are added, updated and removed: failures, wrong answers, growth of memory.
+soak: $(STAMP)
+	$(PYTHON) benchmarks/hot_swap.py --requests 10000 --clients 8
 
 # Who opens a page can run code as you: pages listen on this machine alone and ask for the token in the printed address.
 # HOST=0.0.0.0 opens them to others (SECURITY.md).
