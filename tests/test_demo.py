@@ -137,6 +137,31 @@ def test_uploads_of_one_name_are_photos_of_their_own(page):
     assert not demo.error.value and Image.open(demo.images[0]).getpixel((5, 5)) == (0, 0, 255)
 
 
+def test_the_path_field_opens_named_folders_alone(page, tmp_path_factory):
+    away = tmp_path_factory.mktemp("away")
+    Image.new("RGB", (40, 30), "blue").save(away / "b.png")
+    (page.folder / "link.png").symlink_to(away / "b.png")
+    before = page.demo.images
+    for path in (away / "b.png", away / "gone.png", page.folder / "link.png", page.folder / ".." / away.name / "b.png"):
+        page.demo.path.value = str(path)
+        assert "not in one of the folders" in page.demo.error.value and page.demo.images == before, path
+    wider = ExpertDemo(dict, page.samples, uploads=page.folder / "uploads", folders=[away])
+    wider.path.value = str(away / "b.png")
+    assert wider.images == [str(away / "b.png")]
+
+
+def test_uploads_belong_to_their_page(page):
+    content = (page.folder / "a.png").read_bytes()
+    other = ExpertDemo(dict, page.samples, uploads=page.folder / "uploads")
+    for demo in (page.demo, other):
+        demo.upload.value = (sent("mine.png", content),)
+    mine, theirs = Path(page.demo.images[0]), Path(other.images[0])
+    own = page.folder / "uploads" / mine.relative_to(page.folder / "uploads").parts[0]
+    assert mine != theirs and not theirs.is_relative_to(own) and own.stat().st_mode & 0o077 == 0
+    before, other.path.value = other.images, str(mine)
+    assert "not in one of the folders" in other.error.value and other.images == before
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("text.png", "text.png: not an image"), ("gone.png", "gone.png: no such file")]
 )

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
-from mtive_nb.data.endpoint import Endpoint, EndpointError
+from mtive_nb.data.endpoint import Endpoint, EndpointError, request_fields
 from mtive_nb.data.records import assistant_turn, make_record, user_turn
 from mtive_nb.evaluate.judge.agreement import agreement, kappa, pearson, spearman
 from mtive_nb.evaluate.judge.llm import JUDGED, LlmJudge, judge_systems, judged_for_all
@@ -157,7 +157,7 @@ def test_what_cannot_be_used_is_asked_again_with_growing_waits(server, judge, it
         ({"acc": 11}, "acc is '11', expected 1 to 10"),
         ({"acc": 0}, "acc is '0'"),
         ({"acc": float("nan")}, "acc is 'nan'"),
-        ({"rel": "8"}, "rel is '8'"),
+        ({"rel": "eight"}, "rel is 'eight'"),
         ({"rel": True}, "rel is 'True'"),
         ({"rel": None}, "rel is 'None'"),
         ({"jus": " "}, "jus is ' ', expected text"),
@@ -176,6 +176,24 @@ def test_a_reply_out_of_scale_is_refused(server, judge, items, change, reason):
     assert found.status.startswith("failed: ") and reason in found.status
     assert np.isnan(found.accuracy) != np.isnan(found.hallucination)  # the other half stands
     assert len(list(judge.cache.glob("*.json"))) == 1
+
+
+def test_thoughts_and_numbers_as_text_are_read(server, judge, items, capsys):
+    marks = f'<think>{{"acc": 1}} or more?</think>{json.dumps(MARKS | {"rel": "10", "acc": " 5.5 / 10"})}'
+    segments = [SEGMENTS["segments"][0] | {"confidence": "9", "label": " Accurate"}]
+    server.script(marks, {"segments": segments})
+    made = judge()
+    made.judge_many([(items[0], "blue")])
+    found = made.judge(items[0], "blue")
+    assert (found.accuracy, found.relevancy, found.hallucination, found.status) == (50, 100, 0, JUDGED)
+    assert "2 requests before retries" in capsys.readouterr().out and len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("text", ["max_tokens=5", "[]", '{"model": "x"}', "7"])
+def test_fields_of_a_request_are_a_json_object(text):
+    with pytest.raises(ValueError, match="REQUEST: found .* expected a JSON object"):
+        request_fields(text)
+    assert request_fields('{"seed": 1}') == {"seed": 1} and request_fields(" ") is None
 
 
 def test_an_empty_answer_may_have_no_segments(server, judge, items):

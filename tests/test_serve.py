@@ -1,19 +1,23 @@
 import json
+import re
 import shutil
 import threading
 import time
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
 import torch
+from conftest import make_record
 from safetensors.torch import load_file, save_file
 
+from mtive_nb.data.photos import PhotoError
 from mtive_nb.evaluate.grounding.attention import read_attention
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.lineage import MANIFEST, WEIGHTS, LineageError, NotFiniteError, sha256_of, signature
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
-from mtive_nb.serve.engine import Engine, Overloaded
+from mtive_nb.serve.engine import Engine, Overloaded, Request, _Streams
 from mtive_nb.serve.pool import MIB, ExpertPool
 
 SPECS = {
@@ -248,20 +252,77 @@ def test_cancel_time_limit_and_a_full_queue(pool, records, photo_folder):
                 time.sleep(0.01)
         next(iter(running))
         running.cancel()
-        assert isinstance(running.text(), str)
+        for request in (cancelled, running):
+            with pytest.raises(CancelledError, match="before its answer was whole"):
+                request.text()
+            assert isinstance(request.text(partial=True), str)
+        assert running.text(partial=True) == "".join(running.said).strip() != ""
+        with pytest.raises(TimeoutError, match="no whole answer within 0.0 s"):
+            list(late)
         assert [r.outcome for r in (cancelled, late, running)] == ["cancelled", "timed out", "cancelled"]
     assert not any(row["requests"] for row in pool.state())
 
 
-def test_a_bad_photo_fails_its_own_request_alone(pool, alone, records, photo_folder):
+def test_a_bad_photo_fails_its_own_request_alone(pool, alone, records, tmp_path):
     engine = Engine(pool, max_batch=8)
     good = engine.submit(records[0], "AE", max_new_tokens=TOKENS)
-    bad = engine.submit(records[0] | {"images": ["no_such.jpg"]}, "AE", max_new_tokens=TOKENS)
+    (tmp_path / "text.jpg").write_text("no photo")
+    bad = engine.submit(records[0] | {"images": [str(tmp_path / "text.jpg")]}, "AE", max_new_tokens=TOKENS)
     with engine:
         assert good.text() == alone["AE@1"][0]
-        with pytest.raises(Exception, match="no_such.jpg: no such file"):
-            bad.text()
+        with pytest.raises(PhotoError, match="text.jpg: not an image"):
+            bad.text(partial=True)
     assert (good.outcome, bad.outcome) == ("done", "failed")
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"question": "  "}, ValueError, "question: found none"),
+        ({"question": "red? " * 3000}, ValueError, "found 15000 characters, expected 8000 at most"),
+        ({"images": ["gone.png"]}, PhotoError, "gone.png: no such file"),
+        ({"images": []}, ValueError, "photos: found 0, expected 1"),
+        ({"expert": "XX"}, KeyError, "no expert 'XX' in service; there are"),
+        ({"max_new_tokens": 0}, ValueError, "max_new_tokens: found 0"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_it_waits(pool, records, changed, error, words):
+    engine = Engine(pool)
+    record = make_record(0, question=changed["question"]) if "question" in changed else records[0]
+    record["images"] = changed.get("images", records[0]["images"])
+    with pytest.raises(error, match=re.escape(words)):
+        engine.submit(record, changed.get("expert", "AE"), max_new_tokens=changed.get("max_new_tokens", 4))
+    assert not any(row["requests"] for row in pool.state())
+
+
+def test_an_engine_whose_thread_died_refuses_at_once(pool, records, monkeypatch):
+    engine = Engine(pool, max_batch=1)
+    waiting = [engine.submit(records[0], "AE") for _ in range(3)]
+
+    def dies(requests):
+        raise SystemExit("the device is lost")
+
+    monkeypatch.setattr(engine, "_generate", dies)
+    with engine:
+        for request in waiting:
+            with pytest.raises(RuntimeError, match="thread ended: SystemExit.'the device is lost'"):
+                request.text()
+        with pytest.raises(RuntimeError, match="the engine is closed: SystemExit"):
+            engine.submit(records[0], "AE")
+    assert not any(row["requests"] for row in pool.state())
+
+
+def test_a_whole_answer_that_waits_for_its_batch_is_not_timed_out(tiny, records):
+    def request(tokens: int) -> Request:
+        return Request(records[0], None, tokens, time.monotonic() + 60)
+
+    short, stopped, long = asked = [request(1), request(9), request(9)]
+    streams = _Streams(asked, tiny.processor.tokenizer, 2, ends=[7])
+    assert streams(torch.tensor([[1, 1, 5], [1, 1, 7], [1, 1, 5]]), None).tolist() == [True, True, False]
+    for waiting in asked:
+        waiting.deadline = 0.0
+    assert streams(torch.tensor([[1, 1, 5, 0], [1, 1, 7, 0], [1, 1, 5, 5]]), None).tolist() == [True] * 3
+    assert [r.outcome for r in (short, stopped, long)] == ["done", "done", "timed out"]
 
 
 @torch.inference_mode()

@@ -12,9 +12,11 @@ import httpx
 import openai
 import pytest
 import torch
+from conftest import make_record
 from PIL import Image
 
 from mtive_nb.data.endpoint import Endpoint
+from mtive_nb.data.photos import PhotoError
 from mtive_nb.evaluate.judge.llm import JUDGED, LlmJudge
 from mtive_nb.evaluate.predict import next_token_logits
 from mtive_nb.model.batches import cached_image
@@ -197,7 +199,7 @@ def test_control_tokens_reach_a_server_as_text(home, records, known):
 class Stub(BaseHTTPRequestHandler):
     """As much of a server as a client needs: names of models, loading and unloading, an answer in pieces."""
 
-    protocol_version, calls = "HTTP/1.1", []
+    protocol_version, calls, whole = "HTTP/1.1", [], True
 
     def log_message(self, *_):
         pass
@@ -220,6 +222,7 @@ class Stub(BaseHTTPRequestHandler):
             return self.reply(b"ok")
         chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": asked["model"]}
         pieces = [chunk | {"choices": [{"index": 0, "delta": {"content": w}, "finish_reason": None}]} for w in "abc"]
+        pieces[-1]["choices"][0]["finish_reason"] = "stop" if self.whole else None
         lines = "".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + "data: [DONE]\n\n"
         return self.reply(lines.encode(), "text/event-stream")
 
@@ -235,12 +238,29 @@ def test_a_change_waits_for_no_reader_and_unloads_after_the_last_one(some_record
         assert [next(reader) for reader in readers] == ["a", "a"]  # and then they read no further
         client.update("DD", tmp_path) if change == "update" else client.remove("DD")
         assert gone not in Stub.calls and bool(client.current) == (change == "update")
+        assert client.leaving() == {"DD@1": 2}
         readers[0].close()
         assert gone not in Stub.calls
         readers[1].close()
-        assert Stub.calls[-1] == gone and Stub.calls.count(gone) == 1
+        assert Stub.calls[-1] == gone and Stub.calls.count(gone) == 1 and client.leaving() == {}
         if change == "update":
             assert client.update("DD", tmp_path) == "DD@3" and Stub.calls[-1] == ("unload_lora_adapter", "DD@2")
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_answer_that_the_server_breaks_off_is_an_error(some_records, monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with VllmClient(f"http://127.0.0.1:{server.server_port}") as client:
+        assert "".join(client.stream(some_records[0], "DD")) == "abc"
+        monkeypatch.setattr(Stub, "whole", False)
+        with pytest.raises(ConnectionError, match="DD@1 before it was whole"):
+            list(client.stream(some_records[0], "DD"))
+        with pytest.raises(ValueError, match="question: found none"):
+            next(client.stream(make_record(0, question=" "), "DD"))
+        with pytest.raises(PhotoError, match="gone.png: no such file"):
+            client.ask(some_records[0] | {"images": ["gone.png"]}, "DD")
     server.shutdown()
     server.server_close()
 

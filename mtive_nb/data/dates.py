@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+
+from mtive_nb.data.records import final_answer, one_form
 
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
@@ -35,13 +39,50 @@ PRODUCTION_PREFIXES: tuple[str, ...] = ("MFG", "PROD", "PKD", "P")
 MAX_LINE_CHARS = 14  # a line of 14 characters is still legible on a label 168 px wide
 FIRST_EXPIRY, LAST_EXPIRY = dt.date(2020, 1, 1), dt.date(2027, 12, 31)
 
-_DAY_FIRST = re.compile(r"(\d{1,2})[ ./-](\d{1,2})[ ./-](\d{4}|\d{2})")
-_YEAR_FIRST = re.compile(r"(\d{4})[ ./-](\d{1,2})[ ./-](\d{1,2})")
-_DAY_NAME_YEAR = re.compile(r"(\d{1,2})[ ./-]?([A-Z]{3})[A-Z]*[ ./-]?(\d{4}|\d{2})")
-_NAME_DAY_YEAR = re.compile(r"([A-Z]{3})[A-Z]*[ ./-](\d{1,2})[ ./,-]+(\d{4}|\d{2})")
-_NAME_YEAR = re.compile(r"([A-Z]{3})[A-Z]*[ ./-]?(\d{4}|\d{2})")
-_MONTH_YEAR = re.compile(r"(\d{1,2})[ ./-](\d{4})")
-_YEAR_MONTH = re.compile(r"(\d{4})[ ./-](\d{1,2})")
+_MONTH = (
+    "(JAN(?:UARY)?|FEB(?:RUARY)?|MAR(?:CH)?|APR(?:IL)?|MAY|JUNE?|JULY?|AUG(?:UST)?"
+    "|SEP(?:T(?:EMBER)?)?|OCT(?:OBER)?|NOV(?:EMBER)?|DEC(?:EMBER)?)"
+)
+_TWO, _DAY = r"(\d{1,2})", r"(\d{1,2})(?:ST|ND|RD|TH)?"
+_YEAR, _LONG_YEAR = r"((?:19|20)\d{2}|\d{2})", r"((?:19|20)\d{2})"
+# The forms of a date, each with its groups of year, month and, where it has one, day.
+_FORMS: tuple[tuple[str, tuple[int, ...]], ...] = (
+    (rf"{_LONG_YEAR}[ ./-]{_TWO}[ ./-]{_TWO}", (1, 2, 3)),
+    (rf"{_TWO}[ ./-]{_TWO}[ ./-]{_YEAR}", (3, 2, 1)),
+    (rf"{_DAY}(?: OF)?[ ./-]?{_MONTH}[ ./,'-]{{0,2}}{_YEAR}", (3, 2, 1)),
+    (rf"{_MONTH}[ ./-]{{1,2}}{_DAY}[ ./,-]{{1,2}}{_YEAR}", (3, 1, 2)),
+    (rf"{_MONTH}[ ./,'-]{{0,2}}{_YEAR}", (2, 1)),
+    (rf"{_LONG_YEAR}[./-]{_TWO}", (1, 2)),
+    (rf"{_TWO}[./-]{_LONG_YEAR}", (2, 1)),
+    (rf"(0[1-9]|1[0-2]) {_LONG_YEAR}", (2, 1)),
+)
+_READERS = [(re.compile(form, re.IGNORECASE), groups) for form, groups in _FORMS]
+
+
+def _ungrouped(pattern: str) -> str:
+    return re.sub(r"\((?!\?)", "(?:", pattern)
+
+
+_ANY_DATE = rf"(?<!\w)(?<!\d[./-])(?:{'|'.join(_ungrouped(form) for form, _ in _FORMS)})(?!\w|[./-]\d)"
+DATE = re.compile(_ANY_DATE, re.IGNORECASE)
+
+# Words that say what a date is. A single letter counts only right before a date.
+_BEFORE_DATE = rf"(?=[ .:]*(?:\d|{_ungrouped(_MONTH)}))"
+_LABELS = {
+    "expiry": r"EXP(?:IRY|IRES?|IRED|IRING|IRATION|D)?|BEST (?:BEFORE|BY|IF USED BY)|USE[ -](?:BY|BEFORE)"
+    rf"|CONSUME (?:BY|BEFORE)|BB[ED]?|UNTIL|E{_BEFORE_DATE}",
+    "production": rf"MF[GDR]|MANUFACTUR\w*|PROD(?:UCTION|UCED)?|PACK(?:ED|ING)|PK[DG]|MADE(?! IN\b)|P{_BEFORE_DATE}",
+    "lot": rf"LOT|BATCH|CODE|REF|SERIAL|L{_BEFORE_DATE}",
+}
+_KNOWN_LABELS = {name: re.compile(rf"(?:{words})(?![^\W\d_])", re.IGNORECASE) for name, words in _LABELS.items()}
+_LABEL = rf"(?<!\w)(?:{'|'.join(_LABELS.values())})(?![^\W\d_])"
+_TOKEN = re.compile(
+    rf"(?P<date>{_ANY_DATE})(?:\s*(?:\(|(?:(?:is|was) )?(?:the|its) )(?P<after>{_LABEL}))?|{_LABEL}", re.IGNORECASE
+)
+_GLUED = re.compile(rf"{_LABEL}(?=\d)", re.IGNORECASE)  # EXP26/11/2021
+_WORD = re.compile(r"\b(?!(?:dates?|end|on|and|of|by|no|the)\b)\w+", re.IGNORECASE)  # but words between label and date
+_PREFIX = re.compile(rf"^(?:{_LABELS['expiry']}|{_LABELS['production']})(?![A-Z])(?: (?:DATE|END|ON))*[ .:]*")
+_EDGES = " \t\r\n\"'`.,;:!?()[]"
 
 
 def format_date(date: dt.date, fmt: str) -> str:
@@ -64,27 +105,82 @@ def parse_date(text: str) -> str | None:
     Returns None for a date that does not exist (31/02/21), or text beyond one prefix and one date: nothing is guessed.
     """
     text = strip_prefix(text)
-    readers = (
-        (_YEAR_FIRST, lambda g: (g[0], g[1], g[2])),
-        (_DAY_FIRST, lambda g: (g[2], g[1], g[0])),
-        (_DAY_NAME_YEAR, lambda g: (g[2], _month(g[1]), g[0])),
-        (_NAME_DAY_YEAR, lambda g: (g[2], _month(g[0]), g[1])),
-        (_NAME_YEAR, lambda g: (g[1], _month(g[0]), None)),
-        (_YEAR_MONTH, lambda g: (g[0], g[1], None)),
-        (_MONTH_YEAR, lambda g: (g[1], g[0], None)),
-    )
-    for pattern, order in readers:
-        match = pattern.fullmatch(text)
-        if match:
-            return _to_iso(*order(match.groups()))
+    for pattern, groups in _READERS:
+        if match := pattern.fullmatch(text):
+            return _to_iso(*(match[group] for group in groups))
     return None
 
 
 def strip_prefix(text: str) -> str:
     """The text in capitals, without a leading EXP, BEST BEFORE, MFG ...: `Best By FEB/21/21` gives `FEB/21/21`."""
-    words = (*EXPIRY_PREFIXES, *PRODUCTION_PREFIXES, "EXPIRY", "EXPIRES", "BBE", "BEST BY", "MFD")
-    alternatives = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
-    return re.sub(rf"^(?:{alternatives})(?![A-Z])[ .:]*", "", text.upper().strip()).strip()
+    return _PREFIX.sub("", one_form(text).strip(_EDGES).upper())
+
+
+@dataclass(frozen=True)
+class StatedDate:
+    """A date of a text as it is written, its label ("expiry", "production", "lot", or None), and its ISO date.
+
+    `iso` is None where the calendar has no such day.
+    """
+
+    text: str
+    label: str | None
+    iso: str | None
+
+
+def dates_in(text: str) -> list[StatedDate]:
+    """Find the dates of a sentence or of printed lines, in order, each with the label that stands by it.
+
+    A label counts for the next date on its line or, alone on its line, below it (`BEST BEFORE`, `03 AUG 2021`). Labels
+    side by side before as many dates are columns (`MFG EXP`, `03/2024 03/2026`). `03/2026 (EXP)` and `03/2026 is the
+    expiry date` are read, too.
+    """
+    text = _GLUED.sub(r"\g<0> ", one_form(text))
+    found: list[StatedDate] = []
+    labels: list[re.Match] = []
+    dates: list[re.Match] = []
+    for token in [*_TOKEN.finditer(text), None]:
+        if token and token["date"]:
+            dates.append(token)
+            continue
+        found += _labelled(text, labels, dates)
+        if dates:
+            labels, dates = [], []
+        labels += [token] if token else []
+    return found
+
+
+def stated_date(text: str, label: str) -> str:
+    """Return the one date that an answer states under a label ("expiry" or "production"), as the answer writes it.
+
+    A date without a label counts where none has this label. Returns "" where the answer states only other dates, or
+    several, and the text itself where it has no date.
+    """
+    text = final_answer(text)
+    if not (found := dates_in(text)):
+        return text
+    named = [date for date in found if date.label == label] or [date for date in found if date.label is None]
+    return named[0].text if len({date.iso or date.text for date in named}) == 1 else ""
+
+
+def _labelled(text: str, labels: list[re.Match], dates: list[re.Match]) -> list[StatedDate]:
+    """Give a run of dates the labels that stand before it."""
+    if dates and labels:
+        gap = text[labels[-1].end() : dates[0].start()]
+        labels = [] if "\n" in gap and _WORD.search(gap) else labels
+    columns = all(not _WORD.search(text[a.end() : b.start()]) for a, b in pairwise(labels))
+    if len(labels) != len(dates) or not columns:
+        labels = labels[-1:]
+    words = [label[0] for label in labels] + [None] * len(dates)
+    return [
+        StatedDate(date["date"], _label_of(date["after"] or word), parse_date(date["date"]))
+        for date, word in zip(dates, words, strict=False)
+    ]
+
+
+def _label_of(word: str | None) -> str | None:
+    # a single letter is a label only before a date
+    return next((name for name, known in _KNOWN_LABELS.items() if word and known.match(f"{word} 1")), None)
 
 
 def random_dates(
@@ -120,16 +216,12 @@ def _print(found: dict[str, object], which: str, date: dt.date, *, fmt: str, pre
     return [line] if len(line) <= MAX_LINE_CHARS else [prefix, text]
 
 
-def _month(name: str) -> int | None:
-    return MONTHS.index(name) + 1 if name in MONTHS else None
-
-
-def _to_iso(year: str, month: str | int | None, day: str | None) -> str | None:
-    if month is None:
-        return None
-    full_year = int(year) if len(year) == 4 else 2000 + int(year)
+def _to_iso(year: str, month: str, day: str | None = None) -> str | None:
+    """The ISO date; two digits of a year are read as POSIX reads them, 69 to 99 as the last century."""
+    full_year = int(year) if len(year) == 4 else int(year) + (1900 if int(year) >= 69 else 2000)
+    number = int(month) if month.isdigit() else MONTHS.index(month[:3].upper()) + 1
     try:
-        date = dt.date(full_year, int(month), int(day) if day is not None else 1)
+        date = dt.date(full_year, number, int(day) if day is not None else 1)
     except ValueError:  # no such day in the calendar
         return None
     return date.isoformat() if day is not None else date.isoformat()[:7]

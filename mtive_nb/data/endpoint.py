@@ -18,6 +18,7 @@ import httpx
 from PIL import Image
 
 from mtive_nb.data.photos import data_url, load_image
+from mtive_nb.data.records import final_answer
 
 LONGEST_WAIT_S = 60.0
 SENT_PX = 2048  # side of the square whose area a sent photo has at most; providers shrink larger photos anyway
@@ -154,7 +155,7 @@ class Endpoint:
             whole = response.json()
             with self._lock:
                 self.tok += int((whole.get("usage") or {}).get("total_tokens") or 0)
-            text = whole["choices"][0]["message"]["content"]
+            text = final_answer(whole["choices"][0]["message"]["content"])
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             return None, "reply is no chat completion"
         return read(text if isinstance(text, str) else "")
@@ -168,7 +169,7 @@ def _json_in(text: str, fault: Callable[[dict], str | None]) -> tuple[dict | Non
     """The object that the model wrote; a code fence or words around the JSON are tolerated."""
     try:
         reply = json.loads(text[text.index("{") : text.rindex("}") + 1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, "reply is not the JSON asked for"
     found = fault(reply)
     return (None, found) if found else (reply, "")
@@ -176,6 +177,22 @@ def _json_in(text: str, fault: Callable[[dict], str | None]) -> tuple[dict | Non
 
 def _text_in(text: str) -> tuple[str | None, str]:
     return (text.strip(), "") if text.strip() else (None, "empty reply")
+
+
+def request_fields(text: str) -> dict[str, Any] | None:
+    """Return the further fields of every request from a JSON text, such as `{"max_completion_tokens": 500}`; None for "".
+
+    Errors: ValueError for a text that is no JSON object, or that sets model or messages.
+    """
+    if not text.strip():
+        return None
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError:
+        fields = None
+    if not isinstance(fields, dict) or {"model", "messages"} & set(fields):
+        raise ValueError(f"REQUEST: found {text!r}, expected a JSON object of fields other than model and messages")
+    return fields
 
 
 def photo_part(photo: str | Path | Image.Image, *, kind: str = "JPEG") -> dict:

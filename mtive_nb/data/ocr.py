@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from mtive_nb.data.dates import parse_date, strip_prefix
+from mtive_nb.data.dates import dates_in
 from mtive_nb.data.photos import file_sha256, load_image
-from mtive_nb.data.records import UNANSWERABLE, numbered_lines, write_rows
+from mtive_nb.data.records import UNANSWERABLE, numbered_lines, one_form, write_rows
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
 
@@ -115,7 +115,13 @@ def with_print(
 
 
 def expiry_of_print(lines: Sequence[Line]) -> str:
-    """The expiry date by rule, without a model: the latest date of all lines, as printed; UNANSWERABLE if none."""
-    dates = [(parse_date(line.text), line.text) for line in lines]
-    dates = [(day, text) for day, text in dates if day]
-    return strip_prefix(max(dates)[1]) if dates else UNANSWERABLE
+    """The expiry date by rule, without a model, as printed: the latest date labelled so; UNANSWERABLE if none.
+
+    Without such a label, the latest date without any label that is a line of its own.
+    """
+    dates = [date for date in dates_in("\n".join(line.text for line in lines)) if date.iso]
+    whole = {one_form(line.text).strip() for line in lines}
+    chosen = [date for date in dates if date.label == "expiry"] or [
+        date for date in dates if date.label is None and date.text in whole
+    ]
+    return max(chosen, key=lambda date: date.iso).text.upper() if chosen else UNANSWERABLE

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +32,13 @@ UNANSWERABLE = "Unanswerable"  # the answer to a question about a date that is n
 
 # Forms of chat templates' control tokens, for a server whose tokenizer is not at hand: <|im_end|>, <image>, </s>, [INST].
 BRACKETS = re.compile(r"</?[^\s<>]{1,40}>|\[/?[A-Z_]{2,40}\]")
+
+# A reasoning model's thoughts in its answer.
+_THINK = r"(?:think(?:ing)?|thoughts?|reasoning)"
+_THOUGHT = re.compile(rf"<({_THINK})>.*?</\1>", re.IGNORECASE | re.DOTALL)
+_THOUGHT_END = re.compile(rf"^.*</{_THINK}>", re.IGNORECASE | re.DOTALL)  # the chat template opened the block
+_THOUGHT_START = re.compile(rf"<{_THINK}>.*$", re.IGNORECASE | re.DOTALL)  # the reply was cut while it reasoned
+_ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 
 NONE = type(None)
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -112,6 +120,20 @@ def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
 def plain(text: str, control: re.Pattern[str]) -> str:
     """Return a text of others with a space in each control token, "< |im_end|>", so that it stays text."""
     return re.sub(f"(?={control.pattern})(.)", r"\1 ", text, flags=re.DOTALL) if control.search(text) else text
+
+
+def final_answer(text: str) -> str:
+    """Return a reply without its `<think>` parts, even where the start or the end of such a part is missing."""
+    text = _THOUGHT_START.sub("", _THOUGHT_END.sub("", _THOUGHT.sub(" ", text)))
+    return _ANSWER_TAG.sub(" ", text).strip()
+
+
+def one_form(text: str) -> str:
+    """Return text in Unicode's form NFKC, with straight apostrophes: letters with accents become one character.
+
+    Full-width letters and digits become plain, and a no-break space a space.
+    """
+    return unicodedata.normalize("NFKC", text).replace("’", "'")
 
 
 def plain_chat(messages: Sequence[dict], control: re.Pattern[str]) -> list[dict]:

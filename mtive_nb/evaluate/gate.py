@@ -13,8 +13,8 @@ import pandas as pd
 from mtive_nb.data.dates import parse_date
 from mtive_nb.data.instructions.build import UNCERTAIN
 from mtive_nb.evaluate.intervals import Interval, wilson_interval
-from mtive_nb.evaluate.metrics import is_abstention, normalise_answer
 from mtive_nb.evaluate.predict import CUT
+from mtive_nb.evaluate.reading import is_abstention, normalise_answer
 from mtive_nb.run.metrics import read_metrics
 
 TABLE = "gate"  # of the metrics

@@ -1,4 +1,4 @@
-"""Read answers and compare them with the truth: yes/no, classes, attributes in JSON, dates.
+"""Compare answers with the truth: yes/no, classes, attributes in JSON, dates.
 
 Every comparison gives 0 or 1 per item, so `intervals` can compute an interval for any mean.
 An unreadable answer is never dropped: it counts as wrong, as a separate class.
@@ -7,7 +7,6 @@ An unreadable answer is never dropped: it counts as wrong, as a separate class.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,32 +14,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import f1_score
 
-from mtive_nb.data.dates import parse_date, strip_prefix
+from mtive_nb.data.dates import parse_date, stated_date, strip_prefix
+from mtive_nb.evaluate.reading import class_of, is_abstention, normalise_answer, parse_pairs
 
 UNPARSED = "(no class)"
-UNANSWERABLE = "unanswerable"
 DATE_ATTRIBUTES = ("expiry", "production")
-
-# Other models' names for our attributes; compared in lower case without spaces, underscores and hyphens.
-KEY_ALIASES = {
-    "color": "colour",
-    "packagingtype": "packaging",
-    "packagetype": "packaging",
-    "package": "packaging",
-    "producttype": "category",
-    "productcategory": "category",
-    "brandname": "brand",
-    "expirydate": "expiry",
-    "expirationdate": "expiry",
-    "expiration": "expiry",
-    "manufacturingdate": "production",
-    "productiondate": "production",
-    "damagetype": "damage",
-    "difference": "differs",
-}
-_ABSTENTIONS = {UNANSWERABLE, "unknown", "n/a", "not visible", "not shown", "not stated", "not legible", "cannot tell"}
-# A pair counts if its value is complete: a quoted string, or a bare word before a comma, a brace or a line's end.
-_PAIR = re.compile(r"""["']?([A-Za-z][\w ]*?)["']?\s*:\s*(?:"([^"\n]*)"|'([^'\n]*)'|([\w.+-]+)(?=\s*[,}\n]))""")
 
 
 def facts_of(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -63,80 +41,6 @@ def facts_of(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 def accepted_values(value: Any) -> list[Any]:
     """Return a fact's correct values as a list; in a list of several values, each is correct."""
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def normalise_answer(text: str) -> str:
-    """Normalise to lower case, one space between words, and no surrounding quotes or punctuation."""
-    return " ".join(str(text).lower().split()).strip(" \"'`.,;:!?")
-
-
-def is_abstention(text: str) -> bool:
-    """Return whether a value says that the photo does not show the fact (`Unanswerable`, `n/a`, `not visible`)."""
-    return normalise_answer(text) in _ABSTENTIONS
-
-
-def canonical_key(key: str) -> str:
-    """Return our name of an attribute: `ExpiryDate` -> `expiry`, `Color` -> `colour`; an unknown key in lower case."""
-    plain = re.sub(r"[\s_-]+", "", key.lower())
-    return KEY_ALIASES.get(plain, "_".join(key.lower().split()))
-
-
-def parse_pairs(text: str) -> dict[str, str]:
-    """Parse the attribute-value pairs of a JSON answer leniently; {} when there is none.
-
-    Single quotes, text around the braces and a cut-off end are accepted; a truncated object yields its complete pairs.
-    A repeated key keeps its first value (a looping model repeats itself).
-    """
-    start = text.find("{")
-    if start < 0:
-        return {}
-    body = text[start : text.rfind("}") + 1] if "}" in text[start:] else text[start:]
-    try:
-        pairs: list[tuple[str, Any]] = json.loads(body, object_pairs_hook=list)
-    except json.JSONDecodeError:
-        pairs = [(m[1], next(v for v in m.groups()[1:] if v is not None)) for m in _PAIR.finditer(text[start:])]
-    found: dict[str, str] = {}
-    for key, value in pairs:
-        found.setdefault(canonical_key(key), _as_text(value))
-    return found
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return UNANSWERABLE
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def yes_no(text: str) -> str | None:
-    """Read `yes` or `no`: the answer's first word, else whichever of the two occurs alone; None for neither or both."""
-    words = re.findall(r"[a-z]+", text.lower())
-    if words and words[0] in ("yes", "no"):
-        return words[0]
-    present = {"yes", "no"} & set(words)
-    return present.pop() if len(present) == 1 else None
-
-
-def class_of(text: str, classes: Sequence[str]) -> str | None:
-    """Return the only class that an answer names, as spelled in `classes`; None when it names none or several.
-
-    A class inside a longer class does not count (`tea` in `iced tea`), nor does a negated class (`not a box`).
-    """
-    plain = normalise_answer(text)
-    by_text = {normalise_answer(name): name for name in classes}
-    if plain in by_text:
-        return by_text[plain]
-    if set(by_text) == {"yes", "no"}:
-        answer = yes_no(text)
-        return by_text[answer] if answer else None
-    names = "|".join(re.escape(name) for name in sorted(by_text, key=len, reverse=True))
-    found = {
-        by_text[match[2]]
-        for match in re.finditer(rf"(\bnot (?:an? |the )?)?(?<!\w)({names})(?!\w)", plain)
-        if match[1] is None
-    }
-    return found.pop() if len(found) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -202,7 +106,8 @@ def date_match(
 ) -> tuple[float, float]:
     """Score the exact match (0 or 1) of the asked date: (as printed, as a date); the expiry, where several are asked.
 
-    As printed: equal in capitals, with single spaces and without a prefix such as EXP. As a date: the same calendar
+    The answer may be a sentence (`stated_date`). As printed: equal in capitals, with single spaces and without a prefix
+    such as EXP. As a date: the same calendar
     day by `dates.parse_date`, or `known`'s second accepted reading `<name>_also`.
     """
     name, truths = asked_date(asked)
@@ -211,8 +116,9 @@ def date_match(
     if any(map(is_abstention, truths)):
         same = float(is_abstention(stated))
         return same, same
-    printed = printed_date(stated) in map(printed_date, truths)
-    return float(printed), float(printed or parse_date(stated) in accepted_dates(name, asked=asked, known=known or {}))
+    date = stated_date(stated, name)  # "" where the answer states another date
+    printed = date != "" and not {printed_date(date), printed_date(stated)}.isdisjoint(map(printed_date, truths))
+    return float(printed), float(printed or parse_date(date) in accepted_dates(name, asked=asked, known=known or {}))
 
 
 def abstentions(answer: str, asked: Mapping[str, Any]) -> dict[str, tuple[bool, bool]]:

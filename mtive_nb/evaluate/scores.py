@@ -32,8 +32,8 @@ from mtive_nb.evaluate.metrics import (
     classify,
     date_match,
     facts_of,
-    is_abstention,
 )
+from mtive_nb.evaluate.reading import is_abstention
 from mtive_nb.evaluate.statements import Vocabulary, vocabulary_of
 
 T1_TASKS = ("AE", "DD", "PM", "EX")  # the columns of the paper's T1; all other tasks are scored in our own table

@@ -12,16 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtive_nb.data.dates import MONTHS
-from mtive_nb.evaluate.metrics import (
-    DATE_ATTRIBUTES,
-    accepted_values,
-    canonical_key,
-    facts_of,
-    is_abstention,
-    normalise_answer,
-    parse_pairs,
-)
+from mtive_nb.data.dates import DATE, dates_in
+from mtive_nb.data.records import final_answer, one_form
+from mtive_nb.evaluate.metrics import DATE_ATTRIBUTES, accepted_values, facts_of
+from mtive_nb.evaluate.reading import canonical_key, is_abstention, normalise_answer, parse_pairs
 
 Vocabulary = Mapping[str, Sequence[str]]
 
@@ -31,15 +25,6 @@ _NO_VALUE = {"yes", "no", "none", "other"}
 
 # "can" the packaging and "can" the verb
 _VERB_CAN = r"can(?!\s*(?:be|not|see|also|help|read|tell|you)\b|['’])"
-_MONTH = rf"(?:{'|'.join(MONTHS)})[a-z]*"
-_DATE = re.compile(
-    rf"\b(?:\d{{4}}[ ./-]\d{{1,2}}[ ./-]\d{{1,2}}|\d{{1,2}}[ ./-]\d{{1,2}}[ ./-](?:\d{{4}}|\d{{2}})"
-    rf"|\d{{1,2}}[ ./-]?{_MONTH}[ ./-]?(?:\d{{4}}|\d{{2}})|{_MONTH}[ ./-]\d{{1,2}}[ ./,-]+(?:\d{{4}}|\d{{2}})"
-    rf"|{_MONTH}[ ./-]?\d{{4}}|\d{{1,2}}[./-]\d{{4}}|\d{{4}}[./-]\d{{1,2}})\b",
-    re.IGNORECASE,
-)
-_PRODUCTION = re.compile(r"\b(?:mfg|mfd|manufactur\w*|prod(?:uction|uced)?|packed|pkd|made)\b", re.IGNORECASE)
-_EXPIRY = re.compile(r"\b(?:exp\w*|best (?:before|by)|use by|bbe?|until)\b", re.IGNORECASE)
 
 # The end of a sentence or a line, or a comma; not a comma or full stop inside a date or a number.
 _SEGMENT_END = re.compile(r"[;!?\n]+|[.,](?=\s*$)|[.,]\s+(?!\d)|\s+but\s+", re.IGNORECASE)
@@ -130,6 +115,7 @@ class StatementReader:
         the correct answer, decides what `yes` means: if the reference to "is it in good condition?" is "no" for a
         damaged product, `yes` means undamaged.
         """
+        answer = one_form(final_answer(answer))
         pairs = parse_pairs(answer)
         if pairs:
             raw = [(f"{name}: {value}", _statements_of_pair(name, value)) for name, value in pairs.items()]
@@ -165,9 +151,9 @@ class StatementReader:
         return found
 
     def _read_segment(self, text: str, *, asked: Mapping[str, Any], truth: Mapping[str, set[str]]) -> list[Statement]:
-        plain = text.lower().replace("’", "'")
+        plain = text.lower()
         statements = _dates_in(text, asked)
-        without_dates = _DATE.sub(" ", plain)
+        without_dates = DATE.sub(" ", plain)
         statements += self._damage_in(without_dates, asked)
         if {"match", "differs"} & (set(asked) | set(truth)):
             statements += self._match_in(without_dates)
@@ -223,15 +209,10 @@ def _statements_of_pair(name: str, value: str) -> list[Statement]:
 
 
 def _dates_in(text: str, asked: Mapping[str, Any]) -> list[Statement]:
-    """Read each date of a segment: named by the words before it, else the asked date, else the expiry."""
+    """Read each date of a segment: named by its label, else the asked date, else the expiry; a lot is no date."""
     default = next((name for name in DATE_ATTRIBUTES if name in asked), "expiry")
-    statements, start = [], 0
-    for match in _DATE.finditer(text):
-        before = text[start : match.start()]
-        named = "production" if _PRODUCTION.search(before) else "expiry" if _EXPIRY.search(before) else default
-        statements.append(Statement(named, normalise_answer(match[0])))
-        start = match.end()
-    return statements
+    found = [(date.label or default, date.text) for date in dates_in(text)]
+    return [Statement(name, normalise_answer(date)) for name, date in found if name in DATE_ATTRIBUTES]
 
 
 def _polar_attribute(asked: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from mtive_nb.evaluate.intervals import Interval, bootstrap_sums
-from mtive_nb.evaluate.metrics import attribute_matches, yes_no
+from mtive_nb.evaluate.metrics import attribute_matches
+from mtive_nb.evaluate.reading import yes_no
 
 
 def right_yes_no(records: Sequence[dict], answers: Sequence[str], *, system: str = "answers") -> np.ndarray:

@@ -219,7 +219,7 @@ def question_record(
     decode: default, prepared_image with `max_px`. own: a profile's own tasks. Errors: KeyError for a task without
     question, ValueError for a wrong number of photos, PhotoError for one that cannot be used.
     """
-    text, wanted = (question, 1) if question else task_question(task, own)
+    text, wanted = (question, 1) if question.strip() else task_question(task, own)
     if not wanted <= len(photos) <= 2:
         raise ValueError(f"photos: found {len(photos)}, expected {wanted if wanted == 2 else '1 or 2'}")
     images = [str(Path(photo).expanduser().resolve()) for photo in photos]

@@ -2,15 +2,21 @@
 
 One thread collects waiting requests, up to `max_batch`, assigns each row its expert and generates. Each request streams
 its text during generation. Decoding is greedy. For demos, tests and small loads; use vLLM in production.
+
+A request ends with a whole answer or with an error. In a batch, a row's logits differ from those of the row alone by
+rounding (about 1e-5 in float32, 1e-2 in bfloat16): where its two likeliest tokens lie closer than that, the answer may
+depend on the batch.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import StoppingCriteria
@@ -19,6 +25,7 @@ from mtive_nb.evaluate.grounding.attention import AnswerAttention, read_attentio
 from mtive_nb.model.batches import batch_of
 from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.serve.pool import ExpertPool, Version
+from mtive_nb.serve.questions import check_question
 
 END = object()  # closes a request's stream
 
@@ -32,6 +39,8 @@ class Request:
     """A question in the engine: `text()` waits for the whole answer, iteration yields the answer piece by piece.
 
     After the end, `outcome` is "done", "cancelled", "timed out" or "failed"; `expert` is the version that answers.
+    Errors of both: CancelledError, TimeoutError, or the error of the answer, where the answer is not whole. An answer
+    cut at `max_new_tokens` is whole: the caller chose its length.
     """
 
     record: dict
@@ -39,6 +48,7 @@ class Request:
     max_new_tokens: int
     deadline: float
     pieces: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    said: list[str] = field(default_factory=list)  # the pieces read so far
     outcome: str | None = None
     error: BaseException | None = None
     started: float = field(default_factory=time.monotonic)
@@ -56,12 +66,26 @@ class Request:
 
     def __iter__(self) -> Iterator[str]:
         while (piece := self.pieces.get()) is not END:
+            self.said.append(piece)
             yield piece
+        self.pieces.put(END)  # whoever reads again waits for nothing
         if self.error is not None:
             raise self.error
+        if self.outcome == "cancelled":
+            raise CancelledError("the request was cancelled before its answer was whole")
+        if self.outcome == "timed out":
+            limit_s = max(0.0, self.deadline - self.started)
+            raise TimeoutError(f"no whole answer within {limit_s:.1f} s; text(partial=True) returns its start")
 
-    def text(self) -> str:
-        return "".join(self).strip()
+    def text(self, *, partial: bool = False) -> str:
+        """Return the whole answer; with `partial`, also the start of one that was cancelled or timed out."""
+        try:
+            for _ in self:
+                pass
+        except (CancelledError, TimeoutError):
+            if not partial or self.error is not None:
+                raise
+        return "".join(self.said).strip()
 
     def why_end(self) -> str | None:
         """Return the reason to stop before the answer is complete ("cancelled", "timed out"), or None."""
@@ -73,8 +97,8 @@ class Request:
 class _Streams(StoppingCriteria):
     """Sends every row's new text to its request after each step, and ends rows whose request has ended."""
 
-    def __init__(self, requests: list[Request], tokenizer: object, prompt: int) -> None:
-        self.requests, self.tokenizer, self.prompt = requests, tokenizer, prompt
+    def __init__(self, requests: list[Request], tokenizer: object, prompt: int, *, ends: Collection[int]) -> None:
+        self.requests, self.tokenizer, self.prompt, self.ends = requests, tokenizer, prompt, ends
         self.said, self.texts = [""] * len(requests), [""] * len(requests)
 
     def flush(self) -> None:
@@ -92,9 +116,10 @@ class _Streams(StoppingCriteria):
                 if text[len(self.said[k]) :]:
                     request.pieces.put(text[len(self.said[k]) :])
                 self.said[k] = text
-            request.outcome = request.outcome or request.why_end()
-            tokens = input_ids.shape[1] - self.prompt
-            ends.append(request.outcome is not None or tokens >= request.max_new_tokens)
+            # A whole answer waits for the rest of its batch; no time limit ends it any more.
+            whole = input_ids.shape[1] - self.prompt >= request.max_new_tokens or int(input_ids[k, -1]) in self.ends
+            request.outcome = request.outcome or ("done" if whole else request.why_end())
+            ends.append(request.outcome is not None)
         return torch.tensor(ends, device=input_ids.device)
 
 
@@ -102,12 +127,21 @@ class Engine:
     """Answers records (question and photos, see data/records.py) with the experts of a pool. A context manager."""
 
     def __init__(
-        self, pool: ExpertPool, *, max_batch: int = 16, max_waiting: int = 256, gather_s: float = 0.005
+        self,
+        pool: ExpertPool,
+        *,
+        max_batch: int = 16,
+        max_waiting: int = 256,
+        gather_s: float = 0.005,
+        max_chars: int = 8000,
     ) -> None:
+        """`max_chars`: longest text of a question, so that one request cannot fill the memory of its batch."""
         self.pool, self.vlm, self.max_batch, self.gather_s = pool, pool.stack.vlm, max_batch, gather_s
+        self.max_chars = max_chars
         self._waiting: queue.Queue[Request | object] = queue.Queue(max_waiting)
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._closed, self._door = False, threading.Lock()  # no request enters the queue after END
+        self._fault: BaseException | None = None  # what ended the thread
         self._model = threading.Lock()  # one forward at a time: its hooks belong to one batch
 
     def __enter__(self) -> "Engine":
@@ -128,11 +162,15 @@ class Engine:
     def submit(self, record: dict, expert: str | None, *, max_new_tokens: int = 64, limit_s: float = 60.0) -> Request:
         """Queue a question for an expert (None: the trunk alone).
 
-        Errors: Overloaded if the queue is full; KeyError for an unknown expert; RuntimeError after the engine's end.
+        Errors: ValueError for an empty or too long question, PhotoError for a missing photo, KeyError for an unknown
+        expert; Overloaded if the queue is full; RuntimeError after the end of the engine or of its thread.
         """
+        check_question(record, max_chars=self.max_chars)
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: found {max_new_tokens}, expected 1 or more")
         with self._door:
             if self._closed:
-                raise RuntimeError("the engine is closed")
+                raise RuntimeError(f"the engine is closed{f': {self._fault!r}' if self._fault else ''}")
             if self._waiting.full():  # every put holds the lock, so that room stays free
                 raise Overloaded(f"{self._waiting.maxsize} requests wait already")
             request = Request(record, self.pool.hold(expert), max_new_tokens, time.monotonic() + limit_s)
@@ -153,12 +191,25 @@ class Engine:
             self.pool.release(version)
 
     def _work(self) -> None:
-        ending = False
-        while not ending:
-            batch, ending = self._gather()
-            live = [r for r in batch if not self._ended_waiting(r)]
-            if live:
-                self._answer(live)
+        batch, ending = [], False
+        try:
+            while not ending:
+                batch, ending = self._gather()
+                if live := [r for r in batch if not self._ended_waiting(r)]:
+                    self._answer(live)
+        except BaseException as error:  # noqa: BLE001 - nobody may wait for a thread that has ended
+            self._give_up(batch, error)
+
+    def _give_up(self, batch: list[Request], error: BaseException) -> None:
+        """Fail every request that waits for an answer, and refuse new ones."""
+        with self._door:
+            self._closed, self._fault = True, error
+            while not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+        for request in batch:
+            if request is not END and request.seconds is None:
+                request.error, request.outcome = RuntimeError(f"the engine's thread ended: {error!r}"), "failed"
+                self._finish(request)
 
     def _gather(self) -> tuple[list[Request], bool]:
         """Return the next requests, up to a batch, collected for `gather_s`; and whether the engine ends after them."""
@@ -199,7 +250,8 @@ class Engine:
     def _generate(self, requests: list[Request]) -> None:
         records, longest = [r.record for r in requests], max(r.max_new_tokens for r in requests)
         inputs = batch_of(self.vlm, records)
-        streams = _Streams(requests, self.vlm.processor.tokenizer, inputs["input_ids"].shape[1])
+        ends = np.atleast_1d(self.vlm.model.generation_config.eos_token_id or []).tolist()
+        streams = _Streams(requests, self.vlm.processor.tokenizer, inputs["input_ids"].shape[1], ends=ends)
         with self._answering(records, [r.version for r in requests], inputs) as model:
             model.generate(**inputs, max_new_tokens=longest, do_sample=False, stopping_criteria=[streams])
         streams.flush()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from mtive_nb.data.door.lines import csv_lines, json_lines
+from mtive_nb.data.photos import PhotoError
+from mtive_nb.data.records import parts_of, question_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 FIELDS = ("photo", "photo2", "task", "question", "id")
@@ -30,6 +32,25 @@ class Question:
     text: str = ""
     fault: str = ""
     row: Mapping = field(default_factory=dict, compare=False)
+
+
+def check_question(record: Mapping, *, max_chars: int) -> None:
+    """Refuse a record that no model can answer, before it waits for one.
+
+    Errors: ValueError for a question that is empty or longer than `max_chars`, or with another number of photos than it
+    shows; PhotoError for a missing photo.
+    """
+    if not question_of(record).strip():
+        raise ValueError("question: found none, expected a question about the photos")
+    parts = [part for message in record["messages"][:-1] for part in parts_of(message)]
+    if (chars := sum(len(part["text"]) for part in parts if part["type"] == "text")) > max_chars:
+        raise ValueError(f"question: found {chars} characters, expected {max_chars} at most")
+    photos, shown = record.get("pixels") or record["images"], sum(part["type"] == "image" for part in parts)
+    if len(photos) != shown:
+        raise ValueError(f"photos: found {len(photos)}, expected {shown}, as many as the question shows")
+    for image in () if record.get("pixels") else photos:
+        if not Path(image).is_file():
+            raise PhotoError(f"{image}: no such file")
 
 
 def read_questions(

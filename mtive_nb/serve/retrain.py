@@ -25,9 +25,10 @@ from mtive_nb.data.records import load_records, make_record, question_of, record
 from mtive_nb.data.splits import split_of
 from mtive_nb.evaluate.intervals import Interval, paired_difference
 from mtive_nb.evaluate.judge.rule import RuleJudge
-from mtive_nb.evaluate.metrics import facts_of, normalise_answer, yes_no
+from mtive_nb.evaluate.metrics import facts_of
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.evaluate.probability import YES_NO, choices_of_experts, fit_temperatures
+from mtive_nb.evaluate.reading import normalise_answer, yes_no
 from mtive_nb.model.experts import AdapterPlan, train_adapters
 from mtive_nb.model.lineage import AdapterSpec
 from mtive_nb.model.stack import open_stack

@@ -7,6 +7,7 @@ API's reply does not.
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -30,8 +31,11 @@ from mtive_nb.model.batches import cached_image
 from mtive_nb.model.load import max_px_of
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
+from mtive_nb.serve.questions import check_question
 
 BASE = "trunk"  # model name of requests without an expert
+MAX_CHARS = 100_000  # of a question; the server bounds its tokens by --max-model-len
+KEY_ENV = "VLLM_API_KEY"  # where the server and its clients find the key, which no command line shows
 TAIL = 2000  # last characters of the server's log in an error
 
 
@@ -47,6 +51,7 @@ class VllmClient:
 
     Requests to "DD" go to its newest version. A server that this package did not start may use any adapter names: a
     name without a version counts as version 1 and stays as it is. Several threads may share a client.
+    The server's key, if it has one, is read from the variable VLLM_API_KEY.
     Errors: openai.APIError if the address does not answer.
     """
 
@@ -54,7 +59,9 @@ class VllmClient:
         """`max_px`: the served model's bound on a photo; much larger photos are shrunk before they are sent."""
         self.max_px = max_px
         self.url = url.rstrip("/").removesuffix("/v1")
-        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        key = os.environ.get(KEY_ENV) or "none"
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
         self.trunk_name = BASE  # model name of requests without an expert
         self.control = BRACKETS  # control tokens of the server's chat template
         self.current: dict[str, str] = {}  # expert -> model name of its requests
@@ -110,6 +117,11 @@ class VllmClient:
         with self._books:
             return [{"expert": e, "version": name, "requests": self._held[name]} for e, name in self.current.items()]
 
+    def leaving(self) -> dict[str, int]:
+        """Return the versions out of service that are not unloaded yet, and how many requests each one waits for."""
+        with self._books:
+            return {name: self._held[name] for name in sorted(self._retired)}
+
     def _name(self, expert: str | None) -> str:
         if expert is not None and expert not in self.current:
             raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.current)}")
@@ -138,7 +150,7 @@ class VllmClient:
             self._post("unload_lora_adapter", {"lora_name": name})
 
     def _post(self, what: str, body: dict, *, version: str = "v1/") -> dict:
-        reply = httpx.post(f"{self.url}/{version}{what}", json=body, timeout=120)
+        reply = httpx.post(f"{self.url}/{version}{what}", json=body, headers=self._headers, timeout=120)
         if reply.status_code != 200:
             raise RuntimeError(f"vLLM, {what} {body}: HTTP {reply.status_code}: {reply.text[:300]}")
         return reply.json() if what == "tokenize" else {}
@@ -163,8 +175,10 @@ class VllmClient:
         """Return the greedy answer of an expert's newest version (None: the trunk alone) to a record's question.
 
         `likeliest`: number of tokens whose log-probabilities the reply has at each place, 20 at most.
-        Errors: KeyError for an expert that is not in service, openai.APIError.
+        Errors: KeyError for an expert that is not in service, ValueError or PhotoError for a question that no model can
+        answer (`check_question`), openai.APIError.
         """
+        check_question(record, max_chars=MAX_CHARS)
         turns = chat_with_photos(record, self.max_px, control=self.control)
         more = {"top_logprobs": likeliest, "extra_body": {"return_tokens_as_token_ids": True}} if likeliest else {}
         request = {"messages": turns, "max_tokens": max_new_tokens, "temperature": 0, "logprobs": True} | more
@@ -200,7 +214,9 @@ class VllmClient:
         """Yield the answer of `ask` piece by piece; closing the iterator disconnects, and the server stops generating.
 
         `extra_body`: vLLM's own fields of a request, such as ignore_eos.
+        Errors: those of `ask`; ConnectionError for an answer that the server broke off.
         """
+        check_question(record, max_chars=MAX_CHARS)
         turns = chat_with_photos(record, self.max_px, control=self.control)
         with self._holding(expert) as name:
             with self.client.chat.completions.create(
@@ -211,9 +227,13 @@ class VllmClient:
                 stream=True,
                 extra_body=dict(extra_body or {}),
             ) as pieces:
+                whole = False
                 for piece in pieces:
                     if piece.choices and piece.choices[0].delta.content:
                         yield piece.choices[0].delta.content
+                    whole = whole or bool(piece.choices and piece.choices[0].finish_reason)
+            if not whole:
+                raise ConnectionError(f"{self.url}: the server ended the answer of {name} before it was whole")
 
 
 class VllmServer(VllmClient):
@@ -339,13 +359,19 @@ def _photo(path: str, max_px: int | None) -> dict:
 
 
 def main() -> None:
-    """Serve the export of notebook 14 until Ctrl-C: python -m mtive_nb.serve.vllm outputs/pocket/14_serving."""
+    """Serve the export of notebook 14 until Ctrl-C: python -m mtive_nb.serve.vllm outputs/pocket/14_serving.
+
+    Clients need the server's key in the variable VLLM_API_KEY: the one that stands there already, or the one printed.
+    """
+    made = "" if os.environ.get(KEY_ENV) else secrets.token_urlsafe(24)
+    os.environ[KEY_ENV] = made or os.environ[KEY_ENV]
     folder = Path(sys.argv[1])
     experts = {f.name: f for f in sorted((folder / "experts").iterdir())}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # ends the context, which stops the server
     with VllmServer(folder / "trunk", experts, log=folder / "vllm.log") as server:
         print(
-            f"{' '.join(server.command())}\n{server.url}/v1 serves {[BASE, *server.first]}; Ctrl-C ends it",
+            f"{' '.join(server.command())}\n{server.url}/v1 serves {[BASE, *server.first]}; Ctrl-C ends it"
+            + (f"\nexport {KEY_ENV}={made}" if made else ""),
             flush=True,
         )
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -91,7 +92,7 @@ class LiveAnswer:
                 self._tell()
             self.state = "cancelled" if self._stop.is_set() else getattr(self._asked, "outcome", None) or "done"
         except Exception as error:  # the person at the page must see any error
-            self.state = f"{type(error).__name__}: {error}"
+            self.state = "cancelled" if self._stop.is_set() else f"{type(error).__name__}: {error}"
         finally:
             if hasattr(self._asked, "close"):
                 self._asked.close()
@@ -102,15 +103,19 @@ class LiveAnswer:
 class ExpertDemo(widgets.VBox):
     """A page with photos, a question and the answerers to ask; below, the answers and the pool of experts.
 
-    `ways` returns the answerers that are available now, by name. `samples` are example records; `uploads` is the folder
-    of uploaded photos. With `pool`, the page can add, update and remove experts. With `look`, the page can show the
-    attention of the answers' words on the photos.
+    `ways` returns the answerers that are available now, by name. `samples` are example records. Uploaded photos lie in
+    a folder of this page's own below `uploads`. The path field opens photos in and below `folders` alone; default: the
+    folders of the samples' photos. With `pool`, the page can add, update and remove experts. With `look`, the page can
+    show the attention of the answers' words on the photos.
     """
 
     def __init__(self, ways: Callable[[], Mapping[str, Way]], samples: Sequence[dict], *, uploads: Path,
-                 pool: ExpertService | None = None, look: LookAt | None = None, side_px: int = 240) -> None:  # fmt: skip
+                 folders: Sequence[str | Path] = (), pool: ExpertService | None = None, look: LookAt | None = None,
+                 side_px: int = 240) -> None:  # fmt: skip
         super().__init__(layout=widgets.Layout(max_width="900px"))
-        self._ways, self._samples, self._uploads = ways, list(samples), Path(uploads)
+        self._ways, self._samples, self._uploads = ways, list(samples), Path(uploads).resolve()
+        named = folders or {Path(image).parent for sample in self._samples for image in sample["images"]}
+        self._folders, self._own_uploads = [Path(folder).expanduser().resolve() for folder in named], None
         self._pool, self._look_at, self._side_px, self._lock = pool, look, side_px, threading.RLock()
         self.images: list[str] = []
         self.answers: list[LiveAnswer] = []
@@ -190,21 +195,30 @@ class ExpertDemo(widgets.VBox):
     def _take_uploads(self) -> None:
         """Save the uploaded files and show them as photos.
 
-        Each file lies in a folder named by the hash of its bytes, since phones call every photo image.jpg.
+        Each file lies in a folder named by the hash of its bytes, since phones call every photo image.jpg. No other
+        page and no other user can read this page's folder.
         Errors: PhotoError, which names a file that is not a photo; the shown photos do not change.
         """
         paths = []
+        if self.upload.value and self._own_uploads is None:
+            self._uploads.mkdir(parents=True, exist_ok=True)
+            self._own_uploads = Path(tempfile.mkdtemp(dir=self._uploads))  # readable by its owner alone
         for sent in self.upload.value:
             content = bytes(sent["content"])
-            folder = self._uploads / hashlib.sha256(content).hexdigest()[:16]
+            folder = self._own_uploads / hashlib.sha256(content).hexdigest()[:16]
             write_atomic(path := folder / (Path(sent["name"]).name[-60:] or "photo"), content)
             paths.append(str(path))
         if paths:
             self._show_photos(paths)
 
     def _take_path(self) -> None:
-        if self.path.value.strip():
-            self._show_photos([str(Path(self.path.value.strip()).expanduser().resolve())])
+        if not self.path.value.strip():
+            return
+        path = Path(self.path.value.strip()).expanduser().resolve()  # a link counts as what it leads to
+        if path.is_relative_to(self._uploads) or not any(path.is_relative_to(folder) for folder in self._folders):
+            names = ", ".join(map(str, self._folders)) or "none are named: upload the photo"
+            raise PhotoError(f"{path.name}: not in one of the folders that this page may open ({names})")
+        self._show_photos([str(path)])
 
     def _show_photos(self, images: list[str]) -> None:
         for image in images:

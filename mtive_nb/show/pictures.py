@@ -2,6 +2,7 @@
 
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -96,6 +97,11 @@ def answer_table(rows: pd.DataFrame, *, side_px: int = 110) -> HTML:
         body.append(f"<tr><td>{photos}</td>{''.join(cells)}</tr>")
     style = "<style>.answers td,.answers th{text-align:left;vertical-align:top;font-size:12px;padding:4px 8px}</style>"
     return HTML(f'{style}<table class="answers tex2jax_ignore mathjax_ignore"><tr>{head}</tr>{"".join(body)}</table>')
+
+
+def as_text(text: str) -> str:
+    """Return a text of others as Markdown that shows it literally: no HTML, no links, no formulas."""
+    return re.sub(r"([\\`*_{}\[\]()#+.!|~$-])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def record_rows(records: Sequence[dict], names: Sequence[str]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import threading
 import warnings
 from collections import Counter
@@ -73,8 +74,8 @@ Return one JSON object and nothing else, with an empty list for an empty answer:
 
 # Required fields of a reply: field -> (check of a value, description of a valid value).
 _TEXT = (lambda value: isinstance(value, str) and value.strip() != "", "text")
-_MARK = (lambda value: type(value) in (int, float) and LOWEST <= value <= HIGHEST, f"{LOWEST} to {HIGHEST}")
-_LABEL = (lambda value: str(value).lower() in _LABELS, f"one of {_LABELS}")
+_MARK = (lambda value: LOWEST <= _number(value) <= HIGHEST, f"{LOWEST} to {HIGHEST}")
+_LABEL = (lambda value: str(value).strip().lower() in _LABELS, f"one of {_LABELS}")
 _MARKS_FIELDS = {"jus": _TEXT, "rel": _MARK, "acc": _MARK}
 _SEGMENT_FIELDS = {"text": _TEXT, "justification": _TEXT, "label": _LABEL, "confidence": _MARK}
 
@@ -127,12 +128,12 @@ class LlmJudge:
         photos, material = _photos(record), json.dumps(texts, ensure_ascii=False, indent=1)
         marks, no_marks = self._reply([*photos, MARKS_PROMPT, material], lambda reply: _fault(reply, _MARKS_FIELDS))
         parts, no_parts = self._reply([*photos, SEGMENTS_PROMPT, material], lambda r: _segments_fault(r, answer))
-        segments = tuple((part["text"], part["label"].lower()) for part in parts["segments"]) if parts else ()
+        segments = tuple((part["text"], part["label"].strip().lower()) for part in parts["segments"]) if parts else ()
         wrong = sum(label == INACCURATE for _, label in segments)
         marks = marks or {"acc": math.nan, "rel": math.nan, "jus": ""}
         return LlmJudgement(
-            accuracy=100 * (marks["acc"] - LOWEST) / (HIGHEST - LOWEST),
-            relevancy=100 * (marks["rel"] - LOWEST) / (HIGHEST - LOWEST),
+            accuracy=100 * (_number(marks["acc"]) - LOWEST) / (HIGHEST - LOWEST),
+            relevancy=100 * (_number(marks["rel"]) - LOWEST) / (HIGHEST - LOWEST),
             hallucination=100 * wrong / max(len(segments), 1) if parts else math.nan,
             statements=len(segments),
             inaccurate=wrong,
@@ -145,6 +146,9 @@ class LlmJudge:
     def judge_many(self, items: Iterable[tuple[Mapping[str, Any], str]]) -> None:
         """Judge (record, answer) pairs, `workers` at a time, so that `judge` then finds the replies in the cache."""
         items = list({(record["id"], answer): (record, answer) for record, answer in items}.values())
+        budget = "no budget" if self.endpoint.budget_requests is None else f"budget {self.endpoint.budget_requests:,}"
+        kept = len(list(self.cache.glob("*.json")))
+        print(f"{self.name}: {2 * len(items):,} requests before retries, less those of {kept:,} kept replies; {budget}")
         with ThreadPoolExecutor(self.workers) as pool:
             # An error ends `map`, which cancels pending calls.
             for _ in progress(pool.map(lambda item: self.judge(*item), items), len(items), what=self.name):
@@ -217,6 +221,14 @@ def _photos(record: Mapping[str, Any]) -> list[str | Path]:
     paths = iter(record["images"])
     parts = user_turn("", images=len(record["images"]))["content"]
     return [Path(next(paths)) if p["type"] == "image" else p["text"] for p in parts]
+
+
+def _number(value: object) -> float:
+    """Return a mark as a number, also one written as text ("8", "8/10"); NaN for anything else."""
+    if type(value) in (int, float):
+        return float(value)
+    written = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*(?:/\s*{HIGHEST}\s*)?", value) if isinstance(value, str) else None
+    return float(written[1]) if written else math.nan
 
 
 def _fault(row: object, fields: Mapping[str, tuple[Callable[[Any], bool], str]]) -> str | None:

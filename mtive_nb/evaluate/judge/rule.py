@@ -19,14 +19,12 @@ import pandas as pd
 from mtive_nb.data.dates import parse_date
 from mtive_nb.evaluate.metrics import (
     DATE_ATTRIBUTES,
-    UNANSWERABLE,
     accepted_dates,
     accepted_values,
     facts_of,
-    is_abstention,
-    normalise_answer,
     printed_date,
 )
+from mtive_nb.evaluate.reading import UNANSWERABLE, is_abstention, normalise_answer
 from mtive_nb.evaluate.statements import Segment, Statement, StatementReader, Vocabulary, vocabulary_of
 
 ACCURATE, ANALYSIS, INACCURATE = "accurate", "analysis", "inaccurate"
