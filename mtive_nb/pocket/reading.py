@@ -1,0 +1,206 @@
+"""Reading exercises: the pocket base's language part learns to look things up in its own context.
+
+The base answers about images and copies words, but it cannot find which of several lines a word stands in, a skill that
+large language models have. Here it learns that on lists of random plain words: look up (`recall`), occurs (`member`),
+in both (`agree`), the line that a text names (`choose`), how two descriptions relate (`relate`), the line that
+shares what all others share (`taste`). One exercise asks many questions about one context: with one question a context, 600
+steps of 48 taught nothing; with eight, the skill comes within 200 steps (LOG.md). No exercise has a word of a shop.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mtive_nb.model.losses import IGNORE
+from mtive_nb.pocket.muon import Muon, split_parameters
+from mtive_nb.pocket.plain_grammar import vocabulary
+from mtive_nb.run import progress
+
+Piece = tuple[str, bool]  # text, and whether it is an answer, which is learned
+LETTERS = "ABCDEFGH"
+LABELS = ("title", "photo", "question", "query", "product", "product 1", "product 2", "document", "review", "text")
+LONGEST_TOK = 256  # of an exercise; the rest is cut
+WARM_UP, CONSTANT = 50, 0.6  # steps of warm-up; share of the steps before the linear end
+_CONSONANTS, _VOWELS = "BCDFGHJKLMNPRSTVWXZ", "AEIOUY"
+
+
+class Words:
+    """Draws random phrases of one or two words: plain words, made-up names, numbers."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng, self.plain = rng, sorted(word for word in vocabulary() if 2 < len(word) < 16 and word.isalpha())
+
+    def pick(self, options: Sequence) -> object:
+        """Return one of the options."""
+        return options[int(self.rng.integers(len(options)))]
+
+    def one(self) -> str:
+        """Return a plain word (three of four), a name in capitals, or a number."""
+        draw = self.rng.random()
+        if draw < 0.75:
+            return str(self.pick(self.plain))
+        if draw < 0.9:
+            return "".join(self.pick(_CONSONANTS) + self.pick(_VOWELS) for _ in range(self.rng.integers(1, 4)))
+        return str(self.rng.integers(10, 99_999))
+
+    def some(self, n: int) -> list[str]:
+        """Return n different phrases."""
+        found: dict[str, None] = {}
+        while len(found) < n:
+            found[" ".join(self.one() for _ in range(1 if self.rng.random() < 0.7 else 2))] = None
+        return list(found)
+
+    def order(self, items: Sequence) -> list:
+        """Return the items in random order."""
+        return [items[k] for k in self.rng.permutation(len(items))]
+
+    def chance(self, share: float) -> bool:
+        """Return True with this probability."""
+        return bool(self.rng.random() < share)
+
+
+def recall(words: Words) -> list[Piece]:
+    """A list of keys and values; each value's key and each key's value is asked."""
+    n = int(words.rng.integers(3, 8))
+    keys, values = (list(LETTERS[:n]) if words.chance(0.7) else words.some(n)), words.some(n)
+    between, behind = words.pick((("\n", ": "), (", ", " "), ("\n", " = "), ("; ", ": ")))
+    lines = between.join(f"{key}{behind}{value}" for key, value in zip(keys, values, strict=True))
+    pairs = words.order([*zip(values, keys, strict=True), *zip(keys, values, strict=True)])
+    asked = [piece for given, wanted in pairs[:8] for piece in ((f"{given} ->", False), (f" {wanted}\n", True))]
+    return [(f"{words.pick(('Options:', 'List:'))}\n{lines}\n", False), *asked]
+
+
+def member(words: Words) -> list[Piece]:
+    """A text of several phrases; which of eight phrases occur in it?"""
+    there = words.some(int(words.rng.integers(2, 7)))
+    text = str(words.pick((", ", "\n", "; "))).join(there)
+    pieces: list[Piece] = [(f"{words.pick(LABELS)}: {text}\n", False)]
+    for _ in range(8):
+        asked = str(words.pick(there)) if words.chance(0.5) else words.some(1)[0]
+        pieces += [(f"{asked}?", False), (f" {'yes' if asked in there else 'no'}\n", True)]
+    return pieces
+
+
+def agree(words: Words) -> list[Piece]:
+    """Two texts; which phrases of the first stand in the second, and which are common?"""
+    labels = words.order(LABELS)
+    one, other = (words.some(int(words.rng.integers(1, 4))) for _ in range(2))
+    for phrase in one:
+        if words.chance(0.5):
+            other[int(words.rng.integers(len(other)))] = phrase
+    pieces: list[Piece] = [(f"{labels[0]}: {', '.join(one)}\n{labels[1]}: {', '.join(other)}\n", False)]
+    for phrase in words.order(one):
+        pieces += [(f"{phrase} in both?", False), (f" {'yes' if phrase in other else 'no'}\n", True)]
+    common = ", ".join(phrase for phrase in one if phrase in other) or "none"
+    return [*pieces, ("common:", False), (f" {common}\n", True)]
+
+
+def choose(words: Words) -> list[Piece]:
+    """Options, and texts that name one of them among other words: which option is it?"""
+    options = words.some(int(words.rng.integers(3, 6)))
+    listed = "\n".join(f"{letter}: {option}" for letter, option in zip(LETTERS, options, strict=False))
+    pieces: list[Piece] = [(f"Options:\n{listed}\n", False)]
+    for _ in range(6):
+        right = int(words.rng.integers(len(options)))
+        text = words.order([*words.some(int(words.rng.integers(1, 4))), options[right]])
+        mark = words.pick((" ", ", "))
+        pieces += [(f"{words.pick(LABELS)}: {mark.join(text)}\nResponse:", False), (f" {LETTERS[right]}\n", True)]
+    return pieces
+
+
+def relate(words: Words) -> list[Piece]:
+    """A wish for a thing of a kind, and offers: both (A), the thing alone (B), the kind alone (C), neither (D)."""
+    kind, thing, *others = words.some(14)
+    pieces: list[Piece] = [(f"Options:\nA: both\nB: {thing}\nC: {kind}\nD: neither\nquery: {kind} {thing}\n", False)]
+    for k in range(6):
+        right = int(words.rng.integers(4))
+        named = [thing if right in (0, 1) else others[2 * k], kind if right in (0, 2) else others[2 * k + 1]]
+        named = words.order([*named, words.some(1)[0]])
+        pieces += [(f"{words.pick(LABELS)}: {', '.join(named)}\nResponse:", False), (f" {LETTERS[right]}\n", True)]
+    return pieces
+
+
+def taste(words: Words) -> list[Piece]:
+    """Lines that share one word, and options of which one has it too; several times over."""
+    pieces: list[Piece] = []
+    for _ in range(2):
+        shared, *others = words.some(16)
+        history = [f"{k}: {' '.join(words.order([shared, others.pop()]))}" for k in range(1, 4)]
+        options = [f"{others.pop()} {others.pop()}" for _ in range(4)]
+        right = int(words.rng.integers(4))
+        options[right] = " ".join(words.order([shared, others.pop()]))
+        listed = "\n".join(f"{letter}: {option}" for letter, option in zip(LETTERS, options, strict=False))
+        text = "\n".join(history)
+        pieces += [(f"{text}\nall have", False), (f" {shared}\n", True)]
+        pieces += [(f"Options:\n{listed}\nResponse:", False), (f" {LETTERS[right]}\n", True)]
+    return pieces
+
+
+EXERCISES: dict[str, Callable[[Words], list[Piece]]] = {
+    one.__name__: one for one in (recall, member, agree, choose, relate, taste)
+}
+
+
+def exercise(words: Words, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int], list[int]]:
+    """Return the name of a random exercise, its tokens, and its labels, IGNORE where nothing is to be learned."""
+    name = str(words.pick(list(EXERCISES)))
+    tokens: list[int] = []
+    labels: list[int] = []
+    for text, learned in EXERCISES[name](words):
+        own = tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens += own
+        labels += own if learned else [IGNORE] * len(own)
+    return name, tokens[:LONGEST_TOK], labels[:LONGEST_TOK]
+
+
+def _halves(words: Words, tokenizer: PreTrainedTokenizerBase, n: int) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:  # fmt: skip
+    """Yield n exercises as two batches of similar length: names, tokens (B, T), labels (B, T)."""
+    drawn = sorted((exercise(words, tokenizer) for _ in range(n)), key=lambda one: len(one[1]))
+    for half in (drawn[: n // 2], drawn[n // 2 :]):
+        longest = max(len(tokens) for _, tokens, _ in half)
+        padded = [
+            (t + [tokenizer.pad_token_id] * (longest - len(t)), y + [IGNORE] * (longest - len(y))) for _, t, y in half
+        ]
+        yield [name for name, _, _ in half], *(torch.tensor(rows) for rows in zip(*padded, strict=True))
+
+
+def train_reading(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, steps: int, batch: int = 32, rate: float = 3e-3,
+    seed: int = 0, checkpoint: Path | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Train all weights of a language model on exercises; returns the share of right answer tokens by step and exercise.
+
+    A step is `batch` exercises. rate: peak of Muon, reached after WARM_UP steps, constant, then falling to 0. checkpoint:
+    file kept every 100 steps, from which an interrupted run goes on.
+    """
+    model.requires_grad_(True).train()
+    optimizer = Muon(*split_parameters(model), lr=rate)
+    start, rows = 0, []
+    if checkpoint is not None and checkpoint.is_file():
+        kept = torch.load(checkpoint, weights_only=False)  # our own file, of this run
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        start, rows = kept["step"], kept["rows"]
+    for step in progress(range(start, steps), what="reading"):
+        words = Words(np.random.default_rng([seed, step]))
+        now = rate * min(1.0, (step + 1) / WARM_UP, (steps - step) / ((1 - CONSTANT) * steps))
+        for group in optimizer.param_groups:
+            group["lr"] = now
+        for names, tokens, labels in _halves(words, tokenizer, batch):
+            logits, wanted = model(input_ids=tokens).logits[:, :-1], labels[:, 1:]  # (B, T - 1, V), (B, T - 1)
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE)
+            (loss / 2).backward()
+            learned = wanted != IGNORE
+            right = ((logits.argmax(-1) == wanted) & learned).sum(1) / learned.sum(1).clamp(min=1)
+            rows += [{"step": step + 1, "exercise": n, "right": r} for n, r in zip(names, right.tolist(), strict=True)]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if checkpoint is not None and (step + 1) % 100 == 0:
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "rows": rows}, checkpoint)  # fmt: skip
+    model.requires_grad_(False).eval()
+    return pd.DataFrame(rows).groupby(["step", "exercise"])["right"].mean().unstack()
