@@ -99,7 +99,8 @@ def _fault(error: ValidationError) -> str:
     if error.validator == "additionalProperties":
         unknown = [name for name in error.instance if name not in error.schema["properties"]]
         return f"{where}: found the field {unknown[0][:40]!r}, expected only {', '.join(error.schema['properties'])}"
-    return f"{where}: found {str(error.instance)[:60]!r}, expected {error.validator} {expected}"
+    wanted = "text that is not blank" if error.validator == "pattern" else f"{error.validator} {expected}"
+    return f"{where}: found {str(error.instance)[:60]!r}, expected {wanted}"
 
 
 def _drop(answer: dict[str, Any], error: ValidationError) -> None:

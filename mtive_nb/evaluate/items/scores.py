@@ -18,7 +18,7 @@ from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.schema import Pair, fields_of
 
 CORRECT, INCORRECT, UNVERIFIABLE = VERDICTS = ("correct", "incorrect", "unverifiable")
-T3 = ("f1-score", "precision", "recall", "verifiable-correct", "verifiable-incorrect", "unverifiable")
+T3 = ("f1", "precision", "recall", "verifiable-correct", "verifiable-incorrect", "unverifiable")
 
 
 def verdicts(answer: Mapping, item: Item) -> dict[Pair, str]:
