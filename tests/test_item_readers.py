@@ -110,7 +110,7 @@ def test_rules_read_labels_and_leave_prose_alone() -> None:
         "identifiers": {"model_number": "TL-77"},
         "attributes": {
             "brand_name": "ZARN",
-            "capacity": [{"value": "2,5", "unit": "kg"}, {"value": "250", "unit": "ML"}],
+            "capacity": [{"value": "2,5", "unit": "kg"}],
             "colors": ["blue"],
         },
         "origin_production": {
@@ -123,6 +123,8 @@ def test_rules_read_labels_and_leave_prose_alone() -> None:
         },
     }
     assert extract([]) == extract([lines()]) == {}
+    assert extract([lines("250 ML", "250 ml")]) == {"attributes": {"capacity": [{"value": "250", "unit": "ML"}]}}
+    assert extract([lines("40 g", "18 g", "4.4 g", "fat 3 g")]) == {}  # a table of nutrition
 
 
 @needs_zxing

@@ -39,15 +39,21 @@ def read_barcodes(image: Image.Image) -> tuple[list[Barcode], list[str]]:
         import zxingcpp
     except ImportError:
         raise ImportError("barcodes: found no zxing-cpp; install it by pip install 'mtive-nb[barcode]'") from None
-    codes, faults = [], []
+    codes, refused = [], []
     for found in zxingcpp.read_barcodes(image.convert("RGB"), return_errors=True):
         kind, where = str(found.format), found.position
         corners = [(p.x, p.y) for p in (where.top_left, where.top_right, where.bottom_right, where.bottom_left)]
         xs, ys = zip(*corners, strict=True)
         if found.error is not None or kind in _GTIN and not gtin_ok(found.text) and kind != "UPC-E":
-            faults.append(f"barcode {found.text or '?'} ({kind}): {found.error or 'wrong check digit'}")
+            refused.append((min(xs), min(ys), max(xs), max(ys), found.text, kind))
         else:
             codes.append(Barcode(found.text, kind, (min(xs), min(ys), max(xs), max(ys))))
+    # A misread line of a symbol that another line decodes is no fault.
+    faults = [
+        f"barcode {text or '?'} ({kind}): wrong check digit or unreadable"
+        for x0, y0, x1, y1, text, kind in refused
+        if not any(x0 <= c.box[2] and c.box[0] <= x1 and y0 <= c.box[3] and c.box[1] <= y1 for c in codes)
+    ]
     return codes, faults
 
 

@@ -29,7 +29,12 @@ _LABELLED = {
     "contact": r"contact",
 }
 _LABEL = {name: re.compile(rf"^(?:{words})\s*[:.]?\s+(?P<value>\S.*)$|^(?:{words}):(?P<tight>\S.*)$", re.I) for name, words in _LABELLED.items()}  # fmt: skip
-_CAPACITY = re.compile(r"(?<![\w.,])(\d+(?:[.,]\d+)?)\s?(ml|cl|l|mg|g|kg|oz|fl oz|pcs|mah|w|v)(?![a-z])", re.I)
+_CAPACITY = re.compile(
+    r"(?P<label>(?:net(?: wt\.?| weight)?|contents|capacity)\s*:?\s+)?(?P<value>\d+(?:[.,]\d+)?)\s?"
+    r"(?P<unit>ml|cl|l|mg|g|kg|oz|fl oz|pcs|mah)(?P<sign>\s?[e\u212e])?",
+    re.I,
+)
+_MOST_BARE = 2  # more amounts without a label are a table, such as that of nutrition
 _ORIGIN = re.compile(r"(?:made in|product of|country of origin)\s*:?\s*([A-Z][\w ]*\w)", re.I)
 _CONTACT = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?:https?://|www\.)\S+", re.I)
 _HAZARD = re.compile(r"^(?:warning|caution|danger)\b.{4,}", re.I)
@@ -60,9 +65,7 @@ def extract(readings: Iterable[Reading], *, shop: Shop | None = None) -> dict[st
     attributes |= _some(
         brand_name=found.get("brand_name") or _known(lines, shop.brands),
         product_category=found.get("product_category") or _known(lines, shop.categories),
-        capacity=[
-            {"value": v, "unit": u} for v, u in _unique(m.groups() for t in lines for m in _CAPACITY.finditer(t))
-        ],
+        capacity=_capacity(lines),
         colors=list(_unique(word for text in lines for word in _colours(text))),
     )
     maker = _some(name=found.get("name"), address=found.get("address"))
@@ -83,6 +86,15 @@ def _labelled(lines: Sequence[str]) -> dict[str, str]:
             if name not in found and (match := pattern.match(text)):
                 found[name] = match["value"] or match["tight"]
     return found
+
+
+def _capacity(lines: Sequence[str]) -> list[dict[str, str]]:
+    """Amounts that stand alone in a line: those with a label or the e-mark; else bare ones, where they are few."""
+    found = [match for text in lines if (match := _CAPACITY.fullmatch(text))]
+    marked = [match for match in found if match["label"] or match["sign"]]
+    amounts = _unique((match["value"], match["unit"]) for match in marked or found)
+    few = marked or len(amounts) <= _MOST_BARE
+    return [{"value": value, "unit": unit} for value, unit in amounts] if few else []
 
 
 def _barcodes(readings: Sequence[Reading], lines: Sequence[str]) -> list[str]:
