@@ -61,6 +61,19 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--server", default="", metavar="URL", help="a running vLLM that serves the profile's experts"
         )
+    items = commands.add_parser("items", help="read the fields of many items, each a folder of photos, to a file")
+    items.add_argument("folder", help="a folder that has a folder of photos for each item")
+    items.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="rows as .jsonl; kept and continued if it exists"
+    )
+    items.add_argument(
+        "--profile", default="", help="ask this profile's expert ITEM (default: rules on OCR and barcodes)"
+    )
+    items.add_argument("--endpoint", default="", metavar="URL", help="ask a model behind an OpenAI-compatible endpoint")
+    items.add_argument("--model", default="", help="the model at the endpoint")
+    items.add_argument(
+        "--most-photos", type=int, default=9, metavar="N", help="photos of an item after deduplication (default: 9)"
+    )
     retrain = commands.add_parser("retrain", help="train a new version of an expert from corrected answers of score")
     retrain.add_argument("profile")
     retrain.add_argument("task")
@@ -142,6 +155,11 @@ def _run_command(asked: argparse.Namespace) -> int:
         options = {"output": asked.output, "tasks": asked.tasks, "batch": asked.batch, "server": asked.server}
         options |= {"workers": asked.workers}
         return score(asked.profile, asked.source, **options)
+    if asked.command == "items":
+        from mtive_nb.serve.items import main as items
+
+        reader = {"profile": asked.profile, "endpoint": asked.endpoint, "model": asked.model}
+        return items(asked.folder, output=asked.output, most_photos=asked.most_photos, **reader)
     if asked.command == "retrain":
         from mtive_nb.serve.retrain import main as retrain
 

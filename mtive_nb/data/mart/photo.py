@@ -194,9 +194,13 @@ def take_photo(pack: Package, shot: Shot) -> Taken:
 def catalogue_photo(pack: Package) -> Image.Image:
     """The shop's own photo: straight, evenly lit, on a plain background."""
     photo = Image.new("RGB", (SIDE, SIDE), (250, 250, 250))
-    top = pack.image.getbbox()[1]
-    placing = Placing(pack, angle_deg=0, scale=1.0, middle=(SIDE / 2, 268 - (FLOOR_Y - top) / 4))
-    layer = placing.lay(pack.image)
+    layer = catalogue_placing(pack).lay(pack.image)
     _shadow(photo, layer, ground_y=267)
     photo.paste(layer, (0, 0), layer)
     return photo
+
+
+def catalogue_placing(pack: Package) -> Placing:
+    """Where the package stands in `catalogue_photo`."""
+    top = pack.image.getbbox()[1]
+    return Placing(pack, angle_deg=0, scale=1.0, middle=(SIDE / 2, 268 - (FLOOR_Y - top) / 4))

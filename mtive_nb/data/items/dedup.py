@@ -1,0 +1,46 @@
+"""Leaves out photos of an item that look like an earlier one, by perceptual hash (eBay, A.5).
+
+The paper prints neither the hash's size nor the threshold; here the hash has 64 bits, and `dedup_table` compares
+thresholds. Drawn photos of one layout share hashes, so that a threshold for Pocket Mart holds for Pocket Mart alone.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mtive_nb.data.items.items import Item
+from mtive_nb.data.splits import Photo, image_hashes
+
+DISTANCES = tuple(range(13))  # bits of 64
+
+
+def distinct(photos: Sequence[Photo], *, distance_bits: int = 4) -> list[int]:
+    """Return the numbers of the photos to keep: each differs from all earlier kept ones in more than `distance_bits`.
+
+    Errors: ValueError for a distance outside 0..64, PhotoError for an unusable photo.
+    """
+    if not 0 <= distance_bits <= 64:
+        raise ValueError(f"distance_bits: found {distance_bits}, expected 0 to 64")
+    return _kept(image_hashes(photos)["phash"].to_numpy(), distance_bits)
+
+
+def _kept(hashes: np.ndarray, distance_bits: int) -> list[int]:
+    kept: list[int] = []
+    for k, one in enumerate(hashes):
+        if not kept or np.bitwise_count(hashes[kept] ^ one).min() > distance_bits:
+            kept.append(k)
+    return kept
+
+
+def dedup_table(items: Iterable[Item], *, distances: Sequence[int] = DISTANCES) -> pd.DataFrame:
+    """Return for each distance the median and maximum of images an item: `distance_bits`, `median`, `maximum`, `n`.
+
+    A distance of -1 stands for no deduplication.
+    """
+    hashes = [image_hashes(item.photos)["phash"].to_numpy() for item in items]
+    rows = []
+    for bits in (-1, *distances):
+        sizes = [len(one) if bits < 0 else len(_kept(one, bits)) for one in hashes]
+        rows.append((bits, float(np.median(sizes)), max(sizes), len(sizes)) if sizes else (bits, np.nan, 0, 0))
+    return pd.DataFrame(rows, columns=["distance_bits", "median", "maximum", "n"])

@@ -1,0 +1,95 @@
+"""Turns an item into a record: which photos, which prompt, with or without what engines read.
+
+The record's task is ITEM, its answer the truth as JSON, so that a stack trains and answers it as any other record.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from mtive_nb.data.items.dedup import distinct
+from mtive_nb.data.items.items import Item
+from mtive_nb.data.items.readers import Reading, as_prompt
+from mtive_nb.data.items.schema import SCHEMA
+from mtive_nb.data.records import make_record
+from mtive_nb.run.atomic import replacing
+
+TASK = "ITEM"
+MOST_PHOTOS = 9  # the most images of an item after the paper's deduplication (A.5)
+SHORT = "Extract the item's fields as JSON."
+LONG = (
+    "Read the product's photos and write down what they show as one JSON object. Leave out every field that no photo "
+    "shows; invent nothing. The fields are:\n{fields}"
+)
+
+
+def _form(schema: Mapping) -> object:
+    """A schema as an example of its form: texts become "text"."""
+    if schema["type"] == "object":
+        return {name: _form(one) for name, one in schema["properties"].items()}
+    return [_form(schema["items"])] if schema["type"] == "array" else "text"
+
+
+PROMPTS = {"short": SHORT, "long": LONG.format(fields=json.dumps(_form(SCHEMA)))}
+
+
+def main_photo(item: Item) -> Item:
+    """Return the item with its main photo alone; its truth stays that of all photos, as in the paper's row 28."""
+    return replace(item, photos=item.photos[:1], regions=tuple(r for r in item.regions if r.photo == 0))
+
+
+def fewer_photos(item: Item, *, distance_bits: int = 4, most: int = MOST_PHOTOS) -> tuple[Item, str]:
+    """Return the item without photos that look like earlier ones, at most `most`, and what was left out in words, or "".
+
+    Errors: PhotoError for an unusable photo.
+    """
+    kept = distinct(item.photos, distance_bits=distance_bits)
+    few = kept[:most]
+    place = {k: number for number, k in enumerate(few)}
+    regions = tuple(replace(r, photo=place[r.photo]) for r in item.regions if r.photo in place)
+    found, alike = len(item.photos), len(item.photos) - len(kept)
+    said = (
+        f"photos: found {found}, left out {alike} that look like earlier ones and {len(kept) - len(few)} beyond {most}"
+    )
+    fewer = replace(item, photos=tuple(item.photos[k] for k in few), regions=regions)
+    return fewer, said if len(few) < found else ""
+
+
+def item_record(
+    item: Item,
+    *,
+    prompt: str = "short",
+    readings: Mapping[str, Reading] | None = None,
+    images: Sequence[str | Path] | None = None,
+    answer: Mapping | None = None,
+) -> dict:
+    """Return an item's record.
+
+    prompt: a key of PROMPTS. readings: what engines read from the item's photos, before the question. images: in place
+    of the item's photos, such as `save_images` of its crops. answer: the label to train on, default the truth.
+    Errors: KeyError for another prompt.
+    """
+    question = " ".join(filter(None, (as_prompt(item.photos, readings or {}), PROMPTS[prompt])))
+    return make_record(
+        item.item_id,
+        product_id=item.item_id,
+        task=TASK,
+        variant=prompt,
+        images=item.photos if images is None else images,
+        answer=json.dumps(item.truth if answer is None else answer, ensure_ascii=False),
+        question=question,
+        source=item.source,
+        split=item.split,
+    )
+
+
+def save_images(images: Sequence[Image.Image], folder: Path | str, *, name: str) -> list[str]:
+    """Write images as JPEG to `folder`, named `name`_0.jpg and on; returns their absolute paths."""
+    paths = [Path(folder).resolve() / f"{name}_{k}.jpg" for k in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        with replacing(path) as part:
+            image.save(part, quality=92)
+    return [str(path) for path in paths]

@@ -1,0 +1,69 @@
+"""Scores of item intelligence (eBay, T3) by exact truth: F1, precision, recall, and the verdict on each value.
+
+An answer is compared as its set of (path, value) pairs, values normalised as `schema.normalise` does. Each score is
+averaged over items, so that the mean F1 may lie below both mean precision and mean recall, as in T3's row 27. The paper
+prints neither the judge's prompt nor the verdicts' rule. Here verdicts are shares of all values given, over all items:
+- correct: the truth has the value at that path;
+- incorrect: photos show other values at that path, and not this one;
+- unverifiable: no photo shows anything at that path.
+`evaluate/items/judge.py` lets a model that sees the photos decide instead.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mtive_nb.data.items.items import Item
+from mtive_nb.data.items.schema import Pair, fields_of
+
+CORRECT, INCORRECT, UNVERIFIABLE = VERDICTS = ("correct", "incorrect", "unverifiable")
+T3 = ("f1", "precision", "recall", "verifiable-correct", "verifiable-incorrect", "unverifiable")
+
+
+def verdicts(answer: Mapping, item: Item) -> dict[Pair, str]:
+    """Return the verdict on each value of a valid answer; of an incomplete truth, only values at its own paths count."""
+    true = fields_of(dict(item.truth))
+    shown = {path for path, _ in true}
+    given = {pair for pair in fields_of(dict(answer)) if item.complete or pair[0] in shown}
+    return {
+        pair: CORRECT if pair in true else INCORRECT if pair[0] in shown else UNVERIFIABLE for pair in sorted(given)
+    }
+
+
+def score_items(answers: Sequence[Mapping], items: Sequence[Item]) -> pd.DataFrame:
+    """Return one row an item: `item_id`, `precision`, `recall`, `f1`, all in [0, 1], and counts of values.
+
+    Counts: `given`, `expected`, and one for each verdict. An empty answer to an item without truth scores 1, any other
+    empty answer 0. Errors: ValueError where the numbers of answers and items differ.
+    """
+    rows = []
+    for answer, item in zip(answers, items, strict=True):
+        found = pd.Series(verdicts(answer, item), dtype=object).value_counts()
+        counts = {name: int(found.get(name, 0)) for name in VERDICTS}
+        given, expected = sum(counts.values()), len(fields_of(dict(item.truth)))
+        right, empty = counts[CORRECT], float(given == expected == 0)
+        rows.append(
+            {
+                "item_id": item.item_id,
+                "precision": right / given if given else empty,
+                "recall": right / expected if expected else empty,
+                "f1": 2 * right / (given + expected) if given + expected else empty,
+                "given": given,
+                "expected": expected,
+            }
+            | counts
+        )
+    return pd.DataFrame(rows, columns=["item_id", "precision", "recall", "f1", "given", "expected", *VERDICTS])
+
+
+def table3(scores: pd.DataFrame) -> pd.Series:
+    """Return the columns of T3 in percent from rows of `score_items`; NaN where no item, or no value, was given."""
+    means = [100 * scores[name].mean() for name in ("f1", "precision", "recall")]
+    return pd.Series([*means, *verdict_shares({name: int(scores[name].sum()) for name in VERDICTS})], index=list(T3))
+
+
+def verdict_shares(counts: Mapping[str, int]) -> list[float]:
+    """Return the share in percent of each of VERDICTS; NaN where there are none."""
+    total = sum(counts.values())
+    return [100 * counts[name] / total if total else np.nan for name in VERDICTS]
