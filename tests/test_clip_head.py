@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mtive_nb.data.commerce.rows import CommerceRow
-from mtive_nb.evaluate.clip_head import fit_clip_head
+from mtive_nb.evaluate.commerce.clip_head import fit_clip_head
 from mtive_nb.evaluate.grounding.clip import build_dual_encoder, clip_scores, embeddings, train_dual_encoder
 from mtive_nb.model.load import load_vlm
 

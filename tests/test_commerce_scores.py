@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-from mtive_nb.evaluate.commerce import (
+from mtive_nb.evaluate.commerce.scores import (
     FAILED,
     FULL,
     commerce_gains,

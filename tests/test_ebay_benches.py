@@ -21,7 +21,7 @@ from mtive_nb.data.commerce.ebay_benches import (
 from mtive_nb.data.commerce.listings import listings_of
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
-from mtive_nb.evaluate.aspects import benchmark_scores, context_gain, pair_counts
+from mtive_nb.evaluate.commerce.aspects import benchmark_scores, context_gain, pair_counts
 from mtive_nb.evaluate.metrics import majority_share
 from mtive_nb.run.metrics import lines_of
 from mtive_nb.run.published import check_keys

@@ -13,7 +13,7 @@ from mtive_nb.data.instructions.ebay_rules import CHECKS, check, failed_checks, 
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.ocr import Line
 from mtive_nb.data.records import load_records, question_of, write_records
-from mtive_nb.evaluate.aspects import rule_scores
+from mtive_nb.evaluate.commerce.aspects import rule_scores
 
 
 @pytest.fixture(scope="module")

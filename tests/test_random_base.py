@@ -5,8 +5,8 @@ import torch
 from transformers import AutoConfig, Idefics3Config
 
 from mtive_nb.evaluate.predict import generate_answers
+from mtive_nb.model.bases.random_base import write_random_base
 from mtive_nb.model.load import load_vlm
-from mtive_nb.model.random_base import write_random_base
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 
 

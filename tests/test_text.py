@@ -303,7 +303,7 @@ def test_the_pocket_text_model_is_sized_as_it_loads():
 def test_a_wheel_s_gguf_becomes_a_folder(asked, tmp_path):
     """Weights as written, named as llama.cpp names them; queries and keys in its order of rotary positions."""
     gguf = pytest.importorskip("gguf", reason="the extra smol is not installed")
-    from mtive_nb.model.smol import write_smol_base
+    from mtive_nb.model.bases.smol import write_smol_base
 
     letters = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *map(chr, range(33, 127)), "Ġ", "Ċ", "Ġt"]
     config = LlamaConfig(**SHAPE, vocab_size=len(letters), tie_word_embeddings=True)

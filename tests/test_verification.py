@@ -38,7 +38,7 @@ from mtive_nb.data.instructions.verification import (
     verify_listings,
 )
 from mtive_nb.data.mart.render import render_mart
-from mtive_nb.evaluate.verification import keeping_scores
+from mtive_nb.evaluate.commerce.keeping import keeping_scores
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_a_model_s_answers_serve_as_roles(planted):
 
 
 def test_the_project_s_vlm_captions_and_verifies(tiny, photo_folder):
-    from mtive_nb.evaluate.visual_roles import vlm_captioner, vlm_verifier
+    from mtive_nb.evaluate.commerce.visual_roles import vlm_captioner, vlm_verifier
 
     photos = sorted(map(str, photo_folder.glob("*.png")))[:2]
     listings = [Listing(str(k), "t", "c", (("colour", "red"),), photo) for k, photo in enumerate([*photos, "gone.png"])]

@@ -15,6 +15,16 @@ from mtive_nb.data.commerce.replies import Reply
 from mtive_nb.data.commerce.rows import COMMERCE_TASKS
 from mtive_nb.data.endpoint import Endpoint
 from mtive_nb.data.records import record_fault
+from mtive_nb.evaluate.commerce.votes import (
+    accuracy_of_votes,
+    agreement_of_judges,
+    decide,
+    majority,
+    majority_accuracy,
+    plurality,
+    share_used,
+    vote_all,
+)  # fmt: skip
 from mtive_nb.evaluate.judge.captions import (
     JURY,
     RELEASED_ORDER,
@@ -24,16 +34,6 @@ from mtive_nb.evaluate.judge.captions import (
     question_of,
     simulated_judges,
     useful_caption,
-)  # fmt: skip
-from mtive_nb.evaluate.votes import (
-    accuracy_of_votes,
-    agreement_of_judges,
-    decide,
-    majority,
-    majority_accuracy,
-    plurality,
-    share_used,
-    vote_all,
 )  # fmt: skip
 
 
@@ -240,7 +240,7 @@ class TestOwnModels:
     def asked(self, monkeypatch):
         """What the experts were asked, (adapter, question); they answer from the facts of photos 0 and 1."""
         from mtive_nb.data.records import question_of as words_of
-        from mtive_nb.evaluate import captions
+        from mtive_nb.evaluate.commerce import captions
 
         known, asked = {"0.png": SHAMPOO, "1.png": COLA}, []
         topics = {
@@ -264,7 +264,7 @@ class TestOwnModels:
     def test_experts_are_asked_for_what_the_context_needs(self, stack, asked, rows, tmp_path):
         from mtive_nb.data.commerce.by_facts import FactCaptioner, fact_values
         from mtive_nb.data.commerce.captions import caption_all
-        from mtive_nb.evaluate.captions import VlmCaptioner
+        from mtive_nb.evaluate.commerce.captions import VlmCaptioner
 
         chosen = [rows[task] for task in ("AP", "CC", "PRP", "PSI", "SA")]
         values = fact_values(rows.values())
@@ -292,7 +292,7 @@ class TestOwnModels:
 
     def test_the_real_model_captions_and_a_broken_photo_is_a_reason(self, stack, rows, tmp_path):
         from mtive_nb.data.commerce.captions import caption_all
-        from mtive_nb.evaluate.captions import VlmCaptioner
+        from mtive_nb.evaluate.commerce.captions import VlmCaptioner
 
         broken = tmp_path / "broken.png"
         broken.write_bytes(b"no photo")
@@ -304,7 +304,7 @@ class TestOwnModels:
         assert 1 <= len(found["AP-1"][0].text.split()) <= 5
 
     def test_an_adapter_learns_to_judge_and_votes_as_it_answers(self, stack, rows, tmp_path):
-        from mtive_nb.evaluate.captions import AdapterJudge, judge_records
+        from mtive_nb.evaluate.commerce.captions import AdapterJudge, judge_records
         from mtive_nb.model.train import Training, train_adapter
 
         row = replace(rows["CC"], known={"asked": ["category"]})

@@ -23,7 +23,7 @@ from mtive_nb.data.splits import SPLITS
 from mtive_nb.run.atomic import replacing
 from mtive_nb.run.graph import outputs_around
 
-# CQE: whether a caption helps with a question of commerce (evaluate/votes.py). ITEM: the fields of an item of several
+# CQE: whether a caption helps with a question of commerce (evaluate/commerce/votes.py). ITEM: the fields of an item of several
 # photos (items/schema.py).
 TASKS = ("AE", "DD", "PM", "EX", "PT", "PP", "PRETRAIN", "INSTRUCT", *COMMERCE_TASKS, "CQE", "ITEM")
 # Names of a catalogue's own tasks: words joined by hyphens, since adapters have these names and modules have no hyphens.

@@ -32,7 +32,7 @@ from mtive_nb.data.instructions.roles import (
     Verifier,
 )
 from mtive_nb.data.instructions.verification import Verified, in_order, verdict_counts, verdict_table, verify_listings
-from mtive_nb.evaluate.verification import keeping_scores
+from mtive_nb.evaluate.commerce.keeping import keeping_scores
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.serve.answer import in_words
 
@@ -57,7 +57,7 @@ def captioner_of(name: str, catalogue: Catalogue, *, url: str = "") -> Iterator[
 
             yield AskingCaptioner(answer, name=experts.expert_of("AE"), question=AE_GEN, task="AE")
     else:
-        from mtive_nb.evaluate.visual_roles import vlm_captioner
+        from mtive_nb.evaluate.commerce.visual_roles import vlm_captioner
         from mtive_nb.model.load import load_vlm
 
         yield vlm_captioner(load_vlm(name))
@@ -69,7 +69,7 @@ def verifier_of(name: str, *, url: str = "") -> Verifier:
         return RuleVerifier()
     if url:
         return EndpointVerifier(Endpoint(url, model=name))
-    from mtive_nb.evaluate.visual_roles import vlm_verifier
+    from mtive_nb.evaluate.commerce.visual_roles import vlm_verifier
     from mtive_nb.model.load import load_vlm
 
     return vlm_verifier(load_vlm(name))

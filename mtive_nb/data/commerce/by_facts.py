@@ -1,7 +1,7 @@
 """Captions from what a photo is known to show: the stand-in for CASLIE's captioning model (section 4.1).
 
 A caption has room for a few words, a photo shows many facts: the context decides which facts the caption names
-(`Speaker`). The own experts' captions (evaluate/captions.py) are put into words in the same way.
+(`Speaker`). The own experts' captions (evaluate/commerce/captions.py) are put into words in the same way.
 """
 
 from __future__ import annotations

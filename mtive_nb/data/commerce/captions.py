@@ -1,7 +1,7 @@
 """Captions of a row's photos, with and without the row's context (CASLIE's EC3, section 4.1, appendix B).
 
 A *captioner* is a model that writes a photo's caption: `FactCaptioner` from known facts (by_facts.py), `VlmCaptioner`
-with the project's own experts (evaluate/captions.py), `EndpointCaptioner` at any endpoint (by_endpoint.py). The context
+with the project's own experts (evaluate/commerce/captions.py), `EndpointCaptioner` at any endpoint (by_endpoint.py). The context
 is what the paper's prompts insert: the question of AP, the title of CC and SR, both titles of PRP, query and title of
 PSI and MPC, the review of SA; other tasks have all their texts. Each photo has its own caption and context.
 """

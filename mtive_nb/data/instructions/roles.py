@@ -1,7 +1,7 @@
 """The two roles of visual verification: a captioner sees the photo, a verifier sees caption and aspects (eBay, Figure 2).
 
 The paper's are InternVL-2.5-26B and Mistral-Small-3-24B; it prints no prompt, ours are in our own words. Here a role is
-a model behind any OpenAI-compatible endpoint, the project's own VLM (evaluate/visual_roles.py), or its named stand-in:
+a model behind any OpenAI-compatible endpoint, the project's own VLM (evaluate/commerce/visual_roles.py), or its named stand-in:
 rules with an error rate. A verifier gets no listing and no photo, so that it cannot look.
 """
 

@@ -1,7 +1,7 @@
 """Judges of captions: whether a caption of a photo helps with its row's task (CASLIE's CQE, section 4.2, appendix B).
 
 A *ballot* is one caption of one photo of one row. A *caption judge* replies to ballots; yes is a vote to use the caption.
-`EndpointJudge` is any model at an endpoint, `AdapterJudge` (evaluate/captions.py) a trained adapter of the stack,
+`EndpointJudge` is any model at an endpoint, `AdapterJudge` (evaluate/commerce/captions.py) a trained adapter of the stack,
 `simulated_judges` are judges with a chosen accuracy and correlation. votes.py counts their votes.
 """
 

@@ -1,6 +1,6 @@
 """Write a checkpoint of a large model's shape with random weights: speed and memory do not depend on the weights.
 
-For machines without a hub: `python -m mtive_nb.model.random_base Qwen/Qwen2.5-VL-7B-Instruct outputs/base-7b` writes a
+For machines without a hub: `python -m mtive_nb.model.bases.random_base Qwen/Qwen2.5-VL-7B-Instruct outputs/base-7b` writes a
 folder that loads like any other. Tokenizer, processor and chat format come from the pocket base, whose image patches
 have the same size. A photo therefore has as many tokens as on the real model, but a question has different tokens.
 """

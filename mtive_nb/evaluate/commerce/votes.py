@@ -20,7 +20,7 @@ from mtive_nb.data.commerce.rows import CommerceRow
 from mtive_nb.evaluate.intervals import bootstrap_interval
 from mtive_nb.evaluate.judge.agreement import kappa
 from mtive_nb.evaluate.judge.captions import Ballot, CaptionJudge
-from mtive_nb.evaluate.metrics import yes_no
+from mtive_nb.evaluate.reading import yes_no
 
 SIZES = (1, 3, 5, 7)  # judges of a vote
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mtive_nb.data.commerce.rows import CommerceRow
 from mtive_nb.evaluate.claims import find_claim, measured
-from mtive_nb.evaluate.commerce import commerce_gains, option_of
+from mtive_nb.evaluate.commerce.scores import commerce_gains, option_of
 from mtive_nb.evaluate.intervals import bootstrap_interval
 
 # claim -> the arms left and right

@@ -20,15 +20,8 @@ from mtive_nb.data.commerce.values import normal_value, same_value
 from mtive_nb.data.instructions.ebay_mix import PART_TASKS
 from mtive_nb.data.instructions.ebay_rules import check, read_pairs
 from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, paired_difference
-from mtive_nb.evaluate.metrics import (
-    UNPARSED,
-    accepted_values,
-    canonical_key,
-    classify,
-    is_abstention,
-    majority_share,
-    parse_pairs,
-)
+from mtive_nb.evaluate.metrics import UNPARSED, accepted_values, classify, majority_share
+from mtive_nb.evaluate.reading import canonical_key, is_abstention, parse_pairs
 
 OWN_TABLE = "eBay benchmarks"
 SCORE_FIELDS = ("paper", "table", "row", "column", "value", "low", "high", "n", "unit", "better")
