@@ -131,6 +131,14 @@ def _mean(values: Iterable[bool], items: Sequence[Answered], seed: int) -> Inter
     return bootstrap_interval(list(map(float, values)), groups=[record["product_id"] for record, _ in items], seed=seed)
 
 
+def answer_points(record: Mapping[str, Any], answer: str) -> float:
+    """Return one answer's points, 0 to 100: a normalised match, or the F1 of an extraction's pairs."""
+    if record["task"] != BENCHES["DynamicAttributeExtraction/DAE"]:
+        return 100.0 * _matches(record, answer)
+    right, stated, asked, _ = pair_counts(answer, **_facts(record))
+    return 200.0 * right / max(stated + asked, 1)
+
+
 def context_gain(
     records: Sequence[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, seed: int = 0
 ) -> pd.DataFrame:
