@@ -26,6 +26,10 @@ MAX_RATIO = 200  # of the longer to the shorter side; the VLMs' processors refus
 MIN_SIDE_PX = 16  # smaller photos show nothing to verify
 MAX_PIXELS = 64_000_000  # a 64-megapixel photo takes 192 MB as RGB; larger files are mistakes or attacks
 
+# Pillow's advice on palettes and on size, which is checked below. `catch_warnings` around a load is not safe in threads:
+# it lost other threads' warnings.
+warnings.filterwarnings("ignore", "Palette images with Transparency")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 P, T = ParamSpec("P"), TypeVar("T")
 
@@ -79,15 +83,13 @@ def load_image(path: str | Path, *, side_px: int | None = None) -> Image.Image:
     except OSError as error:  # a name too long, a folder that may not be entered
         raise PhotoError(f"cannot be read: {error.strerror}") from None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's advice on palettes and on size; size is checked below
-            with Image.open(path, formats=_formats()) as image:
-                _check_size(image.size)
-                if side_px:  # a JPEG decodes at a half, a quarter or an eighth, still twice as large as is asked for
-                    share = 2 * side_px / (image.width * image.height) ** 0.5
-                    image.draft(None, (ceil(share * image.width), ceil(share * image.height)))
-                image.load()
-                return _shrunk(_to_rgb(ImageOps.exif_transpose(image)), side_px)
+        with Image.open(path, formats=_formats()) as image:
+            _check_size(image.size)
+            if side_px:  # a JPEG decodes at a half, a quarter or an eighth, still twice as large as is asked for
+                share = 2 * side_px / (image.width * image.height) ** 0.5
+                image.draft(None, (ceil(share * image.width), ceil(share * image.height)))
+            image.load()
+            return _shrunk(_to_rgb(ImageOps.exif_transpose(image)), side_px)
     except PhotoError:
         raise
     except UnidentifiedImageError:

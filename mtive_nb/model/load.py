@@ -32,6 +32,8 @@ from mtive_nb.model.text import TEXT_FAMILIES, TextProcessor, language_part, loa
 
 POCKET_BASE = Path(__file__).parent / "pocket_base"  # shipped; notebook 00 makes it
 POCKET_TEXT = "pocket-text"  # its language part alone
+# Models that ship, by name. The reader is that language part after the exercises of pocket/reading.py.
+SHIPPED = {"pocket": POCKET_BASE, "pocket-reader": Path(__file__).parent / "pocket_reader"}
 # Of Qwen's upper bound: at the exact square, a rounding error in the resize would shorten a side by 28 px.
 MARGIN_PX = 2
 PARTS = ("vision", "connector", "language")
@@ -94,7 +96,7 @@ class Vlm:
 
 def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "auto", max_px: int | None = None,
              min_px: int | None = None, device: str | None = None, quantize: str = "") -> Vlm:  # fmt: skip
-    """Load "pocket", "pocket-text", a local folder or a hub id as a frozen model in evaluation mode.
+    """Load "pocket", "pocket-text", "pocket-reader", a local folder or a hub id as a frozen model in evaluation mode.
 
     `dtype` "auto" means float32 on a CPU, which only emulates bfloat16, and bfloat16 on other devices. `min_px` and
     `max_px` bound an image's area, as the side in pixels of a square of that area; 0 or None keeps the processor's
@@ -108,9 +110,9 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
         text = text_model_of(whole, name=name)
         _bound_images(text.processor, family=text.family, min_px=min_px, max_px=max_px)
         return text
-    source = str(POCKET_BASE) if name == "pocket" else os.path.expanduser(name)
-    if name == "pocket" and not (POCKET_BASE / "config.json").is_file():
-        raise FileNotFoundError(f"the pocket base is not in {POCKET_BASE}; notebook 00 makes it")
+    source = str(SHIPPED.get(name, os.path.expanduser(name)))
+    if name in SHIPPED and not (SHIPPED[name] / "config.json").is_file():
+        raise FileNotFoundError(f"{name} is not in {SHIPPED[name]}; notebook 00 makes it")
     if source.startswith((".", "/")) and not Path(source).is_dir():
         raise FileNotFoundError(f"model: found {name!r}, which is no folder; expected 'pocket', a folder or a hub id")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

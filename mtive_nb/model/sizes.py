@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from mtive_nb.model.load import FAMILIES, PARTS, POCKET_BASE, POCKET_TEXT, model_class, part_of, target_modules
+from mtive_nb.model.load import FAMILIES, PARTS, POCKET_TEXT, SHIPPED, model_class, part_of, target_modules
 from mtive_nb.model.text import text_config_of
 
 KNOWN_CONFIGS = Path(__file__).parent / "known_configs.json"  # sizes as published in each hub id's config.json
@@ -40,13 +40,13 @@ def _cached(name: str, file: str) -> str | None:
 def find_config(name: str, *, home: Path = Path()) -> tuple[PreTrainedConfig, str, bool]:
     """Return a model's configuration, where it came from, and whether the weights are on this machine.
 
-    `name`: "pocket", "pocket-text", a folder (below `home`) or a hub id. Errors: FileNotFoundError where no
+    `name`: "pocket", "pocket-text", "pocket-reader", a folder (below `home`) or a hub id. Errors: FileNotFoundError where no
     configuration is found; OSError and ValueError as transformers raises them.
     """
     if name == POCKET_TEXT:
         config, source, here = find_config("pocket")
         return text_config_of(config), f"{source}, its language part", here
-    folder = POCKET_BASE if name == "pocket" else home / Path(name).expanduser()
+    folder = SHIPPED.get(name, home / Path(name).expanduser())
     if folder.is_dir() or name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(

@@ -9,13 +9,12 @@ Shapes: B samples, I images of a batch, P patches, M = P / 4 merged patches of t
 W vision width; V views of real photos, CELLS, K and F as in distill.py.
 """
 
-import hashlib
 import math
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from torch import nn
@@ -332,7 +331,7 @@ def train_base(
         callbacks=[Watch(phase), *(callbacks or [])], optimizers=(optimizer, schedule),
     )  # fmt: skip
     about = {
-        "phase": phase, "scenes": hashlib.sha256(pickle.dumps(data)).hexdigest(), "steps": arguments.max_steps,
+        "phase": phase, "scenes": joblib.hash(data), "steps": arguments.max_steps,
         "batch": arguments.per_device_train_batch_size, "rate": arguments.learning_rate, "seed": arguments.seed,
         "initial weights": weights_sha256(trainable_weights(model)),
     }  # fmt: skip
