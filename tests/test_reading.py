@@ -9,7 +9,7 @@ import torch
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.pocket.plain_grammar import vocabulary
-from mtive_nb.pocket.reading import EXERCISES, Words, exercise, train_reading
+from mtive_nb.pocket.reading import EXERCISES, LABELS, Words, exercise, train_reading
 
 
 def text_and_answers(name: str, seed: int) -> tuple[str, list[tuple[str, str]]]:
@@ -35,9 +35,27 @@ def test_what_occurs_occurs(seed):
 def test_the_option_chosen_is_the_one_that_the_text_names(seed):
     whole, answers = text_and_answers("choose", seed)
     options = dict(re.findall(r"^([A-H]): (.+)$", whole.split("Response:")[0], re.M))
-    for before, letter in answers:
-        text = before.rsplit("\n", 2)[1]
-        assert options[letter] in text
+    for before, answer in answers:
+        text = [line for line in before.split("\n") if line.partition(": ")[0] in LABELS][-1]
+        assert (answer if before.endswith("named:") else options[answer]) in text
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_offer_is_related_by_what_it_shares(seed):
+    whole, answers = text_and_answers("relate", seed)
+    thing, kind = re.search(r"^B: (.+)$", whole, re.M)[1], re.search(r"^C: (.+)$", whole, re.M)[1]
+    shared = {"A": (True, True), "B": (True, False), "C": (False, True), "D": (False, False)}
+    for before, answer in answers:
+        offer = (
+            [line for line in before.split("\n") if line.partition(": ")[0] in LABELS][-1]
+            .partition(": ")[2]
+            .split(", ")
+        )
+        there = thing in offer, kind in offer
+        asked = before.rsplit("\n", 1)[1]
+        assert (
+            shared[answer] == there if asked == "Response:" else (answer == "yes") == (asked.removesuffix("?") in offer)
+        )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -74,3 +92,18 @@ def test_training_teaches_and_goes_on_where_it_stopped(tmp_path):
     assert not any(w.requires_grad for w in weights.values())
     again, _ = trained(4, checkpoint=tmp_path / "ck")
     torch.testing.assert_close(torch.tensor(again.to_numpy()), torch.tensor(whole.to_numpy()), equal_nan=True)
+
+
+def test_what_ships_looks_things_up():
+    vlm = load_vlm("pocket-reader", device="cpu")
+    words, right = Words(np.random.default_rng(1)), []
+    for _ in range(4):
+        said = ""
+        for text, learned in EXERCISES["member"](words):
+            if learned:
+                tokens = torch.tensor([vlm.processor.tokenizer(said, add_special_tokens=False)["input_ids"]])
+                wanted = vlm.processor.tokenizer(text, add_special_tokens=False)["input_ids"][0]
+                with torch.inference_mode():
+                    right.append(int(vlm.model(input_ids=tokens).logits[0, -1].argmax()) == wanted)
+            said += text
+    assert len(right) == 32 and sum(right) >= 28

@@ -119,27 +119,38 @@ def agree(words: Words) -> list[Piece]:
 
 
 def choose(words: Words) -> list[Piece]:
-    """Options, and texts that name one of them among other words: which option is it?"""
+    """Options, and texts that name one of them, alone or among other words: which option is it?
+
+    Half the time the option's words are asked for before its letter.
+    """
     options = words.some(int(words.rng.integers(3, 6)))
     listed = "\n".join(f"{letter}: {option}" for letter, option in zip(LETTERS, options, strict=False))
     pieces: list[Piece] = [(f"Options:\n{listed}\n", False)]
     for _ in range(6):
         right = int(words.rng.integers(len(options)))
-        text = words.order([*words.some(int(words.rng.integers(1, 4))), options[right]])
-        mark = words.pick((" ", ", "))
-        pieces += [(f"{words.pick(LABELS)}: {mark.join(text)}\nResponse:", False), (f" {LETTERS[right]}\n", True)]
+        text = words.order([*words.some(int(words.rng.integers(0, 4))), options[right]])
+        pieces += [(f"{words.pick(LABELS)}: {words.pick((' ', ', ')).join(text)}\n", False)]
+        pieces += [("named:", False), (f" {options[right]}\n", True)] if words.chance(0.5) else []
+        pieces += [("Response:", False), (f" {LETTERS[right]}\n", True)]
     return pieces
 
 
 def relate(words: Words) -> list[Piece]:
-    """A wish for a thing of a kind, and offers: both (A), the thing alone (B), the kind alone (C), neither (D)."""
+    """A wish for a thing of a kind, and offers: both (A), the thing alone (B), the kind alone (C), neither (D).
+
+    Half the time it is asked first whether thing and kind occur.
+    """
     kind, thing, *others = words.some(14)
     pieces: list[Piece] = [(f"Options:\nA: both\nB: {thing}\nC: {kind}\nD: neither\nquery: {kind} {thing}\n", False)]
     for k in range(6):
         right = int(words.rng.integers(4))
         named = [thing if right in (0, 1) else others[2 * k], kind if right in (0, 2) else others[2 * k + 1]]
-        named = words.order([*named, words.some(1)[0]])
-        pieces += [(f"{words.pick(LABELS)}: {', '.join(named)}\nResponse:", False), (f" {LETTERS[right]}\n", True)]
+        named = words.order([*named, *words.some(int(words.rng.integers(0, 2)))])
+        pieces += [(f"{words.pick(LABELS)}: {', '.join(named)}\n", False)]
+        if words.chance(0.5):
+            pieces += [(f"{thing}?", False), (f" {'yes' if right in (0, 1) else 'no'}\n", True)]
+            pieces += [(f"{kind}?", False), (f" {'yes' if right in (0, 2) else 'no'}\n", True)]
+        pieces += [("Response:", False), (f" {LETTERS[right]}\n", True)]
     return pieces
 
 
