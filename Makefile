@@ -98,6 +98,6 @@ $(STAMP): pyproject.toml constraints.txt .ci/torchvision_ops.py
 	@test -n "$(BASE_PYTHON)" || { echo "no python3.11 found: install Python 3.11, or set BASE_PYTHON" >&2; exit 1; }
 	@$(BASE_PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {v} found, 3.11 needed: set BASE_PYTHON")'
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,quant,ocr,heif,smol,dev]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,quant,ocr,heif,barcode,smol,dev]'
 	$(PYTHON) .ci/torchvision_ops.py
 	touch $(STAMP)
