@@ -15,8 +15,8 @@ from mtive_nb.data.commerce.ebay_benches import (
     BRAND,
     CARE_GROUPS,
     clothing_bench,
+    clothing_listings,
     ebay_benches,
-    load_clothing,
 )
 from mtive_nb.data.commerce.listings import listings_of
 from mtive_nb.data.mart.render import render_mart
@@ -194,12 +194,12 @@ def test_retention_compares_each_adapter_with_the_base_by_skill(tiny, tmp_path, 
 
 def test_a_folder_without_clothes_says_where_they_come_from(tmp_path):
     with pytest.raises(FileNotFoundError, match="git clone https://github.com/alexeygrigorev/clothing-dataset-small"):
-        load_clothing(tmp_path)
+        clothing_listings(tmp_path)
 
 
 @pytest.mark.skipif("MTIVE_DATA" not in os.environ, reason="MTIVE_DATA is not set: no real clothes")
 def test_real_clothes_are_asked_for_by_their_ten_classes(tmp_path):
-    listings, quarantine = load_clothing()
+    listings, quarantine = clothing_listings()
     records = clothing_bench(listings, 1000)
     assert len({r["label"] for r in records}) == 10 and len(records) == sum(one.split == "test" for one in listings)
     assert quarantine == [] and all(Path(r["images"][0]).parent.name == r["answer"] for r in records)
@@ -209,5 +209,5 @@ def test_real_clothes_are_asked_for_by_their_ten_classes(tmp_path):
     broken.mkdir(parents=True)
     (broken / "a.jpg").write_bytes(b"no photo")
     (broken / "b.jpg").write_bytes(Path(records[0]["images"][0]).read_bytes())
-    listings, quarantine = load_clothing(tmp_path)
+    listings, quarantine = clothing_listings(tmp_path)
     assert len(listings) == 1 and quarantine[0].file == "train/hat/a.jpg" and quarantine[0].reason

@@ -4,8 +4,7 @@ One thread collects waiting requests, up to `max_batch`, assigns each row its ex
 its text during generation. Decoding is greedy. For demos, tests and small loads; use vLLM in production.
 
 A request ends with a whole answer or with an error. In a batch, a row's logits differ from those of the row alone by
-rounding (about 1e-5 in float32, 1e-2 in bfloat16): where its two likeliest tokens lie closer than that, the answer may
-depend on the batch.
+rounding: where its two likeliest tokens lie closer than that, the answer may depend on the batch.
 """
 
 import queue

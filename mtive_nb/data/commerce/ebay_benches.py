@@ -18,9 +18,8 @@ from mtive_nb.data.customer_photos import known_truth
 from mtive_nb.data.emdiv.questions import compact_json, options_text
 from mtive_nb.data.instructions.ebay_mix import context_of
 from mtive_nb.data.instructions.ebay_writer import ASPECT_QUESTION
-from mtive_nb.data.photos import photo_fault
 from mtive_nb.data.records import make_record
-from mtive_nb.data.sources import data_dir
+from mtive_nb.data.sources import load_clothing
 
 # Column of published.csv (ebay, T1) -> task of our records.
 BENCHES = {
@@ -121,26 +120,18 @@ def _record(task: str, listing: Listing, name: str, question: str, answer: str, 
     )  # fmt: skip
 
 
-def load_clothing(folder: str | Path | None = None) -> tuple[list[Listing], list[Quarantined]]:
+def clothing_listings(folder: str | Path | None = None) -> tuple[list[Listing], list[Quarantined]]:
     """Return clothing-dataset-small's photos as listings with one aspect, their class, and the photos left out.
 
-    Folders train and validation (here: test) hold a folder a class. folder: default clothing-dataset-small under
-    MTIVE_DATA. Errors: FileNotFoundError that says where the set comes from.
+    Arguments, splits and errors as in `sources.load_clothing`.
     """
-    root = Path(folder) if folder is not None else data_dir() / "clothing-dataset-small"
-    listings, quarantine = [], []
-    for part, split in (("train", "train"), ("validation", "test")):
-        for path in sorted(path for path in root.glob(f"{part}/*/*") if path.suffix.lower() in _SUFFIXES):
-            name, kind = path.relative_to(root).as_posix(), path.parent.name
-            if fault := photo_fault(path):
-                quarantine.append(Quarantined(name, None, "image", name, fault))
-                continue
-            aspects = (("kind of clothing", kind),)
-            listings.append(Listing(name, kind, kind, aspects, str(path.resolve()), group="clothing", split=split))
-    if not listings:
-        origin = "git clone https://github.com/alexeygrigorev/clothing-dataset-small (commit 11961516, CC0 1.0)"
-        raise FileNotFoundError(f"clothing: no photos in {root}/train/CLASS and validation/CLASS. Expected: {origin}")
-    return listings, quarantine
+    shop = load_clothing(folder)
+    listings = [
+        Listing(one.images[0], one.product_id, one.product_id, (("kind of clothing", one.product_id),),
+                str((shop.root / one.images[0]).resolve()), group="clothing", split=shop.splits[one.feedback_id])
+        for one in shop.feedback
+    ]  # fmt: skip
+    return listings, shop.quarantine
 
 
 def clothing_bench(listings: Sequence[Listing], n: int, *, split: str = "test", seed: int = 0) -> list[dict]:
@@ -149,6 +140,3 @@ def clothing_bench(listings: Sequence[Listing], n: int, *, split: str = "test", 
     classes = {name: sorted({one.category for one in listings})}
     shown = [one for one in listings if one.split == split]
     return class_bench(shown, n, task=CLOTHING_TASK, names=[name], classes=classes, seed=seed)
-
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import block_diag
 
 from mtive_nb.data.commerce.ebay_benches import BENCHES
 from mtive_nb.evaluate.claims import measured
 from mtive_nb.evaluate.commerce.aspects import answer_points, context_gain
-from mtive_nb.evaluate.intervals import Interval, paired_difference
+from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums
 
 # The claims' names of benchmarks -> those of T1.
 ASPECTS = {
@@ -36,9 +37,8 @@ def adaptation_claims(
         measured("ebay-adaptation-beats-same-backbone", adapt),
         measured("ebay-free-form-extraction-not-helped", free),
     ]
-    verified = _gains(records, answers, adapted, raw, ASPECTS)
-    if verified:
-        rows.append(measured("ebay-verified-aspects-train-better", {"mean": _mean(list(verified.values()))}))
+    if verified := _mean_gain(records, answers, adapted, raw, ASPECTS):
+        rows.append(measured("ebay-verified-aspects-train-better", {"mean": verified}))
     context = context_gain(records, {adapted: answers[adapted]})
     title = context[context["stratum"] == "all"]
     if len(title):
@@ -53,27 +53,35 @@ def adaptation_claims(
     return pd.DataFrame(rows)
 
 
+def _apart(
+    records: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]], left: str, right: str, column: str
+) -> tuple[np.ndarray, list[str]]:
+    """Return left minus right in points (n,), question by question of one benchmark, and the questions' products."""
+    places = [k for k, record in enumerate(records) if record["task"] == BENCHES[column]]
+    points = [[answer_points(records[k], answers[arm][k]) for k in places] for arm in (left, right)]
+    return np.subtract(*map(np.array, points)), [records[k]["product_id"] for k in places]
+
+
 def _gains(
     records: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]], left: str, right: str, names: Mapping[str, str]
 ) -> dict[str, Interval]:  # fmt: skip
-    """Return left minus right in points by benchmark, paired by question; benchmarks without questions are left out."""
-    found = {}
-    for claim_name, column in names.items():
-        places = [k for k, record in enumerate(records) if record["task"] == BENCHES[column]]
-        if places:
-            both = [np.array([answer_points(records[k], answers[arm][k]) for k in places]) for arm in (left, right)]
-            found[claim_name] = paired_difference(*both, groups=[records[k]["product_id"] for k in places])
-    return found
+    """Return left minus right in points by benchmark; benchmarks without questions are left out."""
+    apart = {name: _apart(records, answers, left, right, column) for name, column in names.items()}
+    return {name: bootstrap_interval(gains, groups=products) for name, (gains, products) in apart.items() if products}
 
 
-def _mean(intervals: Sequence[Interval]) -> Interval:
-    """Return the mean of independent gains, with the half-widths added in squares."""
-    value = float(np.mean([one.value for one in intervals]))
-    half = [
-        np.sqrt(sum(getattr(one, end) ** 2 for one in _apart(intervals))) / len(intervals) for end in ("low", "high")
-    ]
-    return Interval(value, value - float(half[0]), value + float(half[1]), sum(one.n for one in intervals))
+def _mean_gain(
+    records: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]], left: str, right: str, names: Mapping[str, str]
+) -> Interval | None:  # fmt: skip
+    """Return the mean of the benchmarks' gains. A product is drawn with its questions of all benchmarks."""
+    apart = [_apart(records, answers, left, right, column) for column in names.values()]
+    apart = [(gains, products) for gains, products in apart if products]
+    if not apart:
+        return None
+    blocks = [np.stack([gains, np.ones(len(gains))], axis=1) for gains, _ in apart]  # (n, 2) each
+    features = block_diag(*blocks)  # (n of all, 2 benchmarks)
 
+    def mean(sums: np.ndarray) -> np.ndarray:
+        return np.mean(sums[:, ::2] / np.maximum(sums[:, 1::2], 1), axis=1)
 
-def _apart(intervals: Sequence[Interval]) -> list[Interval]:
-    return [Interval(0.0, one.value - one.low, one.high - one.value, one.n) for one in intervals]
+    return bootstrap_sums(features, mean, groups=[product for _, products in apart for product in products])
