@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from commerce_rows import seven
 
-from mtive_nb.data.commerce.fuse import ARMS, fuse
+from mtive_nb.data.commerce.fuse import ARMS, fuse, labels_said
 from mtive_nb.data.records import load_records, question_of, record_fault, write_records
 
 
@@ -88,3 +88,15 @@ def test_wrong_arms_and_numbers_are_refused_with_the_row(rows):
     with pytest.raises(ValueError, match="row PRP-1: used: found 0, expected one for each of 2 photos"):
         fuse(rows["PRP"], ["red", "blue"], arm="CASLIE")
     assert fuse(rows["PRP"], arm="text") and fuse(rows["PRP"], arm="image")  # these need neither
+
+
+def test_an_answer_in_words_is_read_as_its_label(rows):
+    row, free = rows["MPC"], rows["AP"]
+    made = fuse(row, arm="text", answer="words")
+    assert made["answer"] == row.words[row.output] != row.output == made["label"]
+    assert fuse(free, arm="text", answer="words")["answer"] == free.output  # yes and no are their own words
+    said = [" Substitute ", "A", "a substitute", made["answer"]]
+    assert labels_said([row] * 4, said) == ["B", "A", "a substitute", row.output]
+    assert labels_said([free], ["yes"]) == ["yes"]
+    with pytest.raises(ValueError, match="answer: found 'letter', expected one of label, words"):
+        fuse(row, arm="text", answer="letter")

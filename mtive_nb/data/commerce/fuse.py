@@ -4,6 +4,9 @@ An *arm* is what the model gets of the photos: nothing ("text"), every caption (
 chose ("CASLIE"), the photos as image tokens ("image"), or photos and every caption ("image+captions"). The prompt has
 the order of the paper's (instruction, input, options, response), in our own words. As in the paper, a caption that is
 not used is null; in SR a caption stands behind its product's title, and an unused caption leaves the title as it is.
+
+A model answers with an option's label, as in the paper, or with the option's words, which `labels_said` reads as labels.
+A model of 2 million parameters finds the words of an option but not the letter beside them (LOG.md).
 """
 
 from __future__ import annotations
@@ -23,18 +26,22 @@ ARMS = {  # arm -> (whether it has captions, whether it has image tokens)
     "image+captions": (True, True),
 }
 IND, OOD = "ind", "ood"  # the records' variants
+ANSWERS = ("label", "words")  # what a model answers with
 UNUSED = "null"
 
 
-def fuse(row: CommerceRow, captions: Sequence[str] = (), used: Sequence[bool] = (), *, arm: str) -> dict:
-    """Return a row as a record of an arm: task the row's, variant IND or OOD, the right label as answer.
+def fuse(
+    row: CommerceRow, captions: Sequence[str] = (), used: Sequence[bool] = (), *, arm: str, answer: str = "label"
+) -> dict:
+    """Return a row as a record of an arm: task the row's, variant IND or OOD, the right label or its words as answer.
 
     captions: one text a photo, "" where there is none; arms without captions ignore them. used: whether the judges chose
     each caption; read by "CASLIE" alone. The record of an out-of-domain row has the split test.
-    Errors: ValueError for an unknown arm, and for captions or votes that are not one a photo.
+    Errors: ValueError for an unknown arm or answer, and for captions or votes that are not one a photo.
     """
-    if arm not in ARMS:
-        raise ValueError(f"arm: found {arm!r}, expected one of {', '.join(ARMS)}")
+    for name, found, known in (("arm", arm, ARMS), ("answer", answer, ANSWERS)):
+        if found not in known:
+            raise ValueError(f"{name}: found {found!r}, expected one of {', '.join(known)}")
     captioned, pictured = ARMS[arm]
     said: tuple[str | None, ...] | None = None
     if captioned:
@@ -52,11 +59,21 @@ def fuse(row: CommerceRow, captions: Sequence[str] = (), used: Sequence[bool] = 
         variant=OOD if row.split == OOD else IND,
         images=row.photos if pictured else (),
         question=prompt_of(row, said),
-        answer=row.output,
+        answer=row.words.get(row.output, row.output) if answer == "words" else row.output,
         label=row.output,
         source=row.source or "commerce",
         split=row.split if row.split in SPLITS else "test",
     )
+
+
+def labels_said(rows: Sequence[CommerceRow], answers: Sequence[str]) -> list[str]:
+    """Return answers with an option's words, in whatever case, as its label; others stay as they are."""
+
+    def read(row: CommerceRow, answer: str) -> str:
+        said = " ".join(answer.lower().split())
+        return next((label for label, words in row.words.items() if said == " ".join(words.lower().split())), answer)
+
+    return [read(row, answer) for row, answer in zip(rows, answers, strict=True)]
 
 
 def prompt_of(row: CommerceRow, captions: Sequence[str] | None = None) -> str:

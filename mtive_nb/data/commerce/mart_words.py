@@ -4,13 +4,13 @@ from __future__ import annotations
 
 INSTRUCTIONS = {
     "AP": "Decide whether the document, or what the photo shows, answers the question. Answer yes or no.",
-    "CC": "Choose the category of the product. Answer with the letter of the option.",
-    "PRP": "Choose the relation between the two products. Answer with the letter of the option.",
+    "CC": "Choose the category of the product.",
+    "PRP": "Choose the relation between the two products.",
     "PSI": "Decide whether the product lacks something that the query asks for and can still replace it. "
     "Answer yes or no.",
-    "MPC": "Choose how the product fits the query. Answer with the letter of the option.",
-    "SA": "Choose how content the customer is, from the review and its photo. Answer with the letter of the option.",
-    "SR": "Choose the product that the customer buys next. Answer with the letter of the option.",
+    "MPC": "Choose how the product fits the query.",
+    "SA": "Choose how content the customer is, from the review and its photo.",
+    "SR": "Choose the product that the customer buys next.",
 }
 OPTIONS = {
     "PRP": ("A: buyers of 1 also buy 2", "B: viewers of 1 also view 2", "C: 1 and 2 are similar"),
