@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from commerce_rows import seven
 
-from mtive_nb.data.commerce.fuse import ARMS, fuse, labels_said
+from mtive_nb.data.commerce.fuse import ARMS, fuse, labels_said, words_of
 from mtive_nb.data.records import load_records, question_of, record_fault, write_records
 
 
@@ -93,7 +93,7 @@ def test_wrong_arms_and_numbers_are_refused_with_the_row(rows):
 def test_an_answer_in_words_is_read_as_its_label(rows):
     row, free = rows["MPC"], rows["AP"]
     made = fuse(row, arm="text", answer="words")
-    assert made["answer"] == row.words[row.output] != row.output == made["label"]
+    assert made["answer"] == words_of(row)[row.output] != row.output == made["label"]
     assert fuse(free, arm="text", answer="words")["answer"] == free.output  # yes and no are their own words
     said = [" Substitute ", "A", "a substitute", made["answer"]]
     assert labels_said([row] * 4, said) == ["B", "A", "a substitute", row.output]

@@ -59,11 +59,17 @@ def fuse(
         variant=OOD if row.split == OOD else IND,
         images=row.photos if pictured else (),
         question=prompt_of(row, said),
-        answer=row.words.get(row.output, row.output) if answer == "words" else row.output,
+        answer=words_of(row).get(row.output, row.output) if answer == "words" else row.output,
         label=row.output,
         source=row.source or "commerce",
         split=row.split if row.split in SPLITS else "test",
     )
+
+
+def words_of(row: CommerceRow) -> dict[str, str]:
+    """Return each label with its option's words, "exact match" of "A: exact match"; a label without words is its own."""
+    parts = (option.partition(":") for option in row.options)
+    return {label.strip(): words.strip() or label.strip() for label, _, words in parts}
 
 
 def labels_said(rows: Sequence[CommerceRow], answers: Sequence[str]) -> list[str]:
@@ -71,7 +77,9 @@ def labels_said(rows: Sequence[CommerceRow], answers: Sequence[str]) -> list[str
 
     def read(row: CommerceRow, answer: str) -> str:
         said = " ".join(answer.lower().split())
-        return next((label for label, words in row.words.items() if said == " ".join(words.lower().split())), answer)
+        return next(
+            (label for label, words in words_of(row).items() if said == " ".join(words.lower().split())), answer
+        )
 
     return [read(row, answer) for row, answer in zip(rows, answers, strict=True)]
 

@@ -63,12 +63,6 @@ class CommerceRow:
         """The labels of the options: "A" of "A: exact match"; an option without a colon is its own label."""
         return tuple(option.partition(":")[0].strip() for option in self.options)
 
-    @property
-    def words(self) -> dict[str, str]:
-        """Each label with its option's words, "exact match" of "A: exact match"; a label without words is its own."""
-        parts = (option.partition(":") for option in self.options)
-        return {label.strip(): words.strip() or label.strip() for label, _, words in parts}
-
 
 def questions(rows: Iterable[CommerceRow]) -> pd.DataFrame:
     """Count rows by task, split, stratum and label, with each label's share of its task and split.
