@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from mtive_nb.report.page import run_folders, write_report
+from mtive_nb.report.chapters import run_folders
+from mtive_nb.report.executed import copy_executed
+from mtive_nb.report.page import write_report
 from mtive_nb.run.graph import Project
 from mtive_nb.run.stale import read_run
 
@@ -17,7 +19,9 @@ class DirtyRunError(ValueError):
 
 
 def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None] = print) -> Path:
-    """Copy run.json, metrics, tables, figures and the report page to outputs/reference/<profile>/; return that folder.
+    """Copy run.json, metrics, tables, figures, executed notebooks and the page to outputs/reference/<profile>/.
+
+    Returns that folder.
 
     A figure is copied as SVG, or as PNG if the SVG is larger than 1 MiB. A larger table or PNG is not copied but named.
     The new reference is built in a hidden folder and swapped in, so that old and new numbers never mix.
@@ -35,8 +39,9 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
             copy = aside / folder.name / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-    # Executed notebooks are not copied, so the copied page links to none.
-    write_report(project, profile, page=aside / "report.html", links=False)
+    copy_executed(project, profile, target=aside, tell=tell)
+    others = [p for p in sorted(reference.iterdir()) if p.name not in (profile, aside.name) and run_folders(p)]
+    write_report(project, profile, page=aside / "report.html", others=[project.outputs / profile, *others])
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
     return target
