@@ -88,9 +88,7 @@ def headline(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     tasks = [column for row, column in mine if row == REFERENCE]
     if not tasks:
         return {}
-    printed = {
-        (p.row, p.column): as_difference(p) for p in load_published() if (p.paper, p.table) == ("mtive", "T1")
-    }
+    printed = {(p.row, p.column): as_difference(p) for p in load_published() if (p.paper, p.table) == ("mtive", "T1")}
 
     def mean(found: dict, row: str) -> float | None:
         values = [found.get((row, task)) for task in tasks]

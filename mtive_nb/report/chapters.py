@@ -125,13 +125,18 @@ def _thumbnail(path: Path) -> str:
 
 
 def _mark(record: dict[str, Any], row: dict[str, str], answer: str, judge: RuleJudge | None) -> str:
-    """Return right, partly or wrong: by the rule-based judge if the record has facts, else letter by letter."""
+    """Return right, partly or wrong: by the rule-based judge if the record has facts, else letter by letter.
+
+    An answer that states all that was asked, but also something false, is partly right.
+    """
     if answer.strip().lower() == row["truth"].strip().lower():
         return "right"
     if judge is None or record.get("variant") == "bin" or not record or facts_of(record) is None:
         return "wrong"
-    share = judge.judge(record, answer).accuracy
-    return "right" if share >= 100 else "partly" if share > 0 else "wrong"
+    judged = judge.judge(record, answer)
+    if judged.accuracy >= 100 and not judged.inaccurate:
+        return "right"
+    return "partly" if judged.accuracy > 0 else "wrong"
 
 
 def notebook_part(project: Project, folder: Path, folders: list[Path], *, page_dir: Path) -> dict[str, Any]:

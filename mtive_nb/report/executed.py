@@ -21,9 +21,7 @@ PICTURES = ("image/png", "image/jpeg")
 CONTENTS = "README.md"
 
 
-def copy_executed(
-    project: Project, profile: str, *, target: Path, tell: Callable[[str], None] = print
-) -> list[str]:
+def copy_executed(project: Project, profile: str, *, target: Path, tell: Callable[[str], None] = print) -> list[str]:
     """Write each executed chapter of a profile to target/<name>/<name>.ipynb, and their contents to target/README.md.
 
     A chapter that does not fit into MAX_BYTES with its smallest pictures is left out and named. Returns the names of
@@ -51,7 +49,12 @@ def chapter_links(name: str, titles: dict[str, str]) -> str:
 
 def contents_page(profile: str, folders: Iterable[Path], titles: dict[str, str]) -> str:
     """Return the contents of a profile's results in Markdown: a row a chapter, with links, time, device and commit."""
-    lines = [f"# Results of profile {profile}", "", "Written by `mtive-nb report`; the whole as one page: report.html.", ""]
+    lines = [
+        f"# Results of profile {profile}",
+        "",
+        "Written by `mtive-nb report`; the whole as one page: report.html.",
+        "",
+    ]
     lines += ["| chapter, executed | source | minutes | device | commit |", "| --- | --- | --- | --- | --- |"]
     for folder in folders:
         name, record = folder.name, read_run(folder)
@@ -81,7 +84,9 @@ def small_notebook(notebook: dict[str, Any], *, side_px: int, home: Path) -> dic
 
     Left out: papermill's metadata, states of widgets, progress lines, streams on stderr, and `home` in texts.
     """
-    notebook["metadata"] = {k: notebook["metadata"][k] for k in ("kernelspec", "language_info") if k in notebook["metadata"]}
+    notebook["metadata"] = {
+        k: notebook["metadata"][k] for k in ("kernelspec", "language_info") if k in notebook["metadata"]
+    }
     for cell in notebook["cells"]:
         cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k == "tags"}
         if cell["cell_type"] == "code":

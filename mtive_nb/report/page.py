@@ -33,7 +33,9 @@ def gather(project: Project, folder: Path, *, page_dir: Path, others: Iterable[P
     """
     folders = run_folders(folder)
     if not folders:
-        raise GraphError(f"outputs/{folder.name}: found no results; make them with: python -m mtive_nb run {folder.name}")
+        raise GraphError(
+            f"outputs/{folder.name}: found no results; make them with: python -m mtive_nb run {folder.name}"
+        )
     parts = [notebook_part(project, one, folders, page_dir=page_dir) for one in folders]
     metrics = [m for one in folders for m in read_metrics(one)]
     stand_ins = {part["name"]: part["stand_ins"] for part in parts}
