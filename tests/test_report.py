@@ -338,7 +338,7 @@ def test_a_long_table_of_scores_is_pivoted_and_another_is_not() -> None:
 
 def test_an_executed_chapter_is_small_and_says_nothing_of_the_machine() -> None:
     home = Path("/home/me/project")
-    picture = base64.b64encode(png(1000)).decode()
+    picture = base64.b64encode(png(500)).decode()
     outputs = [
         {"output_type": "display_data", "metadata": {}, "data": {"image/png": picture, "text/plain": "<Figure>"}},
         {"output_type": "stream", "name": "stdout", "text": ["[progress] 1/2\n", f"{home}/outputs/x\n"]},

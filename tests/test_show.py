@@ -32,7 +32,11 @@ def test_bars_stand_at_their_values_with_their_intervals():
     axes = figure.axes[0]
     assert sorted(p.get_height() for p in axes.patches) == [0.2, 0.2, 0.7, 0.7]
     assert axes.get_ylabel() == "higher is better"
-    assert {t.get_text() for t in axes.get_legend().get_texts()} == {"zero-shot", "MTIVE_MTL"}
+    assert {t.get_text() for t in axes.get_legend().get_texts()} == {
+        "zero-shot",
+        "MTIVE_MTL",
+        "chance: no look at the photo",
+    }
 
 
 def test_an_axis_names_measure_range_n_and_direction_and_a_zero_is_written():

@@ -30,6 +30,7 @@ METRIC_WORDS = {
     "F1w": "Weighted F1",
 }
 RANGES = {"points 0-100": "0-100", "fraction": "0-1", "share": "0-1", "f1": "0-1"}  # of a unit
+UNITS = {"loss": "nats a token", "answer_loss": "nats a token"}  # of a column whose name leaves it out
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "none": ""}
 INK, GRID = "#222222", "#dddddd"
 
@@ -62,7 +63,9 @@ def colour_of(name: str, k: int = 0) -> str:
 
 
 def labelled(name: str) -> str:
-    """Return a column's name as an axis label: "P50_ms" -> "P50, ms"."""
+    """Return a column's name as an axis label: "P50_ms" -> "P50, ms", "loss" -> "loss, nats a token"."""
+    if name in UNITS:
+        return f"{name.replace('_', ' ')}, {UNITS[name]}"
     text, _, unit = name.rpartition("_")
     return f"{text}, {unit}" if text and unit in ("ms", "s", "MiB", "px", "tok", "nat") else name.replace("_", " ")
 
