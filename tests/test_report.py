@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import html5lib
+import nbformat
 import numpy
 import pandas
 import pytest
@@ -347,6 +348,7 @@ def test_an_executed_chapter_is_small_and_says_nothing_of_the_machine() -> None:
     ]  # fmt: skip
     cells = [EXECUTED["cells"][0] | {"outputs": outputs}]
     small = small_notebook(json.loads(json.dumps(EXECUTED | {"cells": cells})), side_px=350, home=home)
+    nbformat.validate(nbformat.from_dict(small))
     text = json.dumps(small)
     assert len(text) < MAX_BYTES < len(picture) and "/home/me" not in text and "papermill" not in text
     figure, stream, table = small["cells"][0]["outputs"]
