@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def copy_executed(project: Project, profile: str, *, target: Path, tell: Callabl
         links = chapter_links(name, titles)
         cells = [_cell(links, "links-top"), *notebook["cells"], _cell(links, "links-bottom")]
         write_atomic(target / name / f"{name}.ipynb", _packed(notebook | {"cells": cells}))
-    write_atomic(target / CONTENTS, contents_page(profile, folders, titles))
+    write_atomic(target / CONTENTS, contents_page(project, profile, folders, executed=found))
     return list(found)
 
 
@@ -47,18 +47,15 @@ def chapter_links(name: str, titles: dict[str, str]) -> str:
     return " · ".join(links + [f"[{titles[n]} →](../{n}/{n}.ipynb)" for n in after])
 
 
-def contents_page(profile: str, folders: Iterable[Path], titles: dict[str, str]) -> str:
+def contents_page(project: Project, profile: str, folders: Iterable[Path], *, executed: Container[str]) -> str:
     """Return the contents of a profile's results in Markdown: a row a chapter, with links, time, device and commit."""
-    lines = [
-        f"# Results of profile {profile}",
-        "",
-        "Written by `mtive-nb report`; the whole as one page: report.html.",
-        "",
-    ]
+    page = "Written by `mtive-nb report`. All on one page, to be opened in a browser: [report.html](report.html)."
+    lines = [f"# Results of profile {profile}", "", page, ""]
     lines += ["| chapter, executed | source | minutes | device | commit |", "| --- | --- | --- | --- | --- |"]
     for folder in folders:
         name, record = folder.name, read_run(folder)
-        title = f"[{titles[name]}]({name}/{name}.ipynb)" if name in titles else name
+        title = chapter_title(project, name)
+        title = f"[{title}]({name}/{name}.ipynb)" if name in executed else title
         minutes = f"{(record.get('wall_seconds') or record.get('seconds') or 0) / 60:.1f}"
         commit = ((record.get("git") or {}).get("commit") or "")[:10]
         source = f"[source](../../../notebooks/{name}.ipynb)"
