@@ -189,7 +189,7 @@ def test_the_report_is_read_filtered_and_sorted_by_anybody(report, size, scheme)
         page = browser.new_page(viewport=size, color_scheme=scheme)
         page.set_default_timeout(PATIENCE_MS)
         faults = []
-        page.on("pageerror", faults.append)
+        page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: request.url.startswith(("file:", "data:")) or faults.append(request.url))
         page.goto(file.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]

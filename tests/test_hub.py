@@ -87,13 +87,13 @@ def test_push_uploads_the_folder_to_a_private_repository(home: Path, monkeypatch
     assert "https://hub/me/experts" in capsys.readouterr().out
 
 
-def test_an_edited_adapter_or_one_of_another_base_goes_nowhere(home: Path, tmp_path: Path) -> None:
+def test_an_edited_adapter_or_one_of_another_base_goes_nowhere(home: Path, tmp_path: Path, capsys) -> None:
     mine = home / "outputs" / "mine"
     write_atomic(mine / "06_experts" / "stack" / "AE" / "adapter_model.safetensors", b"other weights")
     with pytest.raises(LineageError):
         write_hub_folder(mine, tmp_path / "hub", tasks=["AE"])
-    with pytest.raises(KeyError, match="ZZ"):
-        write_hub_folder(mine, tmp_path / "hub", tasks=["ZZ"])
+    assert main(["push", "mine", "me/experts", "--task", "ZZ", "-o", str(tmp_path / "hub")]) == 2
+    assert "task 'ZZ': found no expert, expected one of AE, DD" in capsys.readouterr().err
     manifest = mine / "06_experts" / "stack" / "stack.json"
     manifest.unlink()
     save(mine / "06_experts" / "stack", "DD", line_of(mine / "05_stage2" / "stack", "IT"), "IT", base="b2")

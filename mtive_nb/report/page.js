@@ -84,6 +84,10 @@ for (const button of document.querySelectorAll("button.copy")) {
   });
 }
 
+for (const shot of document.querySelectorAll(".shot")) {
+  if (shot.scrollWidth > shot.clientWidth) shot.tabIndex = 0; // a figure that scrolls on a phone, by keys too
+}
+
 const theirs = document.querySelector("#theirs");
 if (theirs) {
   const show = () => document.querySelectorAll("tr.theirs").forEach((row) => (row.hidden = !theirs.checked));

@@ -4,6 +4,7 @@ A stack folder holds each expert with the stages that it stands on, because an e
 The card says what the adapters were trained on, how they scored, and the hash of each.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from mtive_nb.model.lineage import Lineage, LineageError, line_of, read_files, r
 from mtive_nb.run.graph import find_project, find_run
 from mtive_nb.run.metrics import read_metrics
 from mtive_nb.run.stale import read_run
+from mtive_nb.serve.answer import in_words
 from mtive_nb.serve.versions import ExpertVersion, Versions, run_folder
 
 STAGES = {"PT": "04", "IT": "05"}
@@ -50,6 +52,8 @@ def write_hub_folder(profile_dir: Path, folder: Path, *, tasks: Sequence[str] = 
     for files that were changed or belong to different bases.
     """
     versions = Versions(profile_dir)
+    if unknown := sorted(set(tasks) - set(versions.tasks)):
+        raise KeyError(f"task {unknown[0]!r}: found no expert, expected one of {', '.join(versions.tasks)}")
     experts = {task: versions.in_force(task) for task in tasks or versions.tasks}
     sources = {name: run_folder(profile_dir, number) / "stack" for name, number in STAGES.items()}
     sources |= {version.adapter: version.folder for version in experts.values()}
@@ -127,8 +131,12 @@ def push(profile: str, repo: str, *, tasks: Sequence[str] = (), private: bool = 
 
 def main(profile: str, repo: str, *, tasks: Sequence[str], public: bool, output: str) -> int:
     """Run the command `push`: upload the experts, or with `output` only write the folder; say where it is."""
-    if output:
-        print(f"folder: {write_hub_folder(find_project().outputs / profile, Path(output), tasks=tasks)}")
-        return 0
-    print(f"pushed: {push(profile, repo, tasks=tasks, private=not public)}")
+    try:
+        if output:
+            print(f"folder: {write_hub_folder(find_project().outputs / profile, Path(output), tasks=tasks)}")
+        else:
+            print(f"pushed: {push(profile, repo, tasks=tasks, private=not public)}")
+    except (OSError, KeyError, ValueError) as error:  # the hub's errors are OSErrors
+        print(f"error: {in_words(error)}", file=sys.stderr)
+        return 2
     return 0

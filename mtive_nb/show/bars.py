@@ -114,9 +114,11 @@ def _measure(frame: pd.DataFrame, columns: Sequence[str], better: str) -> str:
     """Return the axis label, as far as known: measure, range or unit, number of items, direction."""
     metrics = {c.partition("/")[2].split(" ")[0] for c in columns}
     name = METRIC_WORDS.get(next(iter(metrics)), "") if len(metrics) == 1 else ""
+    known = bool(name) or list(columns) == ["accuracy"]
+    name = name or (columns[0] if len(columns) == 1 else "")
     units = set(frame["unit"].dropna()) if "unit" in frame else set()
     unit = next(iter(units)) if len(units) == 1 else ""
-    if name and not unit and frame["value"].min() >= 0:
+    if known and not unit and frame["value"].min() >= 0:
         unit = "fraction" if frame["value"].max() <= 1 else "points 0-100"
     counts = sorted(set(frame["n"].dropna().astype(int))) if "n" in frame else []
     n = f"n = {counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "") if counts else ""
