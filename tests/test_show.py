@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pandas as pd
+from matplotlib.collections import PathCollection
 from PIL import Image
 
 from mtive_nb.data.records import assistant_turn, user_turn
@@ -51,11 +52,14 @@ def test_an_axis_names_measure_range_n_and_direction_and_a_zero_is_written():
 
 def test_many_systems_on_few_columns_become_rows_with_their_names_and_values():
     rows = [{"system": f"a long name {k}", "column": c, "value": k / 10, "low": 0.0, "high": 1.0} for k in range(4) for c in ("ECE", "nats")]  # fmt: skip
-    figure = bars_with_intervals(pd.DataFrame(rows), better="lower", title="A title " * 30)
+    dots = pd.DataFrame({"system": ["a long name 2"], "column": ["nats"], "value": [0.25]})
+    figure = bars_with_intervals(pd.DataFrame(rows), better="lower", title="A title " * 30, dots=dots)
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [f"a long name {k}" for k in range(4)]
     assert [axes.get_title() for axes in figure.axes] == ["ECE", "nats"]
     assert [bar.get_width() for bar in figure.axes[1].patches] == [0.0, 0.1, 0.2, 0.3]
     assert [t.get_text() for t in figure.axes[0].texts] == ["0", "0.100", "0.200", "0.300"]
+    (dots,) = [c.get_offsets().tolist() for c in figure.axes[1].collections if isinstance(c, PathCollection)]
+    assert dots == [[0.25, 2.0]] and figure.axes[0].get_xlabel() == "ECE, lower is better"
 
 
 def test_confusions_count_what_was_answered_to_what_is_true():

@@ -26,7 +26,7 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
     columns = list(dict.fromkeys(frame["column"])) if columns is None else columns
     systems = list(dict.fromkeys(frame["system"]))
     if len(columns) <= FEW_COLUMNS and len(systems) >= MANY_SYSTEMS:
-        return _rows_of_bars(frame, columns, systems, title=title, better=better, chance=chance or {})
+        return _rows_of_bars(frame, columns, systems, title=title, better=better, chance=chance or {}, dots=dots)
     figure = new_figure(max(8.0, 1.1 + 0.26 * len(systems) * len(columns)), 3.8)
     axes = figure.subplots()
     width = 0.84 / max(1, len(systems))
@@ -54,7 +54,8 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
 
 
 def _rows_of_bars(
-    frame: pd.DataFrame, columns: Sequence[str], systems: Sequence[str], *, title: str, better: str, chance: dict[str, float]
+    frame: pd.DataFrame, columns: Sequence[str], systems: list[str], *, title: str, better: str, chance: dict[str, float],
+    dots: pd.DataFrame | None = None,
 ) -> Figure:  # fmt: skip
     """Plot a panel per column with a row per system, named beside its bar."""
     figure = new_figure(8.0, 1.0 + 0.3 * len(systems))
@@ -70,6 +71,9 @@ def _rows_of_bars(
             if pd.notna(value):
                 where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
                 axes.annotate(f"{value:#.3g}" if value else "0", (max(end, 0), y), **where)
+        if dots is not None:
+            own = dots[(dots["column"] == column) & dots["system"].isin(systems)]
+            axes.scatter(own["value"], own["system"].map(systems.index), s=7, color="black", zorder=3, linewidths=0)
         if column in chance:
             axes.axvline(chance[column], color="black", linestyle="--", linewidth=0.9, label=CHANCE)
             axes.legend(fontsize=8, frameon=False)
