@@ -223,7 +223,7 @@ def test_broken_metrics_name_file_and_line(project: Project) -> None:
 def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     write_atomic(project.outputs / "pocket" / "07_evaluation" / "adapter.safetensors", b"x" * 10)
     write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.svg", b"x" * (2**20 + 1))
-    write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.png", PNG)
+    write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.png", large := png(620))
     old = project.outputs / "reference" / "pocket" / "99_old" / "run.json"
     write_atomic(old, "{}")
     set_git(project, {"commit": "0123456789abcdef", "dirty": False})
@@ -233,6 +233,7 @@ def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     inside = ["07_evaluation.ipynb", "figures/big.png", "figures/loss.svg", "metrics.jsonl", "run.json"]
     inside += ["tables/long.csv"]
     assert found == [f"07_evaluation/{name}" for name in inside] + ["README.md", "report.html"]
+    assert (target / "07_evaluation/figures/big.png").stat().st_size < 2**20 < len(large)
     assert 'href="07_evaluation/07_evaluation.ipynb"' in (target / "report.html").read_text()
     assert "(07_evaluation/07_evaluation.ipynb)" in (target / "README.md").read_text()
     assert said == ["07_evaluation: run by hand, its numbers carry no stamp of the runner"]
