@@ -91,6 +91,14 @@ def parser() -> argparse.ArgumentParser:
     versions.add_argument("task", nargs="?", default="")
     versions.add_argument("number", nargs="?", type=int, default=0)
     versions.add_argument("--pin", action="store_true", help="serve only what is in force now, by hash")
+    push = commands.add_parser("push", help="upload the experts with a model card to the Hugging Face hub")
+    push.add_argument("profile")
+    push.add_argument("repo", help="user/name; your token: hf auth login, or HF_TOKEN")
+    push.add_argument(
+        "--task", action="append", default=[], dest="tasks", metavar="TASK", help="default: all; repeatable"
+    )
+    push.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+    push.add_argument("-o", "--output", default="", metavar="FOLDER", help="write the folder here; upload nothing")
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")
@@ -168,6 +176,10 @@ def _run_command(asked: argparse.Namespace) -> int:
         from mtive_nb.serve.retrain import show_versions
 
         return show_versions(asked.profile, asked.task, asked.number, pin=asked.pin)
+    if asked.command == "push":
+        from mtive_nb.serve.hub import main as push
+
+        return push(asked.profile, asked.repo, tasks=asked.tasks, public=asked.public, output=asked.output)
     if asked.command == "check":
         from mtive_nb.data.door.check import main as check
 

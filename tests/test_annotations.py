@@ -327,3 +327,29 @@ def test_text_that_arrives_just_after_enter_counts(records, path, photo_folder):
     while not form.store.annotations and time.monotonic() < until:
         time.sleep(0.02)
     assert form.store.annotations["r0"].answer == "typed"
+
+
+def test_keys_in_the_field_skip_and_take_back(driver):
+    driver.enter()
+    driver.enter("?")
+    assert driver.decisions == [("r0", "accepted", "yes"), ("r1", "skipped", None)]
+    driver.enter("<")
+    assert driver.decisions == [("r0", "accepted", "yes")] and driver.form.answer.value == "no"
+
+
+def test_a_question_with_few_answers_has_a_button_for_each(records, path, photo_folder):
+    kinds = [("DD", "bin", "yes"), ("DD", "aug", "dent"), ("DD", "aug", "crack"), ("AE", "gen", None)]
+    asked = [r | {"task": t, "variant": v, "label": x} for r, (t, v, x) in zip(records, kinds, strict=False)]
+    driver = Driver(asked, path, photo_folder)
+    form = driver.form
+    assert [button.description for button in form.choices.children] == ["yes", "no"]
+    driver.click(form.choices.children[1])
+    assert [button.description for button in form.choices.children] == ["crack", "dent"]
+    driver.click(form.choices.children[0])
+    driver.click(form.skip)
+    assert driver.decisions == [("r0", "corrected", "no"), ("r1", "corrected", "crack"), ("r2", "skipped", None)]
+    assert not form.choices.children, "an open question has none"
+    driver.enter()
+    assert "1 accepted, 2 corrected, 1 skipped; saved in decisions.jsonl" in form.head.value
+    said = form.last.value
+    assert said.count("<li>") == 4 and said.index("(accepted)") < said.index("(skipped)") < said.index("(corrected)")

@@ -1,4 +1,4 @@
-"""Notebook 18 as a person meets it: in JupyterLab and as Voilà's page, in a real Chromium without a window.
+"""Notebook 18 and the report as a person meets them: in JupyterLab, as Voilà's page, on a screen and on a phone.
 
 Screenshots go to MTIVE_SHOTS where that is set, else to the test's own folder.
 """
@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
 ]
 ROOT = Path(__file__).parents[1]
+SCREEN, PHONE = {"width": 1280, "height": 1000}, {"width": 390, "height": 844}
 PATIENCE_MS = 120_000  # for a kernel that imports torch and loads the experts on a busy machine
 PARAMETERS = {"PROFILE": "smoke", "LIVE": "True", "SAMPLES": "2", "NEW_TOKENS": "12"}
 
@@ -157,3 +158,62 @@ def test_a_person_asks_looks_and_changes_experts(page, photo_folder):
     expect(page.locator("table.demo td", has_text=re.compile("^EX$"))).to_have_count(0)
     button("Ask").click()
     expect(done).to_have_count(5)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The report of the committed results, and where its screenshots go."""
+    from mtive_nb.report.page import write_report
+    from mtive_nb.run.graph import Project
+
+    home = tmp_path_factory.mktemp("report")
+    (home / "outputs").symlink_to(ROOT / "outputs" / "reference")
+    (home / "notebooks").symlink_to(ROOT / "notebooks")
+    page = write_report(Project(home), "pocket", page=home / "report.html")
+    return page, Path(os.environ.get("MTIVE_SHOTS") or home)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [SCREEN, PHONE], ids=["screen", "phone"])
+def test_the_report_is_read_filtered_and_sorted_by_anybody(report, size, scheme):
+    import html5lib
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import expect, sync_playwright
+
+    file, shots = report
+    parser = html5lib.HTMLParser()
+    parser.parse(file.read_text())
+    assert parser.errors == [] and file.stat().st_size < 8e6
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport=size, color_scheme=scheme)
+        page.set_default_timeout(PATIENCE_MS)
+        faults = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or faults.append(request.url))
+        page.goto(file.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        assert [fault["id"] for fault in Axe().run(page).response["violations"]] == []
+        page.screenshot(path=shots / f"report-{size['width']}-{scheme}.png")
+
+        board = page.locator("#claims table.filter tbody tr:visible")
+        every = board.count()
+        page.locator("#claims .filters").get_by_label("verdict").select_option("holds")
+        assert 0 < board.count() < every
+        expect(page.locator("#claims [role=status]")).to_have_text(f"{board.count()} of {every} claims")
+        box = board.first.locator(".badge").bounding_box()  # on a phone, too, a verdict is seen whole
+        assert 0 <= box["x"] and box["x"] + box["width"] <= size["width"]
+
+        spread = page.locator("#compare table.filter tbody tr:visible td:last-child")
+        head = page.locator("#compare thead").get_by_role("button", name="spread")
+        head.focus()
+        page.keyboard.press("Enter")  # no mouse is needed
+        found = [float(text) for text in spread.all_inner_texts() if text != "–"]
+        assert len(found) > 1 and found == sorted(found)
+
+        button = page.locator("button.copy").first
+        button.scroll_into_view_if_needed()
+        button.click()
+        expect(button).to_have_text(re.compile("Copied|Selected"))
+        assert faults == []
+        browser.close()

@@ -246,3 +246,17 @@ def test_what_is_asked_is_closed_when_it_is_cancelled(page):
     go.set()
     demo.wait()
     assert closed.is_set() and demo.answers[0].state == "cancelled"
+
+
+def test_each_answer_to_a_sample_is_marked_and_one_to_a_question_of_ones_own_is_not(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    sample = record_of("Which colour?", [str(tmp_path / "a.png")]) | {"answer": "<Red>"}
+    demo = ExpertDemo(lambda: {"one": lambda _: ["<red", ">"], "other": lambda _: ["blue"]}, [sample], uploads=tmp_path)
+    demo.ask.click()
+    demo.wait()
+    assert "<th>truth</th><td>&lt;Red&gt;</td>" in demo.said.value
+    assert demo.said.value.count("✔ right") == demo.said.value.count("✘ not the truth") == 1
+    demo.question.value = "Which shape?"
+    demo.ask.click()
+    demo.wait()
+    assert "truth" not in demo.said.value

@@ -13,6 +13,7 @@ from mtive_nb.data.door.tables import find_table
 from mtive_nb.data.rows import DATE_FIELDS, FACT_TYPES, FEEDBACK_FIELDS, PRODUCT_FIELDS
 
 PAGE = (Path(__file__).parents[1] / "docs/catalogue.md").read_text(encoding="utf-8")
+PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 BLOCKS = {name: text for _, name, text in re.findall(r"^```(\w+) (\S+)\n(.*?)^```$", PAGE, re.M | re.S)}
 
 
@@ -65,3 +66,17 @@ def test_the_command_is_the_page_s(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "2 of 2 products and 4 of 4 messages" in said and "Left out" not in said
     shutil.rmtree(tmp_path / "images")
     assert main(["check", str(tmp_path), "--json"]) == 2
+
+
+def test_every_command_of_the_pages_exists() -> None:
+    from mtive_nb.__main__ import parser
+
+    (known,) = (action.choices for action in parser()._actions if action.choices)
+    pages = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+    assert set(re.findall(r"`(?:python -m mtive_nb|mtive-nb) ([a-z]+)", pages)) <= set(known)
+
+
+def test_every_link_of_the_pages_arrives() -> None:
+    for path in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists(), f"{path.name}: {link}"

@@ -1,20 +1,49 @@
 """The report: the papers' numbers beside ours, one page without other files."""
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import html5lib
+import nbformat
+import numpy
 import pandas
 import pytest
+from PIL import Image
 
-from mtive_nb.report.page import claims_board, column_groups, number, read_metrics, run_folders, tally, write_report
+from mtive_nb.data.records import make_record, write_records
+from mtive_nb.report.board import claims_board, headline, tally
+from mtive_nb.report.chapters import captions, run_folders
+from mtive_nb.report.compare import compared_runs
+from mtive_nb.report.executed import MAX_BYTES, chapter_links, small_notebook
+from mtive_nb.report.page import write_report
 from mtive_nb.report.reference import DirtyRunError, copy_reference
+from mtive_nb.report.tables import column_groups, number, pivoted
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project
+from mtive_nb.run.metrics import read_metrics
 from mtive_nb.run.published import load_published, load_tables
 
-PNG = bytes.fromhex("89504e470d0a1a0a")
+ROOT = Path(__file__).parents[1]
+
+
+def png(side_px: int = 8) -> bytes:
+    """A picture of noise, which no compression makes small."""
+    pixels = numpy.random.default_rng(0).integers(0, 256, (side_px, side_px, 3), dtype=numpy.uint8)
+    packed = io.BytesIO()
+    Image.fromarray(pixels).save(packed, "PNG")
+    return packed.getvalue()
+
+
+PNG = png()
+EXECUTED = {
+    "nbformat": 4, "nbformat_minor": 5,
+    "metadata": {"kernelspec": {"name": "python3"}, "papermill": {"output_path": "/home/me/x"}, "widgets": {"state": 1}},
+    "cells": [{"cell_type": "code", "id": "a", "source": "run()", "execution_count": 1, "metadata": {"papermill": {}}, "outputs": []}],
+}  # fmt: skip
 
 
 def metric(table: str, row: str, column: str, value: float, **more) -> dict:
@@ -37,7 +66,7 @@ def project(tmp_path: Path) -> Project:
         "notes": {"stand_in": ["rule-based judge", "T1: a grammar", "T2: a scale"]},
     }
     write_atomic(folder / "run.json", json.dumps(record))
-    write_atomic(folder / "07_evaluation.ipynb", "{}")
+    write_atomic(folder / "07_evaluation.ipynb", json.dumps(EXECUTED))
     write_atomic(folder / "figures" / "loss.png", PNG)
     write_atomic(folder / "figures" / "loss.svg", "<svg/>")
     write_atomic(folder / "tables" / "long.csv", pandas.DataFrame({"a": range(100)}).to_csv(index=False))
@@ -69,22 +98,21 @@ def test_page(project: Project) -> None:
     parser.feed(page)
     # T1 is shown task by task, so a row comes four times; AE is the first.
     rows = {row[0].strip(): row for row in reversed(parser.rows) if row}
-    # The paper's +55.0 verbatim, ours beside it; a row that the paper only has; one that only we have, escaped.
-    assert rows["Base_SL"][1] == "+55.0"
-    assert rows["Base_SL"][2].startswith("61.5")
+    # Both as differences to Base_SL, the printed +55.0 and our level below; rows that one side only has, escaped.
+    assert rows["Base_SL"][1] == "+0.0printed +55.0"
+    assert rows["Base_SL"][2].startswith("+0.0level 61.5")
     assert "60.5 to 62.5" in rows["Base_SL"][2]
     assert "n 400 · seed 3" in rows["Base_SL"][2]
-    assert rows["Gemma3-4B"][1:3] == ["+21.3", "–"]
+    assert rows["Gemma3-4B"][1:3] == ["-33.7printed +21.3", "–"]
     assert rows["Always <the> majorityours only"][1] == "–"
+    assert rows["Always <the> majorityours only"][2].startswith("-49.2level 12.2")
     assert "no interval" in rows["Always <the> majorityours only"][2]
     assert "Idefics2-8B (row not printed)" in page
-    # The stand-in stands within the table concerned, in each of its parts.
-    stand_ins = [row for row in parser.rows if row and "rule-based judge" in row[0]]
-    assert len(stand_ins) == 4
-    # One that names its table stands there alone, and in its notebook's own part, which comes last.
-    named = [["T1: a grammar" in cell, "T2: a scale" in cell] for row in parser.rows for cell in row]
-    assert [found for found in named if any(found)] == [[True, False]] * 4 + [[True, True]]
-    assert rows["live v. merged"][2] == "3e-06"
+    # The stand-ins stand within the table concerned: one that names another table does not.
+    table = page.split('<section id="mtive-T1">')[1].split("</section>")[0]
+    assert table.count('class="stand-in"') == 2
+    assert "rule-based judge" in table and "T1: a grammar" in table and "T2: a scale" not in table
+    assert rows["live v. merged"][2] == "3e-06"  # its notebook's own numbers
     assert any(row and row[0] == "07_evaluation" and "files changed since" in row[1] for row in parser.rows)
     assert 'href="07_evaluation/07_evaluation.ipynb"' in page
     assert "and 76 more rows" in page
@@ -141,16 +169,23 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
     joined = claims_board(run_folders(project.outputs / "pocket"))
     assert [[t["verdict"] for t in c["tries"]] for c in joined] == [["open", "holds"], [], []]
     page = write_report(project, "pocket").read_text()
-    assert (
-        "Decided again (26_why, EX): as it stands 1" in page and "no router, told 2.25 (0.5 to 4), <b>holds</b>" in page
-    )
+    assert "Decided again (26_why, EX)" in page and "no router, told 2.25 (0.5 to 4), <b>holds</b>" in page
     assert "n 2,880 · 3 seeds" in page and "Not decided here (1)" in page and "1.03" in page
 
 
 def test_page_stands_alone(project: Project) -> None:
     page = write_report(project, "pocket").read_text()
-    assert not re.findall(r'(?:src|href)="https?:', page)
-    assert re.findall(r'src="([^"]{22})', page) == ["data:image/png;base64,"]
+    assert not re.findall(r'(?:src|href)="https?:|@import|url\(', page)
+    assert {src.split(";")[0] for src in re.findall(r'src="([^"]*)', page)} <= {"data:image/png", "data:image/jpeg"}
+
+
+def test_page_is_valid_and_every_link_arrives(project: Project) -> None:
+    page = write_report(project, "pocket").read_text()
+    parser = html5lib.HTMLParser()
+    parser.parse(page)
+    assert parser.errors == []
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) and set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
 
 
 def test_tables_without_a_number_of_ours_are_listed(project: Project) -> None:
@@ -188,16 +223,19 @@ def test_broken_metrics_name_file_and_line(project: Project) -> None:
 def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     write_atomic(project.outputs / "pocket" / "07_evaluation" / "adapter.safetensors", b"x" * 10)
     write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.svg", b"x" * (2**20 + 1))
-    write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.png", PNG)
+    write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.png", large := png(620))
     old = project.outputs / "reference" / "pocket" / "99_old" / "run.json"
     write_atomic(old, "{}")
     set_git(project, {"commit": "0123456789abcdef", "dirty": False})
     said: list[str] = []
     target = copy_reference(project, "pocket", tell=said.append)
     found = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
-    inside = ["figures/big.png", "figures/loss.svg", "metrics.jsonl", "run.json", "tables/long.csv"]
-    assert found == [f"07_evaluation/{name}" for name in inside] + ["report.html"]
-    assert "07_evaluation.ipynb" not in (target / "report.html").read_text()
+    inside = ["07_evaluation.ipynb", "figures/big.png", "figures/loss.svg", "metrics.jsonl", "run.json"]
+    inside += ["tables/long.csv"]
+    assert found == [f"07_evaluation/{name}" for name in inside] + ["README.md", "report.html"]
+    assert (target / "07_evaluation/figures/big.png").stat().st_size < 2**20 < len(large)
+    assert 'href="07_evaluation/07_evaluation.ipynb"' in (target / "report.html").read_text()
+    assert "(07_evaluation/07_evaluation.ipynb)" in (target / "README.md").read_text()
     assert said == ["07_evaluation: run by hand, its numbers carry no stamp of the runner"]
 
 
@@ -237,3 +275,100 @@ def test_columns_and_numbers() -> None:
     assert [number(x) for x in (1234.0, 0.86123, 55.04, 12345.67)] == ["1,234", "0.8612", "55.04", "12,345.7"]
     assert [number(x, "points") for x in (38.0208, 0.1389, 100)] == ["38.0", "0.1", "100.0"]
     assert number(0.5, "fraction") == "0.500" and number(12345.67, "nats") == "12,345.7"
+
+
+def test_one_number_of_many_seeds_stands_for_those_of_one(project: Project) -> None:
+    rows = [metric("T1", r, "AE/Acc", v, seeds=3, n=720) for r, v in (("Base_SL", 60.0), ("MTIVE_MTL", 64.5))]
+    path = project.outputs / "pocket" / "21_seeds" / "metrics.jsonl"
+    write_atomic(path, "".join(json.dumps(m) + "\n" for m in rows))
+    metrics = [m for folder in run_folders(project.outputs / "pocket") for m in read_metrics(folder)]
+    found = headline(metrics)
+    (stack,) = [row for row in found["rows"] if row["name"] == "MTIVE_MTL"]
+    # The paper prints +62.8 - 55.0 or the like: the same difference from published.csv.
+    printed = {(p.row, p.column): float(p.value) for p in load_published() if (p.paper, p.table) == ("mtive", "T1")}
+    assert stack["paper"] == f"{printed['MTIVE_MTL', 'AE/Acc'] - printed['Base_SL', 'AE/Acc']:+.1f}"
+    assert (stack["ours"], stack["level"], found["seeds"], found["tasks"]) == ("+4.5", "64.5", 3, ["AE"])
+    assert 0 <= stack["ours_at"] <= 100 and (stack["ours_at"] > found["zero"])
+
+
+def test_runs_are_compared_over_the_same_photos(project: Project) -> None:
+    for name, value, source in (("pocket1", 63.5, "mart"), ("grocery", 20.0, "real")):
+        folder = project.outputs / name
+        write_atomic(folder / "07_evaluation" / "metrics.jsonl", json.dumps(metric("T1", "Base_SL", "AE/Acc", value)))
+        write_atomic(folder / "01_catalogue" / "run.json", json.dumps({"parameters": {"SOURCE": source}}))
+    found = compared_runs(project.outputs / name for name in ("pocket", "pocket1", "grocery"))
+    assert [run["source"] for run in found["runs"]] == ["mart", "mart", "real"]
+    lines = {(line["system"], line["measure"]): line for line in found["lines"]}
+    assert [cell["value"] for cell in lines["Base_SL", "AE/Acc"]["cells"]] == ["61.5", "63.5", "20.0"]
+    assert lines["Base_SL", "AE/Acc"]["spread"] == "2.0"  # of the two on Pocket Mart
+    assert lines["Always <the> majority", "AE/Acc"]["cells"][1:] == [None, None]
+
+
+def test_examples_show_their_photo_and_mark_each_answer(project: Project) -> None:
+    shop = project.outputs / "pocket" / "01_catalogue"
+    Image.new("RGB", (300, 200), "red").save((shop.mkdir(), shop / "a.png")[1])
+    facts = {"asked": {"colour": "red", "packaging": "box"}, "known": {"colour": "red", "packaging": "box"}}
+    about = {
+        "product_id": "P",
+        "task": "AE",
+        "variant": "gen",
+        "images": [shop / "a.png"],
+        "source": "mart",
+        "split": "test",
+    }
+    record = make_record("one", question="Which <colour>?", answer="a red box", facts=facts, **about)
+    write_records([record], shop / "records" / "emdiv.jsonl")
+    words = {"colour": ["red", "blue"], "packaging": ["box", "bag"]}
+    write_atomic(shop / "records" / "vocabulary.json", json.dumps(words))
+    table = "id,task,question,truth,first,second,third\none,AE,Which?,a red box,A red box,a red bag,a blue bag\n"
+    write_atomic(project.outputs / "pocket" / "07_evaluation" / "tables" / "examples.csv", table)
+    page = write_report(project, "pocket").read_text()
+    card = page.split('<article class="example">')[1].split("</article>")[0]
+    assert re.findall(r'<li class="(\w+)">.*?<b>(\w+)</b>', card) == [
+        ("right", "first"), ("partly", "second"), ("wrong", "third"),
+    ]  # fmt: skip
+    assert "Which &lt;colour&gt;?" in card and card.count("data:image/jpeg") == 1
+
+
+def test_a_long_table_of_scores_is_pivoted_and_another_is_not() -> None:
+    lines = [{"row": r, "column": c, "value": r + c} for r in "ab" for c in ("x", "y")]
+    (table,) = pivoted(lines)
+    assert [[cell["value"] for cell in row["cells"]] for row in table["rows"]] == [["ax", "ay"], ["bx", "by"]]
+    assert pivoted([*lines, lines[0]]) == []  # two numbers for one cell
+    assert pivoted([{"row": str(k), "column": str(k), "value": "1"} for k in range(5)]) == []  # a diagonal
+
+
+def test_an_executed_chapter_is_small_and_says_nothing_of_the_machine() -> None:
+    home = Path("/home/me/project")
+    picture = base64.b64encode(png(500)).decode()
+    outputs = [
+        {"output_type": "display_data", "metadata": {}, "data": {"image/png": picture, "text/plain": "<Figure>"}},
+        {"output_type": "stream", "name": "stdout", "text": ["[progress] 1/2\n", f"{home}/outputs/x\n"]},
+        {"output_type": "stream", "name": "stderr", "text": "a warning"},
+        {"output_type": "display_data", "metadata": {}, "data": {"text/html": f'<img src="data:image/png;base64,{picture}">'}},
+    ]  # fmt: skip
+    cells = [EXECUTED["cells"][0] | {"outputs": outputs}]
+    small = small_notebook(json.loads(json.dumps(EXECUTED | {"cells": cells})), side_px=350, home=home)
+    nbformat.validate(nbformat.from_dict(small))
+    text = json.dumps(small)
+    assert len(text) < MAX_BYTES < len(picture) and "/home/me" not in text and "papermill" not in text
+    figure, stream, table = small["cells"][0]["outputs"]
+    (kind,) = figure["data"]
+    assert Image.open(io.BytesIO(base64.b64decode(figure["data"][kind]))).width == 350
+    assert stream["text"] == "outputs/x\n" and "data:image/" in table["data"]["text/html"]
+
+
+def test_a_chapter_links_its_neighbours_and_the_contents() -> None:
+    titles = {"01_a": "01 A", "02_b": "02 B", "04_c": "04 C"}
+    assert chapter_links("02_b", titles) == (
+        "[← 01 A](../01_a/01_a.ipynb) · [Contents](../README.md) · [04 C →](../04_c/04_c.ipynb)"
+    )
+    assert chapter_links("01_a", titles).startswith("[Contents]")
+
+
+def test_every_figure_has_a_caption() -> None:
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        code = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for name in re.findall(r'run\.figure\(\s*f?"([\w{}]+)"', code):
+            assert f"{path.name[:2]}/{re.sub(r'_{.*', '', name)}" in captions(), f"{path.name}: {name}"

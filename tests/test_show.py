@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pandas as pd
+from matplotlib.collections import PathCollection
 from PIL import Image
 
 from mtive_nb.data.records import assistant_turn, user_turn
@@ -9,8 +10,10 @@ from mtive_nb.show import (
     answer_table,
     bars_with_intervals,
     caption_of,
+    confusions,
     curves,
     dates_caption_of,
+    gallery,
     gaps,
     lines,
     photo_grid,
@@ -30,7 +33,51 @@ def test_bars_stand_at_their_values_with_their_intervals():
     axes = figure.axes[0]
     assert sorted(p.get_height() for p in axes.patches) == [0.2, 0.2, 0.7, 0.7]
     assert axes.get_ylabel() == "higher is better"
-    assert {t.get_text() for t in axes.get_legend().get_texts()} == {"zero-shot", "MTIVE_MTL"}
+    assert {t.get_text() for t in axes.get_legend().get_texts()} == {
+        "zero-shot",
+        "MTIVE_MTL",
+        "chance: no look at the photo",
+    }
+
+
+def test_an_axis_names_measure_range_n_and_direction_and_a_zero_is_written():
+    rows = [{"system": s, "column": f"{t}/Acc", "value": v, "low": v, "high": v} for s, v in (("a", 0.0), ("b", 40.0)) for t in ("AE", "own-task", "DD")]  # fmt: skip
+    frame = pd.DataFrame(rows).assign(n=240, unit="points 0-100")
+    axes = bars_with_intervals(frame, chance={"AE/Acc": 50.0}).axes[0]
+    assert axes.get_ylabel() == "Accuracy, 0-100, n = 240, higher is better"
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["attributes (AE)", "own-task", "damage (DD)"]
+    assert [t.get_text() for t in axes.texts] == ["0"] * 3
+    assert "chance: no look at the photo" in [t.get_text() for t in axes.get_legend().get_texts()]
+
+
+def test_many_systems_on_few_columns_become_rows_with_their_names_and_values():
+    rows = [{"system": f"a long name {k}", "column": c, "value": k / 10, "low": 0.0, "high": 1.0} for k in range(4) for c in ("ECE", "nats")]  # fmt: skip
+    dots = pd.DataFrame({"system": ["a long name 2"], "column": ["nats"], "value": [0.25]})
+    figure = bars_with_intervals(pd.DataFrame(rows), better="lower", title="A title " * 30, dots=dots)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [f"a long name {k}" for k in range(4)]
+    assert [axes.get_title() for axes in figure.axes] == ["ECE", "nats"]
+    assert [bar.get_width() for bar in figure.axes[1].patches] == [0.0, 0.1, 0.2, 0.3]
+    assert [t.get_text() for t in figure.axes[0].texts] == ["0", "0.100", "0.200", "0.300"]
+    (dots,) = [c.get_offsets().tolist() for c in figure.axes[1].collections if isinstance(c, PathCollection)]
+    assert dots == [[0.25, 2.0]] and figure.axes[0].get_xlabel() == "ECE, lower is better"
+
+
+def test_confusions_count_what_was_answered_to_what_is_true():
+    rows = [("DD", "yes", "yes"), ("DD", "yes", "no"), ("DD", "no", "neither"), ("PM", "no", "no")]
+    figure = confusions(pd.DataFrame(rows, columns=["task", "truth", "answer"]))
+    assert [axes.get_title() for axes in figure.axes] == ["DD, n = 3", "PM, n = 1"]
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["no", "yes", "neither"]
+    assert [t.get_text() for t in figure.axes[0].texts] == ["0", "0", "1", "1", "1", "0"]
+
+
+def test_a_gallery_shows_each_task_with_the_answers_of_the_systems(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    asked = {"messages": [user_turn("Which?", images=1)], "images": [tmp_path / "a.png"], "answer": "tea"}
+    records = [asked | {"task": task} for task in ("AE", "AE", "AE", "DD")]
+    figure = gallery(records, {"zero-shot": ["x", "y", "z", "w"]}, {"base": "zero-shot", "expert": "gone"}, each=2)
+    assert [a.get_title() for a in figure.axes if a.images] == [
+        f"{task}: Which?\ntruth: tea\nbase: {said}" for task, said in (("AE", "x"), ("AE", "y"), ("DD", "w"))
+    ]
 
 
 def test_a_missing_score_leaves_a_gap_and_no_error():

@@ -1,256 +1,51 @@
-"""One static HTML page per profile: the papers' numbers beside ours, figures, tables, and each run's provenance.
+"""One static HTML page per profile: a summary, the papers' numbers beside ours, the claims, figures, provenance.
 
-`gather` collects the content of the run folders, and page.html.jinja lays it out. The figures are embedded, so the page
-needs no network and no other file.
+`gather` collects the content of the run folders, and page.html.jinja lays it out. Styles, script and figures are
+embedded, so the page needs no network and no other file.
 """
 
-import csv
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mtive_nb.data.photos import data_url
+from mtive_nb.report.board import claim_tiles, claims_board, headline, tally
+from mtive_nb.report.chapters import notebook_part, run_folders
+from mtive_nb.report.compare import compared_runs
+from mtive_nb.report.tables import paper_table
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project, find_project
 from mtive_nb.run.metrics import read_metrics
 from mtive_nb.run.progress import duration
-from mtive_nb.run.published import PAPERS, columns_of, load_published, load_tables, rows_of
-from mtive_nb.run.stale import read_run
-
-ROWS_SHOWN = 24
-# A wider table is split by the part of its column names before the slash ("AE/Acc": by task).
-COLUMNS_SHOWN = 6
-DECIMALS = {
-    "points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "f1": 3, "s": 1,
-}  # fmt: skip  # by unit
+from mtive_nb.run.published import PAPERS, load_tables
 
 
-def number(value: float, unit: str = "") -> str:
-    """Format a number for a table: its unit's decimals, else four significant digits; commas between thousands."""
-    if unit in DECIMALS:
-        return f"{value:,.{DECIMALS[unit]}f}"
-    if float(value).is_integer() and abs(value) < 1e9:
-        return f"{int(value):,}"
-    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+def compared_profiles(folder: Path) -> list[Path]:
+    """Return the results to compare: `folder` itself, then those beside it, without the smoke test's."""
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    return [folder, *sorted(p for p in beside if p != folder and p.name != "smoke" and run_folders(p))]
 
 
-def cell_of(metric: dict[str, Any]) -> dict[str, str]:
-    """Return one of our numbers as texts for a table cell: value, interval, n with seed, and notebook."""
-    low, high = metric.get("low"), metric.get("high")
-    unit = metric["unit"]
-    value, interval = number(metric["value"], unit), "no interval"
-    if low is not None and high is not None:
-        interval = f"{number(low, unit)} to {number(high, unit)}"
-    if metric["better"] == "none":
-        interval = ""  # a count or a setting
-    seeds = metric.get("seeds", 1)
-    basis = f"n {metric['n']:,} · " + (f"{seeds} seeds" if seeds > 1 else f"seed {metric['seed']}")
-    return {"value": value, "interval": interval, "basis": basis, "notebook": metric["notebook"]}
+def gather(project: Project, folder: Path, *, page_dir: Path, others: Iterable[Path]) -> dict[str, Any]:
+    """Collect the page's content from the results in `folder`; it links the executed notebooks in `page_dir`.
 
-
-def paper_table(
-    paper: str, table: str, *, metrics: list[dict[str, Any]], stand_ins: dict[str, list[str]], own: dict[str, dict]
-) -> dict[str, Any]:
-    """Return a paper's table with our numbers in its cells; rows that only we have come last.
-
-    own: our tables by "notebook/table"; a table of texts or properties appears below the paper's table.
+    Errors: GraphError if the folder has no results.
     """
-    printed = {(p.row, p.column): p for p in load_published() if (p.paper, p.table) == (paper, table)}
-    ours: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for metric in metrics:
-        ours.setdefault((metric["row"], metric["column"]), []).append(cell_of(metric))
-    known = rows_of(paper, table)
-    rows = [*known, *dict.fromkeys(m["row"] for m in metrics if m["row"] not in known)]
-    about = load_tables().get((paper, table))
-    groups = []
-    for title, columns in column_groups(columns_of(paper, table)):
-        heads = [_head(column, metrics, about) for column in columns]
-        lines = []
-        for row in rows:
-            cells = [{"paper": printed.get((row, c)), "ours": ours.get((row, c), [])} for c in columns]
-            if any(c["paper"] or c["ours"] for c in cells):
-                lines.append(
-                    {"name": row, "cells": cells, "only_ours": row not in known, "ours": any(c["ours"] for c in cells)}
-                )
-        groups.append({"title": title, "heads": heads, "rows": lines})
-    shown = own.get(about.ours) if about else None
-    notebooks = sorted({m["notebook"] for m in metrics} | ({about.ours.split("/")[0]} if shown else set()))
-    remarks = [f"{p.row}, {p.column}: {p.note}" for p in printed.values() if _is_remark(p.note)]
-    return {
-        "id": f"{paper}-{table}",
-        "title": f"{PAPERS[paper]} {table}" + (f": {about.title}" if about else ""),
-        "relative_to": about.relative_to if about else None,
-        "anomalies": about.anomalies if about else (),
-        "remarks": remarks,
-        "groups": [group for group in groups if group["rows"]],
-        "own": shown,
-        "notebooks": notebooks,
-        "stand_ins": [(n, text) for n in notebooks for text in stand_ins.get(n, []) if _concerns(text, table)],
-    }
-
-
-def _concerns(note: str, table: str) -> bool:
-    """Return whether a note concerns `table`; a note that begins with a table ("T4: ...") concerns only that table."""
-    named = re.match(r"(T\d+): ", note)
-    return named is None or named[1] == table
-
-
-def _is_remark(note: str) -> bool:
-    """Return whether a note says more than the group of a row or the printed spelling of a number."""
-    return bool(note) and (";" in note or not note.startswith(("group=", "env=", "printed ")))
-
-
-def _head(column: str, metrics: list[dict[str, Any]], about: Any) -> dict[str, str]:
-    """Return a column's name, our unit, and whether higher or lower is better."""
-    mine = next((m for m in metrics if m["column"] == column), None)
-    direction = mine["better"] if mine else ""
-    if about and not direction:
-        direction = next((d for name, d, _ in about.metrics if column.split("/")[-1] == name.split(" ")[0]), "")
-    arrow = {"higher": "higher is better", "lower": "lower is better"}.get(direction, "")
-    return {"name": column, "unit": mine["unit"] if mine else "", "arrow": arrow, "ours": bool(mine)}
-
-
-def column_groups(columns: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Group columns by the part before the slash if one table is too wide; else return one untitled group."""
-    columns = list(columns)
-    if len(columns) <= COLUMNS_SHOWN:
-        return [("", columns)]
-    groups: dict[str, list[str]] = {}
-    for column in columns:
-        groups.setdefault(column.split("/")[0] if "/" in column else "", []).append(column)
-    return list(groups.items())
-
-
-def table_files(folder: Path) -> list[dict[str, Any]]:
-    """Return the tables/*.csv of a run folder, each cut after ROWS_SHOWN rows."""
-    tables = []
-    for path in sorted((folder / "tables").glob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.reader(file))
-        if lines:
-            body = [[_short(text) for text in line] for line in lines[1 : ROWS_SHOWN + 1]]
-            more = max(0, len(lines) - 1 - ROWS_SHOWN)
-            tables.append({"name": path.stem, "head": lines[0], "rows": body, "more": more})
-    return tables
-
-
-def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
-    """Return each claim from the first chapter that decided it: chapter 21 (several seeds), 20 (report), any other.
-
-    `tries`: the claim decided again with a single change (chapter 26).
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for folder in sorted(folders, key=lambda f: -int(f.name[:2]) if f.name[:2] in ("20", "21") else 0):
-        for row in _table(folder, "claims"):
-            if not found.get(row["claim"], {}).get("n"):
-                found[row["claim"]] = _rounded(row, row.get("unit")) | {"notebook": folder.name, "tries": []}
-    for folder in folders:
-        for row in _table(folder, "why"):
-            if claim := found.get(row["claim"]):
-                claim["tries"].append(_rounded(row, claim.get("unit")) | {"notebook": folder.name})
-    return list(found.values())
-
-
-def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
-    """Format a row of a claims table for reading; differences have the decimals of their unit."""
-    differences = {k: number(float(row[k]), unit or "") for k in ("gain", "low", "high") if row.get(k)}
-    return {k: _short(v) for k, v in row.items()} | differences
-
-
-def _table(folder: Path, name: str) -> list[dict[str, str]]:
-    """Return the rows of a run folder's table, or an empty list if the table does not exist."""
-    path = folder / "tables" / f"{name}.csv"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return list(csv.DictReader(text.splitlines(keepends=True)))
-
-
-def tally(claims: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Count the testable claims that hold, are open, do not hold or were not decided, by paper and priority."""
-    testable = [c for c in claims if not c["verdict"].startswith("not testable")]
-    groups = {"1": ("1",), "2": ("2",), "1 and 2": ("1", "2"), "3": ("3",)}
-    rows = []
-    for paper, title in PAPERS.items():
-        for name, priorities in groups.items():
-            found = [c for c in testable if c["claim"].startswith(f"{paper}-") and c["priority"] in priorities]
-            counts = {v: sum(c["verdict"] == v for c in found) for v in ("holds", "open", "does not hold")}
-            counts = {"testable": len(found), **counts, "not decided": len(found) - sum(counts.values())}
-            rows += [{"paper": title, "priority": name, **counts}] if found else []
-    return rows
-
-
-def _short(text: str) -> str:
-    """Shorten a CSV cell for reading: round floats, cut long texts."""
-    try:
-        return number(float(text)) if "." in text or "e" in text.lower() else text
-    except (ValueError, OverflowError):
-        return text if len(text) <= 300 else text[:300] + " …"
-
-
-def figure_files(folder: Path) -> list[dict[str, str]]:
-    """Return the figures of a run folder as data URIs."""
-    figures = []
-    for path in sorted((folder / "figures").glob("*.png")):
-        figures.append({"name": path.stem.replace("_", " "), "uri": data_url(path.read_bytes())})
-    return figures
-
-
-def run_folders(profile_dir: Path) -> list[Path]:
-    """Return the folders of a profile's good results, in order; failed and partial runs are left out."""
-    found = profile_dir.glob("[0-9][0-9]_*") if profile_dir.is_dir() else ()
-    return sorted(p for p in found if p.is_dir() and p.suffix == "")
-
-
-def notebook_part(folder: Path, *, links: bool) -> dict[str, Any]:
-    """Return one run folder's part of the page: its own numbers, tables, figures and provenance."""
-    record = read_run(folder)
-    own = [m for m in read_metrics(folder) if m["paper"] == "own"]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for metric in own:
-        line = cell_of(metric) | {"row": metric["row"], "column": metric["column"], "unit": metric["unit"]}
-        line["better"] = {"higher": "higher", "lower": "lower"}.get(metric["better"], "")
-        groups.setdefault(metric["table"], []).append(line)
-    notes = record.get("notes", {})
-    executed = folder / f"{folder.name}.ipynb"
-    git = record.get("git") or {}
-    seconds = record.get("wall_seconds") or record.get("seconds")
-    return {
-        "name": folder.name,
-        "link": f"{folder.name}/{executed.name}" if links and executed.exists() else "",
-        "own": groups,
-        "tables": table_files(folder),
-        "figures": figure_files(folder),
-        "stand_ins": notes.get("stand_in", []),
-        "missing": [*notes.get("missing", []), *filter(None, [notes.get("left_out")])],
-        "notes": {k: v for k, v in notes.items() if k not in ("stand_in", "missing", "left_out")},
-        "commit": (git.get("commit") or "none")[:10],
-        "dirty": bool(git.get("dirty")),
-        "device": record.get("device", "unknown"),
-        "duration": duration(seconds) if seconds is not None else "not finished",
-        "peak": number(round(record["peak_mib"])) if record.get("peak_mib") else "",
-        "seed": record.get("seed", ""),
-        "started": record.get("started", "").replace("T", " ").removesuffix("+00:00"),
-        "command": record.get("command", ""),
-        "parameters": record.get("parameters", {}),
-        "versions": record.get("versions", {}),
-    }
-
-
-def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, Any]:
-    """Collect the page's content; `links`: link executed notebooks. Errors: GraphError if a profile has no results."""
-    folders = run_folders(project.outputs / profile)
+    folders = run_folders(folder)
     if not folders:
-        raise GraphError(f"outputs/{profile}: found no results; make them with: python -m mtive_nb run {profile}")
-    parts = [notebook_part(folder, links=links) for folder in folders]
-    metrics = [m for folder in folders for m in read_metrics(folder)]
+        raise GraphError(
+            f"outputs/{folder.name}: found no results; make them with: python -m mtive_nb run {folder.name}"
+        )
+    parts = [notebook_part(project, one, folders, page_dir=page_dir) for one in folders]
+    metrics = [m for one in folders for m in read_metrics(one)]
     stand_ins = {part["name"]: part["stand_ins"] for part in parts}
     claims = claims_board(folders)
     own = {f"{part['name']}/{table['name']}": table for part in parts for table in part["tables"]}
     by_table = {key: [m for m in metrics if (m["paper"], m["table"]) == key] for key in load_tables()}
     here = {key for key, table in load_tables().items() if by_table[key] or table.ours in own}
+    runs = compared_runs(others)
     return {
-        "profile": profile,
+        "profile": folder.name,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "tables": [
             paper_table(*key, metrics=found, stand_ins=stand_ins, own=own)
@@ -265,22 +60,48 @@ def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, A
         "stand_ins": stand_ins,
         "claims": claims,
         "tally": tally(claims),
+        "tiles": claim_tiles(claims),
+        "headline": headline(metrics),
+        "real": real_photos(metrics, runs),
+        "compared": runs,
         "parts": parts,
+        "titles": {part["name"]: part["title"] for part in parts},
         "count": len(metrics),
+        "time": duration(sum(part["seconds"] for part in parts)),
     }
 
 
-def write_report(project: Project, profile: str, *, page: Path | None = None, links: bool = True) -> Path:
-    """Write outputs/<profile>/report.html, or `page`, and return its path."""
+def real_photos(metrics: list[dict[str, Any]], runs: dict[str, Any]) -> list[str]:
+    """Return, in sentences, where real photos stand: scores of this profile on them, and the profiles made of them."""
+    of_metrics = [m for m in metrics if "real photos" in m["table"]]
+    found = [f"{m['table']}, {m['row']}: {m['value']:.2f} ({m['column']}, n {m['n']})" for m in of_metrics[:2]]
+    for k, run in enumerate(runs["runs"]):
+        if run["source"] == "mart":
+            continue
+        means = {line["system"]: line["cells"][k] for line in runs["lines"] if line["measure"] == runs["mean"]}
+        shown = [f"{s} {means[s]['value']}" for s in ("MTIVE_MTL", "Base_MTL", "majority") if means.get(s)]
+        found.append(f"profile {run['profile']}, mean accuracy: {', '.join(shown)}")
+    return found
+
+
+def write_report(
+    project: Project, profile: str, *, page: Path | None = None, others: Iterable[Path] | None = None
+) -> Path:
+    """Write outputs/<profile>/report.html, or `page`, and return its path.
+
+    `others`: results of the profiles to compare; default, those of outputs/.
+    """
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    html = environment.get_template("page.html.jinja").render(**gather(project, profile, links=links))
-    path = page or project.outputs / profile / "report.html"
-    write_atomic(path, html)
-    return path
+    folder = project.outputs / profile
+    page = page or folder / "report.html"
+    others = compared_profiles(folder) if others is None else others
+    content = gather(project, folder, page_dir=page.parent, others=others)
+    write_atomic(page, environment.get_template("page.html.jinja").render(**content))
+    return page
 
 
 def main(profile: str) -> int:

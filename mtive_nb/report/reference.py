@@ -5,7 +5,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from mtive_nb.report.page import run_folders, write_report
+from mtive_nb.report.chapters import FIGURE_PX, run_folders, small_picture
+from mtive_nb.report.executed import copy_executed
+from mtive_nb.report.page import write_report
+from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Project
 from mtive_nb.run.stale import read_run
 
@@ -17,10 +20,11 @@ class DirtyRunError(ValueError):
 
 
 def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None] = print) -> Path:
-    """Copy run.json, metrics, tables, figures and the report page to outputs/reference/<profile>/; return that folder.
+    """Copy run.json, metrics, tables, figures, executed notebooks and the page to outputs/reference/<profile>/.
 
-    A figure is copied as SVG, or as PNG if the SVG is larger than 1 MiB. A larger table or PNG is not copied but named.
-    The new reference is built in a hidden folder and swapped in, so that old and new numbers never mix.
+    A figure is copied as SVG, or as PNG if the SVG is larger than 1 MiB. A larger PNG is shrunk. A larger table is not
+    copied but named. The new reference is built in a hidden folder and swapped in, so that old and new numbers never
+    mix. Returns the folder.
     Errors: DirtyRunError for runs whose files differed from a commit.
     """
     reference = project.outputs / "reference"
@@ -34,9 +38,13 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
         for path in _kept(folder, tell=tell):
             copy = aside / folder.name / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-    # Executed notebooks are not copied, so the copied page links to none.
-    write_report(project, profile, page=aside / "report.html", links=False)
+            if path.suffix == ".png" and path.stat().st_size > MAX_BYTES:
+                write_atomic(copy, small_picture(path.read_bytes(), side_px=FIGURE_PX))
+            else:
+                shutil.copyfile(path, copy)
+    copy_executed(project, profile, target=aside, tell=tell)
+    others = [p for p in sorted(reference.iterdir()) if p.name not in (profile, aside.name) and run_folders(p)]
+    write_report(project, profile, page=aside / "report.html", others=[project.outputs / profile, *others])
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
     return target
@@ -62,10 +70,7 @@ def _kept(folder: Path, *, tell: Callable[[str], None]) -> list[Path]:
     kept += [p for p in sorted((folder / "tables").glob("*.csv")) if _fits(p, tell=tell)]
     for png in sorted((folder / "figures").glob("*.png")):
         svg = png.with_suffix(".svg")
-        if svg.exists() and svg.stat().st_size <= MAX_BYTES:
-            kept.append(svg)
-        elif _fits(png, tell=tell):
-            kept.append(png)
+        kept.append(svg if svg.exists() and svg.stat().st_size <= MAX_BYTES else png)
     return kept
 
 

@@ -1,7 +1,8 @@
 """The annotation form: photos, question and a prefilled answer that a person accepts, corrects or skips.
 
-Enter in the answer field accepts an unchanged prefill and saves a changed one. Every decision is stored before the next
-record is shown. A lock makes handlers run one at a time, because ipykernel calls them from its main thread or from
+Enter in the answer field accepts an unchanged prefill and saves a changed one; "?" and Enter skips, "<" and Enter takes
+the last decision back. A question with few possible answers has a button for each. Every decision is stored before the
+next record is shown. A lock makes handlers run one at a time, because ipykernel calls them from its main thread or from
 another thread, depending on its version.
 """
 
@@ -22,6 +23,13 @@ from mtive_nb.run.progress import duration
 from mtive_nb.show.pictures import answer_table
 
 LOOK_S = 0.5  # anything faster is no judgement, but the second click of a double click or a held key
+SKIP, UNDO = "?", "<"  # typed as the answer
+CHOICES = 6  # a question with more possible answers has no buttons
+LAST = 5  # decisions listed below the form
+GUIDELINE = (
+    "Answer from the photos alone. Correct the answer where it is wrong, in the same form. Skip what the photos do not "
+    f"settle. Keys: Enter accepts or saves, {SKIP} Enter skips, {UNDO} Enter takes the last decision back."
+)
 SETTLE_S = 0.15  # on Enter, the browser sends the key before the typed text
 
 
@@ -32,11 +40,11 @@ def _after_settling(action: Callable[[], None]) -> None:
 class AnnotationForm(widgets.VBox):
     """A form over `records` with one prefill each; it starts at the first record without a decision.
 
-    `side_px` is the photos' longest side on the page; `clock` returns seconds.
+    `side_px` is the photos' longest side on the page; `clock` returns seconds; `guideline` stands above the photos.
     """
 
     def __init__(self, records: Sequence[dict], prefills: Sequence[str], store: AnnotationStore, *, side_px: int = 280,
-                 clock: Callable[[], float] = time.monotonic,
+                 guideline: str = GUIDELINE, clock: Callable[[], float] = time.monotonic,
                  later: Callable[[Callable[[], None]], None] = _after_settling) -> None:  # fmt: skip
         """`later` runs Enter's action once the typed text is there. Errors: ValueError unless one prefill a record."""
         if len(records) != len(prefills):
@@ -45,19 +53,26 @@ class AnnotationForm(widgets.VBox):
         self.records, self.prefills, self.store = list(records), [text.strip() for text in prefills], store
         self._side_px, self._clock, self._lock = side_px, clock, threading.Lock()
         self._at: int | None = None
-        self._build()
+        self._choices = _choices_of(self.records)
+        self._build(guideline)
         self._connect(later)
         self._handle(self._show_first_open)
 
-    def _build(self) -> None:
-        self.head, self.error = widgets.HTML(), widgets.HTML()
+    def _build(self, guideline: str) -> None:
+        self.head, self.error, self.last = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.guideline = widgets.HTML(f"<p><i>{html.escape(guideline)}</i></p>")
+        wrapped = widgets.Layout(flex_flow="row wrap")
+        self.choices = widgets.HBox(layout=wrapped)
         # No updates while typing: ipywidgets delays fast keystrokes, and Enter would overtake them.
         self.answer = widgets.Text(continuous_update=False, layout=widgets.Layout(width="100%"))
         self.save = widgets.Button(description="Accept or save", button_style="success", tooltip="Enter")
         self.skip, self.undo = widgets.Button(description="Skip"), widgets.Button(description="Undo")
         self.bar, self.status = widgets.IntProgress(max=max(1, len(self.records))), widgets.Label()
-        buttons = widgets.HBox([self.save, self.skip, self.undo])
-        self.children = [self.head, self.answer, buttons, self.error, widgets.HBox([self.bar, self.status])]
+        buttons = widgets.HBox([self.save, self.skip, self.undo], layout=wrapped)
+        progress = widgets.HBox([self.bar, self.status], layout=wrapped)
+        self.children = [
+            self.guideline, self.head, self.choices, self.answer, buttons, self.error, progress, self.last
+        ]  # fmt: skip
 
     def _connect(self, later: Callable[[Callable[[], None]], None]) -> None:
         self.save.on_click(lambda _: self._handle(self._save))
@@ -77,6 +92,9 @@ class AnnotationForm(widgets.VBox):
                 self.error.value = f'<b style="color:#e45756">{text}</b>'
 
     def _save(self) -> None:
+        {SKIP: self._skip, UNDO: self._undo}.get(self.answer.value.strip(), self._save_answer)()
+
+    def _save_answer(self) -> None:
         self._decide(self.answer.value)
 
     def _skip(self) -> None:
@@ -113,20 +131,41 @@ class AnnotationForm(widgets.VBox):
             self.skip.disabled = at is None
             self._show_head(at)  # if it fails, nothing can be accepted unseen
             self.answer.disabled = self.save.disabled = at is None
+        self._show_choices(at)
         self.answer.focus()
+
+    def _show_choices(self, at: int | None) -> None:
+        """Show a button for each possible answer of a record whose kind has few."""
+        record = self.records[at] if at is not None else {}
+        buttons = []
+        for text in self._choices.get((record.get("task"), record.get("variant")), ()):
+            buttons.append(widgets.Button(description=text, tooltip=f"answer {text}"))
+            buttons[-1].on_click(lambda _, text=text: self._handle(lambda: self._decide(text)))
+        self.choices.children = buttons
 
     def _show_head(self, at: int | None) -> None:
         """Show a record's photos and question; if a photo cannot be read, its name stays visible."""
+        self.choices.children = ()  # until the photos are there
         if at is None:
-            self.head.value = "<b>Every record is decided.</b>"
+            self.head.value = f"<b>Every record is decided.</b> Thank you. {self._counts()}. You can close this page."
             return
         record = self.records[at]
         self.head.value = html.escape(f"Record {record['id']}, photos {', '.join(record['images'])}")
         row = {"images": record["images"], "task": record["task"], "question": question_of(record)}
         self.head.value = answer_table(pd.DataFrame([row]), side_px=self._side_px).data
 
+    def _counts(self) -> str:
+        """Return how many records were accepted, corrected and skipped, and the file that holds the decisions."""
+        decided = [a.decision for r in self.records if (a := self.store.annotations.get(r["id"]))]
+        kinds = ("accepted", "corrected", "skipped")
+        return html.escape(f"{', '.join(f'{decided.count(k)} {k}' for k in kinds)}; saved in {self.store.path.name}")
+
     def _show_progress(self) -> None:
         decided = [a for r in self.records if (a := self.store.annotations.get(r["id"]))]
+        questions = {record["id"]: question_of(record) for record in self.records}
+        latest = [(i, a) for i, a in self.store.annotations.items() if i in questions][: -LAST - 1 : -1]
+        rows = [f"<li>{html.escape(f'{questions[i]} {a.answer or chr(8211)} ({a.decision})')}</li>" for i, a in latest]
+        self.last.value = f"<p>Last decisions, newest first</p><ul>{''.join(rows)}</ul>" if rows else ""
         elapsed_s, left = sum(a.seconds for a in decided), len(self.records) - len(decided)
         self.bar.value, self.undo.disabled = len(decided), not decided
         self.status.value = f"{len(decided)} of {len(self.records)}"
@@ -141,3 +180,15 @@ class AnnotationForm(widgets.VBox):
             f'<input value="{html.escape(self.answer.value)}" disabled style="width:100%"><p>{buttons}</p>'
             f'<progress max="{self.bar.max}" value="{self.bar.value}"></progress> {self.status.value}{self.error.value}</div>'
         )
+
+
+def _choices_of(records: Sequence[dict]) -> dict[tuple[str, str], list[str]]:
+    """Return the possible answers by (task, variant) where each record has a label, and there are few labels.
+
+    A kind of question whose labels are yes and no always offers both.
+    """
+    labels: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        labels.setdefault((record["task"], record["variant"]), set()).add(str(record.get("label") or ""))
+    found = {kind: ["yes", "no"] if some <= {"yes", "no"} else sorted(some) for kind, some in labels.items()}
+    return {kind: some for kind, some in found.items() if "" not in some and len(some) <= CHOICES}

@@ -1,29 +1,36 @@
-"""Charts: lines over steps, bars with intervals, shares."""
+"""Charts: lines over steps, reliability, differences, matrices, shares; bars stand in `bars.py`."""
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from mtive_nb.show.style import GRID, colour_of, new_figure, tidy
+from mtive_nb.show.style import ARROWS, GRID, colour_of, entitle, labelled, new_figure, tidy
 
-ARROWS = {"higher": "higher is better", "lower": "lower is better", "none": ""}
+FEW_POINTS = 12  # fewer are drawn as points, without a rolling mean
 
 
 def lines(
     frame: pd.DataFrame, x: str, y: str, *, by: str | None = None, title: str = "", better: str = "none"
 ) -> Figure:
-    """Plot `y` over `x`, one pale line per value of `by`, each with its rolling mean on top."""
+    """Plot `y` over `x`, one pale line per value of `by`, each with its rolling mean on top; few points are joined.
+
+    The axis of values that are never negative starts at zero.
+    """
     figure = new_figure()
     axes = figure.subplots()
     groups = frame.groupby(by, sort=False) if by else [("", frame)]
     for k, (name, rows) in enumerate(groups):
         colour = colour_of(str(name), k)
+        few = len(rows) <= FEW_POINTS
         axes.plot(rows[x], rows[y], color=colour, alpha=0.3, linewidth=1)
-        smooth = rows[y].rolling(max(1, len(rows) // 8), min_periods=1, center=True).mean()
-        axes.plot(rows[x], smooth, color=colour, linewidth=1.8, label=str(name) or None)
-    axes.set(xlabel=x, ylabel=f"{y} ({ARROWS[better]})" if ARROWS[better] else y, title=title)
-    if by:
+        smooth = rows[y].rolling(1 if few else len(rows) // 8, min_periods=1, center=True).mean()
+        axes.plot(rows[x], smooth, "o-" if few else "-", color=colour, linewidth=1.8, label=str(name) or None)
+    axes.set(xlabel=labelled(x), ylabel=", ".join(filter(None, [labelled(y), ARROWS[better]])))
+    entitle(axes, title)
+    if (frame[y] >= 0).all():
+        axes.set_ylim(0, 1.08 * float(frame[y].max()) or 1.0)
+    if by and frame[by].nunique() > 1:
         axes.legend(fontsize=8, frameon=False, ncols=2)
     tidy(axes)
     return figure
@@ -44,57 +51,10 @@ def curves(frame: pd.DataFrame, x: str, *, by: str, panel: str, title: str = "",
         axes.set_xticks(ticks, [str(t) for t in ticks], rotation=45)
         axes.minorticks_off()
         axes.set_title(str(name), fontsize=9)
-        axes.set_xlabel(x, fontsize=8)
+        axes.set_xlabel(labelled(x), fontsize=8)
         tidy(axes)
-    figure.axes[0].set_ylabel(f"{unit} ({ARROWS[better]})", fontsize=8)
+    figure.axes[0].set_ylabel(", ".join(filter(None, [unit, ARROWS[better]])), fontsize=8)
     figure.axes[-1].legend(fontsize=7, frameon=False)
-    return figure
-
-
-def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None, title: str = "", better: str = "higher",
-                        chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
-    """Plot grouped bars of `value` with intervals `low` to `high`: a group per column, a bar per system.
-
-    `frame` is long (system, column, value, low, high); without rows the plot is empty. `columns`: order of the groups,
-    default that of the frame. `chance` draws a dashed line per group: the score of always giving the commonest answer.
-    `dots` (system, column, value) mark the single runs that a bar combines.
-    """
-    columns = list(dict.fromkeys(frame["column"])) if columns is None else columns
-    systems = list(dict.fromkeys(frame["system"]))
-    figure = new_figure(max(8.0, 1.1 + 0.26 * len(systems) * len(columns)), 3.6)
-    axes = figure.subplots()
-    width = 0.84 / max(1, len(systems))
-    for k, system in enumerate(systems):
-        rows = frame[frame["system"] == system].set_index("column").reindex(columns)
-        at = np.arange(len(columns)) + (k - (len(systems) - 1) / 2) * width
-        error = np.clip(np.vstack([rows["value"] - rows["low"], rows["high"] - rows["value"]]), 0, None)
-        axes.bar(
-            at,
-            rows["value"],
-            width * 0.92,
-            yerr=error,
-            color=colour_of(system, k),
-            label=system,
-            error_kw={"lw": 0.9, "capsize": 1.5},
-        )
-        if dots is not None:
-            own = dots[(dots["system"] == system) & dots["column"].isin(columns)]
-            axes.scatter(at[own["column"].map(columns.index)], own["value"], s=7, color="black", zorder=3, linewidths=0)
-    for column, value in (chance or {}).items():
-        axes.hlines(
-            value,
-            columns.index(column) - 0.45,
-            columns.index(column) + 0.45,
-            color="black",
-            linestyles="--",
-            linewidth=0.9,
-        )
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set(ylabel=ARROWS[better], title=title)
-    axes.legend(
-        fontsize=7.5, frameon=False, ncols=min(max(1, len(systems)), 7), loc="upper center", bbox_to_anchor=(0.5, -0.1)
-    )
-    tidy(axes)
     return figure
 
 
@@ -108,15 +68,15 @@ def reliability(frame: pd.DataFrame, *, states: dict[str, str], bins: int = 5, t
     figure = new_figure(max(3.0, 2.3 * len(panels)), 2.6)
     for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
         rows = frame[frame["panel"] == panel]
-        axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=0.9)
+        axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=0.9, label="confidence = accuracy")
         for k, (column, label) in enumerate(states.items()):
             cut = pd.qcut(rows[column].rank(method="first"), min(bins, len(rows)), labels=False)
             means = rows.groupby(cut)[[column, "right"]].mean()
             axes.plot(means[column], means["right"], "o-", color=colour_of("", k), markersize=4, label=label)
-        axes.set(xlim=(0.4, 1.02), ylim=(0, 1.05), xlabel="confidence")
-        axes.set_title(panel, fontsize=9)
+        axes.set(xlim=(0.4, 1.02), ylim=(0, 1.05), xlabel="confidence, 0-1")
+        axes.set_title(f"{panel}\nn = {len(rows)}", fontsize=9)
         tidy(axes)
-    figure.axes[0].set_ylabel("accuracy")
+    figure.axes[0].set_ylabel("accuracy, 0-1, higher is better", fontsize=8)
     figure.axes[0].legend(fontsize=7.5, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
@@ -142,23 +102,57 @@ def gaps(frame: pd.DataFrame, *, unit: str, title: str = "") -> Figure:
             named[y] = row.label
         y += 1
     axes.set_yticks(list(named), list(named.values()))
-    axes.set(ylim=(y - 0.4, -0.7), xlabel=unit, title=title)
+    axes.set(ylim=(y - 0.4, -0.7), xlabel=f"difference in {unit}; dashed: none")
+    entitle(axes, title)
     tidy(axes)
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     return figure
 
 
-def matrix(values: pd.DataFrame, *, title: str = "", low: float, high: float) -> Figure:
-    """Plot a small matrix as a heat map with its numbers; the colour scale runs from `low` to `high`."""
-    figure = new_figure(1.6 + 0.9 * values.shape[1], 1.2 + 0.55 * values.shape[0])
+def matrix(
+    values: pd.DataFrame,
+    *,
+    title: str = "",
+    low: float,
+    high: float,
+    rows: str = "",
+    columns: str = "",
+    meaning: str = "",
+) -> Figure:
+    """Plot a small matrix as a heat map with its numbers; the colour scale runs from `low` to `high`.
+
+    `rows` and `columns` say what stands along the axes, `meaning` what a number is.
+    """
+    figure = new_figure(2.4 + 0.9 * values.shape[1], 1.4 + 0.55 * values.shape[0])
     axes = figure.subplots()
-    colours = "RdBu" if low < 0 else "Blues"
-    sns.heatmap(
-        values, ax=axes, annot=True, fmt=".2f", vmin=low, vmax=high, cmap=colours, linewidths=1, annot_kws={"size": 9}
-    )
-    axes.set(title=title, xlabel="", ylabel="")
+    values = values.rename(columns=lambda name: str(name).replace("_", " "))
+    look = {"vmin": low, "vmax": high, "cmap": "RdBu" if low < 0 else "Blues", "linewidths": 1}
+    sns.heatmap(values, ax=axes, annot=True, fmt=".2f", annot_kws={"size": 9}, **look)
+    axes.set(xlabel=columns, ylabel=rows)
+    entitle(axes, title)
     axes.tick_params(length=0, labelsize=9)
     axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
+    axes.collections[0].colorbar.set_label(meaning, fontsize=8)
+    return figure
+
+
+def confusions(frame: pd.DataFrame, *, title: str = "") -> Figure:
+    """Plot a matrix of counts per task: what is true in rows, what was answered in columns.
+
+    `frame`: a row per question with task, truth and answer. A column "neither" counts unreadable answers.
+    """
+    tasks = list(dict.fromkeys(frame["task"]))
+    figure = new_figure(max(3.0, 2.1 * len(tasks)), 2.1)
+    for axes, task in zip(figure.subplots(1, max(1, len(tasks)), squeeze=False)[0], tasks, strict=False):
+        part = frame[frame["task"] == task]
+        counts = pd.crosstab(part["truth"], part["answer"])
+        names = sorted(set(part["truth"]) | set(part["answer"]), key=lambda n: (n not in set(part["truth"]), n))
+        counts = counts.reindex(index=sorted(set(part["truth"])), columns=names, fill_value=0)
+        sns.heatmap(counts, ax=axes, annot=True, fmt="d", cmap="Blues", vmin=0, cbar=False, linewidths=1)
+        axes.set(xlabel="answered", ylabel="true")
+        axes.set_title(f"{task}, n = {len(part)}", fontsize=9)
+        axes.tick_params(length=0, labelsize=8)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -177,9 +171,10 @@ def stacked_shares(counts: pd.DataFrame, *, title: str = "") -> Figure:
             height=0.7,
         )
         left += shares[column].to_numpy()
-    axes.set_yticks(range(len(shares)), [str(i) for i in shares.index])
+    axes.set_yticks(range(len(shares)), [f"{name}, n = {n:,.0f}" for name, n in counts.sum(axis=1).items()])
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="share", title=title)
+    axes.set(xlim=(0, 1), xlabel="share, 0-1")
+    entitle(axes, title)
     axes.legend(
         fontsize=7.5,
         frameon=False,

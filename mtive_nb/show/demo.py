@@ -106,7 +106,7 @@ class ExpertDemo(widgets.VBox):
     `ways` returns the answerers that are available now, by name. `samples` are example records. Uploaded photos lie in
     a folder of this page's own below `uploads`. The path field opens photos in and below `folders` alone; default: the
     folders of the samples' photos. With `pool`, the page can add, update and remove experts. With `look`, the page can
-    show the attention of the answers' words on the photos.
+    show the attention of the answers' words on the photos. Each answer to a sample is marked against its truth.
     """
 
     def __init__(self, ways: Callable[[], Mapping[str, Way]], samples: Sequence[dict], *, uploads: Path,
@@ -150,7 +150,8 @@ class ExpertDemo(widgets.VBox):
         self.state, self.expert = widgets.HTML(), widgets.Text(placeholder="name of the expert")
         self.folder = widgets.Text(placeholder="its folder: .../stack", layout=widgets.Layout(width="100%"))
         self.changes = {what: widgets.Button(description=what) for what in ("Add", "Update", "Remove")}
-        buttons = widgets.HBox([self.expert, self.folder, *self.changes.values()])
+        wrapped = widgets.Layout(flex_flow="row wrap")
+        buttons = widgets.HBox([self.expert, self.folder, *self.changes.values()], layout=wrapped)
         self.children = [*self.children, widgets.HTML("<b>Experts in service</b>"), self.state, buttons]
 
     def _connect(self) -> None:
@@ -250,15 +251,24 @@ class ExpertDemo(widgets.VBox):
     def _show_answers(self) -> None:
         """Show the answers so far; the answers' threads call this."""
         with self._lock:
+            truth = self._truth()
             rows = "".join(
                 f"<tr><th>{html.escape(a.who)}</th><td>{html.escape(a.text) or '…'}</td><td>{a.seconds:.1f} s</td>"
-                f"<td>{html.escape(a.state) or 'answers'}</td></tr>"
+                f"<td>{html.escape(a.state) or 'answers'}</td>{_mark(a, truth)}</tr>"
                 for a in self.answers
             )
-            self.said.value = f"{_STYLE}<table class='demo'>{rows}</table>"
+            known = f"<tr><th>truth</th><td>{html.escape(truth)}</td></tr>" if truth else ""
+            self.said.value = f"{_STYLE}<table class='demo'>{known}{rows}</table>"
             if all(a.state for a in self.answers):
                 self.ask.disabled, self.cancel.disabled = False, True
                 self.look.disabled = not any(a.text.strip() for a in self.answers)
+
+    def _truth(self) -> str:
+        """Return the answer of the sample that was asked; empty for a question or photos of one's own."""
+        record = self.answers[0].record
+        asked = (record["images"], question_of(record))
+        known = (r for r in self._samples if (list(r["images"]), question_of(r)) == asked)
+        return str(next(known, {"answer": ""})["answer"])
 
     def _look(self) -> None:
         """Show the attention of every answer's words on its photos, computed by its answerer, one after the other."""
@@ -302,6 +312,14 @@ class ExpertDemo(widgets.VBox):
         pool = "" if self._pool is None else f"<p><b>Experts in service</b></p>{self.state.value}"
         asked = html.escape(self.question.value)
         return HTML(f"{self.photos.value}<p>{asked}</p>{self.error.value}{self.said.value}{self.looked.value}{pool}")
+
+
+def _mark(answer: LiveAnswer, truth: str) -> str:
+    """Return a cell that says whether a finished answer is the truth to the letter; nothing without a truth."""
+    if not truth or answer.state != "done":
+        return ""
+    right = answer.text.strip().lower() == truth.strip().lower()
+    return f"<td style='color:{'#0d6b3f' if right else '#a11d2b'}'>{'✔ right' if right else '✘ not the truth'}</td>"
 
 
 _STYLE = (

@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, shorten
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,9 @@ def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None
         return figure
     captions, boxes = captions or [""] * len(photos), boxes or [None] * len(photos)
     rows = -(-len(photos) // columns)
-    deepest = max((fill(c, 24).count("\n") + 1 if c else 0 for c in captions), default=0)
+    chars = round(16.5 * side_in)
+    captions = ["\n".join(fill(line, chars) for line in caption.splitlines()) for caption in captions]
+    deepest = max((caption.count("\n") + 1 if caption else 0 for caption in captions), default=0)
     images = [_image(photo) for photo in photos]
     tallest = max(image.height / image.width for image in images)
     figure = new_figure(side_in * columns, rows * (side_in * tallest + 0.14 * deepest) + (0.35 if title else 0))
@@ -44,13 +46,41 @@ def photo_grid(photos: Sequence[AnyPhoto], captions: Sequence[str] | None = None
         axes.axis("off")
     for axes, photo, caption, box in zip(grid, images, captions, boxes, strict=False):
         axes.imshow(photo)
-        axes.set_title(fill(caption, 24), fontsize=6.5, y=-0.04, va="top", pad=0, parse_math=False)
+        axes.set_title(caption, fontsize=6.5, y=-0.04, va="top", pad=0, parse_math=False)
         if box:
             x0, y0, x1, y1 = box
             axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="#e45756", linewidth=1)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _beside(images: Sequence[Image.Image]) -> Image.Image:
+    """Return the photos of one question side by side, as high as the lowest."""
+    height = min(image.height for image in images)
+    shrunk = [image.resize((max(1, image.width * height // image.height), height)) for image in images]
+    whole = Image.new("RGB", (sum(image.width for image in shrunk), height))
+    for k, image in enumerate(shrunk):
+        whole.paste(image, (sum(left.width for left in shrunk[:k]), 0))
+    return whole
+
+
+def gallery(
+    records: Sequence[dict], answers: Mapping[str, Sequence[str]], systems: Mapping[str, str], *, each: int = 4
+) -> Figure:
+    """Plot `each` records of every task, spread over its list: photo, question, truth, and the answer of each system.
+
+    `answers`: by system, in the records' order. `systems`: name in the figure -> name in `answers`.
+    """
+    photos, captions = [], []
+    for task in dict.fromkeys(record["task"] for record in records):
+        own = [k for k, record in enumerate(records) if record["task"] == task]
+        for k in own[:: max(1, len(own) // each)][:each]:
+            said = [f"{name}: {answers[system][k]}" for name, system in systems.items() if system in answers]
+            texts = [f"{task}: {question_of(records[k])}", f"truth: {records[k]['answer']}", *said]
+            photos.append(_beside([load_image(image) for image in records[k]["images"]]))
+            captions.append("\n".join(shorten(text, 60, placeholder=" …") for text in texts))
+    return photo_grid(photos, captions, columns=each, side_in=2.0)
 
 
 def caption_of(facts: Mapping) -> str:

@@ -1,0 +1,129 @@
+"""Bars with intervals: a group of bars per column, or a row per system where there are many systems and few columns."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mtive_nb.show.style import ARROWS, INK, METRIC_WORDS, RANGES, TASK_WORDS, colour_of, entitle, new_figure, tidy
+
+MANY_SYSTEMS, FEW_COLUMNS = 3, 2
+LEGEND_COLUMNS = 5
+CHANCE = "chance: no look at the photo"
+
+
+def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None, title: str = "", better: str = "higher",
+                        chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
+    """Plot bars of `value` with intervals `low` to `high`: a group per column, a bar per system.
+
+    `frame` is long (system, column, value, low, high, and unit and n if known); without rows the plot is empty.
+    `columns`: order of the groups, default that of the frame. `chance` draws a dashed line per group: the score of
+    always giving the commonest answer. `dots` (system, column, value) mark the single runs that a bar combines. Many
+    systems on few columns become rows of bars, a panel per column.
+    """
+    columns = list(dict.fromkeys(frame["column"])) if columns is None else columns
+    systems = list(dict.fromkeys(frame["system"]))
+    if len(columns) <= FEW_COLUMNS and len(systems) >= MANY_SYSTEMS:
+        return _rows_of_bars(frame, columns, systems, title=title, better=better, chance=chance or {}, dots=dots)
+    figure = new_figure(max(8.0, 1.1 + 0.26 * len(systems) * len(columns)), 3.8)
+    axes = figure.subplots()
+    width = 0.84 / max(1, len(systems))
+    for k, system in enumerate(systems):
+        rows = frame[frame["system"] == system].set_index("column").reindex(columns)
+        at = np.arange(len(columns)) + (k - (len(systems) - 1) / 2) * width
+        look = {"color": colour_of(system, k), "label": system, "error_kw": {"lw": 0.9, "capsize": 1.5}}
+        axes.bar(at, rows["value"], width * 0.92, yerr=_errors(rows), **look)
+        _mark_zeros(axes, at, rows["value"])
+        if dots is not None:
+            own = dots[(dots["system"] == system) & dots["column"].isin(columns)]
+            where = at[own["column"].map(columns.index)]
+            label = "a single run" if k == 0 else None
+            axes.scatter(where, own["value"], s=7, color="black", zorder=3, linewidths=0, label=label)
+    for k, (column, value) in enumerate((chance or {}).items()):
+        middle, label = columns.index(column), None if k else CHANCE
+        axes.hlines(value, middle - 0.45, middle + 0.45, color="black", linestyles="--", linewidth=0.9, label=label)
+    axes.set_xticks(range(len(columns)), [_spoken(c) for c in columns])
+    axes.set_ylabel(_measure(frame, columns, better), fontsize=9)
+    _finish(axes, frame, title)
+    lines = -(-len(axes.get_legend_handles_labels()[1]) // LEGEND_COLUMNS)
+    ncols = -(-max(1, len(axes.get_legend_handles_labels()[1])) // max(1, lines))
+    axes.legend(fontsize=8, frameon=False, ncols=ncols, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    return figure
+
+
+def _rows_of_bars(
+    frame: pd.DataFrame, columns: Sequence[str], systems: list[str], *, title: str, better: str, chance: dict[str, float],
+    dots: pd.DataFrame | None = None,
+) -> Figure:  # fmt: skip
+    """Plot a panel per column with a row per system, named beside its bar."""
+    figure = new_figure(8.0, 1.0 + 0.3 * len(systems))
+    panels = figure.subplots(1, max(1, len(columns)), sharey=True, squeeze=False)[0]
+    for axes, column in zip(panels, columns, strict=False):
+        part = frame[frame["column"] == column]
+        rows = part.set_index("system").reindex(systems)
+        colours = [colour_of(system) for system in systems]  # a row has its name, so unknown systems share a colour
+        look = {"xerr": _errors(rows), "color": colours, "error_kw": {"lw": 0.9, "capsize": 1.5}}
+        axes.barh(range(len(systems)), rows["value"], 0.75, **look)
+        high = rows[["value", "high"]].max(axis=1)
+        for y, (value, end) in enumerate(zip(rows["value"], high, strict=True)):
+            if pd.notna(value):
+                where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
+                axes.annotate(f"{value:#.3g}" if value else "0", (max(end, 0), y), **where)
+        if dots is not None:
+            own = dots[(dots["column"] == column) & dots["system"].isin(systems)]
+            axes.scatter(own["value"], own["system"].map(systems.index), s=7, color="black", zorder=3, linewidths=0)
+        if column in chance:
+            axes.axvline(chance[column], color="black", linestyle="--", linewidth=0.9, label=CHANCE)
+            axes.legend(fontsize=8, frameon=False)
+        axes.set_yticks(range(len(systems)), systems)
+        axes.set_xlabel(_measure(part, [column], better), fontsize=9)
+        axes.margins(x=0.12)
+        _finish(axes, part, _spoken(column) if len(columns) > 1 else title, horizontal=True)
+    panels[0].invert_yaxis()
+    if len(columns) > 1:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _errors(rows: pd.DataFrame) -> np.ndarray:
+    return np.clip(np.vstack([rows["value"] - rows["low"], rows["high"] - rows["value"]]), 0, None)
+
+
+def _mark_zeros(axes: Axes, at: np.ndarray, values: pd.Series) -> None:
+    """Write "0" where a bar has no height, to tell it from a missing bar."""
+    for x, value in zip(at, values, strict=True):
+        if value == 0:
+            axes.annotate("0", (x, 0), (0, 2), textcoords="offset points", ha="center", fontsize=7, color=INK)
+
+
+def _finish(axes: Axes, frame: pd.DataFrame, title: str, *, horizontal: bool = False) -> None:
+    entitle(axes, title)
+    tidy(axes)
+    if horizontal:
+        axes.grid(visible=False, axis="y")
+        axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+    if (frame["value"] < 0).any():
+        (axes.axvline if horizontal else axes.axhline)(0, color=INK, linewidth=0.8)
+
+
+def _spoken(column: str) -> str:
+    """Return a group's name: "AE/Acc" -> "attributes (AE)", "Existing/AE" and others as they are."""
+    task, _, metric = column.partition("/")
+    return TASK_WORDS.get(task, task if metric in METRIC_WORDS else column) if metric in (*METRIC_WORDS, "") else column
+
+
+def _measure(frame: pd.DataFrame, columns: Sequence[str], better: str) -> str:
+    """Return the axis label, as far as known: measure, range or unit, number of items, direction."""
+    metrics = {c.partition("/")[2].split(" ")[0] for c in columns}
+    name = METRIC_WORDS.get(next(iter(metrics)), "") if len(metrics) == 1 else ""
+    known = bool(name) or list(columns) == ["accuracy"]
+    name = name or (columns[0] if len(columns) == 1 else "")
+    units = set(frame["unit"].dropna()) if "unit" in frame else set()
+    unit = next(iter(units)) if len(units) == 1 else ""
+    if known and not unit and frame["value"].min() >= 0:
+        unit = "fraction" if frame["value"].max() <= 1 else "points 0-100"
+    counts = sorted(set(frame["n"].dropna().astype(int))) if "n" in frame else []
+    n = f"n = {counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "") if counts else ""
+    return ", ".join(filter(None, [name, RANGES.get(unit, unit), n, ARROWS[better]]))
