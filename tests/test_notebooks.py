@@ -44,6 +44,7 @@ def test_ran_and_left_its_results(smoke, path):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         assert {"paper", "table", "row", "column", "value", "unit", "better", "n", "seed"} <= row.keys()
+        assert row["row"] != "system", f"{row['table']}: the name of a column in place of the row's"
     executed = nbformat.read(folder / path.name, as_version=4)
     assert "What we saw" in "".join(c.source for c in executed.cells[-2:])
     assert executed.cells[-1].outputs, "the last cell says nothing"
