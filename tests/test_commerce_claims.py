@@ -6,7 +6,8 @@ import pytest
 from mtive_nb.data.commerce.ebay_benches import BENCHES
 from mtive_nb.data.commerce.rows import CommerceRow
 from mtive_nb.evaluate.claims import load_claims, undecided
-from mtive_nb.evaluate.commerce.claims import PAIRS, by_stratum, commerce_claims
+from mtive_nb.evaluate.commerce.claims import NEEDS as CASLIE_NEEDS
+from mtive_nb.evaluate.commerce.claims import PAIRS, best_of_baselines, by_stratum, commerce_claims
 from mtive_nb.evaluate.commerce.ebay_claims import NEEDS, adaptation_claims, choice_claims
 
 TASKS = ("AP", "CC", "PRP", "PSI", "MPC", "SA", "SR")
@@ -30,6 +31,24 @@ def test_a_better_arm_holds_a_worse_one_fails_and_absent_arms_are_left_out():
     assert set(board.index) == {c for c, arms in PAIRS.items() if set(arms) <= {"CASLIE", "uniM3", "UIA"}}
     worse = commerce_claims(records, {"CASLIE": half, "uniM3": right}).set_index("claim")
     assert worse.loc["caslie-captions-beat-text-only", "verdict"] == "does not hold"
+
+
+def test_the_best_baseline_is_chosen_for_each_task_and_domain():
+    records = caslie(tasks=("CC", "MPC"))
+    right = [r["label"] for r in records]
+    strong = {"VLM, photos": ("CC", "ind"), "uniM3": ("MPC", "ood")}  # where each baseline is right; wrong elsewhere
+    arms = {n: [r["label"] if (r["task"], r["variant"]) == at else "x" for r in records] for n, at in strong.items()}
+    best = best_of_baselines(records, arms)
+    hits = {(r["task"], r["variant"]) for r, said in zip(records, best, strict=True) if said == r["label"]}
+    assert hits == set(strong.values())
+    board = commerce_claims(records, {"CASLIE": right, **arms}).set_index("claim")
+    row = board.loc["caslie-beats-best-baseline-ind"]
+    assert (
+        row["verdict"] == "holds" and row["gain"] == 50
+    )  # points, as a baseline scores 0: 0 of CC, 100 of MPC, halved
+    assert "baselines: VLM, photos; uniM3" in row["remark"]
+    with pytest.raises(ValueError, match="expected one of"):
+        best_of_baselines(records, {"CASLIE": right})
 
 
 def test_tasks_that_were_not_asked_are_named():
@@ -102,8 +121,10 @@ def test_resolution_and_decoder_are_decided_on_their_own_benchmarks():
 @pytest.mark.parametrize("paper", ["ebay", "caslie"])
 def test_what_no_chapter_decides_stands_on_the_board_with_its_reason_and_support(paper):
     ids = [claim["id"] for claim in load_claims() if claim["paper"] == paper]
-    rest = {row["claim"]: row for row in undecided(paper, ids[:2], needs=NEEDS)}
+    needs = NEEDS | CASLIE_NEEDS
+    rest = {row["claim"]: row for row in undecided(paper, ids[:2], needs=needs)}
     assert list(rest) == ids[2:] and all(row["support"] and not row["n"] > 0 for row in rest.values())
     untestable = {c["id"] for c in load_claims() if c["testable_small_scale"] == "no"}
     assert {i for i, row in rest.items() if row["verdict"].startswith("not testable here: ")} == untestable & set(rest)
-    assert all(rest[i]["verdict"].endswith("a second size of the base") for i in NEEDS if i in rest)
+    assert needs.keys() <= {claim["id"] for claim in load_claims()} - untestable
+    assert all(rest[i]["verdict"] == f"not measured in this run: {why}" for i, why in needs.items() if i in rest)

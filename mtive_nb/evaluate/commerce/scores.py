@@ -175,6 +175,15 @@ def _confusions(records: Sequence[Mapping[str, Any]], answers: Sequence[str], *,
     return {place: Confusion.of([records[k] for k in own], [answers[k] for k in own]) for place, own in parts.items()}
 
 
+def main_scores(records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Return the main metric by (domain, task), from 0 to 1, a failed answer wrong. Errors: as commerce_scores."""
+    parts = _confusions(records, answers, system="answers").items()
+    return {
+        place: float(cells.score(cells.cells.sum(axis=0, keepdims=True), MAIN.get(place[1], ("Acc",))[0], "wrong")[0])
+        for place, cells in parts
+    }
+
+
 def paper_table(scores: pd.DataFrame, table: str, *, rule: str = "wrong") -> pd.DataFrame:
     """Return those `commerce_scores` that one of CASLIE's tables prints, as `run.metrics` reads them.
 
