@@ -204,7 +204,8 @@ def test_a_question_gets_further_photos_of_its_own_product(records, shop, tmp_pa
         assert several["images"][0] == one["images"][0] and len(set(several["images"])) == 2
         assert {product[photo] for photo in several["images"]} == {one["product_id"]}
         assert several["messages"][0]["content"][-1] == one["messages"][0]["content"][-1]
-    assert with_more_photos(more, [one for one in listings if one.photo == more[0]["images"][0]]) == []
+    alone = of(records, GENERAL)[:1]
+    assert with_more_photos(alone, [one for one in listings if one.photo == alone[0]["images"][0]]) == []
 
 
 def test_a_folder_without_clothes_says_where_they_come_from(tmp_path):

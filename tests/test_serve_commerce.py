@@ -89,5 +89,6 @@ def test_the_command_answers_rows_names_bad_ones_and_missing_chapters(home, rows
     assert "7 answers, 0 errors; 1 faults" in capsys.readouterr().err and len(out.read_text().splitlines()) == 7
     assert "no task" in (home / "answers.quarantine.csv").read_text()
     assert main([*words[:1], "none", *words[2:]]) == 2 and "mtive-nb run none 15" in capsys.readouterr().err
+    assert main([*words, "--task", "DD"]) == 2 and "no other task" in capsys.readouterr().err
     with pytest.raises(KeyError, match="expected one of uniM3"):
         CommerceExpert("small", "nobody", project=Project(home))

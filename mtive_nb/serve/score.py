@@ -283,10 +283,13 @@ def main(
 ) -> int:  # fmt: skip
     """Run the command `score`; return 0 if every question is answered, 1 for some errors, 2 if nothing could be done."""
     logging.disable_progress_bar()
-    if of_15 := [task for task in tasks if task in CASLIE_ARMS]:
+    if set(tasks) & set(CASLIE_ARMS):
         from mtive_nb.serve.commerce import main as score_commerce
 
-        return score_commerce(profile, source, output=output, expert=of_15[0], batch=batch)
+        if len(tasks) > 1 or server or workers:
+            print(f"error: --task {tasks[0]}: expected no other task, server or workers beside it", file=sys.stderr)
+            return 2
+        return score_commerce(profile, source, output=output, expert=tasks[0], batch=batch)
     try:
         Output(output), read_questions(source, tasks=tasks)  # refuse wrong files before loading a model
         with open_profile(profile, server=server, workers=workers) as experts, redirect_stdout(sys.stderr):
