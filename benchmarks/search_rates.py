@@ -4,13 +4,13 @@
 
 An arm is one training run of a chapter: an expert or a shared adapter of 06 by its adapter's name (AE, Base_AE, SL,
 Base_SL), the mixture of 08 (Base_MoE), a new task of 09 (PT: its expert on the stack) or a share of replay there, as T4
-names it ("Base_SL+Replay(100%)"). Everything but rate and passes is the chapter's own setting in the profile: records,
+names it ("Base_SL+Replay(100%)"), or an arm of 15 (uniM3, UIA, CASLIE, context-free). Everything but rate and passes is the chapter's own setting in the profile: records,
 rank, placement, batch, loss, seed. The chapters before must have run in the profile. Stages 1 and 2: search_stages.py.
 
 Each pair of a rate and a number of passes is one trial: train on the split train, score on the split val. One line of
 JSON a trial goes to --out; a trial that has its line there is not run again. `passes` counts the arm's records as its
 chapter draws them; for the arms of 06 and 08 it multiplies the chapter's STEPS, and records are drawn for so many steps.
-`score` is the mean over the arm's tasks of the share of right answers. Compare arms that had equally many trials.
+`score` is the mean over the arm's tasks of the share of right answers, in 15 of the task's main metric. Compare arms that had equally many trials.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import mtive_nb as m
 from mtive_nb.data.emdiv.build import tasks_with_questions
 from mtive_nb.data.records import records_sha256
 from mtive_nb.data.sampling import first_of_each_form, sample_variants
+from mtive_nb.evaluate.commerce.scores import main_scores
 from mtive_nb.evaluate.continual import replay_name, replay_records, steps_in
 from mtive_nb.model.experts import expert_name
 from mtive_nb.model.load import base_fingerprint
@@ -35,6 +36,7 @@ from mtive_nb.model.mixture import LoraMixture, MixtureSpec, matching_rank
 from mtive_nb.run.graph import find_project
 from mtive_nb.run.params import effective_parameters, per_task
 from mtive_nb.serve.retrain import right_answers
+from mtive_nb.serve.score import CASLIE_ARMS
 from mtive_nb.serve.versions import run_folder
 
 
@@ -155,14 +157,29 @@ def of_09(chapters: Chapters, arm: str, stages: tuple) -> Arm | None:
     return Arm(arm, stack, stack.specs["Base_SL"], None, common, records, asked, begins_as=begins_as)
 
 
+def of_15(chapters: Chapters, arm: str) -> Arm | None:
+    """An arm of CASLIE's text model on the records that 15 wrote; None where 15 trains no such arm."""
+    if arm not in CASLIE_ARMS:
+        return None
+    given = chapters.parameters("15")
+    records = m.load_records(chapters.run("15") / "records" / f"{arm}.jsonl")
+    spec = m.AdapterSpec(given["RANK"], float(given["RANK"]), tuple(given["PLACEMENT"]))
+    stack = m.LoraStack(m.load_vlm(given["TEXT_MODEL"]))
+    return Arm(arm, stack, spec, None, training_of(given), of_split(records, "train"), of_split(records, "val"))
+
+
 def arm_of(chapters: Chapters, name: str) -> Arm:
     """The arm of this name. Errors: ValueError for a name that no chapter trains."""
+    if found := of_15(chapters, name):
+        return found
     stages = (chapters.run("04") / "stack", "PT"), (chapters.run("05") / "stack", "IT")
     if name == "Base_MoE":
         return mixture_of_08(chapters, stages)
     if found := of_06(chapters, name, stages) or of_09(chapters, name, stages):
         return found
-    raise ValueError(f"arm: found {name!r}, expected an adapter of 06, Base_MoE, a new task of 09 or T4's row")
+    raise ValueError(
+        f"arm: found {name!r}, expected an adapter of 06, Base_MoE, a new task of 09, T4's row or an arm of 15"
+    )
 
 
 @torch.inference_mode()
@@ -174,7 +191,12 @@ def scored(arm: Arm, vocabulary: dict) -> dict:
     if others := {record["split"] for record in arm.held_out} - {"val"}:
         found = ", ".join(sorted(others))
         raise ValueError(f"{arm.name}: found records of {found} among those that score, expected val alone")
-    right = right_answers(arm.held_out, m.generate_answers(arm.stack, arm.held_out), vocabulary)
+    answers = m.generate_answers(arm.stack, arm.held_out)
+    if arm.name in CASLIE_ARMS:
+        scores = {task: round(value, 4) for (_, task), value in main_scores(arm.held_out, answers).items()}
+        mean = sum(scores.values()) / len(scores)
+        return {"score": mean, "measure": "main metric", "n": len(answers), "by_form": scores}
+    right = right_answers(arm.held_out, answers, vocabulary)
     table = pd.DataFrame({"task": [r["task"] for r in arm.held_out], "variant": [r["variant"] for r in arm.held_out]})
     by_form = table.assign(right=right).groupby(["task", "variant"], sort=False)["right"].mean()
     by_task = table.assign(right=right).groupby("task", sort=False)["right"].mean()

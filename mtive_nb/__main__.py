@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         dest="tasks",
         metavar="TASK",
-        help="task of rows that name none; repeatable",
+        help="task of rows that name none; repeatable. CASLIE, UIA or uniM3: INPUT is a file of commerce rows (docs/commerce.md)",
     )
     score.add_argument("--batch", type=int, default=32, metavar="N", help="questions answered together (default: 32)")
     score.add_argument("--workers", type=int, default=0, metavar="N", help="answer on N workers of a Ray cluster")

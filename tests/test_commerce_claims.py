@@ -5,8 +5,10 @@ import pytest
 
 from mtive_nb.data.commerce.ebay_benches import BENCHES
 from mtive_nb.data.commerce.rows import CommerceRow
-from mtive_nb.evaluate.commerce.claims import PAIRS, by_stratum, commerce_claims
-from mtive_nb.evaluate.commerce.ebay_claims import adaptation_claims
+from mtive_nb.evaluate.claims import load_claims, undecided
+from mtive_nb.evaluate.commerce.claims import NEEDS as CASLIE_NEEDS
+from mtive_nb.evaluate.commerce.claims import PAIRS, best_of_baselines, by_stratum, commerce_claims
+from mtive_nb.evaluate.commerce.ebay_claims import NEEDS, adaptation_claims, choice_claims
 
 TASKS = ("AP", "CC", "PRP", "PSI", "MPC", "SA", "SR")
 
@@ -29,6 +31,24 @@ def test_a_better_arm_holds_a_worse_one_fails_and_absent_arms_are_left_out():
     assert set(board.index) == {c for c, arms in PAIRS.items() if set(arms) <= {"CASLIE", "uniM3", "UIA"}}
     worse = commerce_claims(records, {"CASLIE": half, "uniM3": right}).set_index("claim")
     assert worse.loc["caslie-captions-beat-text-only", "verdict"] == "does not hold"
+
+
+def test_the_best_baseline_is_chosen_for_each_task_and_domain():
+    records = caslie(tasks=("CC", "MPC"))
+    right = [r["label"] for r in records]
+    strong = {"VLM, photos": ("CC", "ind"), "uniM3": ("MPC", "ood")}  # where each baseline is right; wrong elsewhere
+    arms = {n: [r["label"] if (r["task"], r["variant"]) == at else "x" for r in records] for n, at in strong.items()}
+    best = best_of_baselines(records, arms)
+    hits = {(r["task"], r["variant"]) for r, said in zip(records, best, strict=True) if said == r["label"]}
+    assert hits == set(strong.values())
+    board = commerce_claims(records, {"CASLIE": right, **arms}).set_index("claim")
+    row = board.loc["caslie-beats-best-baseline-ind"]
+    assert (
+        row["verdict"] == "holds" and row["gain"] == 50
+    )  # points, as a baseline scores 0: 0 of CC, 100 of MPC, halved
+    assert "baselines: VLM, photos; uniM3" in row["remark"]
+    with pytest.raises(ValueError, match="expected one of"):
+        best_of_baselines(records, {"CASLIE": right})
 
 
 def test_tasks_that_were_not_asked_are_named():
@@ -70,3 +90,41 @@ def test_adaptation_is_decided_by_gains_in_points(better):
     ]
     assert board.loc["ebay-verified-aspects-train-better", "n"] == 90  # three benchmarks of 30 questions
     assert board.loc["ebay-adaptation-keeps-general-skill", "verdict"] == "does not hold"  # 50 / 30 is above 1.01
+
+
+def test_resolution_and_decoder_are_decided_on_their_own_benchmarks():
+    classes = [
+        {"id": f"{task}{k}", "task": task, "product_id": f"P{k}", "label": "red",
+         "facts": {"asked": {"colour": "red"}, "known": {"colour": "red"}, "classes": ["red", "blue"]}}
+        for task in BENCHES.values() if "classes" in task for k in range(30)
+    ]  # fmt: skip
+    records = ebay() + classes
+    right = ['{"colour": "red"}' if "dae" in r["task"] else "It is red." if "label" in r else "red" for r in records]
+    wrong = ["blue"] * len(records)
+    # native is right on aspects alone, as the paper has it; the decoder changes nothing
+    native = [good if "label" not in r else bad for r, good, bad in zip(records, right, wrong, strict=True)]
+    square = [bad if "label" not in r else good for r, good, bad in zip(records, right, wrong, strict=True)]
+    exam = pd.DataFrame([{"skill": "all skills", "change": 0.5, "low": -0.5, "high": 1.5, "n": 300}])
+    arms = {"native": native, "square": square, "after": right, "plain": right}
+    names = {"native": "native", "square": "square", "taught": "after", "plain": "plain"}
+    board = choice_claims(records, arms, exam, **names).set_index("claim")
+    assert board["verdict"].to_dict() == {
+        "ebay-native-res-encoder-leads-on-aspects": "holds",
+        "ebay-fixed-res-encoder-leads-on-fashion": "holds",
+        "ebay-domain-text-decoder-helps": "open",
+        "ebay-domain-text-decoder-neutral-general": "holds",
+    }
+    without_exam = choice_claims(records, arms, exam[:0], **names).set_index("claim")["verdict"]
+    assert without_exam["ebay-domain-text-decoder-neutral-general"] == "not measured in this run"
+
+
+@pytest.mark.parametrize("paper", ["ebay", "caslie"])
+def test_what_no_chapter_decides_stands_on_the_board_with_its_reason_and_support(paper):
+    ids = [claim["id"] for claim in load_claims() if claim["paper"] == paper]
+    needs = NEEDS | CASLIE_NEEDS
+    rest = {row["claim"]: row for row in undecided(paper, ids[:2], needs=needs)}
+    assert list(rest) == ids[2:] and all(row["support"] and not row["n"] > 0 for row in rest.values())
+    untestable = {c["id"] for c in load_claims() if c["testable_small_scale"] == "no"}
+    assert {i for i, row in rest.items() if row["verdict"].startswith("not testable here: ")} == untestable & set(rest)
+    assert needs.keys() <= {claim["id"] for claim in load_claims()} - untestable
+    assert all(rest[i]["verdict"] == f"not measured in this run: {why}" for i, why in needs.items() if i in rest)

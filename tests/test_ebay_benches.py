@@ -17,6 +17,7 @@ from mtive_nb.data.commerce.ebay_benches import (
     clothing_bench,
     clothing_listings,
     ebay_benches,
+    with_more_photos,
 )
 from mtive_nb.data.commerce.listings import listings_of
 from mtive_nb.data.mart.render import render_mart
@@ -190,6 +191,21 @@ def test_retention_compares_each_adapter_with_the_base_by_skill(tiny, tmp_path, 
     alone = exam_change(stack, "IT1", folder=tmp_path, n=20).set_index("skill")
     assert found.loc["IT1"].to_dict() == alone.to_dict()
     assert exam_retention(stack, ["IT1"], folder=tmp_path, n=0).empty
+    one = exam_retention(stack, ["IT2"], folder=tmp_path, n=20, against="IT1").set_index("skill").loc[ALL_SKILLS]
+    assert (one["before"], one["after"], one["change"]) == (90, 70, -20)
+
+
+def test_a_question_gets_further_photos_of_its_own_product(records, shop, tmp_path):
+    listings = listings_of(shop, customers=True)
+    product = {one.photo: one.product_id for one in listings}
+    more = with_more_photos(of(records, GENERAL), listings, most=2)
+    assert len(more) == len(of(records, GENERAL)) and load_records(write_records(more, tmp_path / "more.jsonl")) == more
+    for one, several in zip(of(records, GENERAL), more, strict=True):
+        assert several["images"][0] == one["images"][0] and len(set(several["images"])) == 2
+        assert {product[photo] for photo in several["images"]} == {one["product_id"]}
+        assert several["messages"][0]["content"][-1] == one["messages"][0]["content"][-1]
+    alone = of(records, GENERAL)[:1]
+    assert with_more_photos(alone, [one for one in listings if one.photo == alone[0]["images"][0]]) == []
 
 
 def test_a_folder_without_clothes_says_where_they_come_from(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from mtive_nb.data.catalogue import load_catalogue
 from mtive_nb.data.commerce.listings import Listing, listings_of, with_aspects_of
-from mtive_nb.data.instructions.ebay_mix import SHARES, VARIANTS, blend, ebay_mix, mix_table
+from mtive_nb.data.instructions.ebay_mix import SHARES, VARIANTS, blend, ebay_mix, listing_texts, mix_table
 from mtive_nb.data.instructions.ebay_rules import CHECKS, check, failed_checks, read_pairs
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.ocr import Line
@@ -158,3 +158,17 @@ def test_rules_score_systems(mix):
         scores.loc[("json", "attributes", "all"), "value"] == 1 and scores.loc[("json", "vqa", "yes no"), "value"] == 0
     )
     assert scores.loc[("json", "vqa", "all"), "n"] == 360
+
+
+def test_listings_become_texts_of_train_products_each_once(listings, tmp_path):
+    texts = listing_texts([*listings, Listing("odd", "Odd", "tea", (("colour",),), "", product_id="odd")])
+    train = {one.product_id: one for one in listings if one.split == "train"}
+    assert sorted(r["product_id"] for r in texts) == sorted(train) and not any(r["images"] for r in texts)
+    for record in texts:
+        one = train[record["product_id"]]
+        assert question_of(record).endswith(one.title)
+        assert dict(line.split(": ", 1) for line in record["answer"].split("\n")) == {
+            "category": one.category,
+            **dict(one.aspects),
+        }
+    assert load_records(write_records(texts, tmp_path / "texts.jsonl")) == texts

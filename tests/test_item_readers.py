@@ -11,7 +11,7 @@ from PIL import Image
 from mtive_nb.data.items.items import Item, load_items
 from mtive_nb.data.items.mart import FEWEST, MOST, render_items
 from mtive_nb.data.items.readers import Barcode, Reading, as_prompt, read_barcodes, read_photo, read_photos
-from mtive_nb.data.items.real import ORIGINS, listing_truth, real_items
+from mtive_nb.data.items.real import ORIGINS, listing_truth, printed_dates, real_items
 from mtive_nb.data.items.rules import Shop, extract
 from mtive_nb.data.items.schema import checked, fields_of, values_of
 from mtive_nb.data.mart.back import SIDE_PX, back_facts, ean13_modules, take_back
@@ -181,6 +181,9 @@ def test_real_items_are_valid() -> None:
     for item in (one for items in found.values() for one in items):
         assert checked(item.truth).faults == () and not item.complete and item.photos
     assert max(len(item.photos) for item in found["abo-samples"]) == 5
+    dates = printed_dates()
+    assert set(dates) == {item.item_id for item in found["expiry-photos"]} and all(dates.values())
+    assert dates["img_01"] == {"2023-04-03", "2023-03-04"}
 
 
 @needs_photos

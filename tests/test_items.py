@@ -13,10 +13,12 @@ from mtive_nb.data.items import crops
 from mtive_nb.data.items.dedup import dedup_table, distinct
 from mtive_nb.data.items.inputs import PROMPTS, fewer_photos, item_record, main_photo, save_images
 from mtive_nb.data.items.items import Item, Region, load_items, write_items
+from mtive_nb.data.items.readers import Barcode, Reading
 from mtive_nb.data.items.schema import SCHEMA, checked, fields_of, gtin_ok, parse_answer, values_of
+from mtive_nb.data.ocr import Line
 from mtive_nb.data.records import load_records, record_fault, write_records
 from mtive_nb.evaluate.items.judge import _fault as verdicts_fault
-from mtive_nb.evaluate.items.scores import T3, score_items, table3, verdicts
+from mtive_nb.evaluate.items.scores import T3, fields_read, score_items, table3, verdicts
 from mtive_nb.run.published import load_published
 
 FIG_6 = {
@@ -156,6 +158,36 @@ def test_every_arm_stays_within_one_budget_and_uses_most_of_it(tmp_path: Path, b
         crops.fit(crops.views(item, "tiles"), budget_tok=5)
     with pytest.raises(ValueError, match="arm"):
         crops.views(item, "circles")
+
+
+def test_print_seen_on_shrunk_photos_gives_regions_in_the_photos_own_pixels(tmp_path: Path) -> None:
+    photos = tuple(photo(tmp_path / f"{k}.png", k, (560, 280)) for k in range(2))
+    small = crops.fit([Image.open(one) for one in photos], budget_tok=100)  # 10 x 5 tokens each
+    assert small[0].size == (280, 140)
+    seen = Reading((Line("NET 250 g", 0.9, (10, 20, 50, 30)),), (Barcode("1", "EAN-13", (60, 20, 70, 30)),))
+    item = crops.with_printed_regions(Item("a", photos, {}), {photos[1]: seen}, budget_tok=100)
+    assert [(r.photo, r.value, r.box) for r in item.regions] == [
+        (1, "NET 250 g", (20, 40, 100, 60)),
+        (1, "1", (120, 40, 140, 60)),
+    ]
+    whole, square = crops.views(item, "squares")
+    assert whole.size == (560, 280) and square.width == square.height < 280
+
+
+def test_fields_of_real_items_are_counted_at_their_own_paths_and_dates_beside() -> None:
+    truth = {"attributes": {"brand_name": "Zevo", "product_name": "Crisps"}}
+    items = [
+        Item("a", ("a.png",), truth, complete=False, source="shop"),
+        Item("b", ("b.png",), {}, complete=False, source="dates"),
+    ]
+    said = [
+        [Reading((Line("Brand: Zevo", 0.9, (0, 0, 9, 9)),))],
+        [Reading((Line("BEST BY 11 APR 2021", 0.9, (0, 0, 9, 9)),))],
+    ]
+    table = fields_read(items, said, dates={"b": {"2021-04-11", "2021-11-04"}})
+    assert table["read"].tolist() == [True, False, True] and table["source"].tolist() == ["shop", "shop", "dates"]
+    late = fields_read(items, said, dates={"b": {"2022-04-11"}})
+    assert late["read"].tolist() == [True, False, False]
 
 
 def test_tiles_cover_the_photo_once() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mtive_nb.data.catalogue import load_catalogue
 from mtive_nb.data.emdiv.mmpi import build_mmpi, build_shop_mmpi
-from mtive_nb.data.inputs import delimited, reordered, stacked, with_inputs, with_prompt
+from mtive_nb.data.inputs import at_ratio, delimited, reordered, stacked, with_inputs, with_prompt
 from mtive_nb.data.mart.render import render_mart, render_views
 from mtive_nb.data.ocr import Line
 from mtive_nb.data.records import record_fault, user_turn
@@ -129,3 +129,17 @@ def test_a_prompt_has_print_then_quarters_and_marks_and_each_can_be_left_out(sho
     assert with_prompt(records, tmp_path, split=False, prompt=stacked) == stacked(records)
     small = with_prompt(records, tmp_path, split=False, shrink_to_px=56)[0]
     assert {Image.open(p).size for p in small["images"]} == {(56, 56)}
+
+
+def test_a_margin_gives_the_ratio_and_a_square_has_the_same_area(photo_folder, tmp_path):
+    records = [{"images": [str(photo_folder / f"{k}.png")]} for k in range(0, 8, 2)]  # 56 x 56 pixels
+    native, square = (at_ratio(records, tmp_path, ratio=1.5, square=s) for s in (False, True))
+    sizes = [Image.open(r["images"][0]).size for r in native]
+    assert set(sizes) == {(84, 56), (56, 84)} and {Image.open(r["images"][0]).size for r in square} == {(69, 69)}
+    for before, after, (width, height) in zip(records, native, sizes, strict=True):
+        x, y = (width - 56) // 2, (height - 56) // 2
+        whole = np.asarray(Image.open(after["images"][0]).convert("RGB"))
+        assert (whole[y : y + 56, x : x + 56] == np.asarray(Image.open(before["images"][0]).convert("RGB"))).all()
+    assert at_ratio(records, tmp_path, ratio=1, square=False)[0]["images"] != records[0]["images"]
+    with pytest.raises(ValueError, match="ratio=4"):
+        at_ratio(records, tmp_path, ratio=4, square=False)

@@ -1,6 +1,7 @@
 """The preflight: sizes against loaded models and the papers' numbers, and a user's mistakes as findings."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,6 +59,14 @@ def failures(project, profile="pocket"):
 @pytest.mark.parametrize("size, total", [("7B", 8_292_166_656), ("3B", 3_754_622_976)])
 def test_shipped_configurations_have_the_published_number_of_weights(known, size, total):
     assert sum(sizes.part_parameters(known[size]).values()) == total
+
+
+@pytest.mark.parametrize("size, total", [("4b", 4_300_079_472), ("27b", 27_432_406_640)])
+def test_gemma_3_has_the_published_number_of_weights_and_of_image_tokens(size, total):
+    model = sizes.meta_model(sizes.find_config(f"google/gemma-3-{size}-it")[0])
+    assert sum(sizes.part_parameters(model).values()) == total
+    assert (sizes.own_image_tokens(model.config), sizes.patches_a_token(model.config)) == (256, 16)
+    assert sizes.adapter_parameters(model, ["vision.attention", "language"], rank=1) > 0
 
 
 # MB at 16 bits and per cent of the base, counted apart from this code
@@ -155,19 +164,25 @@ def test_shipped_profiles_pass(profile, capsys):
     assert f"pocket, {total:,} parameters" in said and "needs about" in said and ", 0 fail" in said
 
 
-def test_paper_is_counted_without_the_hub_and_fails_on_what_is_missing(project):
+def test_paper_is_counted_without_the_hub_and_fails_on_what_is_missing(project, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1e12))
     report = preflight.preflight("paper", project=project)
     said = str(report)
     assert "8,292,166,656 parameters according to the package's known_configs.json" in said
     assert {"57.3", "14.3"} <= set(report.tables["Adapters"]["MB fp16"])
     wrong = [text for level, text in report.findings if level == "fail"]
-    assert len(wrong) == 6
+    assert len(wrong) == 10
     assert wrong[0].startswith("params/paper/01_catalogue_and_emdiv.yaml: SOURCE: found 'catalogue'")
     for text, chapter in zip(wrong[1:3], ("02_instruction_data", "23_judges"), strict=True):
         assert chapter in text and "http://localhost:8000/v1 does not answer" in text
     assert wrong[3].startswith(f"params/paper/every.yaml: MODEL: found no weights of {QWEN.format('7B')}")
     assert wrong[4].startswith("params/paper/15_caslie.yaml: ENDPOINT") and "does not answer" in wrong[4]
     assert wrong[5].startswith("params/paper/15_caslie.yaml: TEXT_MODEL: found no weights of mistralai/")
+    assert wrong[6].startswith("params/paper/16_ebay.yaml: ENDPOINT") and "does not answer" in wrong[6]
+    for text, (chapter, name, size) in zip(
+        wrong[7:], (("16_ebay", "BASE", "4b"), ("17_items", "LARGE", "27b"), ("17_items", "BASE", "4b")), strict=True
+    ):
+        assert text.startswith(f"params/paper/{chapter}.yaml: {name}: found no weights of google/gemma-3-{size}-it")
 
 
 def test_four_bits_fit_a_card_of_24_gb(project):
@@ -192,7 +207,7 @@ def test_a_gpu_that_is_too_small_fails(project, monkeypatch):
     for free, level in ((40e9, "fail"), (53e9, "warn"), (80e9, "ok")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 2 * free))
         findings = preflight.preflight("paper", project=project).findings
-        found = [f for f in findings if "small GPU" in f[1] and "15_caslie" not in f[1]]
+        found = [f for f in findings if "small GPU" in f[1] and not re.match(r"1[567]_", f[1])]
         assert [level_of for level_of, _ in found] == [level] and "needs about 50.27" in found[0][1]
 
 
@@ -300,7 +315,7 @@ def captions_report(project, values, *, served=None, monkeypatch=None):
     report = preflight.Report()
     notebook = SimpleNamespace(name="15_caslie", path=Path("15_caslie.ipynb"))
     book = preflight.Book(notebook, values, project.params / "paper")
-    preflight.check_captions(report, book, project=project)
+    preflight.check_own_model(report, book, *preflight.OWN_MODELS["15"], project=project)
     return report
 
 

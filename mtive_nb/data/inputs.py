@@ -1,4 +1,6 @@
-"""Changes how photos enter a prompt: shrunk, cut into tiles, numbered or not, reordered (VIT-Pro T5, appendix E).
+"""Changes how photos enter a prompt: shrunk, cut into tiles, made square, numbered or not, reordered.
+
+Settings of VIT-Pro's T5 and appendix E, and of eBay's two vision encoders (s4.3).
 
 Every function maps records to records, so that training, answering and serving need no change.
 """
@@ -61,6 +63,39 @@ def _quarters(photo: Image.Image) -> list[Image.Image]:
     x, y = photo.width // 2, photo.height // 2
     rows = [(0, y), (y, photo.height)]
     return [photo.crop((a, top, b, bottom)) for top, bottom in rows for a, b in ((0, x), (x, photo.width))]
+
+
+def at_ratio(records: Sequence[dict], folder: Path, *, ratio: float, square: bool) -> list[dict]:
+    """The records with photos `ratio` times as wide as high, or as high as wide by turns, saved in `folder` as PNG.
+
+    Pocket Mart's photos are square. Each gets a margin, which mirrors its edges, so that it loses nothing and has a
+    phone's ratio. `square` then squeezes it into a square of the same area, as an encoder of fixed resolution does;
+    without, it stays as it is. Errors: ValueError for a ratio outside [1, 3].
+    """
+    if not 1 <= ratio <= 3:
+        raise ValueError(f"at_ratio: found ratio={ratio}, expected 1 to 3 (a margin mirrors at most the whole photo)")
+    folder, made = Path(folder), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for image in {image: None for record in records for image in record["images"]}:
+        file = folder / f"{file_sha256(Path(image))[:16]}_{ratio:g}_{'square' if square else 'native'}.png"
+        if not file.is_file():
+            with replacing(file) as part:
+                _stretched(load_image(image), ratio, wide=int(file.name[0], 16) % 2 == 0, square=square).save(
+                    part, format="PNG"
+                )
+        made[image] = str(file)
+    return [record | {"images": [made[image] for image in record["images"]]} for record in records]
+
+
+def _stretched(photo: Image.Image, ratio: float, *, wide: bool, square: bool) -> Image.Image:
+    """The photo with a mirrored margin up to the ratio, squeezed into a square of the same area or not."""
+    width, height = photo.size
+    across, down = (round(ratio * height), height) if wide else (width, round(ratio * width))
+    x, y = max(0, across - width), max(0, down - height)
+    margins = ((y // 2, y - y // 2), (x // 2, x - x // 2), (0, 0))
+    whole = Image.fromarray(np.pad(np.asarray(photo), margins, mode="symmetric"))
+    side = round((whole.width * whole.height) ** 0.5)
+    return whole.resize((side, side), Image.Resampling.BICUBIC) if square else whole
 
 
 def stacked(records: Sequence[dict]) -> list[dict]:

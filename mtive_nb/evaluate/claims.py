@@ -14,7 +14,7 @@ rests on part of the tasks, and where the paper's own numbers contradict its cla
 measurements of a chapter (latency, equality, interruptions). The report joins the chapters' tables of claims.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -31,9 +31,14 @@ from mtive_nb.evaluate.scores import confusion_features
 
 BOARD_FIELDS = (
     "claim", "statement", "priority", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "n", "seeds",
-    "published", "unit",
+    "published", "unit", "support",
 )  # fmt: skip
-SHOWN = ["statement", "priority", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "published"]
+SHOWN = ["statement", "priority", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "published", "support"]  # fmt: skip
+# What a paper itself shows for its claim, by the field `support` of claims.yaml.
+SUPPORT = {
+    "table": "printed", "mixed": "printed, on some tasks only", "contradicted": "contradicted by its own numbers",
+    "text": "said without numbers", "derived": "derived from its numbers", "structural": "by design",
+}  # fmt: skip
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 NOT_MEASURED = "not measured in this run"
 # Names of claims.yaml -> rows of our tables.
@@ -265,7 +270,8 @@ def board(
 ) -> pd.DataFrame:
     """Return one row per claim with its verdict, or the reason why it is undecided. frames: from `judged_run`.
 
-    Columns: BOARD_FIELDS; `published` is the margin in the paper, of the deciding task where the paper prints it.
+    Columns: BOARD_FIELDS; `published` is the margin in the paper, of the deciding task where the paper prints it;
+    `support` is what the paper itself shows for it (SUPPORT).
     """
     rows = []
     for claim in claims:
@@ -275,6 +281,18 @@ def board(
             found = {"verdict": f"not testable here: {claim['testable_why']}" if no else NOT_MEASURED}
         rows.append(_row(claim, found))
     return pd.DataFrame(rows, columns=list(BOARD_FIELDS)).astype({"by_task": object, "decided_by": object})
+
+
+def undecided(paper: str, decided: Collection[str], *, needs: Mapping[str, str]) -> list[dict]:
+    """Return a row of the board for each claim of a paper that no chapter decides, with the reason.
+
+    decided: ids of claims with a row elsewhere. needs: what a claim that could be tested lacks here, by id.
+    """
+    rest = board([claim for claim in load_claims() if claim["paper"] == paper and claim["id"] not in decided], {})
+    return [
+        row | {"verdict": f"{NOT_MEASURED}: {needs[row['claim']]}"} if row["claim"] in needs else row
+        for row in rest.to_dict("records")
+    ]
 
 
 def claims_of_run(
@@ -295,4 +313,5 @@ def _row(claim: Mapping, found: Mapping) -> dict:
     of_task = claim["test"].get("margin_by_task") or {}
     published = of_task.get(found.get("decided_by"), printed.get("value"))
     unit = printed.get("unit") or limit.get("unit")
-    return about | dict(found) | {"remark": remark, "published": published, "unit": unit}
+    shown = {"published": published, "unit": unit, "support": SUPPORT.get(claim.get("support"), "")}
+    return about | dict(found) | {"remark": remark} | shown

@@ -1,6 +1,6 @@
 """Sizes of a model and its adapters, counted on the meta device before any weight is read.
 
-Letters: B batch, D width, F width of the MLP, R rank, T tokens, P patches (four make an image token).
+Letters: B batch, D width, F width of the MLP, R rank, T tokens, P patches.
 """
 
 import json
@@ -129,6 +129,24 @@ def image_tokens(config: PreTrainedConfig, *, min_px: int, max_px: int) -> int:
     return height * width // side**2
 
 
+def own_image_tokens(config: PreTrainedConfig) -> int:
+    """Count the tokens of a 12-megapixel photo under a model's own bounds: 0 for a text model, 256 for Gemma 3.
+
+    1,024 for a family without a rule.
+    """
+    if not hasattr(config, "vision_config"):
+        return 0
+    if config.model_type == "qwen2_5_vl":
+        return image_tokens(config, min_px=0, max_px=0)
+    return getattr(config, "mm_tokens_per_image", 1024)
+
+
+def patches_a_token(config: PreTrainedConfig) -> int:
+    """Count the patches behind an image token: 16 in Gemma 3, whose images have one size, and four elsewhere."""
+    tokens = getattr(config, "mm_tokens_per_image", 0)
+    return (config.vision_config.image_size // config.vision_config.patch_size) ** 2 // tokens if tokens else 4
+
+
 def layer_bytes(config: PreTrainedConfig) -> int:
     """Estimate the bytes per token that a transformer layer keeps for its backward pass: 28 D + 8 F.
 
@@ -179,7 +197,10 @@ def training_memory(
     other adapters: float32. Logits: 16 V per answer token (bfloat16, float32, log-softmax, gradient). Activations are
     listed without checkpointing ("activations") and with it ("checkpointed").
     """
-    load = {"tokens": batch * (IMAGES * image_tok + TEXT_TOK), "patches": 4 * batch * IMAGES * image_tok}
+    load = {
+        "tokens": batch * (IMAGES * image_tok + TEXT_TOK),
+        "patches": patches_a_token(config) * batch * IMAGES * image_tok,
+    }
     logits = 16 * batch * ANSWER_TOK * config.get_text_config().vocab_size
     return {
         "weights": weights,

@@ -15,11 +15,12 @@ from mtive_nb.pocket.scene_questions import SKILLS
 COLUMNS = ("adapter", "skill", "n", "before", "after", "change", "low", "high")
 
 
-def exam_retention(stack: LoraStack, adapters: Sequence[str], *, folder: Path, n: int) -> pd.DataFrame:
+def exam_retention(stack: LoraStack, adapters: Sequence[str], *, folder: Path, n: int, against: str | None = None) -> pd.DataFrame:  # fmt: skip
     """Return what each adapter, with its parents, changes in the exam, by skill, in points from 0 to 100.
 
-    As `exam_change` for several adapters on the same `n` scenes, which the bare base answers once. A row per adapter and
-    skill, then ALL_SKILLS. No row for n = 0 or a model that is no pocket base. The last adapter is active afterwards.
+    As `exam_change` for several adapters on the same `n` scenes. Before is the adapter `against`, default the bare base. A
+    row per adapter and skill, then ALL_SKILLS. No row for n = 0 or a model that is no pocket base. The last adapter is
+    active afterwards.
     """
     if not n or not has_exam(stack.vlm):
         return pd.DataFrame(columns=COLUMNS)
@@ -30,7 +31,7 @@ def exam_retention(stack: LoraStack, adapters: Sequence[str], *, folder: Path, n
         answers = generate_answers(stack, records, max_new_tokens=48, what=f"exam {adapter or 'base'}")
         return np.array([100.0 * (a == r["answer"]) for a, r in zip(answers, records, strict=True)])
 
-    before, skills = hits(None), np.array([r["task"] for r in records])
+    before, skills = hits(against), np.array([r["task"] for r in records])
     for adapter in adapters:
         after = hits(adapter)
         for skill in (*[s for s in SKILLS if s in skills], ALL_SKILLS):

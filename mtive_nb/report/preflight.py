@@ -4,6 +4,7 @@ Units: MB is 1e6 bytes, GB is 1e9. sizes.py contains the counts and estimates.
 """
 
 import re
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,12 @@ from mtive_nb.run.graph import GraphError, Project, chapters_of, find_project, r
 from mtive_nb.run.params import ParameterError, check_profile, effective_parameters
 
 KERNELS = {"sdpa": "torch", "eager": "torch", "flex_attention": "torch", "flash_attention_2": "flash_attn"}
+# Chapters with a model of their own: the parameter that names it, and those that name models at ENDPOINT.
+OWN_MODELS = {
+    "15": ("TEXT_MODEL", ("CAPTIONER", "JUDGES")),
+    "16": ("BASE", ("CAPTIONER", "VERIFIER")),
+    "17": ("BASE", ()),
+}
 AdapterSizes = dict[str, dict[str, int]]  # number of weights, by notebook number and adapter name
 
 
@@ -36,13 +43,13 @@ def preflight(profile: str, *, project: Project | None = None) -> Report:
     except (GraphError, ParameterError) as error:
         report.add("fail", error)
         return report
-    for number in (n for n in (*chapters_of("path"), "15", "23") if n in graph):
+    for number in (n for n in (*chapters_of("path"), *OWN_MODELS, "23") if n in graph):
         try:
             values = effective_parameters(graph[number].path, params=project.params, profile=profile)
             books[number] = Book(graph[number], values, project.params / profile)
         except ParameterError as error:
             report.add("fail", error)
-    captions = books.pop("15", None)  # it has a model of its own
+    own = {number: books.pop(number) for number in OWN_MODELS if number in books}
     check_packages(report)
     if "01" in books:
         check_source(report, books["01"], home=project.home)
@@ -51,8 +58,8 @@ def preflight(profile: str, *, project: Project | None = None) -> Report:
             check_endpoint(report, books[number], {"LLM": [books[number].values["LLM"]]})
     if "04" in books:
         check_models(report, books, project=project)
-    if captions:
-        check_captions(report, captions, project=project)
+    for number, book in own.items():
+        check_own_model(report, book, *OWN_MODELS[number], project=project)
     return report
 
 
@@ -182,15 +189,17 @@ def check_pixels(report: Report, book: Book, config: PreTrainedConfig) -> int:
         return 1
 
 
-def check_captions(report: Report, book: Book, *, project: Project) -> None:
-    """Check chapter 15's text model, its adapter, and that its captioner and judges are served.
+def check_own_model(report: Report, book: Book, parameter: str, asked: Sequence[str], *, project: Project) -> None:
+    """Check the model that a chapter's `parameter` names, its adapter, and that the models of `asked` are served.
 
-    A captioner or judge whose name is a hub id ("owner/name") answers at ENDPOINT; other names are of this package.
+    An empty name means the model of 04, which has checks of its own. A model of `asked` whose name is a hub id
+    ("owner/name") answers at ENDPOINT; other names are of this package. LARGE, if there is one, is loaded beside.
     """
     values = book.values
-    served = {"CAPTIONER": [values["CAPTIONER"]], "JUDGES": list(values["JUDGES"])}
+    served = {name: [values[name]] if isinstance(values[name], str) else list(values[name]) for name in asked}
     check_endpoint(report, book, {name: [m for m in models if "/" in m] for name, models in served.items()})
-    found = check_weights(report, book, "TEXT_MODEL", home=project.home)
+    large = check_weights(report, book, "LARGE", home=project.home) if values.get("LARGE") else None
+    found = check_weights(report, book, parameter, home=project.home) if values[parameter] else None
     if not found:
         return
     model, download = found
@@ -199,11 +208,20 @@ def check_captions(report: Report, book: Book, *, project: Project) -> None:
     except ValueError as error:
         report.add("fail", f"{book.where('PLACEMENT')}: {error}")
         return
-    load = {"trained": adapter, "resident": 0, "batch": values["BATCH"], "image_tok": 0}
+    load = {
+        "trained": adapter,
+        "resident": 0,
+        "batch": values["BATCH"],
+        "image_tok": sizes.own_image_tokens(model.config),
+    }
     parts = sizes.training_memory(model.config, sizes.weight_bytes(model), **load)
     kept = parts["checkpointed" if values.get("CHECKPOINTING") else "activations"]
-    check_device(report, parts["weights"] + parts["adapters"] + kept, f"{book.notebook.path.name}, training")
-    check_disk(report, [adapter], project.outputs, download=download)
+    peaks = [(parts["weights"] + parts["adapters"] + kept, f"{book.notebook.path.name}, training")]
+    if large:
+        beside = parts["weights"] + sizes.weight_bytes(large[0])
+        peaks.append((beside, f"{book.notebook.path.name}, with LARGE beside"))
+    check_device(report, *max(peaks))
+    check_disk(report, [adapter], project.outputs, download=download + (large[1] if large else 0))
 
 
 def main(profile: str) -> int:

@@ -37,6 +37,7 @@ PLACE = COLUMNS[:4]  # what a row stands for
 NUMBERS = ("probability", "milliseconds")
 WINDOW = 4  # batches of photos that are decoded ahead, and sorted by the expected length of their answers
 DECODERS = 4  # threads
+CASLIE_ARMS = ("uniM3", "UIA", "CASLIE", "context-free")  # adapters of 15, which read rows (serve/commerce.py)
 SHOWN = 5  # errors on the screen; the file has them all
 
 
@@ -181,7 +182,7 @@ def _scored(
         # Pairs of photos apart, since they fill twice the tokens; then short answers apart from long ones.
         waiting.sort(key=lambda one: (len(one[2]["images"]), lengths.get(_form(one[1]), 0), _form(one[1])))
         for some in _batches(waiting, batch):
-            _answer(experts, [(row, record) for _, row, record in some], max_new_tokens=max_new_tokens)
+            answer_batch(experts, [(row, record) for _, row, record in some], max_new_tokens=max_new_tokens)
             lengths |= {_form(row): len(row["answer"]) for _, row, _ in some}
             kept.write([row for _, row, _ in some])
             yield from ((k, row) for k, row, _ in some)
@@ -260,7 +261,7 @@ def _content_of(photos: Sequence[Path]) -> str:
         return ""
 
 
-def _answer(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tokens: int) -> None:
+def answer_batch(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tokens: int) -> None:
     """Answer one batch of (row, record); where it fails, ask one by one, so that only the culprit gets an error."""
     try:
         answers = experts.answers([record for _, record in asked], max_new_tokens=max_new_tokens)
@@ -268,7 +269,7 @@ def _answer(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tok
         if len(asked) == 1:
             asked[0][0]["error"] = in_words(error)
         for one in asked if len(asked) > 1 else ():
-            _answer(experts, [one], max_new_tokens=max_new_tokens)
+            answer_batch(experts, [one], max_new_tokens=max_new_tokens)
         return
     for (row, _), answer in zip(asked, answers, strict=True):
         found = asdict(answer)
@@ -282,6 +283,13 @@ def main(
 ) -> int:  # fmt: skip
     """Run the command `score`; return 0 if every question is answered, 1 for some errors, 2 if nothing could be done."""
     logging.disable_progress_bar()
+    if set(tasks) & set(CASLIE_ARMS):
+        from mtive_nb.serve.commerce import main as score_commerce
+
+        if len(tasks) > 1 or server or workers:
+            print(f"error: --task {tasks[0]}: expected no other task, server or workers beside it", file=sys.stderr)
+            return 2
+        return score_commerce(profile, source, output=output, expert=tasks[0], batch=batch)
     try:
         Output(output), read_questions(source, tasks=tasks)  # refuse wrong files before loading a model
         with open_profile(profile, server=server, workers=workers) as experts, redirect_stdout(sys.stderr):

@@ -23,7 +23,8 @@ def run_folder(profile_dir: Path, number: str) -> Path:
     found = find_run(profile_dir, number)
     if found is None:
         raise FileNotFoundError(
-            f"outputs/{profile_dir.name}/{number}_*: not found; train the experts first: mtive-nb run {profile_dir.name} 06"
+            f"outputs/{profile_dir.name}/{number}_*: not found; train the experts first: "
+            f"mtive-nb run {profile_dir.name} {max(number, '06')}"
         )
     return found
 

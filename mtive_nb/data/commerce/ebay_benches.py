@@ -18,7 +18,7 @@ from mtive_nb.data.customer_photos import known_truth
 from mtive_nb.data.emdiv.questions import compact_json, options_text
 from mtive_nb.data.instructions.ebay_mix import context_of
 from mtive_nb.data.instructions.ebay_writer import ASPECT_QUESTION
-from mtive_nb.data.records import make_record
+from mtive_nb.data.records import make_record, user_turn
 from mtive_nb.data.sources import load_clothing
 
 # Column of published.csv (ebay, T1) -> task of our records.
@@ -70,6 +70,25 @@ def aspect_bench(listings: Sequence[Listing], n: int, *, task: str, context: boo
         return _record(task, listing, name, asked, value, {name: value}, in_title=mentions(listing.title, value))
 
     return _drawn(pairs, n, record, seed=seed)
+
+
+def with_more_photos(records: Sequence[dict], listings: Iterable[Listing], *, most: int = 4) -> list[dict]:
+    """Return questions of `aspect_bench` with up to `most` photos of their product, their own first.
+
+    A question whose product has a single photo is left out.
+    """
+    photos: dict[str, dict[str, None]] = {}
+    for one in listings:
+        photos.setdefault(one.product_id or one.listing_id, {})[one.photo] = None
+    changed = []
+    for record in records:
+        own = record["images"][0]
+        images = [own, *(p for p in photos.get(record["product_id"], ()) if p and p != own)][:most]
+        if len(images) > 1:
+            question = record["messages"][0]["content"][-1]["text"]
+            turns = [user_turn(question, images=len(images)), *record["messages"][1:]]
+            changed.append(record | {"images": images, "messages": turns})
+    return changed
 
 
 def class_bench(

@@ -133,6 +133,27 @@ def context_of(listing: Listing) -> str:
     return f"Title: {listing.title}. Category: {listing.category}."
 
 
+def listing_texts(listings: Iterable[Listing], *, split: str = "train", source: str = "ebay-listing") -> list[dict]:
+    """Return a text-only record a product: from the title, write the listing's category and aspects, a line each.
+
+    With them a decoder learns the shop's language before it sees a photo (section 4.4). A product without a usable aspect
+    is passed over.
+    """
+    products = {one.product_id or one.listing_id: one for one in listings if one.split == split}
+    records = []
+    for product_id, one in products.items():
+        aspects = [f"{name}: {value}" for name, value in (a for a in one.aspects if not aspect_fault(a))]
+        if aspects:
+            answer = "\n".join(
+                [f"category: {one.category}", *(line for line in aspects if not line.startswith("category: "))]
+            )
+            records.append(make_record(
+                f"{source}/{product_id}", product_id=product_id, task="ebay-listing-text", variant="gen", images=[],
+                question=f"Write the listing of: {one.title}", answer=answer, source=source, split=split,
+            ))  # fmt: skip
+    return records
+
+
 def mix_table(records: Iterable[Mapping]) -> pd.DataFrame:
     """Return a row per part and variant: part, variant, n, share of all."""
     counts = Counter((record["task"].removeprefix("ebay-"), record["variant"]) for record in records)

@@ -4,12 +4,14 @@ The paper expands and merges boxes by amounts that it does not print; here both 
 same budget of image tokens, which the paper's comparison does not: its crops add images. Boxes are XYXY in pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import floor, sqrt
 
 from PIL import Image
 
-from mtive_nb.data.items.items import Box, Item
+from mtive_nb.data.items.items import Box, Item, Region
+from mtive_nb.data.items.readers import Reading
 from mtive_nb.data.photos import load_image
 
 PATCH_PX = 28  # side of the square that one image token covers, in Qwen2.5-VL and the pocket base
@@ -100,6 +102,22 @@ def views(item: Item, arm: str, *, expand_share: float = 0.15, most_tiles: int =
             regions = merge(expand(boxes, photo.size, share=expand_share))
             found.append(cut(photo, enclosing_square(regions, photo.size)))
     return found
+
+
+def with_printed_regions(item: Item, readings: Mapping[str, Reading], *, budget_tok: int) -> Item:
+    """Return the item with a region around each line and barcode that engines read, so that real photos have squares.
+
+    readings: by photo path, of the photos as `fit` scales them to `budget_tok`; regions are in the photos' own pixels.
+    A region's path is empty: engines see where print is, not which field it is.
+    """
+    photos, regions = [load_image(photo) for photo in item.photos], []
+    for k, (photo, small) in enumerate(zip(photos, fit(photos, budget_tok=budget_tok), strict=True)):
+        across, down = photo.width / small.width, photo.height / small.height
+        found = readings.get(item.photos[k], Reading())
+        for one in (*found.lines, *found.barcodes):
+            x0, y0, x1, y1 = one.box
+            regions.append(Region(k, "", one.text, (x0 * across, y0 * down, x1 * across, y1 * down)))
+    return replace(item, regions=tuple(regions))
 
 
 def image_tokens(size: tuple[int, int], *, patch_px: int = PATCH_PX) -> int:

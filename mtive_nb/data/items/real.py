@@ -11,7 +11,7 @@ from typing import Any
 
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.schema import checked, gtin_ok
-from mtive_nb.data.sources import data_dir
+from mtive_nb.data.sources import data_dir, load_expiry
 
 ORIGINS = {
     "packages": "8 photos of openfoodfacts/test-data (commit 3035b2c6, photos CC BY-SA 3.0; 2 MB)",
@@ -46,6 +46,18 @@ def real_items(source: str, folder: str | Path | None = None) -> list[Item]:
         names = {"packages": photo.stem.split("_")[0], "abo-samples": photo.parent.name, "expiry-photos": photo.stem}
         groups.setdefault(names[source], []).append(photo)
     return [_item(name, paths, source) for name, paths in groups.items()]
+
+
+def printed_dates(folder: str | Path | None = None) -> dict[str, frozenset[str]]:
+    """Return the ISO dates that may be read as the expiry date of each item of "expiry-photos"; errors as real_items.
+
+    The schema has no field for a date, so they are no part of the items' truth.
+    """
+    found = {}
+    for row in load_expiry(folder).feedback:
+        dates = (row.facts or {}).get("dates") or {}
+        found[Path(row.images[0]).stem] = frozenset(filter(None, (dates.get("expiry"), dates.get("expiry_also"))))
+    return found
 
 
 def _item(name: str, photos: list[Path], source: str) -> Item:

@@ -132,7 +132,9 @@ def _mean(values: Iterable[bool], items: Sequence[Answered], seed: int) -> Inter
 
 
 def answer_points(record: Mapping[str, Any], answer: str) -> float:
-    """Return one answer's points, 0 to 100: a normalised match, or the F1 of an extraction's pairs."""
+    """Return one answer's points, 0 to 100: a normalised match, the right class, or the F1 of an extraction's pairs."""
+    if classes := record["facts"].get("classes"):
+        return 100.0 * bool(classify([answer], [record["label"]], classes=classes).hits[0])
     if record["task"] != BENCHES["DynamicAttributeExtraction/DAE"]:
         return 100.0 * _matches(record, answer)
     right, stated, asked, _ = pair_counts(answer, **_facts(record))

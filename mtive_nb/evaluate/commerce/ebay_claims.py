@@ -1,4 +1,4 @@
-"""eBay's claims on adaptation, from benchmark answers of arms and their retention (chapter 16)."""
+"""eBay's claims on adaptation, from benchmark answers of arms and their retention (chapters 16 and 30)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +19,10 @@ ASPECTS = {
     "asp_fashion_tc": "AspectPrediction/Fashion+T&C",
 }
 FREE_FORM = {"dae": "DynamicAttributeExtraction/DAE"}
+CLASSES = {"fashion_apparel": "DeepFashion/Apparel", "fashion_sneakers_handbags": "DeepFashion/Sneakers&Handbags"}
+# Claims on the base's size; one base ships.
+_SIZES = ("larger-decoder-helps", "size-gain-levels-off", "small-tuned-beats-large-zero-shot", "small-tuned-is-faster")
+NEEDS = {f"ebay-{name}": "needs a second size of the base" for name in _SIZES}
 
 
 def adaptation_claims(
@@ -51,6 +55,28 @@ def adaptation_claims(
         ends = [one["before"] / max(one["before"] + one[name], 1e-9) for name in ("change", "high", "low")]
         rows.append(measured("ebay-adaptation-keeps-general-skill", {"exam": Interval(*ends, int(one["n"]))}))
     return pd.DataFrame(rows)
+
+
+def choice_claims(
+    records: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]], general: pd.DataFrame, *, native: str,
+    square: str, taught: str, plain: str,
+) -> pd.DataFrame:  # fmt: skip
+    """Return a row of the claims board for each claim on resolution and decoder.
+
+    native, square: arms with photos at their own ratio, or squeezed. taught, plain: arms whose decoder first learned
+    listings, or not. general: rows of `exam_retention` of `taught` against `plain`, all skills together.
+    """
+
+    def gains(left: str, right: str, names: Mapping[str, str]) -> dict[str, Interval]:
+        return _gains(records, answers, left, right, names)
+
+    change = {r.skill: Interval(r.change, r.low, r.high, int(r.n)) for r in general.itertuples()}
+    return pd.DataFrame([
+        measured("ebay-native-res-encoder-leads-on-aspects", gains(native, square, ASPECTS | FREE_FORM)),
+        measured("ebay-fixed-res-encoder-leads-on-fashion", gains(native, square, CLASSES)),
+        measured("ebay-domain-text-decoder-helps", gains(taught, plain, ASPECTS | CLASSES | FREE_FORM)),
+        measured("ebay-domain-text-decoder-neutral-general", change),
+    ])  # fmt: skip
 
 
 def _apart(

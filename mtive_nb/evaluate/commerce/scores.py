@@ -175,6 +175,15 @@ def _confusions(records: Sequence[Mapping[str, Any]], answers: Sequence[str], *,
     return {place: Confusion.of([records[k] for k in own], [answers[k] for k in own]) for place, own in parts.items()}
 
 
+def main_scores(records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Return the main metric by (domain, task), from 0 to 1, a failed answer wrong. Errors: as commerce_scores."""
+    parts = _confusions(records, answers, system="answers").items()
+    return {
+        place: float(cells.score(cells.cells.sum(axis=0, keepdims=True), MAIN.get(place[1], ("Acc",))[0], "wrong")[0])
+        for place, cells in parts
+    }
+
+
 def paper_table(scores: pd.DataFrame, table: str, *, rule: str = "wrong") -> pd.DataFrame:
     """Return those `commerce_scores` that one of CASLIE's tables prints, as `run.metrics` reads them.
 
@@ -267,6 +276,15 @@ def _gains(names: list[str], scores: np.ndarray, counts: np.ndarray) -> Gains:
     return Gains(unit, by_task, interval(of_task.mean(axis=0), n), interval(of_means, n))
 
 
+def ecommmu_points(records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> np.ndarray:
+    """Return 100 for each answer that names the right label, else 0, shape (n,); labels are those of the task's records."""
+    labels: dict[str, set[str]] = {}
+    for record in records:
+        labels.setdefault(record["task"], set()).add(record["label"])
+    read = [ecommmu_option_of(a, tuple(labels[r["task"]])) for r, a in zip(records, answers, strict=True)]
+    return 100.0 * np.array([said == r["label"] for said, r in zip(read, records, strict=True)], dtype=float)
+
+
 def ecommmu_scores(
     records: Sequence[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, seed: int = 0
 ) -> pd.DataFrame:
@@ -275,14 +293,12 @@ def ecommmu_scores(
     Columns: "AP/Acc" ..., "SR/R@1", and "Avg/Acc", the mean over tasks weighted by their records. A question of BQA has
     a third label, cannot answer. Errors: ValueError for another number of answers than records.
     """
-    labels = {task: sorted({r["label"] for r in records if r["task"] == task}) for task in {r["task"] for r in records}}
-    rows = []
+    tasks, rows = list(dict.fromkeys(r["task"] for r in records)), []
     for system, answers in answers_by_system.items():
         if len(answers) != len(records):
             raise ValueError(f"{system}: found {len(answers)} answers, expected one for each of {len(records)} records")
-        read = [ecommmu_option_of(a, labels[r["task"]]) for r, a in zip(records, answers, strict=True)]
-        right = 100 * np.array([said == r["label"] for said, r in zip(read, records, strict=True)], float)
-        for name in [*labels, "Avg"]:
+        right = ecommmu_points(records, answers)
+        for name in [*tasks, "Avg"]:
             own = np.array([name in (r["task"], "Avg") for r in records])
             groups = [(r.get("run"), r["product_id"]) for r, mine in zip(records, own, strict=True) if mine]
             one = bootstrap_interval(right[own], groups=groups, seed=seed)

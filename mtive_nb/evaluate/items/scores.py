@@ -9,12 +9,15 @@ prints neither the judge's prompt nor the verdicts' rule. Here verdicts are shar
 `evaluate/items/judge.py` lets a model that sees the photos decide instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from mtive_nb.data.dates import dates_in
 from mtive_nb.data.items.items import Item
+from mtive_nb.data.items.readers import Reading
+from mtive_nb.data.items.rules import extract
 from mtive_nb.data.items.schema import Pair, fields_of
 
 CORRECT, INCORRECT, UNVERIFIABLE = VERDICTS = ("correct", "incorrect", "unverifiable")
@@ -55,6 +58,26 @@ def score_items(answers: Sequence[Mapping], items: Sequence[Item]) -> pd.DataFra
             | counts
         )
     return pd.DataFrame(rows, columns=["item_id", "precision", "recall", "f1", "given", "expected", *VERDICTS])
+
+
+def fields_read(
+    items: Sequence[Item], readings: Sequence[Sequence[Reading]], *, dates: Mapping[str, Collection[str]]
+) -> pd.DataFrame:
+    """Return a row per true field of items with an incomplete truth: source, item, field, value, read (by rules).
+
+    readings: what engines read from each item's images. dates: the ISO dates that count as an item's printed date, by its
+    id; the field "printed date" is read where one of them stands in the print.
+    """
+    rows = []
+    for item, found in zip(items, readings, strict=True):
+        given = fields_of(extract(found))
+        rows += [(item.source, item.item_id, *pair, pair in given) for pair in sorted(fields_of(dict(item.truth)))]
+        if true := dates.get(item.item_id):
+            stated = {date.iso for date in dates_in("\n".join(line.text for one in found for line in one.lines))}
+            rows.append(
+                (item.source, item.item_id, "printed date", " or ".join(sorted(true)), bool(stated & set(true)))
+            )
+    return pd.DataFrame(rows, columns=["source", "item", "field", "value", "read"])
 
 
 def table3(scores: pd.DataFrame) -> pd.Series:
