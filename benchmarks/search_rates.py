@@ -4,17 +4,20 @@
 
 An arm is one training run of a chapter: an expert or a shared adapter of 06 by its adapter's name (AE, Base_AE, SL,
 Base_SL), the mixture of 08 (Base_MoE), a new task of 09 (PT: its expert on the stack) or a share of replay there, as T4
-names it ("Base_SL+Replay(100%)"), or an arm of 15 (uniM3, UIA, CASLIE, context-free). Everything but rate and passes is the chapter's own setting in the profile: records,
-rank, placement, batch, loss, seed. The chapters before must have run in the profile. Stages 1 and 2: search_stages.py.
+names it ("Base_SL+Replay(100%)"), or an arm of 15 (uniM3, UIA, CASLIE, context-free). Everything but rate and passes is
+the chapter's own setting in the profile: records, rank, placement, batch, loss, seed. The chapters before must have run
+in the profile. Stages 1 and 2: search_stages.py.
 
 Each pair of a rate and a number of passes is one trial: train on the split train, score on the split val. One line of
 JSON a trial goes to --out; a trial that has its line there is not run again. `passes` counts the arm's records as its
 chapter draws them; for the arms of 06 and 08 it multiplies the chapter's STEPS, and records are drawn for so many steps.
-`score` is the mean over the arm's tasks of the share of right answers, in 15 of the task's main metric. Compare arms that had equally many trials.
+`score` is the mean over the arm's tasks of the share of right answers, in 15 of the task's main metric. Compare arms that
+had equally many trials.
 """
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +28,9 @@ import pandas as pd
 import torch
 
 import mtive_nb as m
+from mtive_nb.data.commerce.fuse import labels_said
+from mtive_nb.data.commerce.mmec import load_rows
+from mtive_nb.data.commerce.rows import CommerceRow
 from mtive_nb.data.emdiv.build import tasks_with_questions
 from mtive_nb.data.records import records_sha256
 from mtive_nb.data.sampling import first_of_each_form, sample_variants
@@ -56,6 +62,7 @@ class Arm:
     draw: dict[str, tuple[list[dict], dict[str, float], int]] = field(
         default_factory=dict
     )  # of 06: pool, shares, STEPS
+    rows: dict[str, CommerceRow] = field(default_factory=dict)  # of 15, by which answers are read as labels
 
     def at(self, passes: float) -> tuple[list[dict], int]:
         """The records and the optimizer steps of so many passes."""
@@ -165,7 +172,10 @@ def of_15(chapters: Chapters, arm: str) -> Arm | None:
     records = m.load_records(chapters.run("15") / "records" / f"{arm}.jsonl")
     spec = m.AdapterSpec(given["RANK"], float(given["RANK"]), tuple(given["PLACEMENT"]))
     stack = m.LoraStack(m.load_vlm(given["TEXT_MODEL"]))
-    return Arm(arm, stack, spec, None, training_of(given), of_split(records, "train"), of_split(records, "val"))
+    photos = given["PHOTOS"] or chapters.run("15") / "mart" / "images"
+    rows = load_rows(chapters.run("15") / "records" / "rows.jsonl", photos=photos, quarantine=os.devnull)
+    train, held_out = of_split(records, "train"), of_split(records, "val")
+    return Arm(arm, stack, spec, None, training_of(given), train, held_out, rows={r.row_id: r for r in rows})
 
 
 def arm_of(chapters: Chapters, name: str) -> Arm:
@@ -192,7 +202,8 @@ def scored(arm: Arm, vocabulary: dict) -> dict:
         found = ", ".join(sorted(others))
         raise ValueError(f"{arm.name}: found records of {found} among those that score, expected val alone")
     answers = m.generate_answers(arm.stack, arm.held_out)
-    if arm.name in CASLIE_ARMS:
+    if arm.rows:
+        answers = labels_said([arm.rows[r["id"]] for r in arm.held_out], answers)
         scores = {task: round(value, 4) for (_, task), value in main_scores(arm.held_out, answers).items()}
         mean = sum(scores.values()) / len(scores)
         return {"score": mean, "measure": "main metric", "n": len(answers), "by_form": scores}

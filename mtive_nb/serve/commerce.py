@@ -2,7 +2,8 @@
 
 ROWS is a file in MMECInstruct's form (docs/commerce.md), its photos' captions in `caption_info`; the adapters are those
 that chapter 15 saved. As in serve/score.py, one row of COLUMNS stands for each question, a second run keeps earlier
-answers of the same expert to the same text, and what cannot be answered is a row with its error.
+answers of the same expert to the same text, and what cannot be answered is a row with its error. An answer in an option's
+words stands as its label.
 """
 
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mtive_nb.data.commerce.fuse import fuse
+from mtive_nb.data.commerce.fuse import fuse, labels_said
 from mtive_nb.data.commerce.mmec import load_rows
 from mtive_nb.data.commerce.rows import CommerceRow
 from mtive_nb.data.records import question_of
@@ -50,7 +51,7 @@ class CommerceExpert(Experts):
         """Return name and short hash of the adapter, whatever the task."""
         return f"{self.arm} {self.stack.hashes[self.arm][:8]}"
 
-    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 8) -> list[Answer]:
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 24) -> list[Answer]:
         """Answer records without photos in one batch; no answer has a probability."""
         started = time.perf_counter()
         texts = generate_answers(
@@ -71,7 +72,7 @@ def commerce_record(row: CommerceRow, expert: str) -> dict:
 
 def score_rows(
     expert: CommerceExpert, rows: Sequence[CommerceRow], *, output: str | Path | None = None, batch: int = 32,
-    max_new_tokens: int = 8,
+    max_new_tokens: int = 24,
 ) -> pd.DataFrame:  # fmt: skip
     """Return a row of COLUMNS for each commerce row, in their order. `output`: a file as in `score.Output`.
 
@@ -81,7 +82,7 @@ def score_rows(
         raise ValueError(f"batch: found {batch}, expected 1 or more")
     done: list[dict] = []
     with Output(output) as kept:
-        waiting: list[tuple[dict, dict]] = []
+        waiting: list[tuple[dict, dict, CommerceRow]] = []
         for one in rows:
             record = commerce_record(one, expert.arm)
             row = dict.fromkeys(COLUMNS, "") | dict.fromkeys((*NUMBERS, "calibrated"))
@@ -89,10 +90,12 @@ def score_rows(
             row |= {"question": question_of(record), "expert": expert.expert_of(one.task)}
             before = kept.answer(row, calibrated=False)
             done.append(before or row)
-            waiting += [] if before else [(row, record)]
+            waiting += [] if before else [(row, record, one)]
         for some in progress([waiting[k : k + batch] for k in range(0, len(waiting), batch)], what="score"):
-            answer_batch(expert, some, max_new_tokens=max_new_tokens)
-            kept.write([row for row, _ in some])
+            answer_batch(expert, [(row, record) for row, record, _ in some], max_new_tokens=max_new_tokens)
+            for row, _, one in some:
+                row["answer"] = labels_said([one], [row["answer"]])[0]
+            kept.write([row for row, _, _ in some])
         kept.sort(done)
     return pd.DataFrame(done, columns=COLUMNS)
 
