@@ -171,6 +171,18 @@ def test_what_is_no_photo_is_named_and_the_last_one_stays(page, name, message):
     assert message in page.demo.error.value and page.demo.images == before
 
 
+def test_one_who_is_not_ticked_is_not_asked_and_stays_unticked_when_others_come(page):
+    demo = page.demo
+    demo.who.children[1].value = False
+    assert demo.who.options == ("trunk", "DD", "broken") and demo.who.value == ("trunk", "broken")
+    page.pool.add("EX", page.folder)
+    demo._show_all()
+    assert demo.who.options == ("trunk", "DD", "broken", "EX") and demo.who.value == ("trunk", "broken")
+    demo.ask.click()
+    demo.wait()
+    assert [answer.name for answer in demo.answers] == ["trunk", "broken"]
+
+
 def test_nobody_asked_and_nothing_asked_is_said(page):
     page.demo.who.value = ()
     page.demo.ask.click()

@@ -41,7 +41,7 @@ def png(side_px: int = 8) -> bytes:
 PNG = png()
 EXECUTED = {
     "nbformat": 4, "nbformat_minor": 5,
-    "metadata": {"kernelspec": {"name": "python3"}, "papermill": {"output_path": "/home/me/x"}, "widgets": {"state": 1}},
+    "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "papermill": {"output_path": "/home/me/x"}, "widgets": {"state": 1}},
     "cells": [{"cell_type": "code", "id": "a", "source": "run()", "execution_count": 1, "metadata": {"papermill": {}}, "outputs": []}],
 }  # fmt: skip
 

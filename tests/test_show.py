@@ -68,6 +68,8 @@ def test_confusions_count_what_was_answered_to_what_is_true():
     assert [axes.get_title() for axes in figure.axes] == ["DD, n = 3", "PM, n = 1"]
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["no", "yes", "neither"]
     assert [t.get_text() for t in figure.axes[0].texts] == ["0", "0", "1", "1", "1", "0"]
+    none = confusions(pd.DataFrame([], columns=["task", "truth", "answer"]), title="yes and no")
+    assert none.get_suptitle() == "yes and no: no question" and not none.axes[0].axison
 
 
 def test_a_gallery_shows_each_task_with_the_answers_of_the_systems(tmp_path):

@@ -152,7 +152,9 @@ def confusions(frame: pd.DataFrame, *, title: str = "") -> Figure:
         axes.set(xlabel="answered", ylabel="true")
         axes.set_title(f"{task}, n = {len(part)}", fontsize=9)
         axes.tick_params(length=0, labelsize=8)
-    figure.suptitle(title, fontsize=10)
+    if not tasks:
+        figure.axes[0].axis("off")
+    figure.suptitle(title if tasks else f"{title}: no question", fontsize=10)
     return figure
 
 

@@ -100,6 +100,32 @@ class LiveAnswer:
         self._tell()
 
 
+class Ticks(widgets.HBox):
+    """A checkbox for each of `options`; `value` holds the ticked ones. New options are ticked."""
+
+    def __init__(self) -> None:
+        super().__init__(layout=widgets.Layout(flex_flow="row wrap"))
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return tuple(box.description for box in self.children)
+
+    @options.setter
+    def options(self, names: Iterable[str]) -> None:
+        look = {"indent": False, "layout": widgets.Layout(width="auto")}
+        self.children = [widgets.Checkbox(value=True, description=name, **look) for name in names]
+
+    @property
+    def value(self) -> tuple[str, ...]:
+        return tuple(box.description for box in self.children if box.value)
+
+    @value.setter
+    def value(self, names: Iterable[str]) -> None:
+        names = set(names)
+        for box in self.children:
+            box.value = box.description in names
+
+
 class ExpertDemo(widgets.VBox):
     """A page with photos, a question and the answerers to ask; below, the answers and the pool of experts.
 
@@ -134,7 +160,7 @@ class ExpertDemo(widgets.VBox):
         self.path = widgets.Text(placeholder="or a photo's path, and Enter", continuous_update=False, layout=wide)
         self.photos, self.error, self.said, self.looked = (widgets.HTML() for _ in range(4))
         self.question = widgets.Text(description="Question", continuous_update=False, layout=wide)
-        self.who = widgets.SelectMultiple(description="Ask", rows=7)
+        self.who = Ticks()
         self.ask = widgets.Button(description="Ask", button_style="success")
         self.cancel = widgets.Button(description="Cancel", disabled=True)
         self.look = widgets.Button(description="Where they looked", disabled=True)
