@@ -19,8 +19,14 @@ from transformers import (
     Phi3ForCausalLM,
 )
 
-from mtive_nb.data.commerce.captions import context_of
-from mtive_nb.evaluate.commerce.overlap import caption_overlap, embedded, jaccard, overlap_claim, overlap_table
+from mtive_nb.evaluate.commerce.overlap import (
+    caption_overlap,
+    embedded,
+    jaccard,
+    overlap_claim,
+    overlap_table,
+    title_of,
+)
 from mtive_nb.evaluate.predict import generate_answers, generate_mixed_answers
 from mtive_nb.model import sizes
 from mtive_nb.model.batches import batch_of
@@ -349,15 +355,20 @@ def test_a_wheel_s_gguf_becomes_a_folder(asked, tmp_path):
 
 def test_overlap_with_titles_is_counted_by_words_and_by_meaning(folders, photo_folder):
     model, rows = load_vlm(str(folders["qwen2"]), device="cpu"), list(seven(photo_folder).values())
-    captions = {r.row_id: [(*context_of(r, k).values(),)[0] for k in range(len(r.photos))] for r in rows}  # the titles
+    captions = {r.row_id: [title_of(r, k) for k in range(len(r.photos))] for r in rows}
     captions["PSI-1"] = [""]  # no caption: left out
-    same = caption_overlap(rows, captions, model).groupby("task")[["jaccard", "semantic"]].mean()
-    assert "PSI" not in same.index and same.loc[["CC", "SR", "AP"]].to_numpy() == pytest.approx(100, abs=1e-3)
+    same = caption_overlap(rows, captions, model)
+    assert "PSI" not in set(same["task"]) and same[["jaccard", "semantic"]].to_numpy() == pytest.approx(100, abs=1e-3)
     assert jaccard("A red box", "the RED box!") == 2 / 4 and jaccard("", "!") == 0
-    # centred means, whatever stands beside in the batch: padding does not count
+    # whatever stands beside in the batch: padding does not count
     texts = ["a red box", "soap", "a much longer text about a blue bottle of soap"]
     one_by_one, together = (embedded(model, texts, batch=n) for n in (1, 3))
-    assert one_by_one == pytest.approx(together, abs=1e-4) and (together**2).sum(1) == pytest.approx(1)
-    table = overlap_table(caption_overlap(rows, captions, model)).set_index(["row", "column"])
+    assert one_by_one == pytest.approx(together, abs=1e-4) and one_by_one.shape[0] == 3
+    table = overlap_table(same).set_index(["row", "column"])
     assert table.loc[("Jaccard Similarity", "CC_pct"), "value"] == pytest.approx(100)
-    assert overlap_claim(caption_overlap(rows, captions, model))["verdict"] != "holds"  # words as alike as meaning
+    assert overlap_claim(same)["verdict"] != "holds"  # words as alike as meaning
+    other = {row_id: ["nothing of the kind" for _ in said] for row_id, said in captions.items()}
+    assert (
+        caption_overlap(rows, other, model)["semantic"].abs() < 1
+    ).all()  # captions that are all the same say nothing
+    assert overlap_claim(same.assign(jaccard=6.0))["verdict"] == "holds"

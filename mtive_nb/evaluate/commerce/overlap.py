@@ -1,8 +1,8 @@
 """How much captions repeat what a row's title says: words in common, and cosine of embeddings (CASLIE, C.3, table A5).
 
 The paper names no embedding model and no rule for words. Here words are lower-cased runs of letters and digits, and a
-text's embedding is the mean of the text model's last hidden states, less the mean over all texts: without that, any two
-texts of a language model are alike. Shapes: n texts, T tokens, D width.
+text's embedding is the mean of the text model's last hidden states, less the mean over all captions, or over all titles:
+without that, a caption is like another caption and unlike any title, whatever they say. Shapes: n texts, T tokens, D width.
 """
 
 import re
@@ -32,17 +32,20 @@ def caption_overlap(
     pairs = []
     for row in rows:
         for place, caption in enumerate(captions[row.row_id]):
-            context = context_of(row, place)
-            title = context.get(OWN) or " ".join(context.values())
+            title = title_of(row, place)
             if caption.strip() and title.strip():
                 pairs.append((row.task, row.product_id, caption, title))
     table = pd.DataFrame(pairs, columns=["task", "product_id", "caption", "title"])
-    texts = list(dict.fromkeys([*table["caption"], *table["title"]]))
-    vectors = dict(zip(texts, embedded(text_model, texts), strict=True)) if texts else {}
-    said = list(zip(table["caption"], table["title"], strict=True))
-    table["jaccard"] = [100 * jaccard(*pair) for pair in said]
-    table["semantic"] = [100 * float(vectors[caption] @ vectors[title]) for caption, title in said]
+    table["jaccard"] = [100 * jaccard(*pair) for pair in zip(table["caption"], table["title"], strict=True)]
+    sides = [_centred(text_model, list(table[side])) for side in ("caption", "title")]  # (n, D) each
+    table["semantic"] = 100 * (sides[0] * sides[1]).sum(axis=1)
     return table[["task", "product_id", *MEASURES]]
+
+
+def title_of(row: CommerceRow, place: int) -> str:
+    """Return the text about the product of a row's photo number `place`; else all that the captioner reads of the row."""
+    context = context_of(row, place)
+    return context.get(OWN) or " ".join(context.values())
 
 
 def jaccard(one: str, other: str) -> float:
@@ -53,16 +56,26 @@ def jaccard(one: str, other: str) -> float:
 
 @torch.inference_mode()
 def embedded(text_model: Vlm, texts: Sequence[str], *, batch: int = 64) -> np.ndarray:
-    """Return embeddings of texts, (n, D), of length 1: centred means of the last hidden states, without padding."""
+    """Return the mean of each text's last hidden states, (n, D), without padding."""
     found = []
     for start in range(0, len(texts), batch):
         inputs = text_model.processor(text=list(texts[start : start + batch])).to(text_model.model.device)
         hidden = text_model.model(**inputs, output_hidden_states=True).hidden_states[-1].float()  # (B, T, D)
         kept = inputs["attention_mask"].unsqueeze(-1)  # (B, T, 1)
         found.append(((hidden * kept).sum(1) / kept.sum(1)).cpu().numpy())  # (B, D)
-    whole = np.concatenate(found)
+    return np.concatenate(found)
+
+
+def _centred(text_model: Vlm, texts: Sequence[str]) -> np.ndarray:
+    """Embeddings of length 1, less the mean over the different texts."""
+    if not texts:
+        return np.zeros((0, 1))
+    names = list(dict.fromkeys(texts))
+    whole = embedded(text_model, names)
     apart = whole - whole.mean(axis=0)
-    return apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-9)
+    apart /= np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-9)
+    place = {name: k for k, name in enumerate(names)}
+    return apart[[place[text] for text in texts]]
 
 
 def overlap_table(overlap: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
