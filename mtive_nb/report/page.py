@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mtive_nb.data.photos import data_url
+from mtive_nb.evaluate.design import load_design, registered_at
+from mtive_nb.report.board import by_kind, claims_board, out_of_reach, summary, tally, whole_board
+from mtive_nb.report.cells import number, read_table, run_folders, short
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project, find_project
 from mtive_nb.run.metrics import read_metrics
@@ -22,18 +25,6 @@ from mtive_nb.run.stale import read_run
 ROWS_SHOWN = 24
 # A wider table is split by the part of its column names before the slash ("AE/Acc": by task).
 COLUMNS_SHOWN = 6
-DECIMALS = {
-    "points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "f1": 3, "s": 1,
-}  # fmt: skip  # by unit
-
-
-def number(value: float, unit: str = "") -> str:
-    """Format a number for a table: its unit's decimals, else four significant digits; commas between thousands."""
-    if unit in DECIMALS:
-        return f"{value:,.{DECIMALS[unit]}f}"
-    if float(value).is_integer() and abs(value) < 1e9:
-        return f"{int(value):,}"
-    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def cell_of(metric: dict[str, Any]) -> dict[str, str]:
@@ -130,62 +121,10 @@ def table_files(folder: Path) -> list[dict[str, Any]]:
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.reader(file))
         if lines:
-            body = [[_short(text) for text in line] for line in lines[1 : ROWS_SHOWN + 1]]
+            body = [[short(text) for text in line] for line in lines[1 : ROWS_SHOWN + 1]]
             more = max(0, len(lines) - 1 - ROWS_SHOWN)
             tables.append({"name": path.stem, "head": lines[0], "rows": body, "more": more})
     return tables
-
-
-def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
-    """Return each claim from the first chapter that decided it: chapter 21 (several seeds), 20 (report), any other.
-
-    `tries`: the claim decided again with a single change (chapter 26).
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for folder in sorted(folders, key=lambda f: -int(f.name[:2]) if f.name[:2] in ("20", "21") else 0):
-        for row in _table(folder, "claims"):
-            if not found.get(row["claim"], {}).get("n"):
-                found[row["claim"]] = _rounded(row, row.get("unit")) | {"notebook": folder.name, "tries": []}
-    for folder in folders:
-        for row in _table(folder, "why"):
-            if claim := found.get(row["claim"]):
-                claim["tries"].append(_rounded(row, claim.get("unit")) | {"notebook": folder.name})
-    return list(found.values())
-
-
-def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
-    """Format a row of a claims table for reading; differences have the decimals of their unit."""
-    differences = {k: number(float(row[k]), unit or "") for k in ("gain", "low", "high") if row.get(k)}
-    return {k: _short(v) for k, v in row.items()} | differences
-
-
-def _table(folder: Path, name: str) -> list[dict[str, str]]:
-    """Return the rows of a run folder's table, or an empty list if the table does not exist."""
-    path = folder / "tables" / f"{name}.csv"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return list(csv.DictReader(text.splitlines(keepends=True)))
-
-
-def tally(claims: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Count the testable claims that hold, are open, do not hold or were not decided, by paper and priority."""
-    testable = [c for c in claims if not c["verdict"].startswith("not testable")]
-    groups = {"1": ("1",), "2": ("2",), "1 and 2": ("1", "2"), "3": ("3",)}
-    rows = []
-    for paper, title in PAPERS.items():
-        for name, priorities in groups.items():
-            found = [c for c in testable if c["claim"].startswith(f"{paper}-") and c["priority"] in priorities]
-            counts = {v: sum(c["verdict"] == v for c in found) for v in ("holds", "open", "does not hold")}
-            counts = {"testable": len(found), **counts, "not decided": len(found) - sum(counts.values())}
-            rows += [{"paper": title, "priority": name, **counts}] if found else []
-    return rows
-
-
-def _short(text: str) -> str:
-    """Shorten a CSV cell for reading: round floats, cut long texts."""
-    try:
-        return number(float(text)) if "." in text or "e" in text.lower() else text
-    except (ValueError, OverflowError):
-        return text if len(text) <= 300 else text[:300] + " …"
 
 
 def figure_files(folder: Path) -> list[dict[str, str]]:
@@ -194,12 +133,6 @@ def figure_files(folder: Path) -> list[dict[str, str]]:
     for path in sorted((folder / "figures").glob("*.png")):
         figures.append({"name": path.stem.replace("_", " "), "uri": data_url(path.read_bytes())})
     return figures
-
-
-def run_folders(profile_dir: Path) -> list[Path]:
-    """Return the folders of a profile's good results, in order; failed and partial runs are left out."""
-    found = profile_dir.glob("[0-9][0-9]_*") if profile_dir.is_dir() else ()
-    return sorted(p for p in found if p.is_dir() and p.suffix == "")
 
 
 def notebook_part(folder: Path, *, links: bool) -> dict[str, Any]:
@@ -245,7 +178,7 @@ def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, A
     parts = [notebook_part(folder, links=links) for folder in folders]
     metrics = [m for folder in folders for m in read_metrics(folder)]
     stand_ins = {part["name"]: part["stand_ins"] for part in parts}
-    claims = claims_board(folders)
+    claims = whole_board(claims_board(folders)) if any(read_table(f, "claims") for f in folders) else []
     own = {f"{part['name']}/{table['name']}": table for part in parts for table in part["tables"]}
     by_table = {key: [m for m in metrics if (m["paper"], m["table"]) == key] for key in load_tables()}
     here = {key for key, table in load_tables().items() if by_table[key] or table.ours in own}
@@ -265,6 +198,11 @@ def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, A
         "stand_ins": stand_ins,
         "claims": claims,
         "tally": tally(claims),
+        "by_kind": by_kind(claims),
+        "design": {name: entry.in_words() for name, entry in load_design().claims.items()},
+        "registered": registered_at(),
+        "out_of_reach": out_of_reach(),
+        "unreached": set().union(*load_design().not_here.values()),
         "parts": parts,
         "count": len(metrics),
     }
@@ -287,7 +225,5 @@ def main(profile: str) -> int:
     """Run the command `report`: write the page and print how many claims hold."""
     project = find_project()
     print(f"report: {write_report(project, profile)}")
-    for row in tally(claims_board(run_folders(project.outputs / profile))):
-        about = f"{row.pop('paper')}, claims of priority {row.pop('priority')}"
-        print(f"{about}: " + ", ".join(f"{number} {what}" for what, number in row.items()))
+    print("\n".join(summary(claims_board(run_folders(project.outputs / profile)))))
     return 0
