@@ -156,7 +156,7 @@ def simulation():
 
 @pytest.mark.parametrize(("runs", "share"), [(3, 0.0), (3, 0.9), (5, 0.5), (5, 0.9)])
 def test_the_truth_lies_in_95_percent_of_the_intervals_of_few_runs(simulation, runs, share):
-    found = {row["interval"]: row for row in simulation.coverage(runs, share, trials=300)}
+    found = {row["interval"]: row for row in simulation.coverage(runs, share, trials=200)}
     assert found["two levels"]["high"] >= 0.95  # the 95% interval of the coverage, so at least nominal within noise
     if share == 0.9:  # nearly all variance is training: what the two levels are for
         assert found["products"]["high"] < 0.75 and found["runs drawn"]["coverage"] < found["two levels"]["coverage"]

@@ -36,7 +36,9 @@ BOARD_FIELDS = (
     "claim", "statement", "priority", "kind", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "short",
     "n", "seeds", "published", "unit", "intervals",
 )  # fmt: skip
-SHOWN = ["statement", "priority", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "published"]
+SHOWN = [
+    "statement", "priority", "kind", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "short", "published",
+]  # fmt: skip
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 DECIDED = (HOLDS, OPEN, FAILS)
 NOT_MEASURED = "not measured in this run"
