@@ -9,7 +9,7 @@ noise of each question. `share` is the training runs' share of the variance of o
   products     products alone, as if all answers came from one training run
 `shops` says how runs get their shops: "own" gives each run its own, "crossed" has two shops by two training seeds and
 one run of both anew, so that runs share shops, hence products. Prints one line of JSON a setting: coverage with its
-95% interval, and the median half width in units of the true standard error.
+95% interval, and the median half width in units of the true standard error of as many independent runs.
 """
 
 import argparse

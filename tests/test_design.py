@@ -93,7 +93,7 @@ def test_the_rule_reads_its_limits_from_the_design(monkeypatch: pytest.MonkeyPat
 def test_a_row_says_what_it_lacks_and_what_is_too_small_to_matter() -> None:
     few = measured("mtive-stack-beats-base-mtl", {"mean": Interval(0.4, 0.1, 0.7, 960)})
     assert (few["kind"], few["short"]) == ("comparative", "1 of 5 runs, 240 of 1,000 questions a task")
-    assert few["verdict"] == "holds" and few["remark"] == "smaller than what matters (1 points)"
+    assert few["verdict"] == "holds" and few["remark"] == "smaller than what matters, 1 (points)"
     exact = measured("mtive-frozen-weights-untouched", {"tensors": 0.0}, n=7)
     assert (exact["kind"], exact["short"], exact["remark"]) == ("exact", "", "")
     with pytest.raises(DesignError, match="caslie-mid-size-is-best: not registered; add its entry"):
@@ -115,7 +115,8 @@ CLAIM = "mtive-full-replay-restores-old"
         ({"claims": {"mtive-x": {}}}, "'mtive-x'.*claims.yaml has no such claim"),
         ({"not_here": {"time": [CLAIM]}}, f"'{CLAIM}'. twice"),
         ({"not_here": {"paid models": []}}, "'mtive-stack-beats-proprietary'.* missing"),
-        ({"more": {}}, "'more'. missing or unknown at the top"),
+        ({"more": {}}, "design.yaml: .*'more' was unexpected"),
+        ({"claims": {CLAIM: None}}, f"claims.{CLAIM}: None is not of type 'object'"),
     ],
 )
 def test_a_faulty_entry_is_refused_by_name(change: dict, message: str) -> None:

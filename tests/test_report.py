@@ -195,7 +195,7 @@ def test_claims_are_counted_by_kind(two_runs: Project, monkeypatch, capsys) -> N
     assert main(["claims", "pocket"]) == 0
     said = capsys.readouterr().out
     testable = [c for c in load_claims() if c["testable_small_scale"] != "no" and c["priority"] < 3]
-    assert f"Decided: 3 of {len(testable)} testable claims of priority 1 and 2" in said
+    assert f"Decided (not open): 3 of {len(testable)} testable claims of priority 1 and 2" in said
     assert "VIT-Pro, trained v. untrained: 3 testable, 1 holds, 0 open, 0 does not hold, 2 not decided" in said
     assert said.count("paid models (3)") == 1 and "vitpro-beats-own-base: holds; 2 of 5 runs" in said
     assert main(["claims", "mine"]) == 2

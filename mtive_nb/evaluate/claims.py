@@ -40,7 +40,7 @@ SHOWN = [
     "statement", "priority", "kind", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "short", "published",
 ]  # fmt: skip
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
-DECIDED = (HOLDS, OPEN, FAILS)
+VERDICTS = (HOLDS, OPEN, FAILS)
 NOT_MEASURED = "not measured in this run"
 # Names of claims.yaml -> rows of our tables.
 SYSTEMS = {
@@ -284,9 +284,11 @@ def pooled_claims(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         found = [json.loads(of_run["intervals"].iloc[0]) for of_run in of_runs]
         tasks = [task for task in found[0] if all(task in one for one in found)]
         values = {task: over_runs([Interval(*one[task]) for one in found]) for task in tasks}
-        claim = find_claim(claim_id)
-        rows.append(_row(claim, _decided(values, _rule(claim)) | {"seeds": len(tables)}))
-        rows[-1]["unit"] = of_runs[0]["unit"].iloc[0]
+        claim, first = find_claim(claim_id), of_runs[0].iloc[0]
+        remark = "; ".join(part for part in str(first["remark"]).split("; ") if part.startswith("not asked on"))
+        rows.append(_row(claim, _decided(values, _rule(claim)) | {"seeds": len(tables), "remark": remark}))
+        if first["unit"] != rows[-1]["unit"]:  # the chapter measured in another unit than the paper
+            rows[-1] |= {"unit": first["unit"], "published": None}
     return pd.DataFrame(rows, columns=list(BOARD_FIELDS))
 
 
@@ -299,7 +301,7 @@ def _row(claim: Mapping, found: Mapping) -> dict:
         tasks = max(1, len(claim["test"]["tasks"])) if found["decided_by"] == "mean" else 1
         short = entry.shortfall(runs=found["seeds"], questions=int(found["n"] / tasks))
         within = entry.smallest and max(abs(found["low"]), abs(found["high"])) < entry.smallest
-        small = f"smaller than what matters ({entry.smallest:g} {entry.unit})" if within else ""
+        small = f"smaller than what matters, {entry.smallest:g} ({entry.unit})" if within else ""
     remark = "; ".join(filter(None, (found.get("remark"), small, against)))
     about |= {"kind": entry.kind if entry else None, "short": short}
     printed = claim["test"].get("margin_published") or {}

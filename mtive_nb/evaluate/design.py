@@ -22,15 +22,21 @@ KINDS = {
 }
 _FILE = Path(__file__).with_name("design.yaml")
 _TEXT, _COUNT, _NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number", "minimum": 0}
-# JSON Schema of an entry, defaults filled in.
+_OBJECT, _TEXTS = {"type": "object"}, {"type": "array", "items": _TEXT}
+_PARTS = {
+    "profiles": _TEXTS, "curves": _OBJECT, "defaults": _OBJECT, "kinds": _OBJECT | {"additionalProperties": _OBJECT},
+    "claims": _OBJECT | {"additionalProperties": _OBJECT}, "not_here": _OBJECT | {"additionalProperties": _TEXTS},
+}  # fmt: skip
+# JSON Schemas of the file, and of an entry with its defaults filled in.
+DESIGN = {"type": "object", "additionalProperties": False, "required": list(_PARTS), "properties": _PARTS}
 ENTRY = {
     "type": "object",
     "additionalProperties": False,
     "required": ["kind", "chapters", "arms", "unit", "drawn", "runs", "products", "questions", "trials"],
     "properties": {
         "kind": {"enum": list(KINDS)},
-        "chapters": {"type": "array", "items": _TEXT, "minItems": 1},
-        "arms": {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2},
+        "chapters": _TEXTS | {"minItems": 1},
+        "arms": _TEXTS | {"minItems": 2, "maxItems": 2},
         "unit": _TEXT,
         "drawn": {"enum": ["product", "item", "round", "none"]},
         "runs": {"type": "integer", "minimum": 1},
@@ -71,9 +77,8 @@ class Design:
         """Return the entry in one line, for the report."""
         parts = [f"{self.arms[0]} v. {self.arms[1]}", self.unit, f"{self.runs} run{'s' if self.runs > 1 else ''}"]
         parts += [] if self.drawn == "none" else [f"drawn by {self.drawn}"]
-        parts += (
-            [f"{self.products:,} products and {self.questions:,} questions a task at least"] if self.questions else []
-        )
+        least = f"{self.products:,} products and {self.questions:,} questions a task at least"
+        parts += [least] if self.questions else []
         parts += [f"{self.trials} settings an arm searched on val"] if self.trials else []
         limits = {"tolerance": self.tolerance, "bound": self.bound, "smallest effect of interest": self.smallest}
         parts += [f"{name} {value:g}" for name, value in limits.items() if value is not None]
@@ -104,8 +109,7 @@ def load_design() -> Registered:
 
 def read_design(raw: Mapping[str, Any], claims: tuple[dict[str, Any], ...]) -> Registered:
     """Return the design that `raw`, the content of a design.yaml, describes for `claims`. Errors: DesignError."""
-    if missing := {"profiles", "curves", "defaults", "kinds", "claims", "not_here"} ^ raw.keys():
-        raise DesignError(f"design.yaml: {sorted(missing)} missing or unknown at the top")
+    _check("design.yaml", raw, DESIGN)
     by_id = {claim["id"]: claim for claim in claims}
     not_here = {need: tuple(ids) for need, ids in raw["not_here"].items()}
     places = [*raw["claims"], *(claim for ids in not_here.values() for claim in ids)]
@@ -125,9 +129,7 @@ def read_design(raw: Mapping[str, Any], claims: tuple[dict[str, Any], ...]) -> R
 def _entry(name: str, own: Mapping[str, Any], raw: Mapping[str, Any], test: Mapping[str, Any]) -> Design:
     """Return a claim's entry, its own fields over those of its kind over the defaults. Errors: DesignError."""
     found = raw["defaults"] | raw["kinds"].get(own.get("kind"), {}) | own
-    if error := best_match(Draft202012Validator(ENTRY).iter_errors(found)):
-        field = ".".join(map(str, error.absolute_path))
-        raise DesignError(f"design.yaml, {name}{field and f', {field}'}: {error.message}")
+    _check(f"design.yaml, {name}", found, ENTRY)
     needed = {"about_equal": {"tolerance"}, "at_most_factor": {"bound"}}.get(test["relation"], set())
     if needed or found["kind"] == "exact":
         found.pop("smallest", None)  # its limit says what matters
@@ -136,6 +138,13 @@ def _entry(name: str, own: Mapping[str, Any], raw: Mapping[str, Any], test: Mapp
             f"design.yaml, {name}: found limits {sorted(given)}, {test['relation']} needs {sorted(needed)}"
         )
     return Design(name, **found | {key: tuple(found[key]) for key in ("chapters", "arms")})
+
+
+def _check(place: str, found: Any, schema: Mapping[str, Any]) -> None:
+    """Compare content with a schema. Errors: DesignError with place, field, found and expected."""
+    if error := best_match(Draft202012Validator(schema).iter_errors(found)):
+        field = ".".join(map(str, error.absolute_path))
+        raise DesignError(f"{place}{field and f', {field}'}: {error.message}")
 
 
 def registered_at() -> str:

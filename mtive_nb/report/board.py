@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mtive_nb.evaluate.claims import DECIDED, NOT_MEASURED, find_claim, load_claims, pooled_claims
+from mtive_nb.evaluate.claims import FAILS, HOLDS, NOT_MEASURED, VERDICTS, find_claim, load_claims, pooled_claims
 from mtive_nb.evaluate.design import KINDS, load_design, registered_at
 from mtive_nb.report.cells import number, read_table, run_folders, short
 from mtive_nb.run.graph import GraphError, find_project
@@ -22,7 +22,7 @@ def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
     """Return each claim from the first of its registered chapters that decided it, else from any other chapter.
 
     A chapter that ran in several of the registered profiles decides over those runs. `tries`: the claim decided again
-    with a single change (chapter 26), or with other numbers of training records (27). Claims that no table names follow.
+    with a single change (chapter 26), or with other numbers of training records (27).
     """
     by_claim: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for folder in folders:
@@ -69,23 +69,18 @@ def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
 def whole_board(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the board with the papers' claims that no table of the profile names, as not measured or not testable."""
     named = {claim["claim"] for claim in claims}
-    rest = [board_row for board_row in map(_undecided, load_claims()) if board_row["claim"] not in named]
-    return [*claims, *rest]
+    return [*claims, *(_undecided(claim) for claim in load_claims() if claim["id"] not in named)]
 
 
 def _undecided(claim: dict[str, Any]) -> dict[str, Any]:
     why = f"not testable here: {claim['testable_why']}" if claim["testable_small_scale"] == "no" else NOT_MEASURED
-    about = {
-        "claim": claim["id"],
-        "statement": " ".join(claim["statement"].split()),
-        "priority": str(claim["priority"]),
-    }
-    return about | {"verdict": why, "n": "", "tries": []}
+    about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split())}
+    return about | {"priority": str(claim["priority"]), "verdict": why, "n": "", "tries": []}
 
 
 def _counts(claims: list[dict[str, Any]]) -> dict[str, int]:
     """Count testable claims by verdict."""
-    counts = {verdict: sum(c["verdict"] == verdict for c in claims) for verdict in DECIDED}
+    counts = {verdict: sum(c["verdict"] == verdict for c in claims) for verdict in VERDICTS}
     return {"testable": len(claims), **counts, "not decided": len(claims) - sum(counts.values())}
 
 
@@ -128,17 +123,17 @@ def summary(claims: list[dict[str, Any]]) -> list[str]:
     board = whole_board(claims)
 
     def line(row: dict[str, Any], about: str) -> str:
-        counts = [f"{row[name]} {name}" for name in ("testable", *DECIDED, "not decided")]
+        counts = [f"{row[name]} {name}" for name in ("testable", *VERDICTS, "not decided")]
         return f"{row['paper']}, {about}: {', '.join(counts)}"
 
     both = [row for row in tally(board) if row["priority"] == "1 and 2"]
-    testable, undecided = (sum(row[name] for row in both) for name in ("testable", "not decided"))
+    testable, decided = sum(row["testable"] for row in both), sum(row[HOLDS] + row[FAILS] for row in both)
     needs = [f"{need} ({len(statements)})" for need, statements in out_of_reach().items()]
     return [
         *(line(row, f"claims of priority {row['priority']}") for row in tally(board)),
         "Priority 1 and 2 by kind:",
         *(line(row, row["kind"]) for row in by_kind(board)),
-        f"Decided: {testable - undecided} of {testable} testable claims of priority 1 and 2",
+        f"Decided (not open): {decided} of {testable} testable claims of priority 1 and 2",
         f"What no chapter decides needs: {'; '.join(needs)}",
         f"Design registered: {registered_at()}",
     ]
