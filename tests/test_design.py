@@ -124,7 +124,7 @@ def test_a_faulty_entry_is_refused_by_name(change: dict, message: str) -> None:
     for part, own in change.items():
         for name, value in own.items():
             before = raw[part].get(name)
-            raw[part][name] = before | value if isinstance(before, dict) else value
+            raw[part][name] = before | value if isinstance(before, dict) and value else value
         raw.setdefault(part, {})
     with pytest.raises(DesignError, match=message):
         read_design(raw, papers_claims())
