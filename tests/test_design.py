@@ -51,6 +51,12 @@ def test_the_registered_chapters_decide_the_claim(claim: str) -> None:
         assert f'"{claim}"' in text or any(claim in (HOME / "mtive_nb" / path).read_text() for path in deciders)
 
 
+def test_no_chapter_decides_a_claim_that_is_not_registered() -> None:
+    ids = "|".join(claim["id"] for claim in papers_claims())
+    named = {name for chapter in load_chapters() for name in re.findall(rf'"({ids})"', source(chapter))}
+    assert len(named) > 30 and named <= ENTRIES.keys()
+
+
 @pytest.mark.parametrize("claim", ENTRIES)
 def test_the_registered_arms_are_the_chapter_s(claim: str) -> None:
     entry, test = ENTRIES[claim], {c["id"]: c for c in papers_claims()}[claim]["test"]
