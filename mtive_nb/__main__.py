@@ -171,7 +171,7 @@ def _run_command(asked: argparse.Namespace) -> int:
 
         return show_versions(asked.profile, asked.task, asked.number, pin=asked.pin)
     if asked.command == "claims":
-        from mtive_nb.report.board import main as claims
+        from mtive_nb.report.verdicts import main as claims
 
         return claims(asked.profile)
     if asked.command == "check":

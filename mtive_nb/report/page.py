@@ -13,8 +13,9 @@ from typing import Any
 
 from mtive_nb.data.photos import data_url
 from mtive_nb.evaluate.design import load_design, registered_at
-from mtive_nb.report.board import by_kind, claims_board, out_of_reach, summary, tally, whole_board
-from mtive_nb.report.cells import number, read_table, run_folders, short
+from mtive_nb.report.chapters import run_folders
+from mtive_nb.report.tables import number, short
+from mtive_nb.report.verdicts import by_kind, claims_board, out_of_reach, summary, tally, whole_board
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project, find_project
 from mtive_nb.run.metrics import read_metrics
@@ -178,7 +179,8 @@ def gather(project: Project, profile: str, *, links: bool = True) -> dict[str, A
     parts = [notebook_part(folder, links=links) for folder in folders]
     metrics = [m for folder in folders for m in read_metrics(folder)]
     stand_ins = {part["name"]: part["stand_ins"] for part in parts}
-    claims = whole_board(claims_board(folders)) if any(read_table(f, "claims") for f in folders) else []
+    decided = claims_board(folders)
+    claims = whole_board(decided) if decided else []
     own = {f"{part['name']}/{table['name']}": table for part in parts for table in part["tables"]}
     by_table = {key: [m for m in metrics if (m["paper"], m["table"]) == key] for key in load_tables()}
     here = {key for key, table in load_tables().items() if by_table[key] or table.ours in own}

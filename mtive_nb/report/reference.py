@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from mtive_nb.report.cells import run_folders
+from mtive_nb.report.chapters import run_folders
 from mtive_nb.report.page import write_report
 from mtive_nb.run.graph import Project
 from mtive_nb.run.stale import read_run

@@ -1,9 +1,10 @@
-"""The board of claims: every claim's verdict from the tables of the chapters that decided it, counted by kind.
+"""Every claim's verdict from the tables of the chapters that decided it, counted by kind.
 
 Kinds are counted apart, since a claim that holds by construction, or that training beats no training, says less than a
 comparison of two trained systems. `mtive-nb claims PROFILE` prints the counts.
 """
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pandas as pd
 
 from mtive_nb.evaluate.claims import FAILS, HOLDS, NOT_MEASURED, VERDICTS, find_claim, load_claims, pooled_claims
 from mtive_nb.evaluate.design import KINDS, load_design, registered_at
-from mtive_nb.report.cells import number, read_table, run_folders, short
+from mtive_nb.report.chapters import run_folders
+from mtive_nb.report.tables import number, short
 from mtive_nb.run.graph import GraphError, find_project
 from mtive_nb.run.published import PAPERS
 
@@ -60,6 +62,13 @@ def _claims_of(folder: Path) -> list[dict[str, str]]:
     return [texts.get(row["claim"], row) for row in rows]
 
 
+def read_table(folder: Path, name: str) -> list[dict[str, str]]:
+    """Return the rows of a run folder's table, or an empty list if the table does not exist."""
+    path = folder / "tables" / f"{name}.csv"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return list(csv.DictReader(text.splitlines(keepends=True)))
+
+
 def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
     """Format a row of a claims table for reading; differences have the decimals of their unit."""
     differences = {k: number(float(row[k]), unit or "") for k in ("gain", "low", "high") if row.get(k)}
@@ -81,7 +90,7 @@ def _undecided(claim: dict[str, Any]) -> dict[str, Any]:
 def _counts(claims: list[dict[str, Any]]) -> dict[str, int]:
     """Count testable claims by verdict."""
     counts = {verdict: sum(c["verdict"] == verdict for c in claims) for verdict in VERDICTS}
-    return {"testable": len(claims), **counts, "not decided": len(claims) - sum(counts.values())}
+    return {"testable": len(claims), **counts, "not measured": len(claims) - sum(counts.values())}
 
 
 def _testable(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -89,7 +98,7 @@ def _testable(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tally(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Count the testable claims that hold, are open, do not hold or were not decided, by paper and priority."""
+    """Count the testable claims that hold, are open, do not hold or were not measured, by paper and priority."""
     groups = {"1": ("1",), "2": ("2",), "1 and 2": ("1", "2"), "3": ("3",)}
     rows = []
     for paper, title in PAPERS.items():
@@ -123,7 +132,7 @@ def summary(claims: list[dict[str, Any]]) -> list[str]:
     board = whole_board(claims)
 
     def line(row: dict[str, Any], about: str) -> str:
-        counts = [f"{row[name]} {name}" for name in ("testable", *VERDICTS, "not decided")]
+        counts = [f"{row[name]} {name}" for name in ("testable", *VERDICTS, "not measured")]
         return f"{row['paper']}, {about}: {', '.join(counts)}"
 
     both = [row for row in tally(board) if row["priority"] == "1 and 2"]

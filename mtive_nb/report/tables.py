@@ -1,7 +1,4 @@
-"""Texts of numbers and cells, and the folders and tables of results that the report reads."""
-
-import csv
-from pathlib import Path
+"""Numbers and texts as the page's tables show them."""
 
 DECIMALS = {
     "points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "f1": 3, "s": 1,
@@ -23,16 +20,3 @@ def short(text: str) -> str:
         return number(float(text)) if "." in text or "e" in text.lower() else text
     except (ValueError, OverflowError):
         return text if len(text) <= 300 else text[:300] + " …"
-
-
-def run_folders(profile_dir: Path) -> list[Path]:
-    """Return the folders of a profile's good results, in order; failed and partial runs are left out."""
-    found = profile_dir.glob("[0-9][0-9]_*") if profile_dir.is_dir() else ()
-    return sorted(p for p in found if p.is_dir() and p.suffix == "")
-
-
-def read_table(folder: Path, name: str) -> list[dict[str, str]]:
-    """Return the rows of a run folder's table, or an empty list if the table does not exist."""
-    path = folder / "tables" / f"{name}.csv"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return list(csv.DictReader(text.splitlines(keepends=True)))
