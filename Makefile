@@ -1,5 +1,5 @@
 # make reproduce | reproduce-all | seeds | test | fuzz | soak | lab | demo | report | serve-env | scale-env | base-env | smol-base | serve | test-serve | clean
-# Default: PROFILE=pocket (others: smoke, pocket1, pocket2, grocery, paper, h200, or a folder of your own in params/).
+# Default: PROFILE=pocket (others: smoke, pocket1 to pocket4, grocery, paper, h200, or a folder of your own in params/).
 PROFILE ?= pocket
 JOBS ?= 1
 
@@ -19,9 +19,9 @@ reproduce-all: $(STAMP)
 	$(PYTHON) -m mtive_nb run $(PROFILE) --jobs $(JOBS)
 	$(PYTHON) -m mtive_nb report $(PROFILE)
 
-# The chapters marked `seeds` with two more seeds, then what holds over all three.
+# The chapters marked `seeds` with four more seeds, then what holds over all five.
 seeds: $(STAMP)
-	for profile in pocket pocket1 pocket2; do $(PYTHON) -m mtive_nb run $$profile seeds --jobs $(JOBS) || exit 1; done
+	for profile in pocket pocket1 pocket2 pocket3 pocket4; do $(PYTHON) -m mtive_nb run $$profile seeds --jobs $(JOBS) || exit 1; done
 	$(PYTHON) -m mtive_nb run pocket 21 --only --force
 	$(PYTHON) -m mtive_nb report pocket
 

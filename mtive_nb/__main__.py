@@ -102,6 +102,8 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")
+    claims = commands.add_parser("claims", help="list a profile's verdicts on the papers' claims, counted by kind")
+    claims.add_argument("profile")
     check = commands.add_parser(
         "check", help="check a catalogue folder: usable rows, questions by task and split, faults; no model"
     )
@@ -180,6 +182,10 @@ def _run_command(asked: argparse.Namespace) -> int:
         from mtive_nb.serve.hub import main as push
 
         return push(asked.profile, asked.repo, tasks=asked.tasks, public=asked.public, output=asked.output)
+    if asked.command == "claims":
+        from mtive_nb.report.verdicts import main as claims
+
+        return claims(asked.profile)
     if asked.command == "check":
         from mtive_nb.data.door.check import main as check
 

@@ -1,10 +1,17 @@
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import f1_score
 
 from mtive_nb.evaluate.intervals import (
+    Interval,
     bootstrap_interval,
     bootstrap_sums,
+    mean_of_sums,
+    over_runs,
     paired_difference,
     unpaired_difference,
     weighted_f1_of_sums,
@@ -102,15 +109,57 @@ def test_same_seed_same_interval():
     assert bootstrap_interval(values, seed=6) != bootstrap_interval(values, seed=7)
 
 
-def test_runs_are_drawn_first_where_groups_name_them():
+def test_runs_widen_the_interval_to_the_spread_of_their_values():
     rng = np.random.default_rng(5)
     seeds, products = np.repeat(range(3), 200), np.tile(range(200), 3)
     values = np.repeat([0.0, 5.0, 10.0], 200) + rng.normal(size=600)  # runs differ far more than products
-    apart = bootstrap_interval(values, groups=list(zip(seeds.tolist(), products.tolist(), strict=True)), seed=0)
-    pooled = bootstrap_interval(values, groups=[f"{s} {p}" for s, p in zip(seeds, products, strict=True)], seed=0)
+    groups = list(zip(seeds.tolist(), products.tolist(), strict=True))
+    apart = bootstrap_interval(values, groups=groups, seed=0)
+    pooled = bootstrap_interval(values, groups=[f"{s} {p}" for s, p in groups], seed=0)
     assert apart.value == pooled.value == pytest.approx(values.mean())
-    # All three draws fall on one run in a ninth of the resamples, a 27th at either end: the 95% interval reaches them.
-    assert apart.low < 0.5 and apart.high > 9.5 and pooled.high - pooled.low < 1.0
+    of_runs = values.reshape(3, 200).mean(axis=1)
+    textbook = stats.t.interval(0.95, 2, loc=of_runs.mean(), scale=stats.sem(of_runs))
+    anything = bootstrap_sums(np.stack([values, np.ones(600)], axis=1), lambda s: s[:, 0] / s[:, 1], groups=groups)
+    assert (anything.low, anything.high) == pytest.approx(textbook)
+    assert (apart.low, apart.high) == pytest.approx((values.min(), min(textbook[1], values.max())))  # a mean's limits
+    assert pooled.high - pooled.low < 1.0
+
+
+def test_runs_that_agree_keep_the_interval_of_their_products():
+    of_products = np.random.default_rng(8).normal(size=50)
+    values, groups = np.tile(of_products, 4), [(run, k) for run in range(4) for k in range(50)]
+    found = bootstrap_interval(values, groups=groups, seed=0)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * of_products.std() / 200**0.5, rel=0.1)
+
+
+def test_intervals_of_runs_are_joined_as_their_answers_are():
+    rng = np.random.default_rng(9)
+    values = rng.normal(size=(5, 80)) + rng.normal(size=(5, 1))
+    groups = [(run, k) for run in range(5) for k in range(80)]
+    at_once = bootstrap_sums(np.stack([values.ravel(), np.ones(400)], axis=1), mean_of_sums, groups=groups)
+    joined = over_runs([bootstrap_interval(run) for run in values])
+    assert (joined.value, joined.low, joined.high) == pytest.approx((at_once.value, at_once.low, at_once.high))
+    one = Interval(1.0, 0.5, 2.0, 40)
+    assert over_runs([one]) == one and over_runs([one] * 4) == Interval(1.0, 0.75, 1.5, 160)
+    with pytest.raises(ValueError, match="no intervals"):
+        over_runs([])
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    file = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_of_intervals", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("runs", "share"), [(3, 0.0), (3, 0.9), (5, 0.5), (5, 0.9)])
+def test_the_truth_lies_in_95_percent_of_the_intervals_of_few_runs(simulation, runs, share):
+    found = {row["interval"]: row for row in simulation.coverage(runs, share, trials=200)}
+    assert found["two levels"]["high"] >= 0.95  # the 95% interval of the coverage, so at least nominal within noise
+    if share == 0.9:  # nearly all variance is training: what the two levels are for
+        assert found["products"]["high"] < 0.75 and found["runs drawn"]["coverage"] < found["two levels"]["coverage"]
 
 
 def test_one_run_is_drawn_as_if_it_were_not_named():

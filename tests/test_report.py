@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 from mtive_nb.data.records import make_record, write_records
-from mtive_nb.report.board import claims_board, headline, tally
+from mtive_nb.report.board import headline
 from mtive_nb.report.chapters import captions, run_folders
 from mtive_nb.report.compare import compared_runs
 from mtive_nb.report.executed import MAX_BYTES, chapter_links, small_notebook
 from mtive_nb.report.page import write_report
 from mtive_nb.report.reference import DirtyRunError, copy_reference
 from mtive_nb.report.tables import column_groups, number, pivoted
+from mtive_nb.report.verdicts import claims_board, tally
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project
 from mtive_nb.run.metrics import read_metrics

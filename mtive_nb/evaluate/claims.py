@@ -1,45 +1,52 @@
 """The claims board: does a claim of the papers hold here? A fixed rule decides from measurements, never by hand.
 
-A claim compares two systems (the head of `claims.yaml` explains the fields). The rule uses the 95% interval of left
-minus right, paired by seed and test item. The bootstrap draws seeds, then each seed's products.
+A claim compares two systems (the head of `claims.yaml` explains the fields). How it is decided was registered before
+the run: `design.yaml` has its kind, unit of resampling, runs, tolerance or bound. The rule uses the 95% interval of left
+minus right, paired by run and test item; over several runs it contains the variance of training (`intervals.py`).
 - `greater` holds if the lower end is above 0, fails if the upper end is below 0, and is open otherwise.
 - `less` is the mirror image.
 - `about_equal` holds if the whole interval lies within the tolerance and fails if it lies wholly outside.
 - `at_most_factor` holds if left divided by right stays below the bound.
 `each` requires the relation in every task; `mean` applies the relation to the mean over tasks. A row shows the interval
 that decided: for `each` that of the least favourable task, which `decided_by` names. A `remark` says where a verdict
-rests on part of the tasks, and where the paper's own numbers contradict its claim.
+rests on part of the tasks, where the difference is too small to matter, and where the paper's own numbers contradict its
+claim. `short` says what the result lacks of the registered runs and questions.
 
 `board` decides claims on answers, in chapter 20 and in chapters with other systems. `measured` decides claims on other
-measurements of a chapter (latency, equality, interruptions). The report joins the chapters' tables of claims.
+measurements of a chapter (latency, equality, interruptions). `pooled_claims` decides again over several runs of a
+chapter. The report joins the chapters' tables of claims.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import yaml
+from scipy.linalg import block_diag
 
 from mtive_nb.evaluate.continual import replay_name
-from mtive_nb.evaluate.intervals import Interval, mean_of_sums, resampled_sums, weighted_f1_of_sums
+from mtive_nb.evaluate.design import DesignError, load_design, papers_claims
+from mtive_nb.evaluate.differences import DIFFERENCES, mean_of
+from mtive_nb.evaluate.intervals import Interval, bootstrap_sums, over_runs
 from mtive_nb.evaluate.judge.rule import judge_all
-from mtive_nb.evaluate.metrics import abstentions, classify, facts_of
+from mtive_nb.evaluate.metrics import abstentions, facts_of
 from mtive_nb.evaluate.runs import Asked
-from mtive_nb.evaluate.scores import confusion_features
 
 BOARD_FIELDS = (
-    "claim", "statement", "priority", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "n", "seeds",
-    "published", "unit", "support",
+    "claim", "statement", "priority", "kind", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "short",
+    "n", "seeds", "published", "unit", "support", "intervals",
 )  # fmt: skip
-SHOWN = ["statement", "priority", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "published", "support"]  # fmt: skip
+SHOWN = [
+    "statement", "priority", "kind", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "short", "published",
+    "support",
+]  # fmt: skip
 # What a paper itself shows for its claim, by the field `support` of claims.yaml.
 SUPPORT = {
     "table": "printed", "mixed": "printed, on some tasks only", "contradicted": "contradicted by its own numbers",
     "text": "said without numbers", "derived": "derived from its numbers", "structural": "by design",
 }  # fmt: skip
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
+VERDICTS = (HOLDS, OPEN, FAILS)
 NOT_MEASURED = "not measured in this run"
 # Names of claims.yaml -> rows of our tables.
 SYSTEMS = {
@@ -53,6 +60,8 @@ SYSTEMS = {
     "mtive_mtl": "MTIVE_MTL",
     **{f"base_sl_rep{100 * share:.0f}": replay_name(share) for share in (0.0, 0.01, 1.0)},
 }
+# What design.yaml lets the bootstrap draw -> the frames' column.
+DRAWN = {"product": "product_id", "item": "id"}
 # Metrics of claims.yaml -> the frame with the metric (see `judged_run`) and the frame's column.
 METRICS = {
     "judge_accuracy": ("judged", "accuracy"),
@@ -65,8 +74,10 @@ METRICS = {
 
 @cache
 def load_claims() -> tuple[dict, ...]:
-    """Load every claim of the four papers."""
-    return tuple(yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text()))
+    """Load every claim of the four papers, with the registered tolerance or bound."""
+    registered = load_design().claims
+    limits = {name: {"tolerance": one.tolerance, "bound": one.bound} for name, one in registered.items()}
+    return tuple(claim | {"test": claim["test"] | limits.get(claim["id"], {})} for claim in papers_claims())
 
 
 def find_claim(claim_id: str) -> dict:
@@ -95,9 +106,7 @@ def verdict(
 
 def _rule(claim: Mapping) -> dict:
     """Return a claim's relation, tolerance and bound, the options of `verdict`."""
-    test = claim["test"]
-    limits = {name: (test.get(name) or {}).get("value") for name in ("tolerance", "bound")}
-    return {"relation": test["relation"]} | limits
+    return {name: claim["test"].get(name) for name in ("relation", "tolerance", "bound")}
 
 
 def _decided(found: Mapping[str, Interval], rule: Mapping, *, mean: Interval | None = None) -> dict:
@@ -108,7 +117,9 @@ def _decided(found: Mapping[str, Interval], rule: Mapping, *, mean: Interval | N
     one = mean or found[decisive]
     ends = {"gain": one.value, "low": one.low, "high": one.high, "n": one.n}
     by_task = ", ".join(f"{task} {said}" for task, said in verdicts.items())
-    return {"verdict": verdict(one.low, one.high, **rule), "decided_by": decisive, **ends, "by_task": by_task}
+    all_ends = {task: [v.value, v.low, v.high, v.n] for task, v in ({"mean": mean} if mean else found).items()}
+    said = {"verdict": verdict(one.low, one.high, **rule), "decided_by": decisive, **ends, "by_task": by_task}
+    return said | {"intervals": json.dumps(all_ends)}
 
 
 def _slack(one: Interval, *, relation: str, tolerance: float | None, bound: float | None) -> float:
@@ -148,20 +159,24 @@ def _about(record: Mapping, system: str, seed: int) -> dict:
 
 
 def measured(
-    claim_id: str, values: Mapping[str, Interval | float], *, n: int | None = None, unit: str | None = None
-) -> dict:
+    claim_id: str, values: Mapping[str, Interval | float], *, n: int | None = None, unit: str | None = None,
+    remark: str = "",
+) -> dict:  # fmt: skip
     """Return a row of the board for a claim that a chapter measured itself.
 
     values: left minus right (`at_most_factor`: left divided by right) by task, or by another unit for which the claim
     must hold; a number without an interval is exact. n: sample size of each exact number. unit: of the values, where it
-    is not that of the paper's margin, which the row then leaves out. Without values, the claim is not measured.
-    Errors: KeyError for an unknown claim.
+    is not that of the paper's margin, which the row then leaves out. remark: on what the verdict rests. Without values,
+    the claim is not measured.
+    Errors: KeyError for an unknown claim, DesignError for one that is not registered.
     """
     claim = find_claim(claim_id)
+    if claim_id not in load_design().claims:
+        raise DesignError(f"claim {claim_id}: not registered; add its entry to claims in evaluate/design.yaml first")
     if not values:
         return _row(claim, {"verdict": NOT_MEASURED})
     found = {task: v if isinstance(v, Interval) else Interval(v, v, v, n or 1) for task, v in values.items()}
-    row = _row(claim, _decided(found, _rule(claim)) | {"seeds": 1})
+    row = _row(claim, _decided(found, _rule(claim)) | {"seeds": 1, "remark": remark})
     return row | {"unit": unit, "published": None} if unit else row
 
 
@@ -192,18 +207,20 @@ def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int
         return None
     items = ["task", "product_id", "seed", "id"] + (["label"] if column == "answer" else [])
     wide = table.pivot_table(index=items, columns="system", values=column, aggfunc="first")[pair].dropna()
-    draws, found = {}, {}
+    entry = load_design().claims.get(claim["id"])
+    unit, options = DRAWN[entry.drawn if entry else "product"], {"resamples": resamples, "seed": seed}
+    found, parts, groups = {}, [], []
     for task in tasks:
         part = wide.loc[task]
-        features, statistic = _DIFFERENCES[name](part, *pair)
-        products = list(zip(*map(part.index.get_level_values, ("seed", "product_id")), strict=True))
-        draws[task] = statistic(resampled_sums(features, resamples=resamples, seed=seed, groups=products))
-        value = float(statistic(features.sum(axis=0, keepdims=True))[0])
-        found[task] = Interval(value, *np.quantile(draws[task], (0.025, 0.975)).tolist(), len(part))
+        features, statistic = DIFFERENCES[name](part, *pair)
+        own = list(zip(*map(part.index.get_level_values, ("seed", unit)), strict=True))
+        found[task] = bootstrap_sums(features, statistic, groups=own, **options)
+        parts, groups = [*parts, (features, statistic)], groups + own
     here, mean = wide[wide.index.get_level_values("task").isin(tasks)], None
-    if test["over_tasks"] == "mean":
-        ends = np.quantile(np.mean(list(draws.values()), axis=0), (0.025, 0.975)).tolist()
-        mean = Interval(float(np.mean([one.value for one in found.values()])), *ends, len(here))
+    if test["over_tasks"] == "mean":  # a product is drawn with its questions of all tasks
+        mean = bootstrap_sums(
+            block_diag(*(features for features, _ in parts)), mean_of(parts), groups=groups, **options
+        )
     row = _decided(found, _rule(claim), mean=mean)
     missing = [task for task in test["tasks"] if task not in tasks]
     remark = f"{row['verdict']} on {', '.join(tasks)}; not asked on {', '.join(missing)}" if missing else ""
@@ -233,38 +250,6 @@ def decided_again(claim_id: str, asked: Asked, instead: Mapping[str, Mapping[str
     return decide({**claim, "test": rule}, frames, seed=seed)
 
 
-def _mean_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
-    """Return each item's features (n, 2) and the statistic of their sums: the mean of left minus right."""
-    apart = (part[left] - part[right]).astype(float)
-    return np.stack([apart, np.ones(len(apart))], axis=1), mean_of_sums
-
-
-def _f1_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
-    """Return each item's features (n, d) and the statistic of their sums: weighted F1 of left minus right."""
-    labels = list(part.index.get_level_values("label"))
-    one, other = (confusion_features(classify(list(part[system]), labels)) for system in (left, right))
-    cut = one.shape[1]
-    return np.hstack([one, other]), lambda sums: weighted_f1_of_sums(sums[:, :cut]) - weighted_f1_of_sums(sums[:, cut:])
-
-
-def _abstention_difference(part: pd.DataFrame, left: str, right: str) -> tuple[np.ndarray, Callable]:
-    """Return features (n, 6) and the statistic of their sums: F1 of left minus right.
-
-    Features: correct, false and missed abstentions of left, then of right.
-    """
-    truth = part.index.get_level_values("label").to_numpy(dtype=bool)
-    said = [part[system].to_numpy(dtype=bool) for system in (left, right)]
-    features = [hits for s in said for hits in (s & truth, s & ~truth, ~s & truth)]
-
-    def f1(sums: np.ndarray) -> np.ndarray:
-        return 2 * sums[:, 0] / np.maximum(2 * sums[:, 0] + sums[:, 1] + sums[:, 2], 1)
-
-    return np.stack(features, axis=1).astype(float), lambda sums: f1(sums[:, :3]) - f1(sums[:, 3:])
-
-
-_DIFFERENCES = {"judged": _mean_difference, "yes_no": _f1_difference, "abstained": _abstention_difference}
-
-
 def board(
     claims: Sequence[Mapping], frames: Mapping[str, pd.DataFrame], *, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
@@ -280,19 +265,20 @@ def board(
             no = claim["testable_small_scale"] == "no"
             found = {"verdict": f"not testable here: {claim['testable_why']}" if no else NOT_MEASURED}
         rows.append(_row(claim, found))
-    return pd.DataFrame(rows, columns=list(BOARD_FIELDS)).astype({"by_task": object, "decided_by": object})
+    texts = dict.fromkeys(("by_task", "decided_by", "intervals"), object)
+    return pd.DataFrame(rows, columns=list(BOARD_FIELDS)).astype(texts)
 
 
-def undecided(paper: str, decided: Collection[str], *, needs: Mapping[str, str]) -> list[dict]:
+def undecided(paper: str, decided: Collection[str]) -> list[dict]:
     """Return a row of the board for each claim of a paper that no chapter decides, with the reason.
 
-    decided: ids of claims with a row elsewhere. needs: what a claim that could be tested lacks here, by id.
+    decided: ids of claims with a row elsewhere. What a claim lacks here stands in the design (`not_here`).
     """
     rest = board([claim for claim in load_claims() if claim["paper"] == paper and claim["id"] not in decided], {})
-    return [
-        row | {"verdict": f"{NOT_MEASURED}: {needs[row['claim']]}"} if row["claim"] in needs else row
-        for row in rest.to_dict("records")
-    ]
+    needs = {claim: need for need, claims in load_design().not_here.items() for claim in claims}
+    lacking = rest["claim"].isin(needs) & (rest["verdict"] == NOT_MEASURED)
+    rest.loc[lacking, "verdict"] = [f"{NOT_MEASURED}: needs {needs[claim]}" for claim in rest.loc[lacking, "claim"]]
+    return rest.to_dict("records")
 
 
 def claims_of_run(
@@ -303,15 +289,43 @@ def claims_of_run(
     return pd.concat([claims[claims["n"].notna()], pd.DataFrame(further)], ignore_index=True)
 
 
+def pooled_claims(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Decide claims over several runs of one chapter, each with its own shop and training seed.
+
+    tables: the runs' tables of claims. A claim counts that every run decided, on the tasks that every run has; its
+    interval is that of the runs' values (`over_runs`). Errors: KeyError for an unknown claim.
+    """
+    rows = []
+    for claim_id in tables[0].loc[tables[0]["n"].notna(), "claim"]:
+        of_runs = [table[(table["claim"] == claim_id) & table["n"].notna()] for table in tables]
+        if any(of_run.empty for of_run in of_runs):
+            continue
+        found = [json.loads(of_run["intervals"].iloc[0]) for of_run in of_runs]
+        tasks = [task for task in found[0] if all(task in one for one in found)]
+        values = {task: over_runs([Interval(*one[task]) for one in found]) for task in tasks}
+        claim, first = find_claim(claim_id), of_runs[0].iloc[0]
+        remark = "; ".join(part for part in str(first["remark"]).split("; ") if part.startswith("not asked on"))
+        rows.append(_row(claim, _decided(values, _rule(claim)) | {"seeds": len(tables), "remark": remark}))
+        if first["unit"] != rows[-1]["unit"]:  # the chapter measured in another unit than the paper
+            rows[-1] |= {"unit": first["unit"], "published": None}
+    return pd.DataFrame(rows, columns=list(BOARD_FIELDS))
+
+
 def _row(claim: Mapping, found: Mapping) -> dict:
     """Return a row of the board from a claim and its result."""
     about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split()), "priority": claim["priority"]}
     against = "the paper's own numbers contradict its claim" if claim.get("support") == "contradicted" else ""
-    remark = "; ".join(filter(None, (found.get("remark"), against)))
+    entry, short, small = load_design().claims.get(claim["id"]), "", ""
+    if entry and found.get("n"):
+        tasks = max(1, len(claim["test"]["tasks"])) if found["decided_by"] == "mean" else 1
+        short = entry.shortfall(runs=found["seeds"], questions=int(found["n"] / tasks))
+        within = entry.smallest and max(abs(found["low"]), abs(found["high"])) < entry.smallest
+        small = f"smaller than what matters, {entry.smallest:g} ({entry.unit})" if within else ""
+    remark = "; ".join(filter(None, (found.get("remark"), small, against)))
+    about |= {"kind": entry.kind if entry else None, "short": short}
     printed = claim["test"].get("margin_published") or {}
-    limit = claim["test"].get("tolerance") or claim["test"].get("bound") or {}
     of_task = claim["test"].get("margin_by_task") or {}
     published = of_task.get(found.get("decided_by"), printed.get("value"))
-    unit = printed.get("unit") or limit.get("unit")
+    unit = entry.unit if entry else printed.get("unit")
     shown = {"published": published, "unit": unit, "support": SUPPORT.get(claim.get("support"), "")}
     return about | dict(found) | {"remark": remark} | shown

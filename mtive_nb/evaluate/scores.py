@@ -227,7 +227,7 @@ def _class_rows(task: str, items: list[Answered], options: dict[str, int], *, fo
     groups = [_owner(record) for record, _ in items]
     read = classify([answer for _, answer in items], [str(record["label"]) for record, _ in items])
     accuracy = bootstrap_interval(read.hits, groups=groups, **options)
-    f1 = bootstrap_sums(confusion_features(read), weighted_f1_of_sums, groups=groups, **options)
+    f1 = bootstrap_sums(confusion_features(read), weighted_f1_of_sums, groups=groups, limits=(0, 1), **options)
     unparsed = bootstrap_interval([p == UNPARSED for p in read.predicted], groups=groups, **options)
     in_t2 = form and task in ("DD", "PM")
     return [

@@ -1,77 +1,43 @@
-"""The board of the papers' claims, and the tiles on top of the report."""
+"""How the page shows the board of the papers' claims, and the tiles on top of the report."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
-from mtive_nb.evaluate.claims import SYSTEMS, load_claims
-from mtive_nb.report.tables import REFERENCE, as_difference, number, of_most_seeds, short
+from mtive_nb.evaluate.claims import SYSTEMS, VERDICTS, load_claims
+from mtive_nb.evaluate.design import load_design
+from mtive_nb.report.tables import REFERENCE, as_difference, number, of_most_seeds
+from mtive_nb.report.verdicts import claims_board, whole_board
 from mtive_nb.run.published import PAPERS, load_published
 
-VERDICTS = ("holds", "open", "does not hold")
-SYMBOLS = {"holds": "✔", "open": "?", "does not hold": "✘", "not decided": "–"}
+NOT_DECIDED = "not measured"
+SYMBOLS = {"holds": "✔", "open": "?", "does not hold": "✘", NOT_DECIDED: "–"}
 
 
-def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
-    """Return each claim from the first chapter that decided it: chapter 21 (several seeds), 20 (report), any other.
+def shown_board(folders: list[Path]) -> list[dict[str, Any]]:
+    """Return the board of verdicts.py with what the page shows beside a claim's own fields.
 
-    `tries`: the claim decided again with a single change (chapter 26). `tasks`: (task, verdict) pairs.
+    `mark`: the verdict, or "not measured"; `tasks`: (task, verdict) pairs; `design`: the registered entry in words.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for folder in sorted(folders, key=lambda f: -int(f.name[:2]) if f.name[:2] in ("20", "21") else 0):
-        for row in _table(folder, "claims"):
-            if not found.get(row["claim"], {}).get("n"):
-                found[row["claim"]] = _rounded(row, row.get("unit")) | {"notebook": folder.name, "tries": []}
-    for folder in folders:
-        for row in _table(folder, "why"):
-            if claim := found.get(row["claim"]):
-                claim["tries"].append(_rounded(row, claim.get("unit")) | {"notebook": folder.name})
-    return [claim | _about(claim) for claim in found.values()]
+    return [claim | _about(claim) for claim in whole_board(claims_board(folders))]
 
 
 def _about(claim: dict[str, Any]) -> dict[str, Any]:
     """Return what a row of the board shows beside the claim's own fields."""
     test = {c["id"]: c["test"] for c in load_claims()}.get(claim["claim"], {})
     sides = {side: SYSTEMS.get(test.get(side), str(test.get(side) or "")) for side in ("left", "right")}
-    verdict = claim["verdict"] if claim["verdict"] in VERDICTS else "not decided"
+    verdict = claim["verdict"] if claim["verdict"] in VERDICTS else NOT_DECIDED
     tasks = [part.split(" ", 1) for part in claim.get("by_task", "").split(", ") if " " in part]
     paper = PAPERS.get(claim["claim"].split("-")[0], "")
-    return sides | {"paper": paper, "kind": verdict, "symbol": SYMBOLS[verdict], "tasks": tasks}
-
-
-def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
-    """Format a row of a claims table for reading; differences have the decimals of their unit."""
-    differences = {k: number(float(row[k]), unit or "") for k in ("gain", "low", "high") if row.get(k)}
-    counts = {k: number(float(row[k])) for k in ("n", "seeds") if row.get(k)}
-    return {k: short(v) for k, v in row.items()} | differences | counts
-
-
-def _table(folder: Path, name: str) -> list[dict[str, str]]:
-    """Return the rows of a run folder's table, or an empty list if the table does not exist."""
-    path = folder / "tables" / f"{name}.csv"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return list(csv.DictReader(text.splitlines(keepends=True)))
-
-
-def tally(claims: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Count the testable claims that hold, are open, do not hold or were not decided, by paper and priority."""
-    testable = [c for c in claims if not c["verdict"].startswith("not testable")]
-    groups = {"1": ("1",), "2": ("2",), "1 and 2": ("1", "2"), "3": ("3",)}
-    rows = []
-    for paper, title in PAPERS.items():
-        for name, priorities in groups.items():
-            found = [c for c in testable if c["claim"].startswith(f"{paper}-") and c["priority"] in priorities]
-            counts = {v: sum(c["verdict"] == v for c in found) for v in VERDICTS}
-            counts = {"testable": len(found), **counts, "not decided": len(found) - sum(counts.values())}
-            rows += [{"paper": title, "priority": name, **counts}] if found else []
-    return rows
+    entry = load_design().claims.get(claim["claim"])
+    design = entry.in_words() if entry else ""
+    return sides | {"design": design, "paper": paper, "mark": verdict, "symbol": SYMBOLS[verdict], "tasks": tasks}
 
 
 def claim_tiles(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a tile per paper: how many of its claims, of any priority, hold, are open, do not hold, were not decided."""
     tiles = []
     for title in PAPERS.values():
-        kinds = [c["kind"] for c in claims if c["paper"] == title and not c["verdict"].startswith("not testable")]
+        kinds = [c["mark"] for c in claims if c["paper"] == title and not c["verdict"].startswith("not testable")]
         counts = [(kind, SYMBOLS[kind], kinds.count(kind)) for kind in SYMBOLS]
         tiles += [{"paper": title, "counts": counts, "total": len(kinds)}] if kinds else []
     return tiles

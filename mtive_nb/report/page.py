@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mtive_nb.report.board import claim_tiles, claims_board, headline, tally
+from mtive_nb.evaluate.design import load_design, registered_at
+from mtive_nb.report.board import claim_tiles, headline, shown_board
 from mtive_nb.report.chapters import notebook_part, run_folders
 from mtive_nb.report.compare import compared_runs
 from mtive_nb.report.tables import paper_table
+from mtive_nb.report.verdicts import by_kind, claims_board, out_of_reach, summary, tally
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project, find_project
 from mtive_nb.run.metrics import read_metrics
@@ -39,7 +41,8 @@ def gather(project: Project, folder: Path, *, page_dir: Path, others: Iterable[P
     parts = [notebook_part(project, one, folders, page_dir=page_dir) for one in folders]
     metrics = [m for one in folders for m in read_metrics(one)]
     stand_ins = {part["name"]: part["stand_ins"] for part in parts}
-    claims = claims_board(folders)
+    claims = shown_board(folders)
+    unreached = {claim for ids in load_design().not_here.values() for claim in ids}
     own = {f"{part['name']}/{table['name']}": table for part in parts for table in part["tables"]}
     by_table = {key: [m for m in metrics if (m["paper"], m["table"]) == key] for key in load_tables()}
     here = {key for key, table in load_tables().items() if by_table[key] or table.ours in own}
@@ -60,6 +63,10 @@ def gather(project: Project, folder: Path, *, page_dir: Path, others: Iterable[P
         "stand_ins": stand_ins,
         "claims": claims,
         "tally": tally(claims),
+        "by_kind": by_kind(claims),
+        "registered": registered_at(),
+        "out_of_reach": out_of_reach(),
+        "undecided": [c for c in claims if not c["n"] and c["claim"] not in unreached],
         "tiles": claim_tiles(claims),
         "headline": headline(metrics),
         "real": real_photos(metrics, runs),
@@ -105,10 +112,8 @@ def write_report(
 
 
 def main(profile: str) -> int:
-    """Run the command `report`: write the page and print how many claims hold."""
+    """Run the command `report`: write the page and print how many claims hold, by kind."""
     project = find_project()
     print(f"report: {write_report(project, profile)}")
-    for row in tally(claims_board(run_folders(project.outputs / profile))):
-        about = f"{row.pop('paper')}, claims of priority {row.pop('priority')}"
-        print(f"{about}: " + ", ".join(f"{number} {what}" for what, number in row.items()))
+    print("\n".join(summary(claims_board(run_folders(project.outputs / profile)))))
     return 0

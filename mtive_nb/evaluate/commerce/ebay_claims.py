@@ -20,9 +20,6 @@ ASPECTS = {
 }
 FREE_FORM = {"dae": "DynamicAttributeExtraction/DAE"}
 CLASSES = {"fashion_apparel": "DeepFashion/Apparel", "fashion_sneakers_handbags": "DeepFashion/Sneakers&Handbags"}
-# Claims on the base's size; one base ships.
-_SIZES = ("larger-decoder-helps", "size-gain-levels-off", "small-tuned-beats-large-zero-shot", "small-tuned-is-faster")
-NEEDS = {f"ebay-{name}": "needs a second size of the base" for name in _SIZES}
 
 
 def adaptation_claims(

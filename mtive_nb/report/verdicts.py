@@ -1,0 +1,162 @@
+"""Every claim's verdict from the tables of the chapters that decided it, counted by kind.
+
+Kinds are counted apart, since a claim that holds by construction, or that training beats no training, says less than a
+comparison of two trained systems. `mtive-nb claims PROFILE` prints the counts.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mtive_nb.evaluate.claims import FAILS, HOLDS, NOT_MEASURED, VERDICTS, find_claim, load_claims, pooled_claims
+from mtive_nb.evaluate.design import KINDS, load_design, registered_at
+from mtive_nb.report.chapters import run_folders
+from mtive_nb.report.tables import number, short
+from mtive_nb.run.graph import GraphError, find_project
+from mtive_nb.run.published import PAPERS
+
+NO_CHAPTER = "no chapter decides"
+
+
+def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
+    """Return each claim from the first of its registered chapters that decided it, else from any other chapter.
+
+    A chapter that ran in several of the registered profiles decides over those runs. `tries`: the claim decided again
+    with a single change (chapter 26), or with other numbers of training records (27).
+    """
+    by_claim: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for folder in folders:
+        for row in _claims_of(folder):
+            decided = _rounded(row, row.get("unit")) | {"notebook": folder.name, "tries": []}
+            place = _place(row["claim"], folder) + (0 if row.get("n") else 1000)
+            by_claim.setdefault(row["claim"], []).append((place, decided))
+    found = {claim: min(rows, key=lambda row: row[0])[1] for claim, rows in by_claim.items()}
+    for folder in folders:
+        for row in read_table(folder, "why"):
+            if claim := found.get(row["claim"]):
+                claim["tries"].append(_rounded(row, claim.get("unit")) | {"notebook": folder.name})
+    return list(found.values())
+
+
+def _place(claim: str, folder: Path) -> int:
+    """Return the rank of a chapter among those registered for a claim; an unknown claim has chapters 21 and 20."""
+    entry = load_design().claims.get(claim)
+    chapters = entry.chapters if entry else ("21", "20")
+    return chapters.index(folder.name[:2]) if folder.name[:2] in chapters else len(chapters)
+
+
+def _claims_of(folder: Path) -> list[dict[str, str]]:
+    """Return a chapter's table of claims; over the registered profiles where the chapter ran in several of them."""
+    rows, design = read_table(folder, "claims"), load_design()
+    own, *others = [folder.parents[1] / profile / folder.name for profile in design.profiles]
+    ran = [other for other in others if read_table(other, "claims")] if folder == own else []
+    many = {row["claim"] for row in rows if row["claim"] in design.claims and design.claims[row["claim"]].runs > 1}
+    if not ran or not rows or "intervals" not in rows[0]:
+        return rows
+    tables = [pd.read_csv(one / "tables" / "claims.csv") for one in (folder, *ran)]
+    tables = [table[table["claim"].isin(many)] for table in tables if "intervals" in table]
+    pooled = {row["claim"]: row for row in pooled_claims(tables).to_dict("records")} if len(tables) > 1 else {}
+    texts = {claim: {k: "" if pd.isna(v) else str(v) for k, v in row.items()} for claim, row in pooled.items()}
+    return [texts.get(row["claim"], row) for row in rows]
+
+
+def read_table(folder: Path, name: str) -> list[dict[str, str]]:
+    """Return the rows of a run folder's table, or an empty list if the table does not exist."""
+    path = folder / "tables" / f"{name}.csv"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return list(csv.DictReader(text.splitlines(keepends=True)))
+
+
+def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
+    """Format a row of a claims table for reading; differences have the decimals of their unit."""
+    differences = {k: number(float(row[k]), unit or "") for k in ("gain", "low", "high") if row.get(k)}
+    counts = {k: number(float(row[k])) for k in ("n", "seeds") if row.get(k)}
+    return {k: short(v) for k, v in row.items()} | differences | counts
+
+
+def whole_board(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the board with the papers' claims that no table of the profile names, as not measured or not testable."""
+    named = {claim["claim"] for claim in claims}
+    return [*claims, *(_undecided(claim) for claim in load_claims() if claim["id"] not in named)]
+
+
+def _undecided(claim: dict[str, Any]) -> dict[str, Any]:
+    why = f"not testable here: {claim['testable_why']}" if claim["testable_small_scale"] == "no" else NOT_MEASURED
+    about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split())}
+    return about | {"priority": str(claim["priority"]), "verdict": why, "n": "", "tries": []}
+
+
+def _counts(claims: list[dict[str, Any]]) -> dict[str, int]:
+    """Count testable claims by verdict."""
+    counts = {verdict: sum(c["verdict"] == verdict for c in claims) for verdict in VERDICTS}
+    return {"testable": len(claims), **counts, "not measured": len(claims) - sum(counts.values())}
+
+
+def _testable(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [c for c in claims if not c["verdict"].startswith("not testable")]
+
+
+def tally(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Count the testable claims that hold, are open, do not hold or were not measured, by paper and priority."""
+    groups = {"1": ("1",), "2": ("2",), "1 and 2": ("1", "2"), "3": ("3",)}
+    rows = []
+    for paper, title in PAPERS.items():
+        for name, priorities in groups.items():
+            found = [c for c in _testable(claims) if c["claim"].startswith(f"{paper}-") and c["priority"] in priorities]
+            rows += [{"paper": title, "priority": name, **_counts(found)}] if found else []
+    return rows
+
+
+def by_kind(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Count the testable claims of priority 1 and 2 by paper and kind, and those that no chapter decides."""
+    entries, rows = load_design().claims, []
+    for paper, title in PAPERS.items():
+        of_kind: dict[str, list] = {name: [] for name in (*KINDS.values(), NO_CHAPTER)}
+        for claim in _testable(claims):
+            if claim["claim"].startswith(f"{paper}-") and claim["priority"] in ("1", "2"):
+                entry = entries.get(claim["claim"])
+                of_kind[KINDS[entry.kind] if entry else NO_CHAPTER].append(claim)
+        rows += [{"paper": title, "kind": kind, **_counts(found)} for kind, found in of_kind.items() if found]
+    return rows
+
+
+def out_of_reach() -> dict[str, list[str]]:
+    """Return the statements of the claims that no chapter decides, by what they need."""
+    needs = load_design().not_here.items()
+    return {need: [" ".join(find_claim(claim)["statement"].split()) for claim in ids] for need, ids in needs}
+
+
+def summary(claims: list[dict[str, Any]]) -> list[str]:
+    """Return the counts of a board in lines of text: by paper and priority, by kind, and the share decided."""
+    board = whole_board(claims)
+
+    def line(row: dict[str, Any], about: str) -> str:
+        counts = [f"{row[name]} {name}" for name in ("testable", *VERDICTS, "not measured")]
+        return f"{row['paper']}, {about}: {', '.join(counts)}"
+
+    both = [row for row in tally(board) if row["priority"] == "1 and 2"]
+    testable, decided = sum(row["testable"] for row in both), sum(row[HOLDS] + row[FAILS] for row in both)
+    needs = [f"{need} ({len(statements)})" for need, statements in out_of_reach().items()]
+    return [
+        *(line(row, f"claims of priority {row['priority']}") for row in tally(board)),
+        "Priority 1 and 2 by kind:",
+        *(line(row, row["kind"]) for row in by_kind(board)),
+        f"Decided (not open): {decided} of {testable} testable claims of priority 1 and 2",
+        f"What no chapter decides needs: {'; '.join(needs)}",
+        f"Design registered: {registered_at()}",
+    ]
+
+
+def main(profile: str) -> int:
+    """Run the command `claims`: print a profile's verdicts, then their counts. Errors: GraphError without results."""
+    folders = run_folders(find_project().outputs / profile)
+    if not folders:
+        raise GraphError(f"outputs/{profile}: found no results; make them with: python -m mtive_nb run {profile}")
+    claims = claims_board(folders)
+    for claim in claims:
+        if claim.get("n"):
+            print(f"{claim['claim']}: {claim['verdict']}{'; ' if claim.get('short') else ''}{claim.get('short') or ''}")
+    print("\n".join(summary(claims)))
+    return 0
