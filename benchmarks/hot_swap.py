@@ -3,8 +3,9 @@
     python benchmarks/hot_swap.py [--requests 10000] [--every 0.1] [--clients 16] [--vllm 0]
 
 The pocket base has four experts with random weights (speed does not depend on them; random experts differ clearly).
-Clients send requests in a closed loop. Each version's answers are computed beforehand, so every answer is checked.
-Measured in turn: one request at a time with the stack's own `activate` (the baseline), the engine without swaps, the
+Clients send requests to experts drawn at random, in a closed loop. Each swap updates an expert, or adds or removes its
+guest (the same expert under another name), drawn at random. Each version's answers are computed beforehand, so every
+answer is checked; a request to a guest that has left must be refused as unknown. Measured in turn: one request at a time with the stack's own `activate` (the baseline), the engine without swaps, the
 engine with a swap every `every` seconds. `--vllm 1000` also sends 1000 requests to vLLM (`make serve-env`), without and
 with swaps. Prints latencies, failures, wrong answers, the ratio of throughputs, and by how much this process's memory
 grows over the last four fifths of the requests with swaps (`make soak`).
@@ -12,6 +13,7 @@ grows over the last four fifths of the requests with swaps (`make soak`).
 
 import argparse
 import json
+import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -47,8 +49,34 @@ def save_experts(stack: LoraStack, home: Path) -> None:
             stack.unload(name)
 
 
-def expert_of(k: int) -> str:
-    return EXPERTS[k % len(EXPERTS)]
+def drawn(k: int) -> tuple[str, bool]:
+    """Return the expert that request k asks, and whether it asks the expert's guest (one request in five)."""
+    draws = random.Random(k)
+    return draws.choice(EXPERTS), draws.random() < 0.2
+
+
+def guest(expert: str) -> str:
+    return f"guest_{expert}"
+
+
+def at_random(
+    service: ExpertPool | VllmServer, folder: Callable[[int, str], tuple], last: Callable[[str], int]
+) -> Callable[[int], None]:
+    """Return a swap of the service. folder(training, expert): where `add` finds it; last: an expert's version."""
+    draws, guests = random.Random(0), set()
+
+    def swap(_: int) -> None:
+        expert = draws.choice(EXPERTS)
+        if draws.random() < 0.5:
+            service.update(expert, *folder(1 + last(expert) % 2, expert))  # version 1 is v1, 2 is v2, 3 is v1 ...
+        elif expert in guests:
+            guests.remove(expert)
+            service.remove(guest(expert))
+        else:
+            guests.add(expert)
+            service.add(guest(expert), *folder(1, expert))
+
+    return swap
 
 
 def through_engine(
@@ -59,17 +87,19 @@ def through_engine(
     for expert in EXPERTS:
         pool.add(expert, home / "v1")
 
-    def swap(k: int) -> None:
-        """Update one expert to its other version, and add or remove a guest expert."""
-        number = max(pool.experts[expert_of(k)].versions)
-        pool.update(expert_of(k), home / f"v{1 + number % 2}", expert_of(k))  # version 1 is v1, 2 is v2, 3 is v1 ...
-        pool.add("guest", home / "v1", "DD") if k % 2 == 0 else pool.remove("guest")
-
+    swap = at_random(pool, lambda training, e: (home / f"v{training}", e), lambda e: max(pool.experts[e].versions))
     with Engine(pool, max_batch=16) as engine:
 
         def ask(k: int) -> bool:
-            request = engine.submit(records[k % PHOTOS], expert_of(k), max_new_tokens=TOKENS)
-            return request.text() == truth[expert_of(k), 2 - request.version.number % 2][k % PHOTOS]
+            expert, as_guest = drawn(k)
+            try:
+                request = engine.submit(
+                    records[k % PHOTOS], guest(expert) if as_guest else expert, max_new_tokens=TOKENS
+                )
+            except KeyError:  # no expert of that name in service
+                return as_guest
+            training = 1 if as_guest else 2 - request.version.number % 2
+            return request.text() == truth[expert, training][k % PHOTOS]
 
         return both_ways(ask, swap, requests=given.requests, given=given)
 
@@ -82,14 +112,12 @@ def through_vllm(
     options = ("--enforce-eager", "--max-num-seqs", "16")
     server = VllmServer(export_trunk(stack, home / "trunk", None), experts, log=home / "log", options=options)
 
-    def ask(k: int) -> bool:
-        reply = server.ask(records[k % PHOTOS], expert_of(k), max_new_tokens=TOKENS)
-        return reply.text == truth[expert_of(k), 2 - int(reply.version.split("@")[1]) % 2][k % PHOTOS]
+    swap = at_random(server, lambda training, e: (home / f"v{training}" / e,), server.versions.__getitem__)
 
-    def swap(k: int) -> None:
-        number = server.versions[expert_of(k)]
-        server.update(expert_of(k), home / f"v{1 + number % 2}" / expert_of(k))
-        server.add("guest", home / "v1" / "DD") if k % 2 == 0 else server.remove("guest")
+    def ask(k: int) -> bool:
+        expert, _ = drawn(k)
+        reply = server.ask(records[k % PHOTOS], expert, max_new_tokens=TOKENS)
+        return reply.text == truth[expert, 2 - int(reply.version.split("@")[1]) % 2][k % PHOTOS]
 
     with server:
         return both_ways(ask, swap, requests=given.vllm, given=given)
@@ -111,7 +139,7 @@ def both_ways(ask: Callable, swap: Callable, *, requests: int, given: argparse.N
     for error in {*still.errors, *swapping.errors}:
         print(f"failed: {error}", flush=True)
     growth_mib = used_mib[requests - 1] - used_mib[requests // 5]
-    return {"still": still, "swapping": swapping, "swaps": 2 * swaps.done, "growth_mib": growth_mib}
+    return {"still": still, "swapping": swapping, "swaps": swaps.done, "growth_mib": growth_mib}
 
 
 def rows_of(way: str, loads: dict[str, Load | int], one_by_one: float) -> list[tuple[str, float, str, str]]:
