@@ -141,5 +141,5 @@ def test_each_mistake_that_make_mutation_makes_can_be_made():
     for mistake in yaml.safe_load((HOME / "benchmarks" / "mutations.yaml").read_text()):
         code = (HOME / "mtive_nb" / mistake["file"]).read_text()
         file, test = mistake["tests"].split("::")
-        assert code.count(mistake["old"]) == 1 and mistake["new"] not in code, mistake["what"]
+        assert code.count(mistake["old"]) == 1, mistake["what"]
         assert f"def {test}(" in (HOME / "tests" / file).read_text(), mistake["what"]
