@@ -1,11 +1,8 @@
 """The layer that decides claims, against the normal interval of means over products: level, clusters, runs, rules."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from conftest import make_record
 
 from mtive_nb.evaluate.claims import FAILS, HOLDS, OPEN, decide, measured
@@ -19,9 +16,6 @@ CLAIM = {
     "test": {"left": "mtive_mtl", "right": "base_mtl", "metric": "judge_accuracy", "relation": "greater",
              "tasks": ["AE", "DD"], "over_tasks": "mean"},
 }  # fmt: skip
-
-
-HOME = Path(__file__).parents[1]
 
 
 def claim(**changes: object) -> dict:
@@ -134,12 +128,3 @@ def test_the_majority_is_that_of_the_question_s_words_then_of_its_form():
         ("PM", "bin", "Another?", "no"): "yes", ("EX", "gen", "Date?", "x"): "",
     }  # fmt: skip
     assert majority_answers([asked(*one) for one in wanted], train) == list(wanted.values())
-
-
-def test_each_mistake_that_make_mutation_makes_can_be_made():
-    """The tests that each must fail are run by benchmarks/mutation.py; here: its place and its tests are there."""
-    for mistake in yaml.safe_load((HOME / "benchmarks" / "mutations.yaml").read_text()):
-        code = (HOME / "mtive_nb" / mistake["file"]).read_text()
-        file, test = mistake["tests"].split("::")
-        assert code.count(mistake["old"]) == 1, mistake["what"]
-        assert f"def {test}(" in (HOME / "tests" / file).read_text(), mistake["what"]
