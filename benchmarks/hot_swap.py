@@ -1,6 +1,6 @@
 """Can experts be added, updated and removed under load without a failed request or a wrong answer?
 
-    python benchmarks/hot_swap.py [--requests 10000] [--every 0.1] [--clients 16] [--vllm 0]
+    python benchmarks/hot_swap.py [--requests 10000] [--every 0.1] [--clients 16] [--vllm 0] [--tiny]
 
 The pocket base has four experts with random weights (speed does not depend on them; random experts differ clearly).
 Clients send requests to experts drawn at random, in a closed loop. Each swap updates an expert, or adds or removes its
@@ -8,7 +8,8 @@ guest (the same expert under another name), drawn at random. Each version's answ
 answer is checked; a request to a guest that has left must be refused as unknown. Measured in turn: one request at a time with the stack's own `activate` (the baseline), the engine without swaps, the
 engine with a swap every `every` seconds. `--vllm 1000` also sends 1000 requests to vLLM (`make serve-env`), without and
 with swaps. Prints latencies, failures, wrong answers, the ratio of throughputs, and by how much this process's memory
-grows over the last four fifths of the requests with swaps (`make soak`).
+grows over the last four fifths of the requests with swaps (`make soak`). `--tiny` serves a model of two narrow layers
+instead, for many requests in little time.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from made_up import noise_records, randomise
+from made_up import noise_records, randomise, tiny_vlm
 
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.load import load_vlm
@@ -167,9 +168,10 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=0.1)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--vllm", type=int, default=0, help="requests to vLLM; 0 leaves it out")
+    parser.add_argument("--tiny", action="store_true", help="two layers of width 64 with random weights")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        home, stack = Path(name), LoraStack(load_vlm("pocket", max_px=140))
+        home, stack = Path(name), LoraStack(tiny_vlm() if given.tiny else load_vlm("pocket", max_px=140))
         save_experts(stack, home)
         records, truth = noise_records(home, list(islice(cycle(TURNS), PHOTOS)), side_px=140), {}
         options = {"max_new_tokens": TOKENS}
