@@ -89,6 +89,7 @@ def through_engine(
         pool.add(expert, home / "v1")
 
     swap = at_random(pool, lambda training, e: (home / f"v{training}", e), lambda e: max(pool.experts[e].versions))
+    refused: list[int] = []
     with Engine(pool, max_batch=16) as engine:
 
         def ask(k: int) -> bool:
@@ -98,11 +99,12 @@ def through_engine(
                     records[k % PHOTOS], guest(expert) if as_guest else expert, max_new_tokens=TOKENS
                 )
             except KeyError:  # no expert of that name in service
+                refused.append(k)
                 return as_guest
             training = 1 if as_guest else 2 - request.version.number % 2
             return request.text() == truth[expert, training][k % PHOTOS]
 
-        return both_ways(ask, swap, requests=given.requests, given=given)
+        return both_ways(ask, swap, requests=given.requests, given=given, refused=refused)
 
 
 def through_vllm(
@@ -124,8 +126,10 @@ def through_vllm(
         return both_ways(ask, swap, requests=given.vllm, given=given)
 
 
-def both_ways(ask: Callable, swap: Callable, *, requests: int, given: argparse.Namespace) -> dict[str, Load | int]:
-    """Run a load without swaps, then a load with a swap every `every` seconds."""
+def both_ways(
+    ask: Callable, swap: Callable, *, requests: int, given: argparse.Namespace, refused: list[int] | None = None
+) -> dict[str, Load | int]:
+    """Run a load without swaps, then a load with a swap every `every` seconds; `refused` grows as `ask` is refused."""
     closed_loop(ask, requests=4 * given.clients, clients=given.clients)  # warm: a server's first requests are slow
     still = closed_loop(ask, requests=max(20, requests // 5), clients=given.clients)
     used_mib: dict[int, float] = {}
@@ -135,19 +139,22 @@ def both_ways(ask: Callable, swap: Callable, *, requests: int, given: argparse.N
             used_mib[k] = psutil.Process().memory_info().rss / 2**20
         return ask(k)
 
+    before = len(refused or ())
     with Swaps(swap, every_s=given.every) as swaps:
         swapping = closed_loop(watched, requests=requests, clients=given.clients)
     for error in {*still.errors, *swapping.errors}:
         print(f"failed: {error}", flush=True)
     growth_mib = used_mib[requests - 1] - used_mib[requests // 5]
-    return {"still": still, "swapping": swapping, "swaps": swaps.done, "growth_mib": growth_mib}
+    counts = {"swaps": swaps.done, "refused": len(refused or ()) - before, "growth_mib": growth_mib}
+    return {"still": still, "swapping": swapping, **counts}
 
 
 def rows_of(way: str, loads: dict[str, Load | int], one_by_one: float) -> list[tuple[str, float, str, str]]:
     still, swapping = loads["still"], loads["swapping"]
     rows = [
-        (f"{way}_requests", len(swapping.seconds), "requests answered while swapping", "none"),
+        (f"{way}_requests", len(swapping.seconds), "requests while swapping, answered or refused", "none"),
         (f"{way}_swaps", loads["swaps"], "adds, updates, removals", "none"),
+        (f"{way}_refused", loads["refused"], "requests to guests that had left, refused in words", "none"),
         (f"{way}_failed", still.failed + swapping.failed, "requests", "lower"),
         (f"{way}_wrong_expert", still.wrong + swapping.wrong, "requests", "lower"),
         (f"{way}_memory_growth", loads["growth_mib"], "MiB, last four fifths of the requests", "lower"),
