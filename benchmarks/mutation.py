@@ -46,6 +46,7 @@ TESTS = {
     "model/stack": ("stack", "lineage"),
     "model/batches": ("train", "losses"),
 }
+STATS = "mutants/mutmut-stats.json"  # which tests reach which function
 KILLED = ("killed", "timeout", "segfault")
 
 
@@ -131,6 +132,26 @@ def outcomes(folder: Path, module: str) -> dict[str, str]:
     return {name: status_by_exit_code[code] for name, code in codes.items() if code is not None}
 
 
+def run_mutmut(folder: Path, mutants: Sequence[str], children: int) -> None:
+    """Try these mutants; what mutmut prints, and why it could not, lies in log.txt of the folder."""
+    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(children), *mutants]
+    with (folder / "log.txt").open("w") as log:
+        subprocess.run(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=False)
+
+
+def widen(stats: Path) -> None:
+    """Let each test of a file count for all functions that the file's tests reach.
+
+    mutmut credits what a shared fixture runs to the test that asked for it first, and would try that test alone.
+    """
+    found = json.loads(stats.read_text(encoding="utf-8"))
+    for function, tests in found["tests_by_mangled_function_name"].items():
+        files = {test.split("::")[0] for test in tests}
+        wide = [test for test in found["duration_by_test"] if test.split("::")[0] in files]
+        found["tests_by_mangled_function_name"][function] = wide
+    stats.write_text(json.dumps(found), encoding="utf-8")
+
+
 def of_module(module: str, *, sample: int | None, seed: int, again: bool, children: int) -> dict:
     """Try a module's mutants, or a sample of them; returns how many were killed, and the names of the others."""
     folder = prepare(module)
@@ -138,10 +159,11 @@ def of_module(module: str, *, sample: int | None, seed: int, again: bool, childr
     chosen = names if sample is None else random.Random(seed).sample(names, min(sample, len(names)))
     before = outcomes(folder, module)
     left = [name for name in chosen if name not in before or (again and before[name] not in KILLED)]
-    if left:
-        command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(children), *left]
-        with (folder / "log.txt").open("w") as log:
-            subprocess.run(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=False)
+    if left and not (folder / STATS).is_file():
+        run_mutmut(folder, left[:1], children)
+    if left and (folder / STATS).is_file():
+        widen(folder / STATS)
+        run_mutmut(folder, left, children)
     found = outcomes(folder, module)
     counts = Counter(found.get(name, "not tried") for name in chosen)
     killed = sum(counts[status] for status in KILLED)
