@@ -96,7 +96,7 @@ def main() -> None:
             try:
                 runner.wait(draws.uniform(0, took_s))
                 shutil.rmtree(home / "outputs")  # it was done before its kill
-                before, counts["finished"] = {}, counts["finished"] + 1
+                before, counts["runs that ended first"] = {}, counts["runs that ended first"] + 1
                 continue
             except subprocess.TimeoutExpired:
                 who, left = kill(runner, draws.choice(list(VICTIMS)))
