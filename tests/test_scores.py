@@ -143,12 +143,21 @@ def test_each_score_stands_in_its_table_with_its_unit_and_direction(scores):
     }  # fmt: skip
 
 
+def test_open_answers_are_judged_in_points_in_t1_and_in_fractions_in_tasks_of_ones_own():
+    records = [_record("mine", "gen", k, answer="blue", asked={"colour": "blue"}) for k in range(4)]
+    records += [_record("DD", "gen", k, answer="dent", asked={"damage": "dent"}) for k in range(4)]
+    found = score_table(records, {"half": ["blue", "blue", "red", ""] + ["dent", "dent", "", ""]}, resamples=50)
+    values = dict(zip(found["metric"], found["value"], strict=True))
+    assert (values["mine/Acc"], values["mine/EM"], values["DD/Acc"]) == (0.5, 0.5, 50)
+    assert [m for m in values if m.startswith("DD")] == ["DD/Acc", "DD/Rel", "DD/Hal"], "damage is no attribute to copy"
+
+
 def test_every_score_s_interval_draws_products(records, answers):
     """Each question asked eight times: products drawn, the intervals stay as they are."""
-    often = [record for record in records for _ in range(8)]
-    said = {"Base_SL": [answer for answer in answers["Base_SL"] for _ in range(8)]}
-    one = score_table(records, {"Base_SL": answers["Base_SL"]}, resamples=300)
-    many = score_table(often, said, resamples=300)
+    said = ["" if k % 5 == 0 else answer for k, answer in enumerate(answers["Base_SL"])]
+    one = score_table(records, {"some": said}, resamples=300)
+    often = {"some": [answer for answer in said for _ in range(8)]}
+    many = score_table([record for record in records for _ in range(8)], often, resamples=300)
     for end in ("value", "low", "high"):
         assert many[end].tolist() == pytest.approx(one[end].tolist())
     assert many["n"].tolist() == [8 * n for n in one["n"]]
