@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,12 +63,19 @@ def made(home: Path) -> dict[str, str]:
     return {path.relative_to(smoke).as_posix(): hash_file(path) for path in files}
 
 
+def command_of(process: psutil.Process) -> str:
+    """Return a process's command line, "" where it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def kill(runner: subprocess.Popen, victim: str) -> tuple[str, int]:
     """Kill the victim, or the runner where there is none yet; returns who was killed and how many processes live on."""
     started = [psutil.Process(runner.pid), *psutil.Process(runner.pid).children(recursive=True)]
-    lines = {process.pid: " ".join(process.cmdline()) for process in started if process.is_running()}
-    found = [process for process in started if VICTIMS[victim] in lines.get(process.pid, "")]
-    (found or started)[-1 if found else 0].kill()
+    found = [process for process in started if VICTIMS[victim] in command_of(process)]
+    os.kill(found[0].pid if found else runner.pid, signal.SIGKILL)
     try:
         runner.wait(PATIENCE_S)
     finally:

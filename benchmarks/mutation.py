@@ -44,7 +44,7 @@ TESTS = {
     "model/mixed": ("mixed",),
     "model/lineage": ("lineage", "stack"),
     "model/stack": ("stack", "lineage"),
-    "model/batches": ("train", "losses"),
+    "model/batches": ("losses", "photos", "mixed"),
 }
 STATS = "mutants/mutmut-stats.json"  # which tests reach which function
 KILLED = ("killed", "timeout", "segfault")
