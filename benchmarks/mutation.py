@@ -159,6 +159,8 @@ def of_module(module: str, *, sample: int | None, seed: int, again: bool, childr
     chosen = names if sample is None else random.Random(seed).sample(names, min(sample, len(names)))
     before = outcomes(folder, module)
     left = [name for name in chosen if name not in before or (again and before[name] not in KILLED)]
+    if again:  # tests have changed: which of them reach a function is found anew
+        (folder / STATS).unlink(missing_ok=True)
     if left and not (folder / STATS).is_file():
         run_mutmut(folder, left[:1], children)
     if left and (folder / STATS).is_file():
