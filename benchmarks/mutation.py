@@ -39,7 +39,7 @@ TESTS = {
     "evaluate/metrics": ("metrics", "readings"),
     "evaluate/claims": ("board", "deciding"),
     "evaluate/scores": ("scores", "deciding"),
-    "evaluate/statements": ("judge", "readings"),
+    "evaluate/statements": ("statements", "judge", "readings"),
     "run/stale": ("graph",),
     "model/mixed": ("mixed",),
     "model/lineage": ("lineage", "stack"),
