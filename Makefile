@@ -1,4 +1,4 @@
-# make reproduce | reproduce-all | seeds | test | fuzz | soak | lab | demo | report | serve-env | scale-env | base-env | smol-base | serve | test-serve | clean
+# make reproduce | reproduce-all | seeds | test | fuzz | soak | mutation | lab | demo | report | serve-env | scale-env | base-env | smol-base | serve | test-serve | clean
 # Default: PROFILE=pocket (others: smoke, pocket1 to pocket4, grocery, paper, h200, or a folder of your own in params/).
 PROFILE ?= pocket
 JOBS ?= 1
@@ -8,7 +8,7 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: reproduce reproduce-all seeds test fuzz soak lab demo report serve-env scale-env base-env smol-base serve test-serve clean
+.PHONY: reproduce reproduce-all seeds test fuzz soak mutation lab demo report serve-env scale-env base-env smol-base serve test-serve clean
 
 # The MTIVE path: the chapters marked `path` in mtive_nb/run/chapters.yaml.
 reproduce: $(STAMP)
@@ -33,9 +33,17 @@ test: $(STAMP)
 fuzz: $(STAMP)
 	MTIVE_FUZZ=100 $(PYTHON) -m pytest tests/test_fuzz.py
 
-# 10,000 requests of 8 clients while experts are added, updated and removed: failures, wrong answers, growth of memory.
+# 10,000 requests of 8 clients while experts are added, updated and removed at random: failures, wrong answers, growth of
+# memory. Then 50 kills at random moments of smoke runs: processes left behind, results lost or spoiled.
 soak: $(STAMP)
 	$(PYTHON) benchmarks/hot_swap.py --requests 10000 --clients 8
+	$(PYTHON) benchmarks/kills.py --kills 50
+
+# Mistakes made on purpose in the deciding modules: which of them does no test notice? Goes on where it was stopped;
+# MUTATION="evaluate/intervals --sample 40" chooses (benchmarks/mutation.py). Hours.
+mutation: $(STAMP)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
+	$(PYTHON) benchmarks/mutation.py $(MUTATION)
 
 # Who opens a page can run code as you: pages listen on this machine alone and ask for the token in the printed address.
 # HOST=0.0.0.0 opens them to others (SECURITY.md).

@@ -1,17 +1,20 @@
 """Can experts be added, updated and removed under load without a failed request or a wrong answer?
 
-    python benchmarks/hot_swap.py [--requests 10000] [--every 0.1] [--clients 16] [--vllm 0]
+    python benchmarks/hot_swap.py [--requests 10000] [--every 0.1] [--clients 16] [--vllm 0] [--tiny]
 
 The pocket base has four experts with random weights (speed does not depend on them; random experts differ clearly).
-Clients send requests in a closed loop. Each version's answers are computed beforehand, so every answer is checked.
-Measured in turn: one request at a time with the stack's own `activate` (the baseline), the engine without swaps, the
+Clients send requests to experts drawn at random, in a closed loop. Each swap updates an expert, or adds or removes its
+guest (the same expert under another name), drawn at random. Each version's answers are computed beforehand, so every
+answer is checked; a request to a guest that has left must be refused as unknown. Measured in turn: one request at a time with the stack's own `activate` (the baseline), the engine without swaps, the
 engine with a swap every `every` seconds. `--vllm 1000` also sends 1000 requests to vLLM (`make serve-env`), without and
 with swaps. Prints latencies, failures, wrong answers, the ratio of throughputs, and by how much this process's memory
-grows over the last four fifths of the requests with swaps (`make soak`).
+grows over the last four fifths of the requests with swaps (`make soak`). `--tiny` serves a model of two narrow layers
+instead, for many requests in little time.
 """
 
 import argparse
 import json
+import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +23,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from made_up import noise_records, randomise
+from made_up import noise_records, randomise, tiny_vlm
 
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.load import load_vlm
@@ -47,8 +50,34 @@ def save_experts(stack: LoraStack, home: Path) -> None:
             stack.unload(name)
 
 
-def expert_of(k: int) -> str:
-    return EXPERTS[k % len(EXPERTS)]
+def drawn(k: int) -> tuple[str, bool]:
+    """Return the expert that request k asks, and whether it asks the expert's guest (one request in five)."""
+    draws = random.Random(k)
+    return draws.choice(EXPERTS), draws.random() < 0.2
+
+
+def guest(expert: str) -> str:
+    return f"guest_{expert}"
+
+
+def at_random(
+    service: ExpertPool | VllmServer, folder: Callable[[int, str], tuple], last: Callable[[str], int]
+) -> Callable[[int], None]:
+    """Return a swap of the service. folder(training, expert): where `add` finds it; last: an expert's version."""
+    draws, guests = random.Random(0), set()
+
+    def swap(_: int) -> None:
+        expert = draws.choice(EXPERTS)
+        if draws.random() < 0.5:
+            service.update(expert, *folder(1 + last(expert) % 2, expert))  # version 1 is v1, 2 is v2, 3 is v1 ...
+        elif expert in guests:
+            guests.remove(expert)
+            service.remove(guest(expert))
+        else:
+            guests.add(expert)
+            service.add(guest(expert), *folder(1, expert))
+
+    return swap
 
 
 def through_engine(
@@ -59,19 +88,23 @@ def through_engine(
     for expert in EXPERTS:
         pool.add(expert, home / "v1")
 
-    def swap(k: int) -> None:
-        """Update one expert to its other version, and add or remove a guest expert."""
-        number = max(pool.experts[expert_of(k)].versions)
-        pool.update(expert_of(k), home / f"v{1 + number % 2}", expert_of(k))  # version 1 is v1, 2 is v2, 3 is v1 ...
-        pool.add("guest", home / "v1", "DD") if k % 2 == 0 else pool.remove("guest")
-
+    swap = at_random(pool, lambda training, e: (home / f"v{training}", e), lambda e: max(pool.experts[e].versions))
+    refused: list[int] = []
     with Engine(pool, max_batch=16) as engine:
 
         def ask(k: int) -> bool:
-            request = engine.submit(records[k % PHOTOS], expert_of(k), max_new_tokens=TOKENS)
-            return request.text() == truth[expert_of(k), 2 - request.version.number % 2][k % PHOTOS]
+            expert, as_guest = drawn(k)
+            try:
+                request = engine.submit(
+                    records[k % PHOTOS], guest(expert) if as_guest else expert, max_new_tokens=TOKENS
+                )
+            except KeyError:  # no expert of that name in service
+                refused.append(k)
+                return as_guest
+            training = 1 if as_guest else 2 - request.version.number % 2
+            return request.text() == truth[expert, training][k % PHOTOS]
 
-        return both_ways(ask, swap, requests=given.requests, given=given)
+        return both_ways(ask, swap, requests=given.requests, given=given, refused=refused)
 
 
 def through_vllm(
@@ -82,21 +115,21 @@ def through_vllm(
     options = ("--enforce-eager", "--max-num-seqs", "16")
     server = VllmServer(export_trunk(stack, home / "trunk", None), experts, log=home / "log", options=options)
 
-    def ask(k: int) -> bool:
-        reply = server.ask(records[k % PHOTOS], expert_of(k), max_new_tokens=TOKENS)
-        return reply.text == truth[expert_of(k), 2 - int(reply.version.split("@")[1]) % 2][k % PHOTOS]
+    swap = at_random(server, lambda training, e: (home / f"v{training}" / e,), server.versions.__getitem__)
 
-    def swap(k: int) -> None:
-        number = server.versions[expert_of(k)]
-        server.update(expert_of(k), home / f"v{1 + number % 2}" / expert_of(k))
-        server.add("guest", home / "v1" / "DD") if k % 2 == 0 else server.remove("guest")
+    def ask(k: int) -> bool:
+        expert, _ = drawn(k)
+        reply = server.ask(records[k % PHOTOS], expert, max_new_tokens=TOKENS)
+        return reply.text == truth[expert, 2 - int(reply.version.split("@")[1]) % 2][k % PHOTOS]
 
     with server:
         return both_ways(ask, swap, requests=given.vllm, given=given)
 
 
-def both_ways(ask: Callable, swap: Callable, *, requests: int, given: argparse.Namespace) -> dict[str, Load | int]:
-    """Run a load without swaps, then a load with a swap every `every` seconds."""
+def both_ways(
+    ask: Callable, swap: Callable, *, requests: int, given: argparse.Namespace, refused: list[int] | None = None
+) -> dict[str, Load | int]:
+    """Run a load without swaps, then a load with a swap every `every` seconds; `refused` grows as `ask` is refused."""
     closed_loop(ask, requests=4 * given.clients, clients=given.clients)  # warm: a server's first requests are slow
     still = closed_loop(ask, requests=max(20, requests // 5), clients=given.clients)
     used_mib: dict[int, float] = {}
@@ -106,19 +139,22 @@ def both_ways(ask: Callable, swap: Callable, *, requests: int, given: argparse.N
             used_mib[k] = psutil.Process().memory_info().rss / 2**20
         return ask(k)
 
+    before = len(refused or ())
     with Swaps(swap, every_s=given.every) as swaps:
         swapping = closed_loop(watched, requests=requests, clients=given.clients)
     for error in {*still.errors, *swapping.errors}:
         print(f"failed: {error}", flush=True)
     growth_mib = used_mib[requests - 1] - used_mib[requests // 5]
-    return {"still": still, "swapping": swapping, "swaps": 2 * swaps.done, "growth_mib": growth_mib}
+    counts = {"swaps": swaps.done, "refused": len(refused or ()) - before, "growth_mib": growth_mib}
+    return {"still": still, "swapping": swapping, **counts}
 
 
 def rows_of(way: str, loads: dict[str, Load | int], one_by_one: float) -> list[tuple[str, float, str, str]]:
     still, swapping = loads["still"], loads["swapping"]
     rows = [
-        (f"{way}_requests", len(swapping.seconds), "requests answered while swapping", "none"),
+        (f"{way}_requests", len(swapping.seconds), "requests while swapping, answered or refused", "none"),
         (f"{way}_swaps", loads["swaps"], "adds, updates, removals", "none"),
+        (f"{way}_refused", loads["refused"], "requests to guests that had left, refused in words", "none"),
         (f"{way}_failed", still.failed + swapping.failed, "requests", "lower"),
         (f"{way}_wrong_expert", still.wrong + swapping.wrong, "requests", "lower"),
         (f"{way}_memory_growth", loads["growth_mib"], "MiB, last four fifths of the requests", "lower"),
@@ -139,9 +175,10 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=0.1)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--vllm", type=int, default=0, help="requests to vLLM; 0 leaves it out")
+    parser.add_argument("--tiny", action="store_true", help="two layers of width 64 with random weights")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        home, stack = Path(name), LoraStack(load_vlm("pocket", max_px=140))
+        home, stack = Path(name), LoraStack(tiny_vlm() if given.tiny else load_vlm("pocket", max_px=140))
         save_experts(stack, home)
         records, truth = noise_records(home, list(islice(cycle(TURNS), PHOTOS)), side_px=140), {}
         options = {"max_new_tokens": TOKENS}

@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 from mtive_nb.data.records import make_record
+from mtive_nb.model.load import Vlm, load_vlm
 from mtive_nb.model.stack import LoraStack
+from mtive_nb.pocket.base import build_config, build_model
 
 
 def noise_records(home: Path, turns: list[tuple[str, str]], *, side_px: int) -> list[dict]:
@@ -20,6 +22,18 @@ def noise_records(home: Path, turns: list[tuple[str, str]], *, side_px: int) -> 
         given = {"product_id": f"p{k}", "task": "AE", "variant": "gen", "source": "bench", "split": "test"}
         records.append(make_record(f"r{k}", images=[path], question=question, answer=answer, **given))
     return records
+
+
+def tiny_vlm() -> Vlm:
+    """Return the pocket base's architecture with two layers of width 64, random weights and photos of 56 x 56 pixels."""
+    base = load_vlm("pocket", max_px=56)
+    torch.manual_seed(0)
+    model = build_model(build_config(base.processor.tokenizer, vision=(2, 64), language=(2, 64)))
+    with torch.no_grad():
+        for weight in model.parameters():  # wide enough that logits differ clearly
+            if weight.ndim > 1:
+                weight.normal_(0, 0.06)
+    return Vlm(model.eval(), base.processor, "tiny", base.min_px, base.max_px)
 
 
 def randomise(stack: LoraStack, name: str, *, spread: float) -> None:

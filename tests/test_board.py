@@ -19,6 +19,7 @@ from mtive_nb.evaluate.claims import (
     judged_run,
     load_claims,
     measured,
+    not_testable,
     verdict,
 )
 from mtive_nb.evaluate.design import load_design
@@ -205,6 +206,9 @@ def test_what_was_not_measured_is_said_and_not_guessed():
     data = judged({"AE": 1.0})
     rows = board([claim(), claim(tasks=["AE"]), claim(right="claude") | {"testable_small_scale": "no"}], data)
     assert rows["verdict"].tolist() == ["not measured in this run", HOLDS, "not testable here: w"]
+    row, found = not_testable("mtive-stack-beats-base-mtl"), find_claim("mtive-stack-beats-base-mtl")
+    assert row["verdict"] == f"not testable here: {found['testable_why']}"
+    assert (row["unit"], row["published"]) == ("points", found["test"]["margin_published"]["value"])
 
 
 def test_the_claims_of_the_papers_are_carried_whole():

@@ -16,7 +16,7 @@ from mtive_nb.data.commerce.by_endpoint import MAX_WORDS, EndpointCaptioner, pro
 from mtive_nb.data.commerce.by_facts import FactCaptioner, Speaker, fact_values
 from mtive_nb.data.commerce.captions import OTHER, OWN, Photo, caption_all, caption_faults, context_of, photos_of
 from mtive_nb.data.commerce.replies import Kept, Reply
-from mtive_nb.data.endpoint import Endpoint, EndpointError
+from mtive_nb.data.endpoint import Endpoint, EndpointError, cost_in_words
 
 
 @pytest.fixture
@@ -187,6 +187,12 @@ def test_number_and_cost_are_shown_before_the_first_request(rows, tmp_path, caps
     caption_all([rows["CC"]], captioner(server, usd_per_mtok=2.0, workers=1), context=True, path=tmp_path / "k")
     server.close()
     assert shown[0].startswith("some-vlm: 1 replies missing, 0 found in k; 1 requests, about 0.0") and "USD" in shown[0]
+
+
+def test_the_cost_of_requests_is_that_of_their_photos_and_texts():
+    photos = [Image.new("RGB", (280, 140))] * 10_000  # 50 tokens each
+    assert cost_in_words(20_000, photos, text_tok=75, usd_per_mtok=1.5) == "about 2 million tokens, about 3.00 USD"
+    assert cost_in_words(0, ["gone.png"], text_tok=9) == "about 0 million tokens"
 
 
 def test_a_run_cut_short_keeps_what_it_has(rows, server, tmp_path):

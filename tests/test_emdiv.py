@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from mtive_nb.data.catalogue import Catalogue, Feedback, load_catalogue
 from mtive_nb.data.composite import composite_damage, composite_dates
 from mtive_nb.data.emdiv.build import build_emdiv, question_table, statistics, tasks_with_questions
+from mtive_nb.data.emdiv.mmpi import build_mmpi
 from mtive_nb.data.emdiv.questions import AE_AUG, DD_AUG_KIND, DD_AUG_YES_NO, EX_AUG, condition_phrase, describe
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
@@ -242,6 +244,21 @@ def test_product_matching_shows_the_product_or_another_one(shop, built):
         elif record["variant"] == "gen":
             said = {value for value in listed.attributes.values() if value in record["answer"]}
             assert said and said <= set(visible.values())
+
+
+def test_a_title_that_tells_nothing_is_asked_about_its_own_product_alone(shop):
+    nameless = replace(shop, products=[replace(p, title=f"Article {k}") for k, p in enumerate(shop.products)])
+    found = [build_emdiv(nameless, seed=5, counts={"PM/aug": 40}), build_mmpi(nameless, seed=5, counts={"PM/bin": 40})]
+    by_title = [record for one in found for record in one.records if "Article" in question_of(record)]
+    assert not [record["id"] for record in by_title if record["label"] == "no"]
+
+
+@pytest.mark.parametrize(("share", "hard"), [(1.0, True), (0.0, False)])
+def test_a_matching_questions_negatives_are_of_the_products_own_group(shop, share, hard):
+    groups = {product.product_id: product.coarse for product in shop.products}
+    found = build_emdiv(shop, seed=5, counts={"PM/bin": 40}, hard_share=share).records
+    pairs = [(Path(r["images"][0]).stem, r["product_id"]) for r in found if r["label"] == "no"]
+    assert len(pairs) > 30 and all(groups[listed] == groups[own] for listed, own in pairs) is hard
 
 
 def test_dates_are_copied_as_printed(shop, built):

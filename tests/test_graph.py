@@ -125,11 +125,17 @@ def test_each_change_is_named(tmp_path: Path) -> None:
     ]:
         assert reasons(folder, now=fingerprint(graph["02"], **(common | change))) == [text]
     assert reasons(folder, now=made_of, running={"01"}) == ["upstream 01 runs first"]
+    assert reasons(folder, now=made_of | {"upstream": {}}) == ["it reads fewer notebooks"]
 
     write_atomic(folder / "pairs.jsonl", "many")
     assert reasons(folder, now=made_of) == ["pairs.jsonl changed after the run"]
     write_atomic(folder / "pairs.jsonl", "many pairs")
     assert reasons(folder, now=made_of) == []
+    whole = (folder / "run.json").read_text()
+    for half in ({"fingerprint": made_of}, {"results": "x"}, {}):
+        write_atomic(folder / "run.json", json.dumps(half))
+        assert reasons(folder, now=made_of) == ["its last run was by hand, not by the runner"]
+    write_atomic(folder / "run.json", whole)
 
     make(tmp_path / "notebooks", "02_instructions", 'run.upstream("01")', "2")
     assert reasons(folder, now=fingerprint(graph["02"], **common))[0] == "the notebook changed"
@@ -161,9 +167,11 @@ def test_outputs_and_times_change_no_fingerprint(tmp_path: Path) -> None:
     book.cells[0].execution_count = 3
     nbformat.write(book, path)
     assert notebook_fingerprint(path) == before
-    book.cells[0].source = "2"
-    nbformat.write(book, path)
-    assert notebook_fingerprint(path) != before
+    for change in ({"source": "2"}, {"metadata": {"tags": ["parameters"]}}, {"cell_type": "raw"}):
+        other = json.loads(path.read_text())
+        other["cells"][0] |= change
+        write_atomic(tmp_path / "other.ipynb", json.dumps(other))
+        assert notebook_fingerprint(tmp_path / "other.ipynb") != before, change
 
 
 def test_results_are_what_others_read(tmp_path: Path) -> None:
@@ -227,8 +235,8 @@ def test_data_count_by_content(tmp_path: Path) -> None:
 def test_the_data_of_a_chapter_are_what_it_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Notebook("01", make(tmp_path, "01_data", "SOURCE"), ())
     names_it = Notebook("11", make(tmp_path, "11_print", 'os.environ["MTIVE_DATA"]'), ())
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "photos").mkdir()
+    for name in ("shop", "photos", "real", "mart"):
+        (tmp_path / name).mkdir()
     monkeypatch.setenv("MTIVE_DATA", str(tmp_path / "photos"))
     found = {source: data_folders(plain, {"SOURCE": source}, home=tmp_path) for source in ("mart", "real", "shop")}
     assert found == {"mart": set(), "real": {tmp_path / "photos"}, "shop": {tmp_path / "shop"}}

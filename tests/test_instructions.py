@@ -277,11 +277,12 @@ def test_a_customer_closes_no_tag_and_opens_no_turn(shop):
     assert prompt.count("</customer>") == prompt.count("<customer>") == 1
 
 
-def test_an_endpoint_s_pairs_become_records(endpoint, shop, tmp_path):
+def test_an_endpoint_s_pairs_become_records(endpoint, shop, tmp_path, capsys):
     endpoint.script = [json.dumps({"pairs": GOOD})]
     generator, _ = make(endpoint, tmp_path)
     records = build_instructions(shop, 12, generator=generator)
     assert len(records) == 12 and generator.requests == 6  # no photo is asked for more than is needed
+    assert re.match(r"train: at most \d+ requests, about [\d.e-]+ million tokens\n", capsys.readouterr().out)
     assert {record["variant"] for record in records} == {"condition", "quantity"}
     assert {record["facts"]["grounded"] for record in records} == {None}
     assert all(Path(record["images"][0]).is_file() for record in records)

@@ -177,3 +177,30 @@ def test_unpaired_difference_of_two_sorts_of_items():
     assert abs(found.value - (values[left].mean() - values[~left].mean())) < 1e-12 and found.n == 300
     width = 2 * 1.96 * (1 / 100 + 1 / 200) ** 0.5
     assert found.low < 2 < found.high and 0.8 * width < found.high - found.low < 1.2 * width
+
+
+def test_items_said_four_times_change_no_difference_where_groups_name_them():
+    rng = np.random.default_rng(1)
+    values, left = rng.normal(size=120), rng.random(120) < 0.4
+    once = unpaired_difference(values, left, level=0.9)
+    often = unpaired_difference(*(np.repeat(a, 4) for a in (values, left)), groups=np.repeat(range(120), 4), level=0.9)
+    assert (often.value, often.low, often.high) == pytest.approx((once.value, once.low, once.high)) and often.n == 480
+
+
+def test_every_interval_names_its_level_and_count_and_draws_alike_by_default():
+    values = np.random.default_rng(8).normal(size=60)
+    found = bootstrap_interval(values, level=0.9)
+    wide = bootstrap_interval(values, seed=0, resamples=2000)
+    assert (found.n, found.level, wide.level) == (60, 0.9, 0.95) and wide.low < found.low < found.high < wide.high
+    features = np.stack([values, np.ones(60)], axis=1)
+    assert wide == bootstrap_interval(values) == bootstrap_sums(features, mean_of_sums)
+    assert wide == paired_difference(values, np.zeros(60)) and found == paired_difference(
+        values, np.zeros(60), level=0.9
+    )
+    one = wilson_interval(1, 1, level=0.9)
+    assert (one.value, one.n, one.level) == (1.0, 1, 0.9) and 0 < one.low < 1
+    for k, n in ((1, 0), (-1, 3), (4, 3)):
+        with pytest.raises(ValueError, match=f"wilson_interval: {k} of {n}; expected"):
+            wilson_interval(k, n)
+    with pytest.raises(ValueError, match=r"paired_difference: shapes \(2,\) and \(3,\)"):
+        paired_difference([1, 2], [1, 2, 3])

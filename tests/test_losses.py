@@ -69,6 +69,14 @@ def test_answers_of_one_length_weigh_the_same_in_either_balance():
     assert torch.allclose(noise_robust_loss(logits, labels, balance="record"), noise_robust_loss(logits, labels))
 
 
+@pytest.mark.parametrize("balance", ["token", "record"])
+def test_a_single_answer_token_counts_whole_and_none_at_all_is_no_loss(balance):
+    logits, labels = torch.randn(1, 3, 5), torch.tensor([[-100, -100, 2]])
+    alone = noise_robust_loss(logits, labels, balance=balance)
+    assert torch.allclose(alone, -torch.log_softmax(logits[0, 1], -1)[2])
+    assert noise_robust_loss(logits, torch.full_like(labels, -100), balance=balance) == 0
+
+
 def test_an_unknown_balance_is_refused():
     with pytest.raises(ValueError, match="balance: found 'answer', expected token or record"):
         noise_robust_loss(torch.randn(1, 2, 3), torch.zeros(1, 2, dtype=torch.long), balance="answer")

@@ -1,7 +1,19 @@
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from mtive_nb.evaluate.metrics import UNPARSED, attribute_matches, classification, classify, date_match, facts_of
+from mtive_nb.evaluate.metrics import (
+    UNPARSED,
+    abstentions,
+    accepted_dates,
+    asked_date,
+    attribute_matches,
+    classification,
+    classify,
+    date_match,
+    facts_of,
+    majority_share,
+    printed_date,
+)
 from mtive_nb.evaluate.reading import class_of, parse_pairs, yes_no
 
 PACKAGINGS = ["bottle", "box", "can", "tea", "iced tea"]
@@ -112,3 +124,38 @@ def test_facts_survive_a_table_of_records():
     assert facts_of({"facts": {"asked": {"colour": "blue", "match": None}, "known": {"brand": "ZEVO"}}}) == facts
     assert facts_of({"facts": '{"asked": {"colour": "blue"}, "known": {"brand": "ZEVO"}}'}) == facts
     assert facts_of({"facts": None}) is None
+
+
+def test_the_scored_date_is_the_expiry_wherever_it_stands():
+    assert asked_date({"production": "1/2/24", "expiry": ["3/4/25", 2026]}) == ("expiry", ["3/4/25", "2026"])
+    assert asked_date({"production": "1/2/24"}) == ("production", ["1/2/24"])
+    assert date_match("03/04/25", {"production": "01/02/24", "expiry": "03/04/25"}) == (1, 1)
+    assert date_match('{"production": "03/04/25"}', {"expiry": "Unanswerable"}) == (0, 0)
+    assert date_match('{"expiry": "Unanswerable", "production": "03/04/25"}', {"expiry": "Unanswerable"}) == (1, 1)
+
+
+@pytest.mark.parametrize("text", ["EXP 3 APR 23", ' "exp:  3 apr\n23". ', "'3 Apr 23';", "`3 APR  23`,"])
+def test_a_printed_date_is_compared_without_case_spaces_prefix_and_signs(text):
+    assert printed_date(text) == "3 APR 23"
+
+
+def test_every_noted_reading_of_a_date_is_accepted():
+    known = {"expiry": "EXP A1", "expiry_iso": "2023-04-03", "expiry_also": ["2023-03-04", "2023-04"]}
+    assert accepted_dates("expiry", asked={}, known=known) == {"2023-04-03", "2023-03-04", "2023-04"}
+    assert accepted_dates("expiry", asked={"expiry": "2024-05-06"}, known={}) == {"2024-05-06"}
+    assert accepted_dates("expiry", asked={}, known={"production": "2024-05-06"}) == set()
+
+
+def test_abstention_is_read_fact_by_fact_in_truth_and_answer():
+    asked = {"colour": ["Unanswerable"], "brand": "ZEVO"}
+    assert abstentions("Unanswerable", asked) == {"colour": (True, True), "brand": (False, True)}
+    assert abstentions('{"colour": "unanswerable", "brand": "ZEVO"}', asked) == {
+        "colour": (True, True), "brand": (False, False)
+    }  # fmt: skip
+    assert abstentions('{"brand": "unanswerable"}', asked) == {"colour": (True, False), "brand": (False, True)}
+
+
+def test_the_share_of_the_commonest_label():
+    assert majority_share(["a", "b", "a", "c"]) == 0.5 and majority_share([]) == 0
+    with pytest.raises(ValueError, match="classification: found no items; expected at least one"):
+        classification([], [])

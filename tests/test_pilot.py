@@ -25,3 +25,8 @@ def test_claims_compare_what_is_shown_with_what_is_not():
     assert abs(flat.value - 2) < 1e-9 and flat.n == 200
     better = found["vitpro-attention-finds-grounded-text-better"]["phrases"]
     assert 35 < better.low < better.value < 60  # all of one, half of the other
+    lower = table.assign(
+        VisAttnScore=table["VisAttnScore"] - 1
+    )  # a threshold from these accepts every phrase of `table`
+    by_val = pilot_claims(table, lower, (records, phrases), whole, seed=0)
+    assert abs(by_val["vitpro-attention-finds-grounded-text-better"]["phrases"].value) < 15

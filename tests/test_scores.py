@@ -5,7 +5,7 @@ from sklearn.metrics import f1_score
 
 from mtive_nb.data.records import make_record
 from mtive_nb.evaluate.examples import example_rows
-from mtive_nb.evaluate.scores import accuracy_rows, score_table, wide_table
+from mtive_nb.evaluate.scores import OWN_TABLE, SCORE_FIELDS, T1_TASKS, accuracy_rows, score_table, wide_table
 from mtive_nb.run import start_run
 from mtive_nb.run.published import columns_of
 
@@ -125,10 +125,52 @@ def test_metrics_go_where_the_paper_prints_them(scores, tmp_path, monkeypatch):
     assert ("MTIVE_MTL", "T1", "AE/Hal") in {(m["row"], m["table"], m["column"]) for m in run.recorded}
 
 
+def test_each_score_stands_in_its_table_with_its_unit_and_direction(scores):
+    """T1 and T2 are the paper's, in its units; all else is ours, in fractions. Less is better of what is wrong."""
+    assert list(scores.columns) == list(SCORE_FIELDS) and not scores.isna().any(axis=None)
+    for row in scores.itertuples():
+        in_t1 = row.metric[3:] in ("Acc", "Rel", "Hal") and row.task in T1_TASKS
+        in_t2 = row.metric in ("DD/F1w", "PM/F1w")
+        table = ("mtive", "T1") if in_t1 else ("mtive", "T2") if in_t2 else ("own", OWN_TABLE)
+        assert (row.paper, row.table) == table and row.metric.startswith(f"{row.task}/")
+        assert row.unit == ("points 0-100" if in_t1 else "fraction") and row.value <= (100 if in_t1 else 1)
+        assert row.better == ("lower" if "Hal" in row.metric or "Unparsed" in row.metric else "higher")
+    assert set(scores["metric"]) == {
+        "AE/Acc", "AE/Rel", "AE/Hal", "AE/EM", "AE/EM record", "EX/Acc", "EX/Rel", "EX/Hal", "EX/EM", "EX/EM date",
+        "EX/EM present", "PM/Acc", "PM/Rel", "PM/Hal", "DD/Acc binary", "DD/F1w", "DD/Unparsed binary", "PM/Acc binary",
+        "PM/F1w", "PM/Unparsed binary", "PT/Acc", "PT/F1w", "PT/Unparsed", "PT/Acc binary", "PT/F1w binary",
+        "PT/Unparsed binary",
+    }  # fmt: skip
+
+
+def test_open_answers_are_judged_in_points_in_t1_and_in_fractions_in_tasks_of_ones_own():
+    records = [_record("mine", "gen", k, answer="blue", asked={"colour": "blue"}) for k in range(4)]
+    records += [_record("DD", "gen", k, answer="dent", asked={"damage": "dent"}) for k in range(4)]
+    found = score_table(records, {"half": ["blue", "blue", "red", ""] + ["dent", "dent", "", ""]}, resamples=50)
+    values = dict(zip(found["metric"], found["value"], strict=True))
+    assert (values["mine/Acc"], values["mine/EM"], values["DD/Acc"]) == (0.5, 0.5, 50)
+    assert [m for m in values if m.startswith("DD")] == ["DD/Acc", "DD/Rel", "DD/Hal"], "damage is no attribute to copy"
+
+
+def test_every_score_s_interval_draws_products(records, answers):
+    """Each question asked eight times: products drawn, the intervals stay as they are."""
+    said = ["" if k % 5 == 0 else answer for k, answer in enumerate(answers["Base_SL"])]
+    one = score_table(records, {"some": said}, resamples=300)
+    often = {"some": [answer for answer in said for _ in range(8)]}
+    many = score_table([record for record in records for _ in range(8)], often, resamples=300)
+    for end in ("value", "low", "high"):
+        assert many[end].tolist() == pytest.approx(one[end].tolist())
+    assert many["n"].tolist() == [8 * n for n in one["n"]]
+
+
 def test_the_wide_table_shows_systems_by_columns(scores):
     table = wide_table(scores, paper="mtive", table="T1")
     assert list(table.index) == ["MTIVE_MTL", "Base_SL", "silent"]
     assert table.loc["MTIVE_MTL", "AE/Acc"] == "100.0 [100.0, 100.0]"
+    ours = wide_table(scores[scores["metric"] != "AE/EM"], paper="mtive", table="T2")
+    assert ours.loc["MTIVE_MTL", "DD/F1w"] == "1.000 [1.000, 1.000]"
+    cut = scores[(scores["system"] != "silent") | (scores["metric"] != "AE/Acc")]
+    assert wide_table(cut, paper="mtive", table="T1").loc["silent", "AE/Acc"] == ""
 
 
 def test_a_system_without_an_answer_a_record_is_refused(records):

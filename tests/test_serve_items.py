@@ -151,13 +151,18 @@ def test_an_endpoint_is_held_to_the_schema_or_asked_without(shop: Path, tmp_path
         strict.close()
 
 
-def test_an_endpoint_s_failure_is_a_row_and_its_refusal_a_stop(shop: Path, tmp_path: Path) -> None:
+def test_an_endpoint_s_failure_is_a_row_and_its_refusal_a_stop(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     items = serve.find_items(shop)[:1]
     server, closed = Server(lambda _: "no JSON"), Server(lambda _: (401, "who are you"))
     try:
         reader = serve.by_endpoint(Endpoint(server.url, model="m", retries=0))
         (row,) = serve.read_items(items, reader, by="m", output=tmp_path / "o.jsonl")
         assert "not the JSON" in row["error"]
+        words = ["items", str(shop), "-o", str(tmp_path / "p.jsonl"), "--endpoint", closed.url, "--model", "m"]
+        assert main(words) == 2
+        assert "items: at most 4 requests before retries, about" in capsys.readouterr().err
         with pytest.raises(EndpointError, match="401"):
             serve.by_endpoint(Endpoint(closed.url, model="m"))(items[0])
     finally:

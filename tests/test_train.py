@@ -13,7 +13,7 @@ from mtive_nb.model import resume
 from mtive_nb.model.batches import Collator, RecordDataset, batch_of
 from mtive_nb.model.lineage import NotFiniteError
 from mtive_nb.model.load import load_vlm
-from mtive_nb.model.losses import IGNORE
+from mtive_nb.model.losses import IGNORE, noise_robust_loss
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.model.train import SortedSteps, Training, Watch, answer_losses, held_out_loss, steps_for, train_adapter
 
@@ -268,12 +268,14 @@ def test_a_steps_gradient_does_not_depend_on_how_its_records_are_accumulated(
     assert all((g - other[n]).abs().max() < 1e-4 * largest for other in gradients[1:] for n, g in gradients[0].items())
 
 
-def test_the_first_loss_of_a_balance_by_record_is_the_mean_of_single_records(tiny_folder, records, photo_folder):
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_the_first_loss_of_a_balance_by_record_is_the_mean_of_single_records(tiny_folder, records, photo_folder, beta):
     stack, alone = fresh(tiny_folder), []
     for record in records[:8]:
         with torch.inference_mode():
-            alone.append(stack.model(**batch_of(stack.vlm, [record], answers=True)).loss.item())
-    log = train_adapter(stack, "PT", records[:8], Training(1, 0.0, 4, accumulate=2, balance="record"))
+            batch = batch_of(stack.vlm, [record], answers=True)
+            alone.append(noise_robust_loss(stack.model(**batch).logits, batch["labels"], beta=beta).item())
+    log = train_adapter(stack, "PT", records[:8], Training(1, 0.0, 4, accumulate=2, beta=beta, balance="record"))
     assert log["loss"].iloc[0] == pytest.approx(sum(alone) / 8, abs=1e-4)
 
 

@@ -39,6 +39,7 @@ from mtive_nb.data.instructions.verification import (
 )
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.evaluate.commerce.keeping import keeping_scores
+from mtive_nb.serve.verify import cost_of
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +333,8 @@ def test_models_behind_an_endpoint(planted, serve, tmp_path):
     roles = EndpointCaptioner(model(server)), EndpointVerifier(model(server))
     done = verify_listings(some, *roles, folder=tmp_path, shard=4)
     assert (done.kept, done.dropped, done.failed) == (6, 6, 0)
+    assert cost_of(some, roles).startswith("verify: at most 12 requests before retries, about ")
+    assert cost_of(some, (AskingCaptioner(None, name="n", question=""), roles[1])).startswith("verify: at most 6 ")
     kinds = [[part["type"] for part in body["messages"][0]["content"]] for body in server.bodies]
     assert kinds.count(["image_url", "text"]) == 6 and kinds.count(["text", "text"]) == 6
     assert not any("</s>" in json.dumps(body) for body in server.bodies)

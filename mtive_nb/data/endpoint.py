@@ -10,20 +10,22 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 from PIL import Image
 
-from mtive_nb.data.photos import data_url, load_image
+from mtive_nb.data.photos import PhotoError, data_url, load_image
 from mtive_nb.data.records import final_answer
 
 LONGEST_WAIT_S = 60.0
 SENT_PX = 2048  # side of the square whose area a sent photo has at most; providers shrink larger photos anyway
 _TRY_AGAIN = (408, 429)  # and 5xx
 _THIS_REQUEST = (400, 413, 422)  # too large, filtered: the next request may pass
+PATCH_PX = 28  # a token of Qwen2.5-VL covers a square of this side; other models are of the same order
+LOOKED_AT = 32  # photos whose size is looked up for an estimate
 REFUSALS = 8  # in a row, in the same words, before any reply: then it is not a fault of one request
 
 Reply = TypeVar("Reply", dict, str)
@@ -202,6 +204,28 @@ def photo_part(photo: str | Path | Image.Image, *, kind: str = "JPEG") -> dict:
     """
     image = photo if isinstance(photo, Image.Image) else load_image(photo, side_px=SENT_PX)
     return {"type": "image_url", "image_url": {"url": data_url(image, kind=kind)}}
+
+
+def cost_in_words(
+    requests: int, photos: Sequence[str | Path | Image.Image], *, text_tok: float, usd_per_mtok: float | None = None
+) -> str:
+    """Return what `requests` will cost, to be printed before a long run: "about 1.2 million tokens, about 3.00 USD".
+
+    photos: those sent, of which the first LOOKED_AT give a photo's size; text_tok: tokens of text in one request.
+    """
+    some = photos[:LOOKED_AT]
+    of_photos = len(photos) * sum(map(_photo_tok, some)) / max(len(some), 1)
+    mtok = (of_photos + requests * text_tok) / 1e6
+    price = "" if usd_per_mtok is None else f", about {mtok * usd_per_mtok:.2f} USD"
+    return f"about {mtok:.2g} million tokens{price}"
+
+
+def _photo_tok(photo: str | Path | Image.Image) -> float:
+    try:
+        image = photo if isinstance(photo, Image.Image) else load_image(photo, side_px=SENT_PX)
+    except (OSError, PhotoError):  # its request will have the fault
+        return 0.0
+    return image.width * image.height / PATCH_PX**2
 
 
 def _asked_wait_s(response: httpx.Response) -> float:

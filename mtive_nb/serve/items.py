@@ -13,7 +13,7 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from mtive_nb.data.endpoint import BudgetError, Endpoint, EndpointError, photo_part
+from mtive_nb.data.endpoint import BudgetError, Endpoint, EndpointError, cost_in_words, photo_part
 from mtive_nb.data.items.inputs import MOST_PHOTOS, PROMPTS, TASK, fewer_photos, item_record
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import read_photos
@@ -174,6 +174,10 @@ def main(
         items, _ = find_items(folder), _rows_of(Path(output))
         with ExitStack() as opened, redirect_stdout(sys.stderr):
             reader, by = _reader(opened, profile=profile, endpoint=endpoint, model=model)
+            if endpoint:
+                photos = [photo for item in items for photo in item.photos[:most_photos]]
+                cost = cost_in_words(len(items), photos, text_tok=len(PROMPTS["long"]) / 4)
+                print(f"items: at most {len(items):,} requests before retries, {cost}", flush=True)
             rows = read_items(items, reader, by=by, output=output, most_photos=most_photos)
     except (OSError, KeyError, ValueError, ImportError, EndpointError, BudgetError) as error:
         print(f"error: {error.args[0] if isinstance(error, KeyError) and error.args else error}", file=sys.stderr)

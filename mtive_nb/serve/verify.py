@@ -11,18 +11,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import pandas as pd
 
 from mtive_nb.data.catalogue import Catalogue, load_catalogue, write_quarantine
-from mtive_nb.data.commerce.listings import TRUTHS, listings_of
+from mtive_nb.data.commerce.listings import TRUTHS, Listing, listings_of
 from mtive_nb.data.emdiv.questions import AE_GEN
-from mtive_nb.data.endpoint import Endpoint, EndpointError
+from mtive_nb.data.endpoint import Endpoint, EndpointError, cost_in_words
 from mtive_nb.data.instructions.grammar import Sight
 from mtive_nb.data.instructions.roles import (
+    CAPTION_PROMPT,
+    VERIFY_PROMPT,
     AskingCaptioner,
     Captioner,
     EndpointCaptioner,
@@ -96,6 +98,8 @@ def main(
         listings = listings_of(catalogue)
         with captioner_of(captioner, catalogue, url=url) as eye, redirect_stdout(sys.stderr):
             roles = (eye, verifier_of(verifier, url=url))
+            if url:
+                print(cost_of(listings, roles), flush=True)
             options = {"shard": shard, "each": each, "workers": workers or 1, "what": "verify"}
             done = verify_listings(listings, *roles, folder=out / "shards", **options)
     except (OSError, KeyError, ValueError, ImportError, EndpointError) as error:
@@ -108,6 +112,15 @@ def main(
     print("\n".join(_lines(done, verdicts, catalogue, out)))
     whole = not (done.failed or done.faults or catalogue.quarantine)
     return 0 if whole and done.kept + done.dropped else 1 if done.kept + done.dropped else 2
+
+
+def cost_of(listings: Sequence[Listing], roles: tuple[Captioner, Verifier]) -> str:
+    """Return how many requests the roles behind an endpoint make at most, and their cost, in words."""
+    seen = [one.photo for one in listings if one.photo] if isinstance(roles[0], EndpointCaptioner) else []
+    read = len(listings) if isinstance(roles[1], EndpointVerifier) else 0
+    text_tok = (len(seen) * len(CAPTION_PROMPT) + read * len(VERIFY_PROMPT)) / 4 / max(len(seen) + read, 1)
+    cost = cost_in_words(len(seen) + read, seen, text_tok=text_tok)
+    return f"verify: at most {len(seen) + read:,} requests before retries, {cost}"
 
 
 def _write_products(catalogue: Catalogue, verdicts: pd.DataFrame, path: Path) -> None:

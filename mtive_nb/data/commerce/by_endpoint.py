@@ -13,14 +13,11 @@ from typing import Any
 
 from mtive_nb.data.commerce.captions import Photo
 from mtive_nb.data.commerce.replies import Reply, said_by
-from mtive_nb.data.endpoint import SENT_PX, Endpoint, photo_part
-from mtive_nb.data.photos import PhotoError, load_image
+from mtive_nb.data.endpoint import Endpoint, cost_in_words, photo_part
 from mtive_nb.data.records import BRACKETS, plain
 
 MAX_WORDS = 50  # the released code's limit
 REQUEST = {"temperature": 0, "max_tokens": 128}  # the released code's length
-_PATCH_PX = 28  # a token of Qwen2.5-VL covers a square of this side; other models are of the same order
-_SAMPLE = 32  # photos whose size is looked up for an estimate
 
 # What a colleague who cannot see the photo has to decide, by task.
 WORK = {
@@ -87,20 +84,11 @@ class EndpointCaptioner:
 
     def cost(self, photos: Sequence[Photo]) -> str:
         """Return the requests and about how many tokens they take, from the sizes of the first photos."""
-        some = photos[:_SAMPLE]
-        mtok = len(photos) * sum(map(_rough_tok, some)) / max(len(some), 1) / 1e6
-        price = "" if self.usd_per_mtok is None else f", about {mtok * self.usd_per_mtok:.2f} USD"
-        return f"{len(photos)} requests, about {mtok:.2g} million tokens{price}"
+        text_tok = sum(len(prompt_of(photo)) for photo in photos) / 4 / max(len(photos), 1) + 1.4 * MAX_WORDS
+        paths = [photo.path for photo in photos]
+        cost = cost_in_words(len(photos), paths, text_tok=text_tok, usd_per_mtok=self.usd_per_mtok)
+        return f"{len(photos)} requests, {cost}"
 
 
 def _turn(photo: Photo) -> list[dict]:
     return [photo_part(photo.path), {"type": "text", "text": prompt_of(photo)}]
-
-
-def _rough_tok(photo: Photo) -> float:
-    try:
-        image = load_image(photo.path, side_px=SENT_PX)
-        pixels = image.width * image.height
-    except (OSError, PhotoError):  # its request will have the fault
-        pixels = 0
-    return pixels / _PATCH_PX**2 + len(prompt_of(photo)) / 4 + 1.4 * MAX_WORDS

@@ -59,6 +59,8 @@ class Generator(Protocol):
 
     def pairs(self, product: Product, feedback: Feedback | None, image: Path) -> list[Pair]: ...
 
+    def cost(self, images: Sequence[Path]) -> str: ...  # of one that is not free, in words
+
 
 def build_instructions(
     catalogue: Catalogue,
@@ -79,6 +81,8 @@ def build_instructions(
     shots = _photos_to_ask(catalogue, split, splits, shop_photos=shop_photos)
     waiting: dict[str, list[dict]] = {kind: [] for kind in PAIR_TYPES}
     asked: set[tuple[str, str]] = set()
+    if not generator.free:
+        print(f"{split}: at most {generator.cost([image for *_, image in shots])}", flush=True)
     for index in rng.permutation(len(shots)):
         product, feedback, image = shots[int(index)]
         if not generator.free and sum(map(len, waiting.values())) >= n:

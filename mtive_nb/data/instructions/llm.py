@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtive_nb.data.catalogue import Feedback, Product
-from mtive_nb.data.endpoint import Endpoint, photo_part
+from mtive_nb.data.endpoint import Endpoint, cost_in_words, photo_part
 from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, Pair
 from mtive_nb.data.photos import file_sha256
 from mtive_nb.data.records import BRACKETS, plain
@@ -82,6 +82,10 @@ class LlmGenerator:
     def requests(self) -> int:
         """Requests made so far, retries included."""
         return self._endpoint.requests
+
+    def cost(self, images: Sequence[Path]) -> str:
+        """Return what pairs of these photos will cost at most, in words, without the replies."""
+        return f"{len(images):,} requests, {cost_in_words(len(images), images, text_tok=len(PROMPT) / 4)}"
 
     def pairs(self, product: Product, feedback: Feedback | None, image: Path) -> list[Pair]:
         """The pairs for one photo; [] if its request failed. Errors: EndpointError if the endpoint refuses for good."""

@@ -20,7 +20,7 @@ from mtive_nb.data.commerce.by_facts import phrase
 from mtive_nb.data.commerce.captions import context_of, labelled
 from mtive_nb.data.commerce.replies import Reply, said_by
 from mtive_nb.data.commerce.rows import COMMERCE_TASKS, CommerceRow
-from mtive_nb.data.endpoint import Endpoint
+from mtive_nb.data.endpoint import Endpoint, cost_in_words
 from mtive_nb.data.records import BRACKETS, plain
 
 # The paper's judges; its votes of 3, 5 and 7 models are the first 3, 5 and 7 (appendix C.2). All read text alone.
@@ -121,8 +121,8 @@ class EndpointJudge:
 
     def cost(self, ballots: Sequence[Ballot]) -> str:
         """Return the requests and about how many tokens they take."""
-        tok = sum(len(question_of(ballot)) for ballot in ballots) / 4
-        return f"{len(ballots)} requests, about {tok / 1e6:.2g} million tokens"
+        tok = sum(len(question_of(ballot)) for ballot in ballots) / 4 / max(len(ballots), 1)
+        return f"{len(ballots)} requests, {cost_in_words(len(ballots), (), text_tok=tok)}"
 
 
 def _turn(ballot: Ballot) -> list[dict]:

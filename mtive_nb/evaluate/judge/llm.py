@@ -27,7 +27,7 @@ from typing import Any
 
 import pandas as pd
 
-from mtive_nb.data.endpoint import BudgetError, Endpoint, photo_part
+from mtive_nb.data.endpoint import BudgetError, Endpoint, cost_in_words, photo_part
 from mtive_nb.data.photos import file_sha256
 from mtive_nb.data.records import BRACKETS, plain, question_of, user_turn
 from mtive_nb.evaluate.judge.rule import ACCURATE, ANALYSIS, INACCURATE, Judge, Judgement, judge_all
@@ -148,7 +148,12 @@ class LlmJudge:
         items = list({(record["id"], answer): (record, answer) for record, answer in items}.values())
         budget = "no budget" if self.endpoint.budget_requests is None else f"budget {self.endpoint.budget_requests:,}"
         kept = len(list(self.cache.glob("*.json")))
-        print(f"{self.name}: {2 * len(items):,} requests before retries, less those of {kept:,} kept replies; {budget}")
+        photos = [
+            path for record, _ in items for path in record["images"]
+        ] * 2  # one request for marks, one for segments
+        cost = cost_in_words(2 * len(items), photos, text_tok=len(MARKS_PROMPT + SEGMENTS_PROMPT) / 8)
+        asked = f"{2 * len(items):,} requests before retries, {cost}"
+        print(f"{self.name}: {asked}, less those of {kept:,} kept replies; {budget}", flush=True)
         with ThreadPoolExecutor(self.workers) as pool:
             # An error ends `map`, which cancels pending calls.
             for _ in progress(pool.map(lambda item: self.judge(*item), items), len(items), what=self.name):
