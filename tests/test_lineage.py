@@ -8,7 +8,17 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
-from mtive_nb.model.lineage import CONFIG, MANIFEST, WEIGHTS, LineageError, NotFiniteError, sha256_of, signature
+from mtive_nb.model.lineage import (
+    CONFIG,
+    MANIFEST,
+    WEIGHTS,
+    LineageError,
+    NotFiniteError,
+    line_of,
+    read_manifest,
+    sha256_of,
+    signature,
+)
 from mtive_nb.model.load import base_fingerprint, load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
 from mtive_nb.serve.pool import ExpertPool
@@ -133,6 +143,15 @@ def test_an_edit_is_refused_in_words_by_stack_and_pool(made, bare, saved, edit, 
     with pytest.raises(LineageError) as by_pool:
         ExpertPool(stack, trunk="IT" if name == "AE" else None).add(name, saved)
     assert str(by_pool.value) == str(refused.value)
+
+
+def test_an_entry_is_an_adapter_s_unless_a_mixture_is_asked_for(saved):
+    assert line_of(saved, "AE").parent == "IT"
+    with pytest.raises(LineageError, match=r"no adapter 'AE'; its mixtures are \[\]"):
+        line_of(saved, "AE", kind="mixtures")
+    rewrite(saved / MANIFEST, mixtures=[])
+    with pytest.raises(LineageError, match=r"found \[\] as 'mixtures'"):
+        read_manifest(saved)
 
 
 SIGNED = {k: e for k, e in EDITS.items() if k.startswith(("config: ", "weights: ")) and k[-4:] not in ("gone", "half")}

@@ -6,7 +6,7 @@ from mtive_nb.evaluate.statements import StatementReader, vocabulary_of
 
 VOCABULARY = {
     "damage": ["dent", "tear", "none"], "damaged": ["yes", "no"], "colour": ["orange", "blue"], "category": ["orange", "tea"],
-    "differs": ["brand", "size"], "match": ["yes", "no"],
+    "differs": ["brand", "size"], "match": ["yes", "no"], "size": ["500 ML"],
 }  # fmt: skip
 READER = StatementReader(VOCABULARY)
 MATCH = {"match": "no"}
@@ -19,6 +19,7 @@ MATCH = {"match": "no"}
         ("no dent", {"damaged": "no", "damage": "none"}, {("damaged", "no"), ("damage", "none")}),
         ("no dent", {"damaged": "no"}, {("damaged", "no")}),
         ("3 with a dent", {"count": "3"}, {("damaged", "yes"), ("damage", "dent"), ("count", "3")}),
+        ("500ml", {"size": "1 L"}, {("size", "500 ml")}),
         ('{"differs": "brand and size"}', MATCH, {("differs", "brand"), ("differs", "size")}),
         ("the size differs from the damaged one", MATCH, {("damaged", "yes"), ("match", "no"), ("differs", "size")}),
     ],
@@ -38,6 +39,7 @@ def test_a_word_of_two_attributes_is_read_as_the_true_one_then_as_the_asked_one(
 def test_a_leading_yes_is_a_segment_as_written() -> None:
     first, second = READER.read("(Yes, it is blue", asked={"damaged": "yes"}, truth={})
     assert (first.text, second.text) == ("(Yes", "it is blue")
+    assert [(one.attribute, one.value) for one in first.statements] == [("damaged", "yes")]
 
 
 def test_dates_in_any_form_are_no_words_of_a_vocabulary() -> None:
