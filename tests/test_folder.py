@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy
 import pandas
 import pytest
+from IPython.display import HTML
 
 from mtive_nb.run import progress, start_run
 from mtive_nb.run.progress import duration
@@ -270,6 +271,25 @@ def test_progress_is_silent_when_short_and_says_what_is_left(
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "[progress] stage 1: 2/4 (50%), 40 s, about 40 s left"
     assert out[-1].startswith("[progress] stage 1: 4/4 (100%)")
+
+
+def test_progress_is_one_bar_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def display(page: HTML, display_id: bool) -> types.SimpleNamespace:
+        shown.append(page.data)
+        return types.SimpleNamespace(update=lambda later: shown.append(later.data))
+
+    module = sys.modules["mtive_nb.run.progress"]
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.delenv("MTIVE_BATCH", raising=False)
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("IPython.get_ipython", lambda: types.SimpleNamespace(kernel=None))
+    monkeypatch.setattr("IPython.display.display", display)
+    labels = iter(["<AE>", "loss 2", "loss 1"])
+    assert list(progress([1, 2], what=lambda: next(labels))) == [1, 2]
+    assert shown[0] == '<progress value="0.500"></progress> &lt;AE&gt;: 1/2 (50%), 20 s, about 20 s left'
+    assert shown[-1].startswith('<progress value="1.000"></progress> loss 1: 2/2 (100%)') and len(shown) == 3
 
 
 def test_durations() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from mtive_nb.evaluate.predict import CUT, generate_answers
 from mtive_nb.model import resume
@@ -15,7 +16,16 @@ from mtive_nb.model.lineage import NotFiniteError
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE, noise_robust_loss
 from mtive_nb.model.stack import AdapterSpec, LoraStack
-from mtive_nb.model.train import SortedSteps, Training, Watch, answer_losses, held_out_loss, steps_for, train_adapter
+from mtive_nb.model.train import (
+    SortedSteps,
+    Training,
+    Watch,
+    answer_losses,
+    held_out_loss,
+    steps_for,
+    train_adapter,
+    trainer_arguments,
+)
 
 SPEC = AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention"))
 
@@ -277,6 +287,13 @@ def test_the_first_loss_of_a_balance_by_record_is_the_mean_of_single_records(tin
             alone.append(noise_robust_loss(stack.model(**batch).logits, batch["labels"], beta=beta).item())
     log = train_adapter(stack, "PT", records[:8], Training(1, 0.0, 4, accumulate=2, beta=beta, balance="record"))
     assert log["loss"].iloc[0] == pytest.approx(sum(alone) / 8, abs=1e-4)
+
+
+def test_further_loggers_are_those_of_the_environment(tmp_path, monkeypatch):
+    arguments = TrainingArguments(**trainer_arguments(Training(1), tmp_path))
+    assert arguments.report_to == []
+    monkeypatch.setenv("MTIVE_REPORT_TO", "tensorboard,wandb")
+    assert trainer_arguments(Training(1), tmp_path)["report_to"] == ["tensorboard", "wandb"]
 
 
 @pytest.mark.parametrize(("records", "steps"), [(1600, 100), (16, 8), (17, 9), (1, 1), (0, 1)])

@@ -6,6 +6,7 @@ the base while an expert trains.
 """
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -124,17 +125,17 @@ class StageTrainer(TrainableCheckpoints):
 
 
 class Watch(TrainerCallback):
-    """Shows progress, and adds the seconds of training to the trainer's log, which checkpoints keep."""
+    """Shows progress with the last loss, and adds the seconds of training to the trainer's log, which checkpoints keep."""
 
     def __init__(self, what: str) -> None:
-        self.what = what
+        self.what = self.label = what
 
     def on_train_begin(self, args, state, control, **_) -> None:  # noqa: ANN001
         before = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
         self.started = time.monotonic() - before
         steps = range(state.global_step, state.max_steps)
         shown = state.is_world_process_zero  # only one of several processes shows progress
-        self.ticks = iter(progress(steps, what=self.what) if shown else ())
+        self.ticks = iter(progress(steps, what=lambda: self.label) if shown else ())
         next(self.ticks, None)
 
     def on_step_end(self, args, state, control, **_) -> None:  # noqa: ANN001
@@ -142,6 +143,8 @@ class Watch(TrainerCallback):
 
     def on_log(self, args, state, control, **_) -> None:  # noqa: ANN001
         state.log_history[-1]["seconds"] = time.monotonic() - self.started
+        if "loss" in state.log_history[-1]:
+            self.label = f"{self.what}, loss {state.log_history[-1]['loss']:.3g}"
 
 
 @dataclass(frozen=True)
@@ -172,14 +175,17 @@ def steps_for(records: int, most: int, *, passes: float, a_step: int) -> int:
 
 
 def trainer_arguments(training: Training, folder: Path) -> dict:
-    """Return the arguments shared by all trainers of an adapter, named as in transformers' TrainingArguments."""
+    """Return the arguments shared by all trainers of an adapter, named as in transformers' TrainingArguments.
+
+    MTIVE_REPORT_TO names further loggers, with commas: "tensorboard,wandb".
+    """
     steps = training.steps
     return {
         "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": training.batch,
         "learning_rate": training.rate, "gradient_accumulation_steps": training.accumulate,
         "lr_scheduler_type": "cosine", "warmup_steps": max(1, steps // 20), "weight_decay": 0.0, "max_grad_norm": 1.0,
         "logging_steps": max(1, min(20, steps // 10)), "seed": training.seed, "save_steps": training.save_steps,
-        "save_total_limit": 1, "activation_checkpointing": training.checkpointing, "report_to": [],
+        "save_total_limit": 1, "activation_checkpointing": training.checkpointing, "report_to": [name for name in os.environ.get("MTIVE_REPORT_TO", "").split(",") if name],
         "remove_unused_columns": False, "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
         "log_level": "error", "logging_nan_inf_filter": False,
     }  # fmt: skip

@@ -1,13 +1,15 @@
-"""Plain-text progress: one rewritten line in a terminal or JupyterLab, one line every 30 s in a batch run.
+"""Progress of long work: a bar in JupyterLab, one rewritten line in a terminal, one line every 30 s in a batch run.
 
-tqdm's widgets freeze at 0% in static HTML, and its plain bar writes ten lines a second into an executed notebook.
+tqdm's widgets freeze at 0% in static HTML, and its plain bar writes ten lines a second into an executed notebook. The
+bar here is an HTML element that is updated in place, and that a saved notebook keeps as it stood last.
 """
 
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sized
+from html import escape
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 # The runner finds this mark in a notebook's log and prints the inner progress beside the cell number.
@@ -30,26 +32,28 @@ def in_batch() -> bool:
     return os.environ.get("MTIVE_BATCH") == "1"
 
 
-def progress(iterable: Iterable[T], total: int | None = None, *, what: str = "") -> Iterator[T]:
-    """Yield from `iterable` and print the count, the elapsed time and the time left.
+def progress(iterable: Iterable[T], total: int | None = None, *, what: str | Callable[[], str] = "") -> Iterator[T]:
+    """Yield from `iterable` and show the count, the elapsed time and the time left.
 
-    `total`: number of items if `iterable` has no length. Without `total` or a length, the time left is not shown.
+    `total`: number of items if `iterable` has no length. Without `total` or a length, the time left is not shown. what:
+    a label, or a function that gives one each time it is shown.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     every_s = BATCH_S if in_batch() else INTERACTIVE_S
+    label = what if callable(what) else lambda: what
     started = shown = time.monotonic()
-    count = 0
+    count, show = 0, _shower()
     for item in iterable:
         yield item
         count += 1
         now = time.monotonic()
         if now - shown >= every_s:
             shown = now
-            _show(_line(count, total, now - started, what=what))
-    # A loop shorter than every_s prints nothing; otherwise the last line shows the end.
+            show(_line(count, total, now - started, what=label()), count / total if total else None)
+    # A loop shorter than every_s shows nothing; otherwise the last line shows the end.
     if shown != started:
-        _show(_line(count, total, time.monotonic() - started, what=what), last=True)
+        show(_line(count, total, time.monotonic() - started, what=label()), 1.0, last=True)
 
 
 def _line(count: int, total: int | None, elapsed_s: float, *, what: str) -> str:
@@ -61,9 +65,35 @@ def _line(count: int, total: int | None, elapsed_s: float, *, what: str) -> str:
     return f"{MARK}{label}{count}/{total} ({100 * count // total}%), {duration(elapsed_s)}{left}"
 
 
-def _show(line: str, *, last: bool = False) -> None:
+def _shower() -> Callable[..., None]:
+    """Return what shows a line and a share from 0 to 1 (None: unknown) here: batch run, notebook or terminal."""
     if in_batch():
-        print(line, flush=True)
-    else:
-        sys.stdout.write("\r" + line.removeprefix(MARK).ljust(100) + ("\n" if last else ""))
-        sys.stdout.flush()
+        return lambda line, share, last=False: print(line, flush=True)
+    return _bar() if _in_notebook() else _rewrite
+
+
+def _rewrite(line: str, share: float | None, *, last: bool = False) -> None:
+    sys.stdout.write("\r" + line.removeprefix(MARK).ljust(100) + ("\n" if last else ""))
+    sys.stdout.flush()
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython.get_ipython() if ipython else None, "kernel")
+
+
+def _bar() -> Callable[..., None]:
+    from IPython.display import HTML, display
+
+    handle: Any = None
+
+    def show(line: str, share: float | None, *, last: bool = False) -> None:
+        nonlocal handle
+        value = "" if share is None else f' value="{share:.3f}"'
+        page = HTML(f"<progress{value}></progress> {escape(line.removeprefix(MARK))}")
+        if handle is None:
+            handle = display(page, display_id=True)
+        else:
+            handle.update(page)
+
+    return show
