@@ -50,8 +50,9 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap of `statistic` over `values` (n,) or (n, d); with `groups`, whole groups are drawn.
 
-    Groups (run, product) of several runs widen the interval to the runs' spread. The mean is vectorised; any other statistic is called once per resample on the drawn rows. The percentile interval
-    has no width when all values are equal: use `wilson_interval` for such a share.
+    Groups (run, product) of several runs widen the interval to the runs' spread. The mean is vectorised; any other
+    statistic is called once per resample on the drawn rows. The percentile interval has no width when all values are
+    equal: use `wilson_interval` for such a share.
     Errors: ValueError for no values, for a value that is not finite, for a wrong number of groups.
     """
     values = _checked(values, groups)
@@ -77,18 +78,20 @@ def bootstrap_sums(
     resamples: int = 2000,
     seed: int = 0,
     groups: Sequence[object] | None = None,
+    n: int | None = None,
     limits: Limits = ANY,
 ) -> Interval:
     """Percentile bootstrap of a statistic of sums: `statistic` maps the sums (R, d) of the features (n, d) to (R,).
 
-    Groups (run, product) of several runs widen the interval to the runs' spread, at most to `limits`.
+    Groups (run, product) of several runs widen the interval to the runs' spread, at most to `limits`. n: what the interval
+    is said to rest on, where that is not the number of rows.
     """
     features = _checked(features, groups)
     codes, run_of_group = _codes(groups, len(features))
     found = statistic(resampled_sums(features, resamples=resamples, seed=seed, groups=groups))  # (R, d) -> (R,)
     value = float(statistic(features.sum(axis=0, keepdims=True))[0])
     of_runs = statistic(_sums(features, np.array(run_of_group)[codes], max(run_of_group) + 1))  # (runs, d) -> (runs,)
-    return _interval(value, found, of_runs, level=level, n=len(features), limits=limits)
+    return _interval(value, found, of_runs, level=level, n=len(features) if n is None else n, limits=limits)
 
 
 def resampled_sums(
