@@ -26,7 +26,8 @@ def _about(claim: dict[str, Any]) -> dict[str, Any]:
     test = {c["id"]: c["test"] for c in load_claims()}.get(claim["claim"], {})
     sides = {side: SYSTEMS.get(test.get(side), str(test.get(side) or "")) for side in ("left", "right")}
     verdict = claim["verdict"] if claim["verdict"] in VERDICTS else NOT_DECIDED
-    tasks = [part.split(" ", 1) for part in claim.get("by_task", "").split(", ") if " " in part]
+    parts = [part.partition(" ") for part in claim.get("by_task", "").split(", ")]
+    tasks = [(task, said) for task, _, said in parts if said in VERDICTS]
     paper = PAPERS.get(claim["claim"].split("-")[0], "")
     entry = load_design().claims.get(claim["claim"])
     design = entry.in_words() if entry else ""
