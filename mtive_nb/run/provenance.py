@@ -46,7 +46,8 @@ def device_name() -> str:
         torch = sys.modules["torch"]
         if torch.cuda.is_available():
             return torch.cuda.get_device_name()
-    return f"CPU, {os.environ.get('OMP_NUM_THREADS') or os.cpu_count()} threads"
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def peak_mib() -> float:
