@@ -46,8 +46,8 @@ def device_name() -> str:
         torch = sys.modules["torch"]
         if torch.cuda.is_available():
             return torch.cuda.get_device_name()
-    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+    return f"CPU, {threads} thread{'' if threads == '1' else 's'}"
 
 
 def peak_mib() -> float:
