@@ -1,6 +1,7 @@
 """Models that read text alone: the base's language part, and hub families, through training, stack, engine and export."""
 
 import json
+import pickle
 import zipfile
 
 import pytest
@@ -363,6 +364,7 @@ def test_overlap_with_titles_is_counted_by_words_and_by_meaning(folders, photo_f
     # whatever stands beside in the batch: padding does not count
     texts = ["a red box", "soap", "a much longer text about a blue bottle of soap"]
     one_by_one, together = (embedded(model, texts, batch=n) for n in (1, 3))
+    pickle.dumps(model.model)  # as other processes get it
     assert one_by_one == pytest.approx(together, abs=1e-4) and one_by_one.shape[0] == 3
     table = overlap_table(same).set_index(["row", "column"])
     assert table.loc[("Jaccard Similarity", "CC_pct"), "value"] == pytest.approx(100)

@@ -56,11 +56,14 @@ def jaccard(one: str, other: str) -> float:
 
 @torch.inference_mode()
 def embedded(text_model: Vlm, texts: Sequence[str], *, batch: int = 64) -> np.ndarray:
-    """Return the mean of each text's last hidden states, (n, D), without padding."""
+    """Return the mean of each text's last hidden states, (n, D), without padding.
+
+    `output_hidden_states` would leave hooks in the model, with which it cannot be sent to other processes.
+    """
     found = []
     for start in range(0, len(texts), batch):
         inputs = text_model.processor(text=list(texts[start : start + batch])).to(text_model.model.device)
-        hidden = text_model.model(**inputs, output_hidden_states=True).hidden_states[-1].float()  # (B, T, D)
+        hidden = text_model.model.get_decoder()(**inputs).last_hidden_state.float()  # (B, T, D)
         kept = inputs["attention_mask"].unsqueeze(-1)  # (B, T, 1)
         found.append(((hidden * kept).sum(1) / kept.sum(1)).cpu().numpy())  # (B, D)
     return np.concatenate(found)
