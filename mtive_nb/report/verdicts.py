@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mtive_nb.evaluate.claims import FAILS, HOLDS, NOT_MEASURED, VERDICTS, find_claim, load_claims, pooled_claims
+from mtive_nb.evaluate.claims import FAILS, HOLDS, VERDICTS, board, find_claim, load_claims, pooled_claims
 from mtive_nb.evaluate.design import KINDS, load_design, registered_at
 from mtive_nb.report.chapters import run_folders
 from mtive_nb.report.tables import number, short
@@ -79,13 +79,9 @@ def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
 def whole_board(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the board with the papers' claims that no table of the profile names, as not measured or not testable."""
     named = {claim["claim"] for claim in claims}
-    return [*claims, *(_undecided(claim) for claim in load_claims() if claim["id"] not in named)]
-
-
-def _undecided(claim: dict[str, Any]) -> dict[str, Any]:
-    why = f"not testable here: {claim['testable_why']}" if claim["testable_small_scale"] == "no" else NOT_MEASURED
-    about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split())}
-    return about | {"priority": str(claim["priority"]), "verdict": why, "n": "", "tries": []}
+    rest = board([claim for claim in load_claims() if claim["id"] not in named], {})
+    about = rest[["claim", "statement", "priority", "verdict"]].astype(str).to_dict("records")
+    return [*claims, *(row | {"n": "", "tries": []} for row in about)]
 
 
 def _counts(claims: list[dict[str, Any]]) -> dict[str, int]:
@@ -130,19 +126,19 @@ def out_of_reach() -> dict[str, list[str]]:
 
 def summary(claims: list[dict[str, Any]]) -> list[str]:
     """Return the counts of a board in lines of text: by paper and priority, by kind, and the share decided."""
-    board = whole_board(claims)
+    whole = whole_board(claims)
 
     def line(row: dict[str, Any], about: str) -> str:
         counts = [f"{row[name]} {name}" for name in ("testable", *VERDICTS, "not measured")]
         return f"{row['paper']}, {about}: {', '.join(counts)}"
 
-    both = [row for row in tally(board) if row["priority"] == "1 and 2"]
+    both = [row for row in tally(whole) if row["priority"] == "1 and 2"]
     testable, decided = sum(row["testable"] for row in both), sum(row[HOLDS] + row[FAILS] for row in both)
     needs = [f"{need} ({len(statements)})" for need, statements in out_of_reach().items()]
     return [
-        *(line(row, f"claims of priority {row['priority']}") for row in tally(board)),
+        *(line(row, f"claims of priority {row['priority']}") for row in tally(whole)),
         "Priority 1 and 2 by kind:",
-        *(line(row, row["kind"]) for row in by_kind(board)),
+        *(line(row, row["kind"]) for row in by_kind(whole)),
         f"Decided (not open): {decided} of {testable} testable claims of priority 1 and 2",
         f"What no chapter decides needs: {'; '.join(needs)}",
         f"Design registered: {registered_at()}",
