@@ -326,3 +326,14 @@ def test_an_answer_that_the_limit_cut_is_marked(tiny, records):
     assert [a for a in generate_answers(tiny, records, max_new_tokens=3, mark_cut=True) if not a.endswith(CUT)] == []
     tiny.model.generation_config.eos_token_id = ends
     assert generate_answers(tiny, records, max_new_tokens=3) == plain
+
+
+def test_held_out_loss_is_logged_and_changes_nothing(tiny_folder, records):
+    training = Training(8, 1e-2, 4)
+    plain, watched = fresh(tiny_folder), fresh(tiny_folder)
+    log = train_adapter(plain, "PT", records[:8], training)
+    seen = train_adapter(watched, "PT", records[:8], training, held_out=records[8:])
+    assert "held_out" not in log
+    assert seen["held_out"].notna().sum() >= 4 and pd.notna(seen["held_out"].iloc[-1])
+    assert seen["held_out"].iloc[-1] == pytest.approx(held_out_loss(watched, records[8:]), rel=1e-3)
+    assert all(torch.equal(weight, weights(watched)[name]) for name, weight in weights(plain).items())

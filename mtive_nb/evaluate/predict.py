@@ -63,7 +63,7 @@ def generate_answers(
     forms = [(r["task"], r["variant"], len(r["images"])) for r in records]
     order = sorted(range(len(records)), key=forms.__getitem__)
     limits = {"batch": batch, "max_new_tokens": max_new_tokens, "what": what, "mark_cut": mark_cut}
-    with model.folded() if stacked and fold else nullcontext():
+    with model.lean() if stacked and fold else nullcontext():
         return _answer_in_batches(vlm, records, order, lambda *_: nullcontext(network), **limits)
 
 

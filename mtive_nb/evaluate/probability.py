@@ -81,7 +81,7 @@ def choose(stack: LoraStack, records: Sequence[dict], options: Options, *, batch
     stack.model.eval()
     depth = next(t for t in range(1, 99) if len({tuple(o[:t]) for o in options.values()}) == len(options))
     end, choices = stack.vlm.processor.tokenizer.eos_token_id, []
-    with stack.folded():
+    with stack.lean():
         for start in progress(range(0, len(records), batch), what="choices"):
             inputs = batch_of(stack.vlm, records[start : start + batch])
             prompt = inputs["input_ids"].shape[1]

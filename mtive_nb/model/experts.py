@@ -32,12 +32,14 @@ class AdapterPlan:
     parent: str | None
     records: list[dict]
     training: Training
+    held_out: Sequence[dict] = ()  # records whose loss the log shows
 
 
 def _train(stack: LoraStack, plan: AdapterPlan, checkpoints: Path | None) -> pd.DataFrame:
     torch.manual_seed(plan.training.seed)  # an adapter's initial weights do not depend on earlier training runs
     stack.add(plan.name, plan.spec, parent=plan.parent)
-    return train_adapter(stack, plan.name, plan.records, plan.training, checkpoints=checkpoints)
+    how = {"held_out": plan.held_out, "checkpoints": checkpoints}
+    return train_adapter(stack, plan.name, plan.records, plan.training, **how)
 
 
 def _train_and_take(

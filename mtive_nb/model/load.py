@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from mtive_nb.model.four_bits import four_bit_options, restore_block_by_block
+from mtive_nb.model.kept import KeptPhotos
 from mtive_nb.model.text import TEXT_FAMILIES, TextProcessor, language_part, load_text_processor
 
 POCKET_BASE = Path(__file__).parent / "pocket_base"  # shipped; notebook 00 makes it
@@ -67,7 +68,8 @@ class Vlm:
 
     `min_px` and `max_px` bound a photo's area, as load_vlm explains; None keeps the processor's own bound. `quantized`
     names the format of the linear layers' weights ("nf4") where it differs from the checkpoint's format. `base` is then
-    the fingerprint of the unquantized checkpoint, over which adapters were trained.
+    the fingerprint of the unquantized checkpoint, over which adapters were trained. `kept` holds what the frozen vision
+    tower made of photos.
     """
 
     model: PreTrainedModel
@@ -77,6 +79,7 @@ class Vlm:
     max_px: int | None = None
     quantized: str = ""
     base: str = ""
+    kept: KeptPhotos = field(default_factory=KeptPhotos, compare=False, repr=False)
 
     @property
     def family(self) -> str:

@@ -160,14 +160,15 @@ class LoraMixture:
             raise RuntimeError(f"expected only mixture {name!r} to be trainable; {len(wrong)} differ, e.g. {wrong[0]}")
 
     @contextmanager
-    def folded(self, *, keep: str | None = None) -> Iterator[None]:
-        """Fold the adapters below the mixture, as LoraStack.folded; the mixture stays live.
+    def lean(self, *, keep: str | None = None) -> Iterator[None]:
+        """Compute the same with less, as LoraStack.lean, but with the mixture live.
 
         The mixture stays trainable inside only with `keep`; afterwards its trainability is restored.
         """
         trainable = keep is not None and all(p.requires_grad for p in self.weights.parameters())
         try:
-            with self.stack.folded():
+            in_tower = any(part.startswith("vision") for part in self.spec.placement)
+            with self.stack.folded() if in_tower else self.stack.lean():
                 self.weights.requires_grad_(trainable)
                 yield
         finally:

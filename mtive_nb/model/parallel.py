@@ -67,12 +67,12 @@ def batches_of_each(accumulate: int, processes: int) -> int:
 
 
 def _train_a_share(rank: int, processes: int, port: int, stack: LoraStack, name: str, records: list[dict],
-                   training: Training, checkpoints: Path | None, log: Path) -> None:  # fmt: skip
+                   training: Training, held_out: Sequence[dict], checkpoints: Path | None, log: Path) -> None:  # fmt: skip
     torch.set_num_threads(share_of_the_cores(processes))
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ |= {k: str(v) for k, v in (where | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}).items()}
     own = copy.deepcopy(stack)  # the received stack lies in memory that all processes share
-    found = train_adapter(own, name, records, training, checkpoints=checkpoints)
+    found = train_adapter(own, name, records, training, held_out=held_out, checkpoints=checkpoints)
     if rank == 0:
         stack.put_weights(name, own.adapter_weights(name))
         found.to_pickle(log)
@@ -84,6 +84,7 @@ def train_adapter_in_shares(
     records: list[dict],
     training: Training,
     *,
+    held_out: Sequence[dict] = (),
     checkpoints: Path | None = None,
     processes: int = 1,
 ) -> pd.DataFrame:
@@ -92,7 +93,7 @@ def train_adapter_in_shares(
     For a small model on a CPU. Errors: ValueError where `accumulate` is not a multiple of `processes`.
     """
     if processes < 2:
-        return train_adapter(stack, name, records, training, checkpoints=checkpoints)
+        return train_adapter(stack, name, records, training, held_out=held_out, checkpoints=checkpoints)
     training = replace(training, accumulate=batches_of_each(training.accumulate, processes))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -100,7 +101,7 @@ def train_adapter_in_shares(
     stack.model.share_memory()
     with tempfile.TemporaryDirectory() as folder:
         checkpoints, log = checkpoints or Path(folder) / "checkpoints", Path(folder) / "log.pkl"
-        share = (processes, port, stack, name, records, training, checkpoints, log)
+        share = (processes, port, stack, name, records, training, held_out, checkpoints, log)
         multiprocessing.spawn(_train_a_share, share, nprocs=processes, daemon=True)
         stack.activate(name)
         stack.model.eval()

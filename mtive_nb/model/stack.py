@@ -26,7 +26,7 @@ from mtive_nb.model.lineage import (
     check_finite,
     read_manifest,
 )
-from mtive_nb.model.load import Vlm, base_fingerprint, load_vlm, target_modules
+from mtive_nb.model.load import Vlm, base_fingerprint, load_vlm, part_of, target_modules
 from mtive_nb.model.saved import check_parent, read_saved, write_line
 from mtive_nb.run.atomic import write_atomic
 
@@ -217,6 +217,26 @@ class LoraStack:
             for weight, old in before:
                 weight.data.copy_(old)
             self._switch(self._live(), trainable=keep if trainable else None)
+
+    @contextmanager
+    def lean(self, *, keep: str | None = None) -> Iterator[None]:
+        """Compute the same with less, to train or to answer: `folded`, and the vision tower once for each photo.
+
+        Photos are kept only while no active adapter changes the tower.
+        """
+        with self.folded(keep=keep):
+            if self._changes_tower():
+                yield
+            else:
+                with self.vlm.kept.used_by(self.vlm.model):
+                    yield
+
+    def _changes_tower(self) -> bool:
+        return any(
+            part_of(path, family=self.vlm.family) == "vision"
+            for path, layer in self.vlm.model.named_modules()
+            if isinstance(layer, LoraLayer) and not layer.lora_A.keys().isdisjoint(self.active)
+        )
 
     @contextmanager
     def serving(self, trunk: str | None) -> Iterator[None]:

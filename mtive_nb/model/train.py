@@ -1,8 +1,8 @@
 """Train one adapter of a stack with transformers' Trainer: every stage, expert and mixture uses this module.
 
-Four changes make training faster than a plain Trainer (benchmarks/training.py measures the gain). Records of similar
-length share a batch. Photos are decoded once. Only columns with answers become logits. Finished stages are folded into
-the base while an expert trains.
+Five changes make training faster than a plain Trainer (benchmarks/training.py measures the gain). Records of similar
+length share a batch. Photos are decoded once. The tower sees a photo once, where no adapter changes it. Only columns
+with answers become logits. Finished stages are folded into the base while an expert trains.
 """
 
 import math
@@ -31,6 +31,7 @@ from mtive_nb.model.stack import LoraStack
 from mtive_nb.run import progress
 
 CHECKPOINT = "trainable.safetensors"
+EVALUATIONS = 6  # of held-out records during a training run
 
 
 def answer_columns(labels: torch.Tensor) -> int:
@@ -180,11 +181,12 @@ def trainer_arguments(training: Training, folder: Path) -> dict:
     MTIVE_REPORT_TO names further loggers, with commas: "tensorboard,wandb".
     """
     steps = training.steps
+    every = max(1, min(20, steps // 10))
     return {
         "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": training.batch,
         "learning_rate": training.rate, "gradient_accumulation_steps": training.accumulate,
         "lr_scheduler_type": "cosine", "warmup_steps": max(1, steps // 20), "weight_decay": 0.0, "max_grad_norm": 1.0,
-        "logging_steps": max(1, min(20, steps // 10)), "seed": training.seed, "save_steps": training.save_steps,
+        "logging_steps": every, "eval_steps": every * max(1, round(steps / every / EVALUATIONS)), "seed": training.seed, "save_steps": training.save_steps,
         "save_total_limit": 1, "activation_checkpointing": training.checkpointing, "report_to": [name for name in os.environ.get("MTIVE_REPORT_TO", "").split(",") if name],
         "remove_unused_columns": False, "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
         "log_level": "error", "logging_nan_inf_filter": False,
@@ -192,12 +194,18 @@ def trainer_arguments(training: Training, folder: Path) -> dict:
 
 
 def training_log(trainer: Trainer) -> pd.DataFrame:
-    """Return a trainer's log, including rows from before an interruption: step, loss, rate, seconds and any reward."""
+    """Return a trainer's log, with rows from before an interruption: step, loss, held_out, rate, seconds and reward.
+
+    held_out is the loss on held-out records, on the rows where it was measured; no such records, no such column.
+    """
     rows = [row for row in trainer.state.log_history if "loss" in row]
     # A training run resumed at its end makes one more step, at a rate of 0.
     log = pd.DataFrame([row for row in rows if row["step"] <= trainer.args.max_steps])
     log = log.rename(columns={"learning_rate": "rate"})
-    return log[[c for c in ("step", "loss", "rate", "seconds", "reward") if c in log]]
+    measured = {row["step"]: row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row}
+    if measured:
+        log["held_out"] = log["step"].map(measured)
+    return log[[c for c in ("step", "loss", "held_out", "rate", "seconds", "reward") if c in log]]
 
 
 def train_adapter(
@@ -206,12 +214,14 @@ def train_adapter(
     records: list[dict],
     training: Training,
     *,
+    held_out: Sequence[dict] = (),
     checkpoints: Path | None = None,
 ) -> pd.DataFrame:
     """Train adapter `name`, the newest of its branch or a mixture, on the records' answers; return the training log.
 
     The log has a row for every few steps: step, loss in nats per token (balance "record": the mean over records of
-    that; a mixture's loss includes its load-balance loss), rate, seconds. Training resumes from the last whole checkpoint
+    that; a mixture's loss includes its load-balance loss), rate, seconds. On about EVALUATIONS rows it has the same loss
+    on `held_out` records, the mean over batches; nothing is chosen by it. Training resumes from the last whole checkpoint
     in `checkpoints` / name if that is of the same training run; without `checkpoints` nothing is kept. A run that is cut
     short leaves the adapter as it was. Errors: ValueError where there is no record, NotFiniteError.
     """
@@ -219,16 +229,20 @@ def train_adapter(
         raise ValueError(f"adapter {name!r}: found no record to train on")
     if checkpoints is None:
         with tempfile.TemporaryDirectory() as folder:
-            return train_adapter(stack, name, records, training, checkpoints=Path(folder))
+            return train_adapter(stack, name, records, training, held_out=held_out, checkpoints=Path(folder))
     stack.activate(name, trainable=True)
     arguments = TrainingArguments(
         **trainer_arguments(training, Path(checkpoints) / name),
         data_seed=training.seed,
         dataloader_num_workers=training.workers,
+        eval_strategy="steps" if held_out else "no",
+        per_device_eval_batch_size=training.batch,
+        prediction_loss_only=True,
         bf16=torch.cuda.is_available() and stack.vlm.model.dtype == torch.bfloat16,
     )
     trainer = StageTrainer(
-        stack.model, arguments, train_dataset=RecordDataset(records, stack.vlm.max_px), beta=training.beta,
+        stack.model, arguments, train_dataset=RecordDataset(records, stack.vlm.max_px),
+        eval_dataset=RecordDataset(held_out, stack.vlm.max_px) if held_out else None, beta=training.beta,
         balance=training.balance, data_collator=Collator(stack.vlm.processor), callbacks=[Watch(name)],
         mixture=stack if isinstance(stack, LoraMixture) else None,
     )  # fmt: skip
@@ -238,7 +252,7 @@ def train_adapter(
     vars(stack.model).pop("_is_accelerate_prepared", None)
     start = {n: weight.clone() for n, weight in trainable_weights(stack.model).items()}
     try:
-        with stack.folded(keep=name):
+        with stack.lean(keep=name):
             go_on(trainer, about)
     except BaseException:
         for n, weight in trainable_weights(stack.model).items():
@@ -276,7 +290,7 @@ def answer_predictions(
     stacked = isinstance(model, LoraStack)
     vlm, network = model.vlm if stacked else model, model.model.eval()
     order = sorted(range(len(records)), key=list(map(rough_tokens, records)).__getitem__)
-    with model.folded() if stacked else nullcontext():
+    with model.lean() if stacked else nullcontext():
         for start in progress(range(0, len(order), batch), what=what):
             rows = order[start : start + batch]
             inputs = batch_of(vlm, [records[i] for i in rows], answers=True)

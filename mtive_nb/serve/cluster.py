@@ -69,6 +69,7 @@ def train_adapter_by_ray(
     records: list[dict],
     training: Training,
     *,
+    held_out: Sequence[dict] = (),
     checkpoints: Path,
     processes: int = 2,
     gpus: bool = False,
@@ -85,14 +86,14 @@ def train_adapter_by_ray(
 
     checkpoints = Path(checkpoints).resolve()
     of_each = replace(training, accumulate=batches_of_each(training.accumulate, processes))
-    kept = ray.put(cloudpickle.dumps((stack, records)))
+    kept = ray.put(cloudpickle.dumps((stack, records, held_out)))
     made = checkpoints / f"{name}.pt"
 
     def share() -> None:
         if not gpus:
             torch.set_num_threads(1)
-        own, mine = cloudpickle.loads(ray.get(kept))
-        log = train_adapter(own, name, mine, of_each, checkpoints=checkpoints)
+        own, mine, others = cloudpickle.loads(ray.get(kept))
+        log = train_adapter(own, name, mine, of_each, held_out=others, checkpoints=checkpoints)
         if train.get_context().get_world_rank() == 0:
             torch.save({"weights": own.adapter_weights(name), "log": log.to_dict("list")}, made)
 

@@ -11,26 +11,38 @@ FEW_POINTS = 12  # fewer are drawn as points, without a rolling mean
 
 
 def lines(
-    frame: pd.DataFrame, x: str, y: str, *, by: str | None = None, title: str = "", better: str = "none"
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    by: str | None = None,
+    beside: str | None = None,
+    title: str = "",
+    better: str = "none",
 ) -> Figure:
     """Plot `y` over `x`, one pale line per value of `by`, each with its rolling mean on top; few points are joined.
 
-    The axis of values that are never negative starts at zero.
+    `beside` names a column of the same unit that is dashed beside `y` where the frame has values of it. The axis of values that are never negative starts at zero.
     """
     figure = new_figure()
     axes = figure.subplots()
     groups = frame.groupby(by, sort=False) if by else [("", frame)]
+    dashed = frame[beside].notna().any() if beside in frame else False
     for k, (name, rows) in enumerate(groups):
         colour = colour_of(str(name), k)
         few = len(rows) <= FEW_POINTS
         axes.plot(rows[x], rows[y], color=colour, alpha=0.3, linewidth=1)
         smooth = rows[y].rolling(1 if few else len(rows) // 8, min_periods=1, center=True).mean()
-        axes.plot(rows[x], smooth, "o-" if few else "-", color=colour, linewidth=1.8, label=str(name) or None)
+        axes.plot(rows[x], smooth, "o-" if few else "-", color=colour, linewidth=1.8, label=str(name) or "training")
+        if dashed:
+            points, label = rows.dropna(subset=beside), ", ".join(filter(None, [str(name), labelled(beside)]))
+            axes.plot(points[x], points[beside], "o--", color=colour, linewidth=1.2, markersize=3, label=label)
     axes.set(xlabel=labelled(x), ylabel=", ".join(filter(None, [labelled(y), ARROWS[better]])))
     entitle(axes, title)
     if (frame[y] >= 0).all():
-        axes.set_ylim(0, 1.08 * float(frame[y].max()) or 1.0)
-    if by and frame[by].nunique() > 1:
+        most = frame[[y, beside] if dashed else [y]].max().max()
+        axes.set_ylim(0, 1.08 * float(most) or 1.0)
+    if dashed or (by and frame[by].nunique() > 1):
         axes.legend(fontsize=8, frameon=False, ncols=2)
     tidy(axes)
     return figure
