@@ -1,4 +1,4 @@
-"""Votes on captions: ballots, judges, the two rules, theory, agreement, the shares that are used."""
+"""Votes on captions: ballots, judges, the majority, theory, agreement, the shares that are used."""
 
 import json
 from dataclasses import replace
@@ -14,20 +14,17 @@ from sklearn.metrics import cohen_kappa_score
 from mtive_nb.data.commerce.replies import Reply
 from mtive_nb.data.commerce.rows import COMMERCE_TASKS
 from mtive_nb.data.endpoint import Endpoint
-from mtive_nb.data.records import record_fault
 from mtive_nb.evaluate.commerce.votes import (
     accuracy_of_votes,
     agreement_of_judges,
     decide,
     majority,
     majority_accuracy,
-    plurality,
     share_used,
     vote_all,
 )  # fmt: skip
 from mtive_nb.evaluate.judge.captions import (
     JURY,
-    RELEASED_ORDER,
     Ballot,
     EndpointJudge,
     ballots_of,
@@ -63,28 +60,28 @@ def table(replies: dict[str, list[str]], rows) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("replies", "by_majority", "by_plurality"),
+    ("replies", "used"),
     [
-        (["yes", "yes", "no"], True, True),
-        (["no", "no", "yes"], False, False),
-        (["Yes.", "YES, it does", "no"], True, True),
-        (["yes", "no"], False, True),  # a tie: not used; the released code follows the first judge
-        (["no", "yes"], False, False),
-        (["yes", "yes", "no", "I think", "Sure"], True, True),
-        (["yes", "no", "no", "I think", "Sure"], False, False),
-        (["yes", "no.", "no,", "no"], False, True),  # its three spellings of no are three replies
-        (["I cannot", "I cannot", "yes"], True, False),  # an unreadable reply is no vote; there it wins
-        (["", "", ""], False, False),
-        ([], False, False),
-        (["The answer is yes", "the answer is yes", "no"], True, False),
+        (["yes", "yes", "no"], True),
+        (["no", "no", "yes"], False),
+        (["Yes.", "YES, it does", "no"], True),
+        (["yes", "no"], False),  # a tie: not used
+        (["no", "yes"], False),
+        (["yes", "yes", "no", "I think", "Sure"], True),
+        (["yes", "no", "no", "I think", "Sure"], False),
+        (["yes", "no.", "no,", "no"], False),
+        (["I cannot", "I cannot", "yes"], True),  # an unreadable reply is no vote
+        (["", "", ""], False),
+        ([], False),
+        (["The answer is yes", "the answer is yes", "no"], True),
     ],
 )
-def test_the_majority_and_the_released_plurality(replies, by_majority, by_plurality):
-    assert (majority(replies), plurality(replies)) == (by_majority, by_plurality)
+def test_the_majority_of_readable_votes_uses_a_caption(replies, used):
+    assert majority(replies) is used
 
 
 def test_the_jury_is_the_paper_s():
-    assert len(set(JURY)) == 7 and set(RELEASED_ORDER) == set(JURY[:5])
+    assert len(set(JURY)) == 7
     assert {name.split("/")[1] for name in JURY[:3]} == {
         "Llama-3.1-8B-Instruct", "Llama-3.2-11B-Vision-Instruct", "Mistral-7B-Instruct-v0.3",
     }  # fmt: skip
@@ -127,14 +124,12 @@ def test_endpoint_judges_are_asked_once_and_a_fault_is_asked_again(rows, tmp_pat
     assert {json.loads(line)["text"] for line in (tmp_path / "votes.jsonl").read_text().splitlines()} == {"Yes.", "no"}
 
 
-def test_a_photo_is_used_by_the_votes_of_the_chosen_judges_in_their_order(rows):
+def test_a_photo_is_used_by_the_votes_of_the_chosen_judges(rows):
     two = [rows["PRP"], rows["CC"]]
     votes = table({"a": ["yes", "no", "yes"], "b": ["no", "no", "yes"], "c": ["yes", "yes", "?"]}, two)
     assert decide(two, votes, ["a", "b", "c"]) == {"PRP-1": (True, False), "CC-1": (True,)}
     assert decide(two, votes, ["b"]) == {"PRP-1": (False, False), "CC-1": (True,)}
     assert decide(two, votes, ["a", "b"]) == {"PRP-1": (False, False), "CC-1": (True,)}
-    assert decide(two, votes, ["a", "b"], rule=plurality)["PRP-1"] == (True, False)
-    assert decide(two, votes, ["b", "a"], rule=plurality)["PRP-1"] == (False, False)  # ties: the first judge
     with pytest.raises(ValueError, match=r"found no vote of \['d'\]; expected some of \['a', 'b', 'c'\]"):
         decide(two, votes, ["a", "d"])
 
@@ -302,24 +297,6 @@ class TestOwnModels:
             found = caption_all(every, captioner, context=True, path=tmp_path / "k")
         assert "not an image" in found["SA-1"][0].fault
         assert 1 <= len(found["AP-1"][0].text.split()) <= 5
-
-    def test_an_adapter_learns_to_judge_and_votes_as_it_answers(self, stack, rows, tmp_path):
-        from mtive_nb.evaluate.commerce.captions import AdapterJudge, judge_records
-        from mtive_nb.model.train import Training, train_adapter
-
-        row = replace(rows["CC"], known={"asked": ["category"]})
-        ballots = [Ballot(row, 0, "shampoo"), Ballot(row, 0, "red")] * 4
-        records = judge_records(ballots, useful_caption)
-        assert [record_fault(r) for r in records] == [None] * 8 and [r["label"] for r in records[:2]] == ["yes", "no"]
-        assert all(r["images"] == [] and r["task"] == "CQE" for r in records)
-        untrained = AdapterJudge(stack, "CQE").key(ballots[0])
-        train_adapter(
-            stack, "CQE", [r | {"id": str(k)} for k, r in enumerate(records)], Training(steps=40, rate=2e-2, batch=8)
-        )
-        judge = AdapterJudge(stack, "CQE")
-        assert judge.key(ballots[0]) != untrained
-        votes = vote_all(ballots[:2], [judge], tmp_path / "votes.jsonl")
-        assert list(votes["vote"]) == ["yes", "no"]
 
 
 def _photo(row):

@@ -51,12 +51,12 @@ def _claims_of(folder: Path) -> list[dict[str, str]]:
     """Return a chapter's table of claims; over the registered profiles where the chapter ran in several of them."""
     rows, design = read_table(folder, "claims"), load_design()
     own, *others = [folder.parents[1] / profile / folder.name for profile in design.profiles]
-    ran = [other for other in others if read_table(other, "claims")] if folder == own else []
-    many = {row["claim"] for row in rows if row["claim"] in design.claims and design.claims[row["claim"]].runs > 1}
-    if not ran or not rows or "intervals" not in rows[0]:
+    if folder != own or not rows or "intervals" not in rows[0]:
         return rows
-    tables = [pd.read_csv(one / "tables" / "claims.csv") for one in (folder, *ran)]
-    tables = [table[table["claim"].isin(many)] for table in tables if "intervals" in table]
+    many = {claim for claim, entry in design.claims.items() if entry.runs > 1}
+    runs = [rows, *(read_table(other, "claims") for other in others)]
+    tables = [pd.DataFrame(run).replace({"": None}) for run in runs if run and "intervals" in run[0]]
+    tables = [table[table["claim"].isin(many)] for table in tables]
     pooled = {row["claim"]: row for row in pooled_claims(tables).to_dict("records")} if len(tables) > 1 else {}
     texts = {claim: {k: "" if pd.isna(v) else str(v) for k, v in row.items()} for claim, row in pooled.items()}
     return [texts.get(row["claim"], row) for row in rows]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mtive_nb.data.commerce.fuse import fuse, labels_said
+from mtive_nb.data.commerce.fuse import ANSWER_TOK, fuse, labels_said
 from mtive_nb.data.commerce.mmec import load_rows
 from mtive_nb.data.commerce.rows import CommerceRow
 from mtive_nb.data.records import question_of
@@ -51,7 +51,7 @@ class CommerceExpert(Experts):
         """Return name and short hash of the adapter, whatever the task."""
         return f"{self.arm} {self.stack.hashes[self.arm][:8]}"
 
-    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 24) -> list[Answer]:
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int = ANSWER_TOK) -> list[Answer]:
         """Answer records without photos in one batch; no answer has a probability."""
         started = time.perf_counter()
         texts = generate_answers(
@@ -72,7 +72,7 @@ def commerce_record(row: CommerceRow, expert: str) -> dict:
 
 def score_rows(
     expert: CommerceExpert, rows: Sequence[CommerceRow], *, output: str | Path | None = None, batch: int = 32,
-    max_new_tokens: int = 24,
+    max_new_tokens: int = ANSWER_TOK,
 ) -> pd.DataFrame:  # fmt: skip
     """Return a row of COLUMNS for each commerce row, in their order. `output`: a file as in `score.Output`.
 

@@ -27,6 +27,7 @@ ARMS = {  # arm -> (whether it has captions, whether it has image tokens)
 }
 IND, OOD = "ind", "ood"  # the records' variants
 ANSWERS = ("label", "words")  # what a model answers with
+ANSWER_TOK = 24  # longest answer
 UNUSED = "null"
 
 

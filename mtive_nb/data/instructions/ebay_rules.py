@@ -1,6 +1,6 @@
 """Rules by which an answer to an e-commerce instruction is checked, without a model.
 
-A record's `facts["rule"]` maps the name of a check to its argument, as JSON; `check` wants them all to pass. Values are
+A record's `facts["rule"]` maps the name of a check to its argument, as JSON; an answer is right if it fails none. Values are
 compared by the rule of data/commerce/values.py.
 """
 
@@ -86,8 +86,3 @@ def failed_checks(record: Mapping[str, Any], answer: str) -> list[str]:
     if not rule:
         raise KeyError(f"record {record.get('id')!r}: found no facts['rule']; expected a record of ebay_mix")
     return [name for name, argument in rule.items() if not CHECKS[name](answer, argument)]
-
-
-def check(record: Mapping[str, Any], answer: str) -> bool:
-    """Whether an answer passes all checks of its record. Errors: as failed_checks."""
-    return not failed_checks(record, answer)

@@ -8,14 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
-
 from mtive_nb.data.items.dedup import distinct
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import Reading, as_prompt
 from mtive_nb.data.items.schema import SCHEMA
 from mtive_nb.data.records import make_record
-from mtive_nb.run.atomic import replacing
 
 TASK = "ITEM"
 MOST_PHOTOS = 9  # the most images of an item after the paper's deduplication (A.5)
@@ -69,7 +66,7 @@ def item_record(
     """Return an item's record.
 
     prompt: a key of PROMPTS. readings: what engines read from the item's photos, before the question. images: in place
-    of the item's photos, such as `save_images` of its crops. answer: the label to train on, default the truth.
+    of the item's photos. answer: the label to train on, default the truth.
     Errors: KeyError for another prompt.
     """
     question = " ".join(filter(None, (as_prompt(item.photos, readings or {}), PROMPTS[prompt])))
@@ -84,12 +81,3 @@ def item_record(
         source=item.source,
         split=item.split,
     )
-
-
-def save_images(images: Sequence[Image.Image], folder: Path | str, *, name: str) -> list[str]:
-    """Write images as JPEG to `folder`, named `name`_0.jpg and on; returns their absolute paths."""
-    paths = [Path(folder).resolve() / f"{name}_{k}.jpg" for k in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        with replacing(path) as part:
-            image.save(part, quality=92)
-    return [str(path) for path in paths]

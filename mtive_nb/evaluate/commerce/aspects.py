@@ -1,4 +1,4 @@
-"""Scores of eBay's benchmarks and of its instruction mix (T1; data/commerce/ebay_benches.py, instructions/ebay_mix.py).
+"""Scores of eBay's benchmarks (T1; data/commerce/ebay_benches.py).
 
 Aspect prediction: the share of answers equal to the value, raw (without surrounding space) and normalised by the rule
 of data/commerce/values.py; T1's column is the normalised one. Deep fashion: the share with the right class among those
@@ -17,8 +17,7 @@ import pandas as pd
 
 from mtive_nb.data.commerce.ebay_benches import BENCHES, CLOTHING_TASK
 from mtive_nb.data.commerce.values import normal_value, same_value
-from mtive_nb.data.instructions.ebay_mix import PART_TASKS
-from mtive_nb.data.instructions.ebay_rules import check, read_pairs
+from mtive_nb.data.instructions.ebay_rules import read_pairs
 from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, paired_difference
 from mtive_nb.evaluate.metrics import UNPARSED, accepted_values, classify, majority_share
 from mtive_nb.evaluate.reading import canonical_key, is_abstention, parse_pairs
@@ -161,24 +160,3 @@ def context_gain(
                 gain = paired_difference(with_context[kept], without[kept], groups=groups[kept].tolist(), seed=seed)
                 rows.append((system, stratum, gain.value, gain.low, gain.high, gain.n))
     return pd.DataFrame(rows, columns=["row", "stratum", "gain", "low", "high", "n"])
-
-
-def rule_scores(
-    records: Sequence[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, seed: int = 0
-) -> pd.DataFrame:
-    """Return the share of answers to instructions of the mix that pass their rule: row, part, variant, value, low, high, n.
-
-    A row per system, part and variant, and one per part with the variant "all".
-    """
-    parts, rows = {task: part for part, task in PART_TASKS.items()}, []
-    for system, answers in answers_by_system.items():
-        by_variant: dict[tuple[str, str], list[tuple[float, str]]] = {}
-        for record, answer in zip(records, answers, strict=True):
-            hit = float(check(record, answer)), record["product_id"]
-            for variant in ("all", record["variant"]):
-                by_variant.setdefault((parts[record["task"]], variant), []).append(hit)
-        for key, hits in sorted(by_variant.items()):
-            values, groups = zip(*hits, strict=True)
-            found = bootstrap_interval(values, groups=groups, seed=seed)
-            rows.append((system, *key, found.value, found.low, found.high, found.n))
-    return pd.DataFrame(rows, columns=["row", "part", "variant", "value", "low", "high", "n"])

@@ -1,12 +1,12 @@
-"""What the project's own models do in CASLIE's captioning and voting: `VlmCaptioner`, `AdapterJudge`.
+"""Captions by the project's own experts (CASLIE's EC3): `VlmCaptioner`.
 
-The captioner asks the stack's experts for those facts that the context needs, and puts their answers into a caption as
-`FactCaptioner` does. The judge is an adapter that was trained on `judge_records`.
+It asks the stack's experts for those facts that the context needs, and puts their answers into a caption as
+`FactCaptioner` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mtive_nb.data.commerce.by_facts import Speaker
 from mtive_nb.data.commerce.captions import Photo
@@ -14,8 +14,6 @@ from mtive_nb.data.commerce.replies import Reply
 from mtive_nb.data.emdiv import questions as ask
 from mtive_nb.data.photos import PhotoError
 from mtive_nb.data.records import UNANSWERABLE, make_record
-from mtive_nb.data.splits import SPLITS
-from mtive_nb.evaluate.judge.captions import SHORT_PROMPT, Ballot, question_of
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.batches import cached_image
 from mtive_nb.model.load import answering_fingerprint
@@ -106,48 +104,3 @@ class VlmCaptioner:
 def _question(task: str, photo: Photo, question: str) -> dict:
     given = {"product_id": "", "variant": "aug", "answer": "unknown", "source": "caption", "split": "test"}
     return make_record(photo.path, task=task, images=[photo.path], question=question, **given)
-
-
-class AdapterJudge:
-    """Votes by an adapter of a stack, trained on `judge_records`, or by the bare base (None)."""
-
-    def __init__(self, stack: LoraStack, adapter: str | None, *, name: str = "", batch: int = 64) -> None:
-        self.stack, self.adapter, self.batch = stack, adapter, batch
-        self.name = name or f"adapter {adapter}"
-        branch = stack.branch(adapter) if adapter else ()
-        self._weights = answering_fingerprint(stack.vlm, branch)
-
-    def key(self, ballot: Ballot) -> str:
-        """Return the hash of ballot, prompt and weights."""
-        return ballot.key(self._weights, SHORT_PROMPT)
-
-    def replies(self, ballots: Sequence[Ballot]) -> Iterator[tuple[int, Reply]]:
-        """Yield (place, the adapter's answer), AT_ONCE batches at a time."""
-        step = AT_ONCE * self.batch
-        for start in range(0, len(ballots), step):
-            self.stack.activate(self.adapter)
-            records = judge_records(ballots[start : start + step])
-            said = generate_answers(self.stack, records, batch=self.batch, max_new_tokens=4, what=self.name)
-            for place, text in enumerate(said, start=start):
-                yield place, Reply(text, "" if text else "empty answer")
-
-    def cost(self, ballots: Sequence[Ballot]) -> str:
-        """Return how many answers the adapter will generate."""
-        return f"{len(ballots)} answers of {self.name}"
-
-
-def judge_records(
-    ballots: Iterable[Ballot], useful: Callable[[Ballot], bool] | None = None, *, prompt: str = SHORT_PROMPT
-) -> list[dict]:
-    """Return ballots as records of text alone, task CQE, answers yes or no by `useful`; without it they are questions."""
-    records = []
-    for ballot in ballots:
-        row, answer = ballot.row, "yes" if useful is None or useful(ballot) else "no"
-        given = {"source": row.source or "commerce", "split": row.split if row.split in SPLITS else "test"}
-        given |= {"variant": "ood" if row.split == "ood" else "ind", "product_id": row.product_id}
-        question = question_of(ballot, prompt)
-        records.append(
-            make_record(f"CQE/{row.row_id}/{ballot.place}", task="CQE", images=[], question=question,
-                        answer=answer, label=None if useful is None else answer, **given)
-        )  # fmt: skip
-    return records

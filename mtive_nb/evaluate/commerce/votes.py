@@ -1,7 +1,7 @@
 """Votes on captions: which captions are used, how often, and how far judges agree (CASLIE's CQE, section 4.2).
 
-The paper says "majority voting": `majority` counts readable votes and does not use a caption on a tie. `plurality` is what
-the released code computes. The judges are those of judge/captions.py.
+The paper says "majority voting": `majority` counts readable votes and does not use a caption on a tie. The released code
+takes the commonest raw reply instead, unreadable ones too. The judges are those of judge/captions.py.
 """
 
 from __future__ import annotations
@@ -49,35 +49,16 @@ def majority(replies: Sequence[str]) -> bool:
     return votes["yes"] > votes["no"]
 
 
-def plurality(replies: Sequence[str]) -> bool:
-    """Return whether yes is the commonest reply by its first three characters, as the released code counts.
-
-    Replies are lower-cased, no further read ("no." and "no," differ), and a tie goes to the first judge.
-    """
-    return Counter(reply.lower()[:3] for reply in replies).most_common(1)[0][0] == "yes" if replies else False
-
-
-Rule = Callable[[Sequence[str]], bool]
-
-
-def decide(
-    rows: Iterable[CommerceRow], votes: pd.DataFrame, judges: Sequence[str], *, rule: Rule = majority
-) -> dict[str, tuple[bool, ...]]:
+def decide(rows: Iterable[CommerceRow], votes: pd.DataFrame, judges: Sequence[str]) -> dict[str, tuple[bool, ...]]:
     """Return whether each photo's caption is used, {row_id: one a photo}; a photo without ballot is not.
 
-    votes: `vote_all`'s table. judges: names of those who count, the first of them first. Errors: ValueError for a judge
-    without votes.
+    votes: `vote_all`'s table. judges: names of those who count. Errors: ValueError for a judge without votes.
     """
     if absent := set(judges) - set(votes["judge"]):
         raise ValueError(f"decide: found no vote of {sorted(absent)}; expected some of {sorted(set(votes['judge']))}")
-    said = {key: list(part) for key, part in _replies(votes, judges).groupby(["row_id", "place"], sort=False)["reply"]}
-    return {row.row_id: tuple(rule(said.get((row.row_id, k), [])) for k in range(len(row.photos))) for row in rows}
-
-
-def _replies(votes: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
-    """The rows of these judges, in their order within each ballot."""
-    rank = votes["judge"].map({name: k for k, name in enumerate(judges)})
-    return votes.assign(rank=rank).dropna(subset=["rank"]).sort_values("rank", kind="stable")
+    counted = votes[votes["judge"].isin(judges)]
+    said = {key: list(part) for key, part in counted.groupby(["row_id", "place"], sort=False)["reply"]}
+    return {row.row_id: tuple(majority(said.get((row.row_id, k), [])) for k in range(len(row.photos))) for row in rows}
 
 
 def share_used(rows: Iterable[CommerceRow], used: Mapping[str, Sequence[bool]], *, seed: int = 0) -> pd.DataFrame:
@@ -133,7 +114,7 @@ def majority_accuracy(n: int, accuracy: float, *, correlation: float = 0.0) -> f
 
 def accuracy_of_votes(
     ballots: Sequence[Ballot], votes: pd.DataFrame, judges: Sequence[str], useful: Callable[[Ballot], bool],
-    *, sizes: Sequence[int] = SIZES, rule: Rule = majority, seed: int = 0,
+    *, sizes: Sequence[int] = SIZES, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Return how often the first 1, 3, 5, 7 judges decide rightly; one row a size.
 
@@ -143,7 +124,7 @@ def accuracy_of_votes(
     groups, table = [ballot.row.product_id for ballot in ballots], []
     rows = list({ballot.row.row_id: ballot.row for ballot in ballots}.values())
     for size in sizes:
-        used = decide(rows, votes, judges[:size], rule=rule)
+        used = decide(rows, votes, judges[:size])
         right = truth == np.array([used[ballot.row.row_id][ballot.place] for ballot in ballots])
         one = bootstrap_interval(right.astype(float), groups=groups, seed=seed)
         ends = {"value": one.value, "low": one.low, "high": one.high, "n": one.n}

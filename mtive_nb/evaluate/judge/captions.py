@@ -1,8 +1,8 @@
 """Judges of captions: whether a caption of a photo helps with its row's task (CASLIE's CQE, section 4.2, appendix B).
 
 A *ballot* is one caption of one photo of one row. A *caption judge* replies to ballots; yes is a vote to use the caption.
-`EndpointJudge` is any model at an endpoint, `AdapterJudge` (evaluate/commerce/captions.py) a trained adapter of the stack,
-`simulated_judges` are judges with a chosen accuracy and correlation. votes.py counts their votes.
+`EndpointJudge` is any model at an endpoint, `simulated_judges` are judges with a chosen accuracy and correlation.
+votes.py counts their votes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ JURY = (
     "meta-llama/Meta-Llama-3-8B-Instruct",
     "Qwen/Qwen2.5-7B-Instruct",
 )
-RELEASED_ORDER = tuple(JURY[k] for k in (4, 1, 0, 2, 3))  # the released code's: ties go to the first
 REQUEST = {"temperature": 0, "max_tokens": 16}  # the released code's length
 
 PROMPT = """Somebody has to solve a task of a web shop: {task}. What is known so far stands below, then what another person
@@ -43,7 +42,6 @@ Known: {known}
 Seen in the photo: {caption}
 
 Does the sight of the photo add something that helps with the task? Reply yes or no, one word."""
-SHORT_PROMPT = "{task}\n{known}\nphoto: {caption}\nDoes the photo help?"  # for a small model with a short context
 
 
 @dataclass(frozen=True)
@@ -96,11 +94,11 @@ def ballots_of(rows: Iterable[CommerceRow], captions: Mapping[str, Sequence[Repl
     ]
 
 
-def question_of(ballot: Ballot, prompt: str = PROMPT) -> str:
-    """Return the question to a judge: `prompt` with the task's name, what is known, and the caption."""
+def question_of(ballot: Ballot) -> str:
+    """Return the question to a judge: PROMPT with the task's name, what is known, and the caption."""
     known = "\n".join(f"{name}: {text}" for name, text in ballot.known.items())
     texts = {"known": plain(known, BRACKETS), "caption": plain(ballot.caption, BRACKETS)}
-    return prompt.format(task=COMMERCE_TASKS[ballot.row.task], **texts)
+    return PROMPT.format(task=COMMERCE_TASKS[ballot.row.task], **texts)
 
 
 class EndpointJudge:
