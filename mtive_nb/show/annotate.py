@@ -20,6 +20,7 @@ from IPython.display import HTML
 from mtive_nb.data.annotations import AnnotationStore
 from mtive_nb.data.records import question_of
 from mtive_nb.run.progress import duration
+from mtive_nb.show.controls import page_of_its_own
 from mtive_nb.show.pictures import answer_table
 
 LOOK_S = 0.5  # anything faster is no judgement, but the second click of a double click or a held key
@@ -55,6 +56,7 @@ class AnnotationForm(widgets.VBox):
         self._at: int | None = None
         self._choices = _choices_of(self.records)
         self._build(guideline)
+        page_of_its_own(self)
         self._connect(later)
         self._handle(self._show_first_open)
 
