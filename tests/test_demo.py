@@ -355,4 +355,4 @@ def test_the_question_of_a_task_is_chosen_and_an_answer_shows_its_probability(pa
     demo.wait()
     assert "yes 0.30, not calibrated, ask a person" in demo.said.value
     demo.threshold.value = 0.7
-    assert "yes 0.30, not calibrated<" in demo.said.value
+    assert "yes 0.30, not calibrated</i>" in demo.said.value

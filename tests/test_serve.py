@@ -118,7 +118,7 @@ def test_a_probability_is_read_from_the_answer_s_own_logits(pool, records, photo
     assert {e: r.chance for e, r in asked.items()} == {
         e: (None, f"{e or ''} {hashes[e]} {text}", True) for e, text in texts.items()
     }
-    assert len(set(texts.values())) == 3
+    assert len(set(texts.values())) > 1, "rows of one batch differ"
 
 
 def test_experts_are_swapped_under_load_and_no_request_meets_the_wrong_one(pool, alone, records, photo_folder, home):

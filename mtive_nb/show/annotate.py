@@ -66,9 +66,10 @@ class AnnotationForm(widgets.VBox):
         wrapped = widgets.Layout(flex_flow="row wrap")
         self.choices = widgets.HBox(layout=wrapped)
         # No updates while typing: ipywidgets delays fast keystrokes, and Enter would overtake them.
-        self.answer = widgets.Text(continuous_update=False, layout=widgets.Layout(width="100%"))
+        self.answer = widgets.Text(continuous_update=False, layout=widgets.Layout(width="auto"))
         self.save = widgets.Button(description="Accept or save", button_style="success", tooltip="Enter")
-        self.skip, self.undo = widgets.Button(description="Skip"), widgets.Button(description="Undo")
+        narrow = widgets.Layout(width="auto")
+        self.skip, self.undo = (widgets.Button(description=name, layout=narrow) for name in ("Skip", "Undo"))
         self.bar, self.status = widgets.IntProgress(max=max(1, len(self.records))), widgets.Label()
         buttons = widgets.HBox([self.save, self.skip, self.undo], layout=wrapped)
         progress = widgets.HBox([self.bar, self.status], layout=wrapped)

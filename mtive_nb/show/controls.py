@@ -9,7 +9,7 @@ from mtive_nb.data.photos import PhotoError
 from mtive_nb.data.records import question_of
 from mtive_nb.show.pictures import side_by_side_url
 
-WIDTH_PX, HEIGHT_PX, NAME_PX = 112, 72, 24  # of a sample's photo, and of the line with its name
+WIDTH_PX, HEIGHT_PX, NAME_PX = 104, 72, 24  # of a sample's photo, and of the line with its name
 
 
 class Samples(widgets.HBox):
@@ -38,7 +38,10 @@ class Samples(widgets.HBox):
 
 
 def page_of_its_own(page: widgets.Box) -> None:
-    """Let Voilà show this page alone, without the rest of the notebook; on phones, what is too wide scrolls."""
+    """Let Voilà show this page alone, without the rest of the notebook.
+
+    On a phone, tables of photos become lists, and what is still too wide scrolls.
+    """
     page.add_class("own-page")
     page.children = [hidden_css(_PAGE_CSS), *page.children]
 
@@ -64,6 +67,8 @@ def _picture_css(name: str, images: Sequence[str]) -> str:
 # Voilà puts each cell into an element with `cell-index`.
 _PAGE_CSS = (
     "body[data-voila] [cell-index]:not(:has(.own-page)){display:none}.own-page .widget-html-content{overflow-x:auto}"
+    ".own-page .answers td{line-height:1.4}@media(max-width:600px){.own-page .answers tr:first-child{display:none}"
+    ".own-page .answers tr{display:flex;flex-wrap:wrap}.own-page .answers img{max-width:100%}}"
 )
 _CSS = (
     f".samples .jupyter-button{{background-position:center 4px;background-repeat:no-repeat;"

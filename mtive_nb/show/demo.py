@@ -74,7 +74,7 @@ class ExpertDemo(widgets.VBox):
         self._handle(self._show_all, self.photo_error)
 
     def _build(self) -> None:
-        wide, wrapped = widgets.Layout(width="100%"), widgets.Layout(flex_flow="row wrap")
+        wide, wrapped = widgets.Layout(width="auto"), widgets.Layout(flex_flow="row wrap")
         self.sample = Samples(self._samples)
         self.upload = widgets.FileUpload(
             accept="image/*", multiple=True, description="Upload photos", layout=widgets.Layout(min_width="150px")
@@ -106,6 +106,7 @@ class ExpertDemo(widgets.VBox):
 
     def _build_pool(self) -> None:
         self.state, self.expert = widgets.HTML(), widgets.Text(placeholder="name of the expert")
+        self.expert.layout = widgets.Layout(flex="1 1 120px")
         self.folder = widgets.Text(placeholder="its folder: .../stack", layout=widgets.Layout(flex="1 1 200px"))
         self.changes = {what: widgets.Button(description=what) for what in ("Add", "Update", "Remove")}
         wrapped = widgets.Layout(flex_flow="row wrap")

@@ -22,7 +22,8 @@ Way = Callable[[dict], Iterable[str]]
 PHOTOS = 2  # maximum of a question: matching compares two
 STYLE = (
     "<style>.demo td,.demo th{text-align:left;vertical-align:top;font-size:13px;padding:4px 10px}"
-    ".demo th{white-space:nowrap}@media(max-width:600px){.demo td,.demo th{padding:4px}}</style>"
+    ".demo td,.demo th{line-height:1.4}.demo .said{overflow-wrap:anywhere}.demo th,.demo .s{white-space:nowrap}"
+    "@media(max-width:600px){.demo td,.demo th{padding:4px}}</style>"
 )
 
 
@@ -88,11 +89,10 @@ class LiveAnswer:
 
 
 def answers_html(answers: Sequence[LiveAnswer], *, truth: str, threshold: float) -> str:
-    """Return a table of answers: who, text, probability, seconds, state, and whether it is the truth, if that is known."""
+    """Return a table of answers: who, text, below it its probability and whether it is the truth, seconds, state."""
     rows = "".join(
-        f"<tr><th>{html.escape(a.who)}</th><td>{html.escape(a.text) or '…'}</td>"
-        f"<td>{html.escape(chance_in_words(*a.chance, threshold=threshold)) if a.state else ''}</td>"
-        f"<td>{a.seconds:.1f} s</td><td>{html.escape(a.state) or 'answers'}</td>{_mark(a, truth)}</tr>"
+        f"<tr><th>{html.escape(a.who)}</th><td class='said'>{html.escape(a.text) or '…'}{_notes(a, truth, threshold)}</td>"
+        f"<td class='s'>{a.seconds:.1f} s</td><td>{html.escape(a.state) or 'answers'}</td></tr>"
         for a in answers
     )
     known = f"<tr><th>truth</th><td>{html.escape(truth)}</td></tr>" if truth else ""
@@ -107,10 +107,10 @@ def scores_html(rows: pd.DataFrame, images: Sequence[str], *, threshold: float, 
         "task": rows["task"],
         "answer": rows["answer"].where(rows["error"] == "", rows["error"]),
         "probability": [chance_in_words(*chance, threshold=threshold) for chance in chances],
-        "file": rows["photo"],
     }
     content = base64.b64encode(rows.to_csv(index=False).encode()).decode()
-    link = f"<a download='answers.csv' href='data:text/csv;base64,{content}'>Download answers.csv</a>"
+    look = "color:#0b57d0;text-decoration:underline"
+    link = f"<a download='answers.csv' style='{look}' href='data:text/csv;base64,{content}'>Download answers.csv</a>"
     return f"{answer_table(pd.DataFrame(shown), side_px=side_px).data}<p>{link} ({len(rows)} rows)</p>"
 
 
@@ -126,9 +126,11 @@ def chance_in_words(probability: float | None, of: str, calibrated: bool | None,
     return f"{of} {probability:.2f}{known}{', ask a person' if sure < threshold else ''}"
 
 
-def _mark(answer: LiveAnswer, truth: str) -> str:
-    """Return a cell that says whether a finished answer is the truth to the letter; nothing without a truth."""
-    if not truth or answer.state != "done":
+def _notes(answer: LiveAnswer, truth: str, threshold: float) -> str:
+    """Return lines below a finished answer: whether it is the truth to the letter, if that is known; its probability."""
+    if answer.state != "done":
         return ""
     right = answer.text.strip().lower() == truth.strip().lower()
-    return f"<td style='color:{'#0d6b3f' if right else '#a11d2b'}'>{'✔ right' if right else '✘ not the truth'}</td>"
+    mark = f"<br><b style='color:{'#0d6b3f' if right else '#a11d2b'}'>{'✔ right' if right else '✘ not the truth'}</b>"
+    chance = html.escape(chance_in_words(*answer.chance, threshold=threshold))
+    return f"{mark if truth else ''}{f'<br><i>{chance}</i>' if chance else ''}"
