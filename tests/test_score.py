@@ -315,7 +315,7 @@ def test_an_engine_serves_the_pool_of_an_open_profile(experts, photos):
         return experts.ask("DD", photos / "0.png", max_new_tokens=TOKENS).text
 
     before, record = ask(), question_record("DD", [photos / "0.png"], max_px=experts.max_px)
-    with m.Engine(experts.pool, chances=experts.chances) as engine:
+    with m.Engine(experts.pool, chance_of=experts.chances.of) as engine:
         request = engine.submit(record, "DD", max_new_tokens=TOKENS)
         assert (ask(), request.text(), ask()) == (before, before, before)
     assert ask() == before and experts.stack.held

@@ -105,13 +105,12 @@ def test_pieces_arrive_while_the_answer_is_made(pool, alone, records, photo_fold
 def test_a_probability_is_read_from_the_answer_s_own_logits(pool, records, photo_folder):
     end = pool.stack.vlm.processor.tokenizer.eos_token_id
 
-    class Chances:
-        def of(self, task, sha256, *, text, tokens, logits):
-            said = tokens[: tokens.index(end) + 1] if end in tokens else tokens
-            greedy = [int(step.argmax()) for step in logits[: len(said)]]
-            return None, f"{task} {sha256} {text}", greedy == said
+    def chance_of(task, sha256, *, text, tokens, logits):
+        said = tokens[: tokens.index(end) + 1] if end in tokens else tokens
+        greedy = [int(step.argmax()) for step in logits[: len(said)]]
+        return None, f"{task} {sha256} {text}", greedy == said
 
-    with Engine(pool, chances=Chances()) as engine:
+    with Engine(pool, chance_of=chance_of) as engine:
         asked = {e: engine.submit(records[0], e, max_new_tokens=TOKENS) for e in ("AE", None, "DD")}
         texts = {expert: request.text() for expert, request in asked.items()}
     hashes = {e: r.version.sha256 if r.version else "" for e, r in asked.items()}

@@ -10,11 +10,10 @@ rounding: where its two likeliest tokens lie closer than that, the answer may de
 import queue
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,10 +26,8 @@ from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.serve.pool import ExpertPool, Version
 from mtive_nb.serve.questions import check_question
 
-if TYPE_CHECKING:
-    from mtive_nb.serve.chances import Chances
-
 END = object()  # closes a request's stream
+Chance = tuple[float | None, str, bool]  # as Chances.of returns it (serve/chances.py)
 
 
 class Overloaded(RuntimeError):
@@ -42,7 +39,7 @@ class Request:
     """A question in the engine: `text()` waits for the whole answer, iteration yields the answer piece by piece.
 
     After the end, `outcome` is "done", "cancelled", "timed out" or "failed"; `expert` is the version that answers;
-    `chance` is what Chances.of returns, where the engine has chances.
+    `chance` is its answer's probability, where the engine reads it.
     Errors of both: CancelledError, TimeoutError, or the error of the answer, where the answer is not whole. An answer
     cut at `max_new_tokens` is whole: the caller chose its length.
     """
@@ -58,7 +55,7 @@ class Request:
     started: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
     seconds: float | None = None
-    chance: tuple[float | None, str, bool] | None = None
+    chance: Chance | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -139,14 +136,14 @@ class Engine:
         max_waiting: int = 256,
         gather_s: float = 0.005,
         max_chars: int = 8000,
-        chances: "Chances | None" = None,
+        chance_of: Callable[..., Chance] | None = None,
     ) -> None:
         """`max_chars`: longest text of a question, so that one request cannot fill the memory of its batch.
 
-        `chances`: gives each answer its probability, and keeps the batch's logits until it is done.
+        `chance_of`: reads each answer's probability (Chances.of), from logits that are kept until its batch is done.
         """
         self.pool, self.vlm, self.max_batch, self.gather_s = pool, pool.stack.vlm, max_batch, gather_s
-        self.max_chars, self.chances = max_chars, chances
+        self.max_chars, self.chance_of = max_chars, chance_of
         self._waiting: queue.Queue[Request | object] = queue.Queue(max_waiting)
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._closed, self._door = False, threading.Lock()  # no request enters the queue after END
@@ -267,14 +264,14 @@ class Engine:
                 max_new_tokens=longest,
                 do_sample=False,
                 stopping_criteria=[streams],
-                output_logits=self.chances is not None,
+                output_logits=self.chance_of is not None,
                 return_dict_in_generate=True,
             )
         streams.flush()
-        for k, request in enumerate(requests) if self.chances else ():
+        for k, request in enumerate(requests) if self.chance_of else ():
             tokens, logits = made.sequences[k, streams.prompt :].tolist(), [step[k] for step in made.logits]
             expert = (request.version.expert, request.version.sha256) if request.version else ("", "")
-            request.chance = self.chances.of(*expert, text=streams.texts[k].strip(), tokens=tokens, logits=logits)
+            request.chance = self.chance_of(*expert, text=streams.texts[k].strip(), tokens=tokens, logits=logits)
 
     @contextmanager
     def _answering(self, records: list[dict], versions: list[Version | None], inputs: dict) -> Iterator[nn.Module]:
