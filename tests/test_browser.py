@@ -56,7 +56,8 @@ def live(tmp_path_factory):
         env=own,
     )
     notebook = nbformat.read(folder / "demo.ipynb", as_version=4)
-    nbformat.write(notebook | {"cells": [*notebook.cells, nbformat.v4.new_code_cell(FORM)]}, folder / "demo.ipynb")
+    notebook.cells.append(nbformat.v4.new_code_cell(FORM))
+    nbformat.write(notebook, folder / "demo.ipynb")
     return folder, own | {"MTIVE_RUN_DIR": str(folder)}
 
 
@@ -119,7 +120,7 @@ def _run_all_cells(page) -> None:  # noqa: ANN001 - playwright's Page
 
 
 def _until_it_answers(server: subprocess.Popen, url: str) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_MS / 1000
     while time.monotonic() < end:
         assert server.poll() is None, f"the server ended with {server.returncode}"
         try:

@@ -289,6 +289,12 @@ def test_a_sample_is_a_button_with_its_photo_and_name(page):
     assert demo.sample.children[0].value.count("url(data:image/jpeg") == 2, "a missing photo has no picture"
     demo.sample.buttons[1].click()
     assert len(demo.images) == 2 and [b.button_style for b in demo.sample.buttons] == ["", "info", ""]
+    demo.path.value = str(page.folder / "a.png")
+    assert len(demo.images) == 1 and demo.sample.value is None and not demo.sample.buttons[1].button_style
+    demo.question.value = "Another?"
+    for _ in range(2):
+        demo.sample.buttons[1].click()
+        assert len(demo.images) == 2 and demo.question.value == "Are they alike?"
     demo.sample.buttons[2].click()
     assert "gone.png: no such file" in demo.photo_error.value and len(demo.images) == 2
 
@@ -350,7 +356,7 @@ def test_the_question_of_a_task_is_chosen_and_an_answer_shows_its_probability(pa
     offered = dict(demo.by_task.options)
     assert offered[f"PM: {QUESTIONS['PM']}"] == QUESTIONS["PM"] and offered["own: Is it red?"] == "Is it red?"
     demo.by_task.value = QUESTIONS["DD"]
-    assert demo.question.value == QUESTIONS["DD"]
+    assert demo.question.value == QUESTIONS["DD"] and not demo.by_task.value, "the next choice counts, too"
     demo.ask.click()
     demo.wait()
     assert "yes 0.30, not calibrated, ask a person" in demo.said.value

@@ -27,10 +27,14 @@ class Samples(widgets.HBox):
         pictures = [_picture_css(f"s{b.model_id}", r["images"]) for b, r in zip(self.buttons, records, strict=True)]
         for k, button in enumerate(self.buttons):
             button.add_class(f"s{button.model_id}")
-            button.on_click(lambda _, k=k: setattr(self, "value", k))
+            button.on_click(lambda _, k=k: self._choose(k))
         self.children = [hidden_css(_CSS + "".join(pictures)), *self.buttons]
         self.observe(self._mark, "value")
         self.value = 0 if self.buttons else None
+
+    def _choose(self, k: int) -> None:
+        self.value = None  # a second click brings the sample back as well
+        self.value = k
 
     def _mark(self, _: object) -> None:
         for k, button in enumerate(self.buttons):

@@ -165,7 +165,7 @@ class ExpertDemo(widgets.VBox):
 
     def _take_question(self) -> None:
         if self.by_task.value:
-            self.question.value = self.by_task.value
+            self.question.value, self.by_task.value = self.by_task.value, ""
 
     def _take_uploads(self) -> None:
         """Save the uploaded files and show them as photos.
@@ -185,6 +185,7 @@ class ExpertDemo(widgets.VBox):
             paths.append(str(path))
         if paths:
             self._show_photos(paths)
+            self.sample.value = None
 
     def _take_path(self) -> None:
         if not self.path.value.strip():
@@ -194,6 +195,7 @@ class ExpertDemo(widgets.VBox):
             names = ", ".join(map(str, self._folders)) or "none are named: upload the photo"
             raise PhotoError(f"{path.name}: not in one of the folders that this page may open ({names})")
         self._show_photos([str(path)])
+        self.sample.value = None
 
     def _show_photos(self, images: list[str]) -> None:
         for image in images:
