@@ -182,7 +182,7 @@ def test_a_person_asks_looks_and_changes_experts(page, photo_folder):
     annotate(page)
     if shot.stem == "voila":
         expect(page.get_by_role("heading", name="Samples")).to_be_hidden()  # the page alone, without the notebook
-        page.set_viewport_size(PHONE)
+        page.set_viewport_size(PHONE | {"height": 3000})  # Voilà scrolls inside its page: the picture has it all
         assert page.evaluate(WIDER) == []
         page.screenshot(path=shot.with_stem("phone"), full_page=True)
 

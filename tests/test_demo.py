@@ -284,7 +284,7 @@ def test_each_answer_to_a_sample_is_marked_and_one_to_a_question_of_ones_own_is_
 
 def test_a_sample_is_a_button_with_its_photo_and_name(page):
     gone = record_of("Gone?", [str(page.folder / "gone.png")]) | {"task": "DD", "product_id": "P1"}
-    demo = ExpertDemo(dict, [*page.samples, gone], uploads=page.folder)
+    demo = ExpertDemo(dict, [*page.samples, gone], uploads=page.folder / "uploads")
     assert [button.description for button in demo.sample.buttons] == ["own demo", "own demo", "DD P1"]
     assert demo.sample.children[0].value.count("url(data:image/jpeg") == 2, "a missing photo has no picture"
     demo.sample.buttons[1].click()
