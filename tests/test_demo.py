@@ -1,6 +1,8 @@
 """The demo of the experts: what a person at the page sees, with ways whose answers are known."""
 
+import base64
 import io
+import re
 import threading
 import time
 from datetime import UTC, datetime
@@ -8,13 +10,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from mtive_nb.data.records import question_of
 from mtive_nb.evaluate.grounding.attention import AnswerAttention
 from mtive_nb.model.batches import cached_image
-from mtive_nb.show.demo import ExpertDemo, record_of
+from mtive_nb.serve.answer import QUESTIONS, Answer, Experts
+from mtive_nb.serve.questions import read_questions
+from mtive_nb.serve.score import COLUMNS
+from mtive_nb.show.demo import ExpertDemo
+from mtive_nb.show.live import record_of
 
 
 class Slow:
@@ -134,7 +141,7 @@ def test_uploads_of_one_name_are_photos_of_their_own(page):
     demo.upload.value = (files["lime"], files["red"])
     assert [Image.open(image).getpixel((5, 5)) for image in demo.images] == [(0, 255, 0), (255, 0, 0)]
     demo.upload.value = (sent("x" * 5000 + ".png", files["blue"]["content"]),)
-    assert not demo.error.value and Image.open(demo.images[0]).getpixel((5, 5)) == (0, 0, 255)
+    assert not demo.photo_error.value and Image.open(demo.images[0]).getpixel((5, 5)) == (0, 0, 255)
 
 
 def test_the_path_field_opens_named_folders_alone(page, tmp_path_factory):
@@ -144,7 +151,7 @@ def test_the_path_field_opens_named_folders_alone(page, tmp_path_factory):
     before = page.demo.images
     for path in (away / "b.png", away / "gone.png", page.folder / "link.png", page.folder / ".." / away.name / "b.png"):
         page.demo.path.value = str(path)
-        assert "not in one of the folders" in page.demo.error.value and page.demo.images == before, path
+        assert "not in one of the folders" in page.demo.photo_error.value and page.demo.images == before, path
     wider = ExpertDemo(dict, page.samples, uploads=page.folder / "uploads", folders=[away])
     wider.path.value = str(away / "b.png")
     assert wider.images == [str(away / "b.png")]
@@ -159,7 +166,7 @@ def test_uploads_belong_to_their_page(page):
     own = page.folder / "uploads" / mine.relative_to(page.folder / "uploads").parts[0]
     assert mine != theirs and not theirs.is_relative_to(own) and own.stat().st_mode & 0o077 == 0
     before, other.path.value = other.images, str(mine)
-    assert "not in one of the folders" in other.error.value and other.images == before
+    assert "not in one of the folders" in other.photo_error.value and other.images == before
 
 
 @pytest.mark.parametrize(
@@ -168,7 +175,7 @@ def test_uploads_belong_to_their_page(page):
 def test_what_is_no_photo_is_named_and_the_last_one_stays(page, name, message):
     before = page.demo.images
     page.demo.path.value = str(page.folder / name)
-    assert message in page.demo.error.value and page.demo.images == before
+    assert message in page.demo.photo_error.value and not page.demo.error.value and page.demo.images == before
 
 
 def test_one_who_is_not_ticked_is_not_asked_and_stays_unticked_when_others_come(page):
@@ -201,19 +208,20 @@ def test_experts_come_and_go_while_others_answer(page):
     until(lambda: "EX" in demo.who.options and "EX" in demo.state.value)
     assert "answers" in demo.said.value
     demo.changes["Add"].click()
-    until(lambda: "in service already" in demo.error.value)
+    until(lambda: "in service already" in demo.pool_error.value)
     demo.changes["Remove"].click()
     until(lambda: "EX" not in demo.who.options)
     demo.folder.value = str(page.folder / "nowhere")
     demo.changes["Update"].click()
-    until(lambda: "nowhere" in demo.error.value)
+    until(lambda: "nowhere" in demo.pool_error.value)
+    assert not demo.error.value and not demo.photo_error.value
     demo.cancel.click()
     demo.wait()
 
 
 def test_where_the_words_looked_is_shown_by_answer_and_an_error_is_said(page):
     demo, asked = page.demo, []
-    assert demo.look not in demo.children[5].children  # nobody to ask
+    assert demo.look not in demo.buttons.children  # nobody to ask
 
     def look(record, name):
         asked.append((record["answer"], record["messages"][-1]["content"], name))
@@ -222,7 +230,7 @@ def test_where_the_words_looked_is_shown_by_answer_and_an_error_is_said(page):
 
     demo = ExpertDemo(lambda: {"trunk": lambda record: [question_of(record), "!"], "mute": lambda record: []},
                       page.samples, uploads=page.folder, look=look)  # fmt: skip
-    assert demo.look in demo.children[5].children and demo.look.disabled
+    assert demo.look in demo.buttons.children and demo.look.disabled
     demo.ask.click()
     demo.wait()
     until(lambda: not demo.look.disabled)
@@ -272,3 +280,85 @@ def test_each_answer_to_a_sample_is_marked_and_one_to_a_question_of_ones_own_is_
     demo.ask.click()
     demo.wait()
     assert "truth" not in demo.said.value
+
+
+def test_a_sample_is_a_button_with_its_photo_and_name(page):
+    gone = record_of("Gone?", [str(page.folder / "gone.png")]) | {"task": "DD", "product_id": "P1"}
+    demo = ExpertDemo(dict, [*page.samples, gone], uploads=page.folder / "uploads")
+    assert [button.description for button in demo.sample.buttons] == ["own demo", "own demo", "DD P1"]
+    assert demo.sample.children[0].value.count("url(data:image/jpeg") == 2, "a missing photo has no picture"
+    demo.sample.buttons[1].click()
+    assert len(demo.images) == 2 and [b.button_style for b in demo.sample.buttons] == ["", "info", ""]
+    demo.path.value = str(page.folder / "a.png")
+    assert len(demo.images) == 1 and demo.sample.value is None and not demo.sample.buttons[1].button_style
+    demo.question.value = "Another?"
+    for _ in range(2):
+        demo.sample.buttons[1].click()
+        assert len(demo.images) == 2 and demo.question.value == "Are they alike?"
+    demo.sample.buttons[2].click()
+    assert "gone.png: no such file" in demo.photo_error.value and len(demo.images) == 2
+
+
+class Redness(Experts):
+    """Experts that are sure of red photos, and less so of others."""
+
+    name, tasks = "red", ["DD", "PM", "AE", "unknown"]
+
+    def expert_of(self, task):
+        return f"{task}@1 abc"
+
+    def calibrated(self, task):
+        return True
+
+    def answers(self, records, *, max_new_tokens=64):
+        made = []
+        for record in records:
+            red, calm = record["pixels"][0].getpixel((5, 5))[0] > 200, record["task"] == "DD"
+            chance = (0.97 if red else 0.2, "yes", True) if calm else (None, "", False)
+            made.append(Answer("yes" if red else "no", *chance, self.expert_of(record["task"]), 1.0))
+        return made
+
+
+def test_photos_are_scored_into_a_table_to_download(page):
+    for colour in ("red", "blue"):
+        Image.new("RGB", (40, 30), colour).save(page.folder / f"{colour}.png")
+    names = dict.fromkeys(["trunk", *Redness.tasks], lambda record: [])
+    demo = ExpertDemo(lambda: names, [], uploads=page.folder / "uploads", experts=Redness())
+    demo.score.click()
+    demo.wait()
+    assert "found 0 photos and 2 selected experts" in demo.error.value and not demo.score.disabled
+    demo.upload.value = tuple(sent(f"{c}.png", (page.folder / f"{c}.png").read_bytes()) for c in ("red", "blue"))
+    demo.who.value = (
+        "trunk",
+        "DD",
+        "PM",
+        "unknown",
+    )  # a pair of photos, and an expert without a question, are left out
+    demo.score.click()
+    demo.wait()
+    shown = demo.scored.value
+    assert "<td>yes 0.97</td>" in shown and "<td>yes 0.20, ask a person</td>" in shown and shown.count("<img") == 2
+    table = page.folder / "answers.csv"
+    table.write_bytes(base64.b64decode(re.search("base64,([^']+)'>Download", shown)[1]))
+    rows = pd.read_csv(table, keep_default_na=False)
+    assert list(rows.columns) == list(COLUMNS) and list(rows["answer"]) == ["yes", "no"]
+    assert set(rows["task"]) == {"DD"} and set(rows["question"]) == {QUESTIONS["DD"]} and not any(rows["error"])
+    assert all(question.photos[0].is_file() for question in read_questions(table)), "beside the user's own photos"
+    demo.threshold.value = 0.75
+    assert "ask a person" not in demo.scored.value and "<td>yes 0.20</td>" in demo.scored.value
+
+
+def test_the_question_of_a_task_is_chosen_and_an_answer_shows_its_probability(page):
+    class Unsure(list):
+        chance = (0.3, "yes", False)
+
+    demo = ExpertDemo(lambda: {"DD": lambda _: Unsure(["no"])}, page.samples, uploads=page.folder, experts=Redness())
+    offered = dict(demo.by_task.options)
+    assert offered[f"PM: {QUESTIONS['PM']}"] == QUESTIONS["PM"] and offered["own: Is it red?"] == "Is it red?"
+    demo.by_task.value = QUESTIONS["DD"]
+    assert demo.question.value == QUESTIONS["DD"] and not demo.by_task.value, "the next choice counts, too"
+    demo.ask.click()
+    demo.wait()
+    assert "yes 0.30, not calibrated, ask a person" in demo.said.value
+    demo.threshold.value = 0.7
+    assert "yes 0.30, not calibrated</i>" in demo.said.value

@@ -60,6 +60,16 @@ def test_conda_installs_the_same(project: dict) -> None:
     assert environment["dependencies"][-1] == {"pip": ["-c constraints.txt", "-e .[all]"]}
 
 
+def test_binder_installs_the_pins_with_what_the_demo_needs(project: dict) -> None:
+    lines = (HOME / ".binder/requirements.txt").read_text().splitlines()
+    options = dict(line.split(" ", 1) for line in lines if not line.startswith("#"))
+    pins = HOME / ".binder" / options["-c"]  # pip looks for it from the file's folder, for the project from its own
+    assert pins.resolve() == HOME / "constraints.txt"
+    assert options["-e"] == ".[lab]" and options["--extra-index-url"].endswith("/cpu")
+    assert {Requirement(r).name for r in project["optional-dependencies"]["lab"]} >= {"jupyterlab", "voila"}
+    assert (HOME / ".binder/runtime.txt").read_text().strip() == "python-3.11"
+
+
 def test_make_installs_under_the_constraints() -> None:
     makefile = (HOME / "Makefile").read_text()
     install = next(line for line in makefile.splitlines() if "pip install" in line)

@@ -37,14 +37,14 @@ def test_the_option_chosen_is_the_one_that_the_text_names(seed):
     options = dict(re.findall(r"^([A-H]): (.+)$", whole.split("Response:")[0], re.M))
     for before, answer in answers:
         text = [line for line in before.split("\n") if line.partition(": ")[0] in LABELS][-1]
-        assert (answer if before.endswith("named:") else options[answer]) in text
+        assert answer in options.values() and answer in text
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_an_offer_is_related_by_what_it_shares(seed):
     whole, answers = text_and_answers("relate", seed)
     thing, kind = re.search(r"^B: (.+)$", whole, re.M)[1], re.search(r"^C: (.+)$", whole, re.M)[1]
-    shared = {"A": (True, True), "B": (True, False), "C": (False, True), "D": (False, False)}
+    shared = {"both": (True, True), thing: (True, False), kind: (False, True), "neither": (False, False)}
     for before, answer in answers:
         offer = (
             [line for line in before.split("\n") if line.partition(": ")[0] in LABELS][-1]
@@ -59,6 +59,30 @@ def test_an_offer_is_related_by_what_it_shares(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
+def test_an_offer_fits_by_its_thing_and_its_colour(seed):
+    words = Words(np.random.default_rng(seed))
+    whole, answers = text_and_answers("fits", seed)
+    wish = whole.split("\n")[0].removeprefix("query: ")
+    pairs = ((t, c) for t in words.things for c in words.colours)
+    thing, colour = next(
+        pair for pair in pairs if wish in {sep.join(p) for sep in (", ", " ") for p in (pair, pair[::-1])}
+    )
+    for before, answer in answers:
+        offer = re.split(r"(?:another colour of it\?.*|^query.*)\n", before, flags=re.M)[-1].split("\n")
+        named = [
+            part for line in offer if line.partition(": ")[0] in LABELS for part in line.partition(": ")[2].split(", ")
+        ]
+        there = thing in named, colour in named
+        right = {
+            "the thing?": ("no", "yes")[there[0]],
+            "the colour?": ("no", "yes")[there[1]],
+            "it has": ("neither", "the colour", "the thing", "both")[2 * there[0] + there[1]],
+            "another colour of it?": ("no", "yes")[there == (True, False)],
+        }
+        assert answer == right[before.rsplit("\n", 1)[1]]
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_the_next_choice_shares_what_all_lines_share(seed):
     whole, answers = text_and_answers("taste", seed)
     for before, answer in answers:
@@ -67,8 +91,8 @@ def test_the_next_choice_shares_what_all_lines_share(seed):
             assert all(answer in line for line in lines)
             shared = answer
         else:
-            options = dict(re.findall(r"^([A-D]): (.+)$", before, re.M)[-4:])
-            assert [letter for letter, text in options.items() if shared in text] == [answer]
+            options = [text for _, text in re.findall(r"^([A-D]): (.+)$", before, re.M)[-4:]]
+            assert [text for text in options if shared in text] == [answer]
 
 
 def test_words_are_plain_and_labels_cover_answers_alone():

@@ -223,7 +223,6 @@ def test_broken_metrics_name_file_and_line(project: Project) -> None:
 
 def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     write_atomic(project.outputs / "pocket" / "07_evaluation" / "adapter.safetensors", b"x" * 10)
-    write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.svg", b"x" * (2**20 + 1))
     write_atomic(project.outputs / "pocket" / "07_evaluation" / "figures" / "big.png", large := png(620))
     old = project.outputs / "reference" / "pocket" / "99_old" / "run.json"
     write_atomic(old, "{}")
@@ -231,7 +230,7 @@ def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     said: list[str] = []
     target = copy_reference(project, "pocket", tell=said.append)
     found = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
-    inside = ["07_evaluation.ipynb", "figures/big.png", "figures/loss.svg", "metrics.jsonl", "run.json"]
+    inside = ["07_evaluation.ipynb", "figures/big.png", "figures/loss.png", "metrics.jsonl", "run.json"]
     inside += ["tables/long.csv"]
     assert found == [f"07_evaluation/{name}" for name in inside] + ["README.md", "report.html"]
     assert (target / "07_evaluation/figures/big.png").stat().st_size < 2**20 < len(large)

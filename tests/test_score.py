@@ -310,6 +310,17 @@ def vllm(home):
     server.server_close()
 
 
+def test_an_engine_serves_the_pool_of_an_open_profile(experts, photos):
+    def ask():
+        return experts.ask("DD", photos / "0.png", max_new_tokens=TOKENS).text
+
+    before, record = ask(), question_record("DD", [photos / "0.png"], max_px=experts.max_px)
+    with m.Engine(experts.pool, chance_of=experts.chances.of) as engine:
+        request = engine.submit(record, "DD", max_new_tokens=TOKENS)
+        assert (ask(), request.text(), ask()) == (before, before, before)
+    assert ask() == before and experts.stack.held
+
+
 def test_a_running_server_is_asked_in_place_of_this_process(home, vllm, photos, tmp_path, monkeypatch, capsys):
     url, seen, _ = vllm
     monkeypatch.setenv("MTIVE_HOME", str(home))

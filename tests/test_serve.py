@@ -102,6 +102,24 @@ def test_pieces_arrive_while_the_answer_is_made(pool, alone, records, photo_fold
     assert len(pieces) > 1 and "".join(pieces).strip() == said[expert, k]
 
 
+def test_a_probability_is_read_from_the_answer_s_own_logits(pool, records, photo_folder):
+    end = pool.stack.vlm.processor.tokenizer.eos_token_id
+
+    def chance_of(task, sha256, *, text, tokens, logits):
+        said = tokens[: tokens.index(end) + 1] if end in tokens else tokens
+        greedy = [int(step.argmax()) for step in logits[: len(said)]]
+        return None, f"{task} {sha256} {text}", greedy == said
+
+    with Engine(pool, chance_of=chance_of) as engine:
+        asked = {e: engine.submit(records[0], e, max_new_tokens=TOKENS) for e in ("AE", None, "DD")}
+        texts = {expert: request.text() for expert, request in asked.items()}
+    hashes = {e: r.version.sha256 if r.version else "" for e, r in asked.items()}
+    assert {e: r.chance for e, r in asked.items()} == {
+        e: (None, f"{e or ''} {hashes[e]} {text}", True) for e, text in texts.items()
+    }
+    assert len(set(texts.values())) > 1, "rows of one batch differ"
+
+
 def test_experts_are_swapped_under_load_and_no_request_meets_the_wrong_one(pool, alone, records, photo_folder, home):
     stop, swaps, wrong, served = threading.Event(), [], [], []
 

@@ -2,8 +2,7 @@
 
 The base answers about images and copies words, but it cannot find which of several lines a word stands in, a skill that
 large language models have. Here it learns that on lists of random plain words: look up (`recall`), occurs (`member`),
-in both (`agree`), the line that a text names (`choose`), how two descriptions relate (`relate`), the line that
-shares what all others share (`taste`). One exercise asks many questions about one context: with one question a context, 600
+in both (`agree`), the line that a text names X about one context: with one question a context, 600
 steps of 48 taught nothing; with eight, the skill comes within 200 steps (LOG.md). No exercise has a word of a shop.
 """
 
@@ -20,6 +19,7 @@ from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.pocket.muon import Muon, split_parameters
 from mtive_nb.pocket.plain_grammar import vocabulary
+from mtive_nb.pocket.plain_grammar import words as plain_words
 from mtive_nb.run import progress
 
 Piece = tuple[str, bool]  # text, and whether it is an answer, which is learned
@@ -52,6 +52,9 @@ class Words:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng, self.plain = rng, sorted(word for word in vocabulary() if 2 < len(word) < 16 and word.isalpha())
+        kinds, nouns = plain_words().kinds.values(), plain_words().nouns.values()
+        self.colours = sorted({colour for own in kinds for colour in own.get("colours", ()) if colour.isalpha()})
+        self.things = sorted({noun.one for own in nouns for noun in own} - {""})
 
     def pick(self, options: Sequence) -> object:
         """Return one of the options."""
@@ -62,9 +65,11 @@ class Words:
         draw = self.rng.random()
         if draw < 0.75:
             return str(self.pick(self.plain))
-        if draw < 0.9:
-            return "".join(self.pick(_CONSONANTS) + self.pick(_VOWELS) for _ in range(self.rng.integers(1, 4)))
-        return str(self.rng.integers(10, 99_999))
+        return self.name() if draw < 0.9 else str(self.rng.integers(10, 99_999))
+
+    def name(self) -> str:
+        """Return a made-up name in capitals."""
+        return "".join(self.pick(_CONSONANTS) + self.pick(_VOWELS) for _ in range(self.rng.integers(1, 4)))
 
     def some(self, n: int) -> list[str]:
         """Return n different phrases."""
@@ -119,10 +124,7 @@ def agree(words: Words) -> list[Piece]:
 
 
 def choose(words: Words) -> list[Piece]:
-    """Options, and texts that name one of them, alone or among other words: which option is it?
-
-    Half the time the option's words are asked for before its letter.
-    """
+    """Options, and texts that name one of them, alone or among other words: which option is it?"""
     options = words.some(int(words.rng.integers(3, 6)))
     listed = "\n".join(f"{letter}: {option}" for letter, option in zip(LETTERS, options, strict=False))
     pieces: list[Piece] = [(f"Options:\n{listed}\n", False)]
@@ -130,18 +132,19 @@ def choose(words: Words) -> list[Piece]:
         right = int(words.rng.integers(len(options)))
         text = words.order([*words.some(int(words.rng.integers(0, 4))), options[right]])
         pieces += [(f"{words.pick(LABELS)}: {words.pick((' ', ', ')).join(text)}\n", False)]
-        pieces += [("named:", False), (f" {options[right]}\n", True)] if words.chance(0.5) else []
-        pieces += [("Response:", False), (f" {LETTERS[right]}\n", True)]
+        pieces += [("Response:", False), (f" {options[right]}\n", True)]
     return pieces
 
 
 def relate(words: Words) -> list[Piece]:
-    """A wish for a thing of a kind, and offers: both (A), the thing alone (B), the kind alone (C), neither (D).
+    """A wish for a thing of a kind, and offers: have they both, the thing alone, the kind alone or neither?
 
     Half the time it is asked first whether thing and kind occur.
     """
     kind, thing, *others = words.some(14)
-    pieces: list[Piece] = [(f"Options:\nA: both\nB: {thing}\nC: {kind}\nD: neither\nquery: {kind} {thing}\n", False)]
+    options = ("both", thing, kind, "neither")
+    listed = "\n".join(f"{letter}: {option}" for letter, option in zip(LETTERS, options, strict=False))
+    pieces: list[Piece] = [(f"Options:\n{listed}\nquery: {kind} {thing}\n", False)]
     for k in range(6):
         right = int(words.rng.integers(4))
         named = [thing if right in (0, 1) else others[2 * k], kind if right in (0, 2) else others[2 * k + 1]]
@@ -150,7 +153,33 @@ def relate(words: Words) -> list[Piece]:
         if words.chance(0.5):
             pieces += [(f"{thing}?", False), (f" {'yes' if right in (0, 1) else 'no'}\n", True)]
             pieces += [(f"{kind}?", False), (f" {'yes' if right in (0, 2) else 'no'}\n", True)]
-        pieces += [("Response:", False), (f" {LETTERS[right]}\n", True)]
+        pieces += [("Response:", False), (f" {options[right]}\n", True)]
+    return pieces
+
+
+def fits(words: Words) -> list[Piece]:
+    """A wish for a thing in a colour, and offers in two lines: what fits, and could an offer replace what is wished?
+
+    Half the time it is asked first whether it is the thing, and whether it is the colour.
+    """
+    things, colours = words.order(words.things)[:7], words.order(words.colours)[:7]
+    labels = [label for label in LABELS if label != "query"]
+    wish = words.pick((", ", " ")).join(words.order([things[0], colours[0]]))
+    pieces: list[Piece] = [(f"query: {wish}\n", False)]
+    for k in range(1, 6):
+        same_thing, same_colour = words.chance(0.6), words.chance(0.5)
+        said = words.order([things[0 if same_thing else k], colours[0 if same_colour else k], words.name()])
+        at = int(words.rng.integers(1, 4))
+        lines = [", ".join(part) for part in (said[:at], said[at:]) if part]
+        pieces += [
+            ("".join(f"{label}: {line}\n" for label, line in zip(words.order(labels), lines, strict=False)), False)
+        ]
+        if words.chance(0.5):
+            pieces += [("the thing?", False), (f" {'yes' if same_thing else 'no'}\n", True)]
+            pieces += [("the colour?", False), (f" {'yes' if same_colour else 'no'}\n", True)]
+        what = ("neither", "the colour", "the thing", "both")[2 * same_thing + same_colour]
+        pieces += [("it has", False), (f" {what}\n", True)]
+        pieces += [("another colour of it?", False), (f" {'yes' if what == 'the thing' else 'no'}\n", True)]
     return pieces
 
 
@@ -166,12 +195,12 @@ def taste(words: Words) -> list[Piece]:
         listed = "\n".join(f"{letter}: {option}" for letter, option in zip(LETTERS, options, strict=False))
         text = "\n".join(history)
         pieces += [(f"{text}\nall have", False), (f" {shared}\n", True)]
-        pieces += [(f"Options:\n{listed}\nResponse:", False), (f" {LETTERS[right]}\n", True)]
+        pieces += [(f"Options:\n{listed}\nResponse:", False), (f" {options[right]}\n", True)]
     return pieces
 
 
 EXERCISES: dict[str, Callable[[Words], list[Piece]]] = {
-    one.__name__: one for one in (recall, member, agree, choose, relate, taste)
+    one.__name__: one for one in (recall, member, agree, choose, relate, fits, taste)
 }
 
 

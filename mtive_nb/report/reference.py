@@ -22,8 +22,8 @@ class DirtyRunError(ValueError):
 def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None] = print) -> Path:
     """Copy run.json, metrics, tables, figures, executed notebooks and the page to outputs/reference/<profile>/.
 
-    A figure is copied as SVG, or as PNG if the SVG is larger than 1 MiB. A larger PNG is shrunk. A larger table is not
-    copied but named. The new reference is built in a hidden folder and swapped in, so that old and new numbers never
+    A figure is copied as the page shows it: a small PNG, from which the page can be built again. A table larger than
+    1 MiB is not copied but named. The new reference is built in a hidden folder and swapped in, so that old and new numbers never
     mix. Returns the folder.
     Errors: DirtyRunError for runs whose files differed from a commit.
     """
@@ -38,7 +38,7 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
         for path in _kept(folder, tell=tell):
             copy = aside / folder.name / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".png" and path.stat().st_size > MAX_BYTES:
+            if path.suffix == ".png":
                 write_atomic(copy, small_picture(path.read_bytes(), side_px=FIGURE_PX))
             else:
                 shutil.copyfile(path, copy)
@@ -68,10 +68,7 @@ def _kept(folder: Path, *, tell: Callable[[str], None]) -> list[Path]:
     """Return the files of a run folder to commit."""
     kept = [p for p in (folder / "run.json", folder / "metrics.jsonl") if p.exists()]
     kept += [p for p in sorted((folder / "tables").glob("*.csv")) if _fits(p, tell=tell)]
-    for png in sorted((folder / "figures").glob("*.png")):
-        svg = png.with_suffix(".svg")
-        kept.append(svg if svg.exists() and svg.stat().st_size <= MAX_BYTES else png)
-    return kept
+    return kept + sorted((folder / "figures").glob("*.png"))
 
 
 def _fits(path: Path, *, tell: Callable[[str], None]) -> bool:

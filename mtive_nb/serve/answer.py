@@ -67,7 +67,7 @@ class Experts:
     name: str
     max_px: int | None = None  # the model's bound on a photo
     own: Mapping[str, OwnTask] = {}  # the catalogue's own tasks
-    _chances: Chances
+    chances: Chances
     tasks: list[str]
 
     def __enter__(self) -> "Experts":
@@ -85,7 +85,7 @@ class Experts:
 
     def calibrated(self, task: str) -> bool:
         """Return whether there are temperatures for the version that answers a task's questions now."""
-        return self._chances.calibrated(task, self.expert_of(task).split(" ")[-1])
+        return self.chances.calibrated(task, self.expert_of(task).split(" ")[-1])
 
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records together; each record's task selects its expert."""
@@ -137,7 +137,7 @@ class Profile(Experts):
             self.versions.serve(self.pool, task)
         self.max_px = self.stack.vlm.max_px
         tokenizer = self.stack.vlm.processor.tokenizer
-        self._chances = Chances(lambda names: option_tokens(tokenizer, names), self._calibration(), self.own)
+        self.chances = Chances(lambda names: option_tokens(tokenizer, names), self._calibration(), self.own)
         self._serving = ExitStack()
         self._serving.enter_context(self.stack.serving("IT"))
 
@@ -158,17 +158,21 @@ class Profile(Experts):
         self.pool.release(version)
         return f"{version.alias} {version.sha256[:8]}"
 
+    def follow(self) -> None:
+        """Serve the versions that were retrained or rolled back since the last call, with their temperatures."""
+        if self.versions.follow(self.pool):
+            self.chances.calibration = self._calibration()
+
     @torch.inference_mode()
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records in one batch; each record's task selects its expert."""
-        if self.versions.follow(self.pool):  # a version that was retrained or rolled back meanwhile
-            self._chances.calibration = self._calibration()
+        self.follow()
         started, versions = time.perf_counter(), [self.pool.hold(record["task"]) for record in records]
         vlm = self.stack.vlm
         try:
             inputs = batch_of(vlm, records)
             experts, shown = self.pool.in_memory(versions), images_of_rows(records, inputs)
-            with mixed_experts(self.stack, experts, trunk="IT", **shown) as model:
+            with self.pool.forward, mixed_experts(self.stack, experts, trunk="IT", **shown) as model:
                 made = model.generate(
                     **inputs,
                     max_new_tokens=max_new_tokens,
@@ -186,7 +190,7 @@ class Profile(Experts):
         for row, (record, version, text) in enumerate(zip(records, versions, texts, strict=True)):
             said, sha256 = tokens[row].tolist(), version.sha256
             logits = [step[row] for step in made.logits]
-            chance = self._chances.of(record["task"], sha256, text=text, tokens=said, logits=logits)
+            chance = self.chances.of(record["task"], sha256, text=text, tokens=said, logits=logits)
             answers.append(Answer(text, *chance, f"{version.alias} {sha256[:8]}", milliseconds))
         return answers
 

@@ -10,9 +10,9 @@ rounding: where its two likeliest tokens lie closer than that, the answer may de
 import queue
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ from mtive_nb.serve.pool import ExpertPool, Version
 from mtive_nb.serve.questions import check_question
 
 END = object()  # closes a request's stream
+Chance = tuple[float | None, str, bool]  # as Chances.of returns it (serve/chances.py)
 
 
 class Overloaded(RuntimeError):
@@ -37,7 +38,8 @@ class Overloaded(RuntimeError):
 class Request:
     """A question in the engine: `text()` waits for the whole answer, iteration yields the answer piece by piece.
 
-    After the end, `outcome` is "done", "cancelled", "timed out" or "failed"; `expert` is the version that answers.
+    After the end, `outcome` is "done", "cancelled", "timed out" or "failed"; `expert` is the version that answers;
+    `chance` is its answer's probability, where the engine reads it.
     Errors of both: CancelledError, TimeoutError, or the error of the answer, where the answer is not whole. An answer
     cut at `max_new_tokens` is whole: the caller chose its length.
     """
@@ -53,6 +55,7 @@ class Request:
     started: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
     seconds: float | None = None
+    chance: Chance | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -133,19 +136,23 @@ class Engine:
         max_waiting: int = 256,
         gather_s: float = 0.005,
         max_chars: int = 8000,
+        chance_of: Callable[..., Chance] | None = None,
     ) -> None:
-        """`max_chars`: longest text of a question, so that one request cannot fill the memory of its batch."""
+        """`max_chars`: longest text of a question, so that one request cannot fill the memory of its batch.
+
+        `chance_of`: reads each answer's probability (Chances.of), from logits that are kept until its batch is done.
+        """
         self.pool, self.vlm, self.max_batch, self.gather_s = pool, pool.stack.vlm, max_batch, gather_s
-        self.max_chars = max_chars
+        self.max_chars, self.chance_of = max_chars, chance_of
         self._waiting: queue.Queue[Request | object] = queue.Queue(max_waiting)
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._closed, self._door = False, threading.Lock()  # no request enters the queue after END
         self._fault: BaseException | None = None  # what ended the thread
-        self._model = threading.Lock()  # one forward at a time: its hooks belong to one batch
 
     def __enter__(self) -> "Engine":
         self.pool.stack.model.eval()
-        self._serving = self.pool.stack.serving(self.pool.trunk)  # a request costs only its expert
+        stack = self.pool.stack  # which a profile may serve already (serve/answer.py)
+        self._serving = nullcontext() if stack.held else stack.serving(self.pool.trunk)  # a request costs its expert
         self._serving.__enter__()
         self._thread.start()
         return self
@@ -155,7 +162,7 @@ class Engine:
             self._closed = True
             self._waiting.put(END)
         self._thread.join()
-        with self._model:
+        with self.pool.forward:
             self._serving.__exit__(None, None, None)
 
     def submit(self, record: dict, expert: str | None, *, max_new_tokens: int = 64, limit_s: float = 60.0) -> Request:
@@ -252,15 +259,26 @@ class Engine:
         ends = np.atleast_1d(self.vlm.model.generation_config.eos_token_id or []).tolist()
         streams = _Streams(requests, self.vlm.processor.tokenizer, inputs["input_ids"].shape[1], ends=ends)
         with self._answering(records, [r.version for r in requests], inputs) as model:
-            model.generate(**inputs, max_new_tokens=longest, do_sample=False, stopping_criteria=[streams])
+            made = model.generate(
+                **inputs,
+                max_new_tokens=longest,
+                do_sample=False,
+                stopping_criteria=[streams],
+                output_logits=self.chance_of is not None,
+                return_dict_in_generate=True,
+            )
         streams.flush()
+        for k, request in enumerate(requests) if self.chance_of else ():
+            tokens, logits = made.sequences[k, streams.prompt :].tolist(), [step[k] for step in made.logits]
+            expert = (request.version.expert, request.version.sha256) if request.version else ("", "")
+            request.chance = self.chance_of(*expert, text=streams.texts[k].strip(), tokens=tokens, logits=logits)
 
     @contextmanager
     def _answering(self, records: list[dict], versions: list[Version | None], inputs: dict) -> Iterator[nn.Module]:
         """Inside, the model answers a batch of these records, each with its version; no other thread uses the model."""
         experts = self.pool.in_memory(versions)
         shown = images_of_rows(records, inputs)
-        with self._model, mixed_experts(self.pool.stack, experts, trunk=self.pool.trunk, **shown) as model:
+        with self.pool.forward, mixed_experts(self.pool.stack, experts, trunk=self.pool.trunk, **shown) as model:
             yield model
 
     def _finish(self, request: Request) -> None:

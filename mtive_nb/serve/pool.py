@@ -61,6 +61,7 @@ class ExpertPool:
     def __init__(self, stack: LoraStack, *, trunk: str | None, budget_mib: float = float("inf"), seed: int = 0) -> None:
         self.stack, self.trunk, self.budget = stack, trunk, budget_mib * MIB
         self._books = threading.RLock()
+        self.forward = threading.Lock()  # of the model: one batch at a time, since its hooks belong to one
         self.experts: dict[str, Serviced] = {}
         self._numbers: dict[str, int] = {}  # last version of each expert; a number is never reused
         self._clock, self._draw = 0, random.Random(seed)

@@ -36,7 +36,7 @@ class ServedProfile(Experts):
             self.client.find_experts()
         except openai.APIError as error:
             raise ConnectionError(f"{url}: {error}; start a server, e.g. python -m mtive_nb.serve.vllm") from None
-        self._chances = Chances(
+        self.chances = Chances(
             lambda names: {n: [*self.client.tokens_of(n), END] for n in names}, read_calibration(folder), self.own
         )
         self._threads = ThreadPoolExecutor(64)
@@ -79,7 +79,7 @@ class ServedProfile(Experts):
         for record, reply in zip(records, replies, strict=True):
             logits = [_Floored(place) for place in reply.likeliest]
             found = {"text": reply.text, "tokens": reply.tokens, "logits": logits}
-            chance = self._chances.of(record["task"], self._hash(reply.version), **found)
+            chance = self.chances.of(record["task"], self._hash(reply.version), **found)
             answers.append(Answer(reply.text, *chance, self._label(reply.version), milliseconds))
         return answers
 

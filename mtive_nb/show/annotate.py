@@ -20,6 +20,7 @@ from IPython.display import HTML
 from mtive_nb.data.annotations import AnnotationStore
 from mtive_nb.data.records import question_of
 from mtive_nb.run.progress import duration
+from mtive_nb.show.controls import page_of_its_own
 from mtive_nb.show.pictures import answer_table
 
 LOOK_S = 0.5  # anything faster is no judgement, but the second click of a double click or a held key
@@ -55,6 +56,7 @@ class AnnotationForm(widgets.VBox):
         self._at: int | None = None
         self._choices = _choices_of(self.records)
         self._build(guideline)
+        page_of_its_own(self)
         self._connect(later)
         self._handle(self._show_first_open)
 
@@ -64,9 +66,10 @@ class AnnotationForm(widgets.VBox):
         wrapped = widgets.Layout(flex_flow="row wrap")
         self.choices = widgets.HBox(layout=wrapped)
         # No updates while typing: ipywidgets delays fast keystrokes, and Enter would overtake them.
-        self.answer = widgets.Text(continuous_update=False, layout=widgets.Layout(width="100%"))
+        self.answer = widgets.Text(continuous_update=False, layout=widgets.Layout(width="auto"))
         self.save = widgets.Button(description="Accept or save", button_style="success", tooltip="Enter")
-        self.skip, self.undo = widgets.Button(description="Skip"), widgets.Button(description="Undo")
+        narrow = widgets.Layout(width="auto")
+        self.skip, self.undo = (widgets.Button(description=name, layout=narrow) for name in ("Skip", "Undo"))
         self.bar, self.status = widgets.IntProgress(max=max(1, len(self.records))), widgets.Label()
         buttons = widgets.HBox([self.save, self.skip, self.undo], layout=wrapped)
         progress = widgets.HBox([self.bar, self.status], layout=wrapped)

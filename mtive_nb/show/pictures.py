@@ -101,6 +101,13 @@ def _thumbnail(path: Path, side_px: int) -> str:
     return f'<img src="{data_url(image, kind="JPEG", quality=80)}" style="margin:2px">'
 
 
+def side_by_side_url(images: Sequence[str | Path], *, width_px: int, height_px: int) -> str:
+    """Return the photos of one question as one picture within these bounds, as a data URL. Errors: PhotoError."""
+    shown = _beside([load_image(Path(image)) for image in images])
+    shown.thumbnail((width_px, height_px))
+    return data_url(shown, kind="JPEG", quality=80)
+
+
 def figure_html(figure: Figure) -> str:
     """Return a figure as an HTML image with inline data."""
     buffer = io.BytesIO()
