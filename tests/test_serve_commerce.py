@@ -1,6 +1,7 @@
 """CASLIE's experts, served: rows of text and captions to a file, and through the engine."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -79,12 +80,13 @@ def test_the_engine_serves_it_beside_the_bare_text_model(home, folder, rows):
     assert got[::2] != got[1::2]
 
 
-def test_the_command_answers_rows_names_bad_ones_and_missing_chapters(home, rows, photo_folder, capsys):
-    write_rows(rows, photo_folder / "mine.jsonl")
-    with (photo_folder / "mine.jsonl").open("a") as file:
+def test_the_command_answers_rows_names_bad_ones_and_missing_chapters(home, rows, photo_folder, tmp_path, capsys):
+    shutil.copytree(photo_folder, folder := tmp_path / "own")
+    write_rows(rows, folder / "mine.jsonl")
+    with (folder / "mine.jsonl").open("a") as file:
         file.write('{"task": "no task"}\n')
     out = home / "answers.jsonl"
-    words = ["score", "small", str(photo_folder / "mine.jsonl"), "-o", str(out), "--task", "CASLIE"]
+    words = ["score", "small", str(folder / "mine.jsonl"), "-o", str(out), "--task", "CASLIE"]
     assert main(words) == 1
     assert "7 answers, 0 errors; 1 faults" in capsys.readouterr().err and len(out.read_text().splitlines()) == 7
     assert "no task" in (home / "answers.quarantine.csv").read_text()
