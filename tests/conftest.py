@@ -44,6 +44,18 @@ def tiny_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def text_folder(tiny_folder, tmp_path_factory):
+    """The language part of `tiny_folder` as a text model, in the hub's format."""
+    from mtive_nb.model.load import load_vlm, text_model_of
+
+    text = text_model_of(load_vlm(str(tiny_folder), dtype="float32", device="cpu"))
+    folder = tmp_path_factory.mktemp("text")
+    text.model.save_pretrained(folder)
+    text.processor.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def tiny(tiny_folder):
     from mtive_nb.model.load import load_vlm

@@ -4,13 +4,12 @@ import dataclasses
 import shutil
 
 import pytest
-import torch
 from commerce_rows import seven
 
 from mtive_nb.__main__ import main
 from mtive_nb.data.commerce.mmec import write_rows
 from mtive_nb.evaluate.predict import generate_answers
-from mtive_nb.model.load import load_vlm, save_text_model
+from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.model.train import Training, train_adapter
 from mtive_nb.run.graph import Project
@@ -27,19 +26,12 @@ def rows(photo_folder):
     ]
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_folder, tmp_path_factory):
-    torch.manual_seed(0)
-    vlm = load_vlm(str(tiny_folder), dtype="float32", device="cpu")
-    return save_text_model(vlm, tmp_path_factory.mktemp("text"))
-
-
 @pytest.fixture
-def home(folder, rows, tmp_path, monkeypatch):
+def home(text_folder, rows, tmp_path, monkeypatch):
     """A project in which chapter 15 trained CASLIE on three rows."""
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("MTIVE_HOME", str(tmp_path))
-    stack = LoraStack(load_vlm(str(folder), device="cpu"))
+    stack = LoraStack(load_vlm(str(text_folder), device="cpu"))
     stack.add("CASLIE", AdapterSpec(2, 4, ("language",)))
     train_adapter(stack, "CASLIE", [commerce_record(row, "CASLIE") for row in rows[:3]], Training(8, 3e-2, 3))
     stack.save(tmp_path / "outputs" / "small" / "15_caslie" / "stack", "CASLIE")
@@ -66,9 +58,9 @@ def test_rows_are_scored_as_the_stack_answers_and_resume(home, rows):
     assert table["answer"].tolist()[1:] == said[1:]
 
 
-def test_the_engine_serves_it_beside_the_bare_text_model(home, folder, rows):
+def test_the_engine_serves_it_beside_the_bare_text_model(home, text_folder, rows):
     records = [commerce_record(row, "CASLIE") for row in rows[:3]]
-    stack = LoraStack(load_vlm(str(folder), device="cpu"))
+    stack = LoraStack(load_vlm(str(text_folder), device="cpu"))
     bare = generate_answers(stack, records, max_new_tokens=4)
     pool = ExpertPool(stack, trunk=None)
     pool.add("CASLIE", home / "outputs" / "small" / "15_caslie" / "stack")

@@ -32,7 +32,7 @@ from mtive_nb.evaluate.predict import generate_answers, generate_mixed_answers
 from mtive_nb.model import sizes
 from mtive_nb.model.batches import batch_of
 from mtive_nb.model.lineage import LineageError
-from mtive_nb.model.load import load_vlm, save_text_model, target_modules, text_model_of
+from mtive_nb.model.load import SHIPPED, load_vlm, target_modules, text_model_of
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.stack import AdapterSpec, LoraStack, open_stack
 from mtive_nb.model.train import Training, train_adapter
@@ -90,13 +90,12 @@ FAMILIES = [*MAKERS, "qwen2"]
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_folder, tmp_path_factory):
+def folders(text_folder, tmp_path_factory):
     """{family: folder in the hub's format}."""
     torch.manual_seed(0)
-    made = {family: tmp_path_factory.mktemp(family) for family in FAMILIES}
+    made = {family: tmp_path_factory.mktemp(family) for family in MAKERS} | {"qwen2": text_folder}
     for family, maker in MAKERS.items():
         maker(made[family])
-    save_text_model(load_vlm(str(tiny_folder), dtype="float32", device="cpu"), made["qwen2"])
     return made
 
 
@@ -117,7 +116,9 @@ def asked():
 @pytest.mark.parametrize("base", ["tiny", "pocket"])
 def test_the_language_part_has_the_vlm_s_own_logits(base, tiny_folder, asked, tmp_path):
     vlm = load_vlm({"tiny": str(tiny_folder)}.get(base, base), dtype="float32", device="cpu")
-    loaded = load_vlm(str(save_text_model(vlm, tmp_path)), dtype="float32", device="cpu")
+    text_model_of(vlm).model.save_pretrained(tmp_path)
+    text_model_of(vlm).processor.save_pretrained(tmp_path)
+    loaded = load_vlm(str(tmp_path), dtype="float32", device="cpu")
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Qwen2ForCausalLM"]
     for text in (loaded, text_model_of(vlm)) + ((load_vlm("pocket-text", device="cpu"),) if base == "pocket" else ()):
         assert sum(w.numel() for w in text.model.parameters()) == sum(
@@ -374,3 +375,10 @@ def test_overlap_with_titles_is_counted_by_words_and_by_meaning(folders, photo_f
         caption_overlap(rows, other, model)["semantic"].abs() < 1
     ).all()  # captions that are all the same say nothing
     assert overlap_claim(same.assign(jaccard=6.0))["verdict"] == "holds"
+
+
+@pytest.mark.parametrize(("name", "maker"), [("pocket", "notebook 00"), ("pocket-reader", "mtive_nb.pocket.reading")])
+def test_a_shipped_model_that_is_missing_names_what_makes_it(name, maker, tmp_path, monkeypatch):
+    monkeypatch.setitem(SHIPPED, name, tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"{name} is not in .*{maker}.* makes it"):
+        load_vlm(name)

@@ -35,6 +35,7 @@ POCKET_BASE = Path(__file__).parent / "pocket_base"  # shipped; notebook 00 make
 POCKET_TEXT = "pocket-text"  # its language part alone
 # Models that ship, by name. The reader is that language part after the exercises of pocket/reading.py.
 SHIPPED = {"pocket": POCKET_BASE, "pocket-reader": Path(__file__).parent / "pocket_reader"}
+MAKERS = {"pocket": "notebook 00", "pocket-reader": "python -m mtive_nb.pocket.reading FOLDER"}
 # Of Qwen's upper bound: at the exact square, a rounding error in the resize would shorten a side by 28 px.
 MARGIN_PX = 2
 PARTS = ("vision", "connector", "language")
@@ -115,7 +116,7 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
         return text
     source = str(SHIPPED.get(name, os.path.expanduser(name)))
     if name in SHIPPED and not (SHIPPED[name] / "config.json").is_file():
-        raise FileNotFoundError(f"{name} is not in {SHIPPED[name]}; notebook 00 makes it")
+        raise FileNotFoundError(f"{name} is not in {SHIPPED[name]}; {MAKERS[name]} makes it")
     if source.startswith((".", "/")) and not Path(source).is_dir():
         raise FileNotFoundError(f"model: found {name!r}, which is no folder; expected 'pocket', a folder or a hub id")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -160,14 +161,6 @@ def text_model_of(vlm: Vlm, *, name: str = "") -> Vlm:
     tokenizer = copy.deepcopy(vlm.processor.tokenizer)
     tokenizer.chat_template = vlm.processor.chat_template
     return Vlm(language_part(vlm.model), TextProcessor(tokenizer), name or f"{vlm.name} without photos")
-
-
-def save_text_model(vlm: Vlm, folder: Path) -> Path:
-    """Write `text_model_of(vlm)` in the hub's format and return the folder, which load_vlm and vLLM read."""
-    text = text_model_of(vlm)
-    text.model.save_pretrained(folder)
-    text.processor.save_pretrained(folder)
-    return Path(folder)
 
 
 def _bound_images(processor: ProcessorMixin, *, family: str, min_px: int | None, max_px: int | None) -> tuple[int | None, int | None]:  # fmt: skip
