@@ -4,6 +4,7 @@ Screenshots go to MTIVE_SHOTS where that is set, else to the test's own folder.
 """
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -224,7 +225,14 @@ def report(tmp_path_factory):
     from mtive_nb.run.graph import Project
 
     home = tmp_path_factory.mktemp("report")
-    (home / "outputs").symlink_to(ROOT / "outputs" / "reference")
+    (home / "outputs").mkdir()
+    for profile in ("pocket", "grocery"):
+        (home / "outputs" / profile).symlink_to(ROOT / "outputs" / "reference" / profile)
+    other = home / "outputs" / "pocket1" / "07_evaluation"  # a run to compare with: other values of the same numbers
+    shutil.copytree(ROOT / "outputs" / "reference" / "pocket" / "07_evaluation", other)
+    rows = [json.loads(line) for line in (other / "metrics.jsonl").read_text().splitlines()]
+    moved = [json.dumps(row | {"value": row["value"] + k % 7}) for k, row in enumerate(rows)]
+    (other / "metrics.jsonl").write_text("\n".join(moved))
     (home / "notebooks").symlink_to(ROOT / "notebooks")
     page = write_report(Project(home), "pocket", page=home / "report.html")
     return page, Path(os.environ.get("MTIVE_SHOTS") or home)
