@@ -85,6 +85,16 @@ def make_record(k: int, *, images: int = 1, question: str = "Is it red?", answer
     }  # fmt: skip
 
 
+def randomise(stack, *, scale: float = 0.05, seed: int = 1) -> None:
+    """B starts at 0; give every adapter something to say."""
+    import torch
+
+    torch.manual_seed(seed)
+    for name, weight in stack.model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, scale)
+
+
 @pytest.fixture(scope="session")
 def some_records(photo_folder):
     questions = ["Is it red?", "What is printed here and there?", "Which shape is the large shape here?"]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import randomise
 
 from mtive_nb.model.ablate import ablated
 from mtive_nb.model.stack import AdapterSpec, LoraStack
@@ -10,10 +11,7 @@ def stack(tiny):
     stack = LoraStack(tiny)
     stack.add("A", AdapterSpec(2, 2, ("vision.attention", "connector", "language")))
     stack.add("B", AdapterSpec(2, 2, ("language",)))
-    torch.manual_seed(0)
-    for name, weight in stack.model.named_parameters():
-        if "lora_B" in name:
-            weight.data.normal_(0, 0.1)
+    randomise(stack, scale=0.1, seed=0)
     stack.activate("A")
     return stack
 

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from conftest import randomise
 
 from mtive_nb.model.kept import KeptPhotos
 from mtive_nb.model.stack import AdapterSpec, LoraStack
@@ -16,10 +17,7 @@ def stack(tiny):
     stack = LoraStack(tiny)
     stack.add("LM", AdapterSpec(4, 4, ("connector", "language")))
     stack.add("VM", AdapterSpec(4, 4, ("vision", "connector")))
-    torch.manual_seed(1)
-    for name, weight in stack.model.named_parameters():
-        if "lora_B" in name:
-            weight.data.normal_(0, 0.05)
+    randomise(stack)
     stack.activate("LM")
     return stack
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import randomise
 
 from mtive_nb.evaluate.predict import generate_answers, generate_mixed_answers
 from mtive_nb.model.batches import Collator, RecordDataset
@@ -22,10 +23,7 @@ def stack(tiny_folder):
     stack.add("IT", AdapterSpec(4, 8, ("vision.attention", "connector", "language.attention")))
     for name, spec in SPECS.items():
         stack.add(name, spec, parent="IT")
-    torch.manual_seed(1)
-    for name, weight in stack.model.named_parameters():
-        if "lora_B" in name:
-            weight.data.normal_(0, 0.2)
+    randomise(stack, scale=0.2)
     return stack
 
 

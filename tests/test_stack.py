@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from conftest import randomise
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
@@ -14,14 +15,6 @@ SPECS = {
     "AE": AdapterSpec(4, 4, ("language.mlp", "connector")),
     "DD": AdapterSpec(2, 4, ("vision.mlp", "language.attention"), {"vision": [1]}),
 }
-
-
-def randomise(stack: LoraStack) -> None:
-    """B starts at 0; give every adapter something to say."""
-    torch.manual_seed(1)
-    for name, weight in stack.model.named_parameters():
-        if "lora_B" in name:
-            weight.data.normal_(0, 0.05)
 
 
 @pytest.fixture
