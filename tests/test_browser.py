@@ -3,6 +3,7 @@
 Screenshots go to MTIVE_SHOTS where that is set, else to the test's own folder.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -184,7 +185,7 @@ def test_a_person_asks_looks_and_changes_experts(page, photo_folder):
     if shot.stem == "voila":
         expect(page.get_by_role("heading", name="Samples")).to_be_hidden()  # the page alone, without the notebook
         page.set_viewport_size(PHONE | {"height": 3000})  # Voilà scrolls inside its page: the picture has it all
-        assert page.evaluate(WIDER) == []
+        fits(page)
         page.screenshot(path=shot.with_stem("phone"), full_page=True)
 
 
@@ -192,6 +193,15 @@ def test_a_person_asks_looks_and_changes_experts(page, photo_folder):
 WIDER = """() => [...document.querySelectorAll(".own-page button, .own-page input, .own-page select, .own-page .widget-html")]
     .filter(e => e.offsetParent && (e.getBoundingClientRect().right > innerWidth || e.getBoundingClientRect().left < 0))
     .map(e => e.outerHTML.slice(0, 200)).concat(document.documentElement.scrollWidth > innerWidth ? ["the page"] : [])"""
+
+
+def fits(page):  # noqa: ANN001, ANN201 - playwright's Page
+    """Nothing stands out of the screen, once the page has followed its new width."""
+    from playwright.sync_api import TimeoutError as TooLate
+
+    with contextlib.suppress(TooLate):
+        page.wait_for_function(f"({WIDER})().length === 0")
+    assert page.evaluate(WIDER) == []
 
 
 def annotate(page):  # noqa: ANN001, ANN201 - playwright's Page
