@@ -190,8 +190,12 @@ def test_the_counts_suffice_for_what_the_experts_sample():
         for task in ("AE", "EX"):
             asked = per_task(of_06["STEPS"], [task])[task] * of_06["BATCH"] * of_06["ACCUMULATE"]
             shares = of_06["SAMPLING"][task]
-            drawn = {variant: min(counts[f"{task}/{variant}/train"], asked * share) for variant, share in shares.items()}
-            assert drawn["bin"] >= shares["bin"] * sum(drawn.values()) > 0, "yes/no is not what runs short"
+            drawn = {
+                variant: min(counts[f"{task}/{variant}/train"], asked * share) for variant, share in shares.items()
+            }
+            assert drawn["bin"] >= 0.95 * shares["bin"] * sum(drawn.values()) > 0, (
+                "yes/no keeps its share where records run short"
+            )
 
 
 def test_attributes_are_those_visible_in_the_photo(shop, built):
