@@ -97,7 +97,8 @@ def class_bench(
 ) -> list[dict]:  # fmt: skip
     """Return at most `n` questions about the aspects `names`, with their classes in the prompt; the label is the class.
 
-    classes: of each aspect, default all values among the listings. A value outside them is not asked for.
+    classes: of each aspect, default all values among the listings. A value outside them is not asked for. The question
+    ends as aspect_bench's does: a small model takes one that ends with the classes for yes or no.
     """
     if classes is None:
         classes = {name: sorted({v for one in listings for k, v in one.aspects if k == name}) for name in names}
@@ -105,7 +106,7 @@ def class_bench(
 
     def record(listing: Listing, name: str) -> dict:
         value, options = dict(listing.aspects)[name], tuple(classes[name])
-        question = f"Which {name} does this item have: {options_text(options)}? Answer with one of them."
+        question = f"Answer with one of {options_text(options)}. {ASPECT_QUESTION.format(name=name)}"
         return _record(task, listing, name, question, value, {name: value}, label=value, classes=list(options))
 
     return _drawn(pairs, n, record, seed=seed)
