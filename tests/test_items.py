@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mtive_nb.data.items import crops
-from mtive_nb.data.items.dedup import dedup_table, distinct
+from mtive_nb.data.items.dedup import dedup_table, distinct, kept_photos
 from mtive_nb.data.items.inputs import PROMPTS, fewer_photos, item_record, main_photo
 from mtive_nb.data.items.items import Item, Region, load_items, write_items
 from mtive_nb.data.items.readers import Barcode, Reading
@@ -205,6 +205,8 @@ def test_photos_saved_again_are_left_out(tmp_path: Path) -> None:
     table = dedup_table([item, replace(item, photos=item.photos[:1])]).set_index("distance_bits")
     assert list(table.loc[-1]) == [2.0, 3, 2] and table.loc[4, "maximum"] == 2 and len(table) == 14
     assert table["maximum"].is_monotonic_decreasing
+    kept = kept_photos([item, replace(item, photos=item.photos[:1])], distances=(4, 64))
+    assert kept == {-1: [[0, 1, 2], [0]], 4: [[0, 2], [0]], 64: [[0], [0]]}
     fewer, said = fewer_photos(item)
     assert fewer.photos == (first, other) and fewer.regions[0].photo == 1 and "left out 1 that look" in said
     assert fewer_photos(fewer) == (fewer, "")

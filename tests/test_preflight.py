@@ -171,7 +171,7 @@ def test_paper_is_counted_without_the_hub_and_fails_on_what_is_missing(project, 
     assert "8,292,166,656 parameters according to the package's known_configs.json" in said
     assert {"57.3", "14.3"} <= set(report.tables["Adapters"]["MB fp16"])
     wrong = [text for level, text in report.findings if level == "fail"]
-    assert len(wrong) == 10
+    assert len(wrong) == 11
     assert wrong[0].startswith("params/paper/01_catalogue_and_emdiv.yaml: SOURCE: found 'catalogue'")
     for text, chapter in zip(wrong[1:3], ("02_instruction_data", "23_judges"), strict=True):
         assert chapter in text and "http://localhost:8000/v1 does not answer" in text
@@ -179,6 +179,7 @@ def test_paper_is_counted_without_the_hub_and_fails_on_what_is_missing(project, 
     assert wrong[4].startswith("params/paper/15_caslie.yaml: ENDPOINT") and "does not answer" in wrong[4]
     assert wrong[5].startswith("params/paper/15_caslie.yaml: TEXT_MODEL: found no weights of mistralai/")
     assert wrong[6].startswith("params/paper/16_ebay.yaml: ENDPOINT") and "does not answer" in wrong[6]
+    assert wrong.pop(8).startswith("params/paper/17_items.yaml: FILE: found 'items/items.jsonl', which is not in")
     for text, (chapter, name, size) in zip(
         wrong[7:], (("16_ebay", "BASE", "4b"), ("17_items", "LARGE", "27b"), ("17_items", "BASE", "4b")), strict=True
     ):
@@ -342,6 +343,20 @@ def test_chapter_15_s_own_models_need_no_endpoint(project):
     assert not tied.ok and "15_caslie.yaml: PLACEMENT: placement: 'language.head'" in str(tied)
     absent = captions_report(project, PAPER_15 | own | {"TEXT_MODEL": "./nowhere"})
     assert not absent.ok and "TEXT_MODEL: found './nowhere', no config.json" in str(absent)
+
+
+def test_own_rows_and_their_photos_must_be_there_and_stand_ins_are_named(project):
+    write(project, "15_caslie", "ROWS: mine.jsonl\nPHOTOS: photos\n")
+    assert [text.partition("; ")[0] for text in failures(project)] == [
+        f"params/pocket/15_caslie.yaml: {name}: found {path!r}, which is not in {project.home}"
+        for name, path in (("ROWS", "mine.jsonl"), ("PHOTOS", "photos"))
+    ]
+    (project.home / "mine.jsonl").touch()
+    (project.home / "photos").mkdir()
+    findings = preflight.preflight("pocket", project=project).findings
+    warned = [text for level, text in findings if level == "warn" and "stand-in" in text]
+    assert not [text for level, text in findings if level == "fail"] and len(warned) == 2
+    assert "CAPTIONER: found 'facts'" in warned[0] and "JUDGES: found []" in warned[1] and "ROWS" in warned[1]
 
 
 def test_a_text_model_is_no_base_for_photos(project):

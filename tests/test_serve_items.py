@@ -215,5 +215,11 @@ def test_the_judge_sees_the_photos_and_keeps_its_reply(shop: Path, tmp_path: Pat
         assert [p["type"] for p in server.bodies[0]["messages"][0]["content"]] == ["image_url"] * 2 + ["text"] * 2
         lost = judge.verdicts(item, FIELDS)
         assert lost[0] == [] and "each number" in lost[1]
+        known = [Item("a", item.photos, {"attributes": {"brand_name": "loz"}}), Item("b", item.photos, FIELDS)]
+        rows = judge.table(known, [answer, FIELDS])
+        assert rows[["path", "value", "verdict", "truth"]].to_numpy().tolist()[:2] == [
+            ["attributes.brand_name", "LOZ", "correct", "correct"], ["attributes.colors", "red", "unverifiable", "unverifiable"]
+        ]  # fmt: skip
+        assert rows["item_id"].tolist() == ["a", "a", "b"] and "each number" in rows["fault"].iloc[2]
     finally:
         server.close()

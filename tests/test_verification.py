@@ -38,7 +38,9 @@ from mtive_nb.data.instructions.verification import (
     verify_listings,
 )
 from mtive_nb.data.mart.render import render_mart
+from mtive_nb.data.shop import ShopPart, write_shop
 from mtive_nb.evaluate.commerce.keeping import keeping_scores
+from mtive_nb.evaluate.commerce.planted import keeping_at_rates
 from mtive_nb.serve.verify import cost_of
 
 
@@ -136,6 +138,20 @@ def test_the_error_rates_of_the_roles_are_found_again(planted, shop, tmp_path):
     assert careless.loc["precision", "value"] == pytest.approx(right.mean()) and careless.loc["precision", "n"] == len(
         right
     )
+
+
+def test_recall_falls_with_the_captioner_s_error_and_purity_with_what_is_planted(shop, tmp_path):
+    file = write_shop([ShopPart(shop, ("AE",))], tmp_path / "records" / "shop.json")
+    rates = {"wrong": [0.0, 0.4], "misread": [0.0, 0.3], "invisible": 0.35}
+    scores = keeping_at_rates(file, tmp_path / "verdicts", **rates, seed=1)
+    value = scores.set_index(["metric", "wrong", "misread"])["value"]
+    assert value["precision", 0.0, 0.0] == value["precision", 0.4, 0.0] == value["recall", 0.4, 0.0] == 1
+    assert value["recall", 0.0, 0.3] < 0.85 and value["recall", 0.4, 0.3] < 0.85
+    assert value["precision", 0.4, 0.3] < 1 == value["precision", 0.0, 0.3]
+    assert value["purity before", 0.4, 0.0] == value["purity before", 0.4, 0.3] < 0.5 < value["purity before", 0.0, 0.0]
+    unknown = replace(shop, products=[replace(product, facts=None) for product in shop.products])
+    write_shop([ShopPart(unknown, ("AE",))], file)
+    assert keeping_at_rates(file, tmp_path / "none", **rates).empty
 
 
 def test_the_verifier_sees_caption_and_aspects_alone(planted, roles, tmp_path):

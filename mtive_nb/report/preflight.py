@@ -28,8 +28,10 @@ KERNELS = {"sdpa": "torch", "eager": "torch", "flex_attention": "torch", "flash_
 OWN_MODELS = {
     "15": ("TEXT_MODEL", ("CAPTIONER", "JUDGES")),
     "16": ("BASE", ("CAPTIONER", "VERIFIER")),
-    "17": ("BASE", ()),
+    "17": ("BASE", ("JUDGE",)),
 }
+# Chapters that read a file of the user's own: the parameters that name paths, and the page that has the form.
+OWN_FILES = {"15": (("ROWS", "PHOTOS"), "docs/commerce.md"), "17": (("FILE",), "docs/items.md")}
 AdapterSizes = dict[str, dict[str, int]]  # number of weights, by notebook number and adapter name
 
 
@@ -59,6 +61,8 @@ def preflight(profile: str, *, project: Project | None = None) -> Report:
     if "04" in books:
         check_models(report, books, project=project)
     for number, book in own.items():
+        if number in OWN_FILES:
+            check_own_files(report, book, *OWN_FILES[number], home=project.home)
         check_own_model(report, book, *OWN_MODELS[number], project=project)
     return report
 
@@ -187,6 +191,19 @@ def check_pixels(report: Report, book: Book, config: PreTrainedConfig) -> int:
     except ValueError as error:
         report.add("fail", f"{where}: {error}")
         return 1
+
+
+def check_own_files(report: Report, book: Book, names: Sequence[str], page: str, *, home: Path) -> None:
+    """Check that the paths which a chapter's parameters `names` hold exist, and that own rows have no stand-ins."""
+    for name in names:
+        if path := book.values[name]:
+            there = (home / path).exists()
+            found = path if there else f"{path!r}, which is not in {home}"
+            report.check(there, book.where(name), found=found, expected=f"a path from there ({page})")
+    for name, stand_in in (("CAPTIONER", "facts"), ("JUDGES", [])) if book.values.get("ROWS") else ():
+        if book.values[name] == stand_in:
+            needs = "expected `facts` and `stratum` in every row of ROWS, or models (docs/commerce.md)"
+            report.add("warn", f"{book.where(name)}: found {stand_in!r}, a stand-in; {needs}")
 
 
 def check_own_model(report: Report, book: Book, parameter: str, asked: Sequence[str], *, project: Project) -> None:

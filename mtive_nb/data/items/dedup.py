@@ -33,14 +33,25 @@ def _kept(hashes: np.ndarray, distance_bits: int) -> list[int]:
     return kept
 
 
+def kept_photos(items: Iterable[Item], *, distances: Sequence[int] = DISTANCES) -> dict[int, list[list[int]]]:
+    """Return for each distance the numbers of the photos that each item keeps; -1, the first, stands for all of them.
+
+    Each photo is decoded once. Errors: PhotoError for an unusable photo.
+    """
+    hashes = [image_hashes(item.photos)["phash"].to_numpy() for item in items]
+    return {
+        bits: [list(range(len(of_item))) if bits < 0 else _kept(of_item, bits) for of_item in hashes]
+        for bits in (-1, *distances)
+    }
+
+
 def dedup_table(items: Iterable[Item], *, distances: Sequence[int] = DISTANCES) -> pd.DataFrame:
     """Return for each distance the median and maximum of images an item: `distance_bits`, `median`, `maximum`, `n`.
 
     A distance of -1 stands for no deduplication.
     """
-    hashes = [image_hashes(item.photos)["phash"].to_numpy() for item in items]
     rows = []
-    for bits in (-1, *distances):
-        sizes = [len(one) if bits < 0 else len(_kept(one, bits)) for one in hashes]
+    for bits, kept in kept_photos(items, distances=distances).items():
+        sizes = list(map(len, kept))
         rows.append((bits, float(np.median(sizes)), max(sizes), len(sizes)) if sizes else (bits, np.nan, 0, 0))
     return pd.DataFrame(rows, columns=["distance_bits", "median", "maximum", "n"])

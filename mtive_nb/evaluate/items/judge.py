@@ -4,15 +4,19 @@ The paper judges so (A.4) and does not print its prompt; this one is ours. Repli
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from mtive_nb.data.items.items import Item
-from mtive_nb.data.items.schema import values_of
+from mtive_nb.data.items.schema import normalise, values_of
 from mtive_nb.data.records import BRACKETS, plain
-from mtive_nb.evaluate.items.scores import VERDICTS
+from mtive_nb.evaluate.items.scores import VERDICTS, verdicts
 from mtive_nb.evaluate.judge.llm import LlmJudge
+from mtive_nb.run import progress
 
 VERDICTS_PROMPT = """You check fields that a model read from the product photos above.
 
@@ -45,6 +49,21 @@ class ItemJudge(LlmJudge):
         if reply is None:
             return [], reason
         return [(*pair, reply["verdicts"][str(k)].lower()) for k, pair in enumerate(given)], ""
+
+    def table(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+        """Return a row for each value of each answer: item_id, path, value, verdict, truth (the verdict by known truth).
+
+        `workers` requests are in flight. truth is "" where an incomplete truth does not decide. An item whose request
+        failed has one row, with its reason in `fault`, and no verdict. Errors: as `verdicts`.
+        """
+        with ThreadPoolExecutor(self.workers) as pool:
+            found = list(progress(pool.map(self.verdicts, items, answers), len(items), what=self.name))
+        rows = []
+        for item, answer, (judged, reason) in zip(items, answers, found, strict=True):
+            known = verdicts(answer, item)
+            rows += [(item.item_id, p, v, said, known.get((p, normalise(p, v)), ""), "") for p, v, said in judged]
+            rows += [(item.item_id, "", "", "", "", reason)] * bool(reason)
+        return pd.DataFrame(rows, columns=["item_id", "path", "value", "verdict", "truth", "fault"])
 
 
 def _fault(reply: dict, n: int) -> str | None:
