@@ -62,13 +62,17 @@ def smoke_run(tmp_path_factory) -> Callable[..., Path]:
     return run
 
 
-@pytest.fixture(scope="session")
-def search() -> ModuleType:
-    """benchmarks/search_rates.py as a module."""
-    spec = importlib.util.spec_from_file_location("search_rates", ROOT / "benchmarks" / "search_rates.py")
+def script(name: str) -> ModuleType:
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def search() -> ModuleType:
+    return script("search_rates")
 
 
 @pytest.fixture(scope="session")

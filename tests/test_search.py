@@ -7,6 +7,7 @@ import pytest
 from mtive_nb.evaluate.continual import steps_in
 from mtive_nb.model.train import Training
 
+
 def records(n: int, *, variant: str = "gen", split: str = "train") -> list[dict]:
     return [{"id": f"{variant}{k}", "task": "AE", "variant": variant, "split": split} for k in range(n)]
 
