@@ -25,9 +25,9 @@ seeds: $(STAMP)
 	$(PYTHON) -m mtive_nb run pocket 21 --only --force
 	$(PYTHON) -m mtive_nb report pocket
 
-# One process a core; the tests of one file stay together, since they share slow fixtures.
+# One process a core; the tests of one file stay together, since they share slow fixtures. The slowest 20 are named.
 test: $(STAMP)
-	$(PYTHON) -m pytest --numprocesses logical --dist loadfile
+	$(PYTHON) -m pytest --numprocesses logical --dist loadfile --durations 20
 
 # Random rows, facts, texts and photos, 100 times as many as in `make test`, other ones each time.
 fuzz: $(STAMP)

@@ -1,15 +1,23 @@
 """Shared pieces: a tiny Qwen2.5-VL with random weights, and photos of coloured noise to ask it about."""
 
 import copy
+import importlib.util
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from mtive_nb.run.graph import find_run
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +26,53 @@ def seeded() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory) -> Callable[..., Path]:
+    """`smoke_run("06")` has the chapter run with the smoke parameters, with what it rests on, and returns outputs/smoke.
+
+    All processes of a test run share one copy of the project's frame, so that no chapter runs twice; a developer's outputs
+    stay as they are. Chapters run beside each other, since their chain is the longest part of a test run.
+    """
+    home = tmp_path_factory.getbasetemp()
+    home = (home.parent if "PYTEST_XDIST_WORKER" in os.environ else home) / "smoke"
+    home.mkdir(exist_ok=True)
+    for name in ("notebooks", "params", "pyproject.toml"):
+        try:
+            (home / name).symlink_to(ROOT / name)
+        except FileExistsError:  # another process was first
+            pass
+    environment = {k: v for k, v in os.environ.items() if k != "MTIVE_DATA"} | {"MTIVE_HOME": str(home)}
+
+    def run(*numbers: str) -> Path:
+        command = [sys.executable, "-m", "mtive_nb", "run", "smoke", *numbers, "--jobs", "2"]
+        outputs = home / "outputs" / "smoke"
+        while not all(find_run(outputs, number) for number in numbers):
+            done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=2400)
+            if "another runner" in done.stderr:  # of another process; what is asked for may be ready before it ends
+                time.sleep(5)
+                continue
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return outputs
+
+    return run
+
+
+def script(name: str) -> ModuleType:
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def search() -> ModuleType:
+    return script("search_rates")
 
 
 @pytest.fixture(scope="session")

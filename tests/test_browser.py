@@ -19,6 +19,8 @@ import httpx
 import nbformat
 import pytest
 
+from mtive_nb.run.graph import find_run
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.browser,
@@ -38,16 +40,18 @@ AnnotationForm(polar, ["yes"] * 3, AnnotationStore(uploads / f"decisions-{id(pol
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory):
-    """A project whose smoke run has made the experts, with notebook 18 and the form of 19 prepared, and its environment."""
+def live(tmp_path_factory, smoke_run):
+    """A project with the smoke run's experts, with notebook 18 and the form of 19 prepared, and its environment."""
     home = tmp_path_factory.mktemp("browser")
     for name in ("notebooks", "params", "pyproject.toml"):
         (home / name).symlink_to(ROOT / name)
     own = os.environ | {"MTIVE_HOME": str(home)}
     own.pop("MTIVE_DATA", None)
-    _call("mtive_nb", "run", "smoke", "06", env=own)  # and what it rests on
-    folder = home / "outputs" / "smoke" / "18_demo.live"
-    folder.mkdir()
+    outputs, folder = smoke_run("06"), home / "outputs" / "smoke" / "18_demo.live"
+    folder.mkdir(parents=True)
+    for number in ("01", "04", "05", "06"):  # what a demo opens; further chapters may be running
+        done = find_run(outputs, number)
+        (folder.parent / done.name).symlink_to(done)
     given = [word for name, value in PARAMETERS.items() for word in ("-p", name, value)]
     _call(
         "papermill",
@@ -248,28 +252,35 @@ def report(tmp_path_factory):
     return page, Path(os.environ.get("MTIVE_SHOTS") or home)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [SCREEN, PHONE], ids=["screen", "phone"])
-def test_the_report_is_read_filtered_and_sorted_by_anybody(report, size, scheme):
+def test_the_report_is_well_formed_and_small(report):
     import html5lib
+
+    file, _ = report
+    parser = html5lib.HTMLParser()
+    parser.parse(file.read_text())
+    assert parser.errors == [] and file.stat().st_size < 8e6
+
+
+@pytest.mark.parametrize("size", [SCREEN, PHONE], ids=["screen", "phone"])
+def test_the_report_is_read_filtered_and_sorted_by_anybody(report, size):
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import expect, sync_playwright
 
     file, shots = report
-    parser = html5lib.HTMLParser()
-    parser.parse(file.read_text())
-    assert parser.errors == [] and file.stat().st_size < 8e6
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport=size, color_scheme=scheme)
+        page = browser.new_page(viewport=size)
         page.set_default_timeout(PATIENCE_MS)
         faults = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: request.url.startswith(("file:", "data:")) or faults.append(request.url))
         page.goto(file.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-        assert [fault["id"] for fault in Axe().run(page).response["violations"]] == []
-        page.screenshot(path=shots / f"report-{size['width']}-{scheme}.png")
+        for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):  # colours alone differ
+            page.emulate_media(color_scheme=scheme)
+            found = Axe().run(page, options={"resultTypes": ["violations"]} | rules).response
+            assert found["passes"] and [fault["id"] for fault in found["violations"]] == []
+            page.screenshot(path=shots / f"report-{size['width']}-{scheme}.png")
 
         board = page.locator("#claims table.filter tbody tr:visible")
         every = board.count()

@@ -79,6 +79,15 @@ def test_make_installs_under_the_constraints() -> None:
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
 
 
+def test_a_message_about_a_missing_package_names_an_extra_of_this_checkout(project: dict) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (HOME / "mtive_nb").rglob("*.py")]
+    hints = [hint for text in texts for hint in re.findall(r"pip install ([^\n)]*)", text)]
+    named = [re.match(r"-e '?\.(?:\[(\w+|\{extra\})\]')?", hint) for hint in hints]
+    assert all(named), "the project is not on PyPI"
+    assert {found[1] for found in named} - {None, "{extra}"} <= project["optional-dependencies"].keys()
+    assert len(hints) >= 5
+
+
 def test_version_stands_once_and_packaged_data_exist(project: dict) -> None:
     import mtive_nb
 

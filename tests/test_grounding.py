@@ -159,3 +159,13 @@ def test_other_images_are_of_other_products(records):
         assert len(after["images"]) == len(before["images"]) and after["answer"] == before["answer"]
     with pytest.raises(ValueError, match="no record of another product has 1 images"):
         with_other_images([r for r in records if len(r["images"]) == 1][:1])
+
+
+def test_other_images_are_drawn_evenly_among_all_records_of_other_products():
+    pool = [{"id": str(k), "product_id": f"p{k * k % 7}", "images": [f"{k}.png"] * (1 + k % 3)} for k in range(60)]
+    rng, wanted = np.random.default_rng(5), []
+    for record in pool[:40]:
+        own, shown = record["product_id"], len(record["images"])
+        others = [r["images"] for r in pool if r["product_id"] != own and len(r["images"]) == shown]
+        wanted.append(others[int(rng.integers(len(others)))])
+    assert [r["images"] for r in with_other_images(pool[:40], pool=pool, seed=5)] == wanted

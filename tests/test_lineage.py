@@ -21,6 +21,7 @@ from mtive_nb.model.lineage import (
 )
 from mtive_nb.model.load import base_fingerprint, load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
+from mtive_nb.serve.export import export_expert
 from mtive_nb.serve.pool import ExpertPool
 
 SPEC = AdapterSpec(4, 8, ("language.attention", "connector"))
@@ -158,11 +159,21 @@ SIGNED = {k: e for k, e in EDITS.items() if k.startswith(("config: ", "weights: 
 
 
 @pytest.mark.parametrize("edit", [k for k in SIGNED if k not in ("config: targets", "weights: a value")])
-def test_what_disagrees_with_its_own_spec_is_refused_even_if_signed_anew(made, saved, edit):
+def test_what_disagrees_with_its_own_spec_is_refused_even_if_signed_anew(made, saved, tmp_path, edit):
     EDITS[edit](saved, "AE")
     sign_anew(saved, "AE")
     with pytest.raises(NotFiniteError if "NaN" in edit else LineageError, match="AE"):
         made.load(saved, "AE", alias="again")
+    with pytest.raises(NotFiniteError if "NaN" in edit else LineageError, match="AE"):
+        export_expert(made, saved, tmp_path / "served", "AE", trunk="IT")
+    assert not (tmp_path / "served").exists()
+
+
+def test_an_export_is_the_signed_files_alone(made, saved, tmp_path):
+    (saved / "AE" / "note.txt").write_text("of somebody else")
+    copy = export_expert(made, saved, tmp_path / "served", "AE", trunk="IT")
+    assert {file.name: sha256_of(file) for file in copy.iterdir()} == line_of(saved, "AE").files
+    assert line_of(tmp_path / "served", "AE") == line_of(saved, "AE")
 
 
 def test_a_parent_that_was_edited_and_signed_anew_is_refused_by_its_children(tiny_folder, saved):

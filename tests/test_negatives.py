@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mtive_nb.data.catalogue import Catalogue, Product, load_catalogue
 from mtive_nb.data.mart.render import render_mart
@@ -23,11 +24,11 @@ def test_hard_negatives_are_nearer_than_random_ones_by_shared_words_too(shop):
     negatives, rng = HardNegatives(shop), np.random.default_rng(0)
     products = {product.product_id: product for product in shop.products}
     hard, other, hard_words, other_words = [], [], [], []
-    for index, product in enumerate(shop.products):
+    for product in shop.products:
         near, far = negatives.nearest(product.product_id, 1)[0], negatives.random(product.product_id, rng)
         places = [list(products).index(one) for one in (near, far)]
-        hard.append(negatives.similarity[index, places[0]])
-        other.append(negatives.similarity[index, places[1]])
+        hard.append(negatives.similarities(product.product_id)[places[0]])
+        other.append(negatives.similarities(product.product_id)[places[1]])
         # Independent of TF-IDF: the share of words in common.
         for found, store in ((near, hard_words), (far, other_words)):
             a, b = words(product), words(products[found])
@@ -73,9 +74,9 @@ def test_the_order_is_the_own_group_first_and_then_by_similarity(shop):
     for k in (0, 17, 40):
         own = products[k]
         near = negatives.nearest(own.product_id, len(products))
-        order = sorted(
-            range(len(products)), key=lambda j: (products[j].coarse != own.coarse, -negatives.similarity[k, j])
-        )
+        similarity = negatives.similarities(own.product_id)
+        assert similarity.argmax() == k and similarity[k] == pytest.approx(1)
+        order = sorted(range(len(products)), key=lambda j: (products[j].coarse != own.coarse, -similarity[j]))
         wanted = [products[j].product_id for j in order if j != k]
         assert len(near) > 20 and near == [name for name in wanted if name in near]
 
@@ -83,4 +84,17 @@ def test_the_order_is_the_own_group_first_and_then_by_similarity(shop):
 def test_titles_without_words_of_two_letters_are_no_error(tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     products = [Product(name, name, "", "", "", {}, ("a.png",)) for name in ("A", "B")]
-    assert HardNegatives(Catalogue("x", tmp_path, products, [])).similarity.tolist() == [[0, 0], [0, 0]]
+    assert HardNegatives(Catalogue("x", tmp_path, products, [])).similarities("A").tolist() == [0, 0]
+    assert HardNegatives(Catalogue("x", tmp_path, [], [])).table().empty
+
+
+def test_a_similarity_is_the_cosine_of_tf_idf_vectors_and_memory_grows_with_the_texts(tmp_path):
+    words = ["shampoo", "soap", "tea", "fresh", "mild", "blue", "box"]
+    rng = np.random.default_rng(0)
+    products = [Product(f"P{k}", " ".join(rng.choice(words, 4)), "", "", "", {}, ("a.png",)) for k in range(3000)]
+    negatives = HardNegatives(Catalogue("x", tmp_path, products, []))
+    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform([f"{p.title}  " for p in products]).toarray()
+    for k in (0, 1234):
+        np.testing.assert_allclose(negatives.similarities(f"P{k}"), vectors @ vectors[k], atol=1e-12)
+    kept = [part for matrix in (negatives._vectors, negatives._by_word) for part in (matrix.data, matrix.indices)]
+    assert sum(part.nbytes for part in kept) < 200 * len(products)  # a row of similarities alone has 8 bytes a product

@@ -3,6 +3,7 @@
 import ast
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,17 +24,9 @@ def code_cells(path: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
-    """All notebooks run once in a copy of the project's frame, so that a developer's outputs stay as they are."""
-    home = tmp_path_factory.mktemp("home")
-    for name in ("notebooks", "params", "pyproject.toml"):
-        (home / name).symlink_to(ROOT / name)
-    numbers = [p.name[:2] for p in NOTEBOOKS]
-    command = [sys.executable, "-m", "mtive_nb", "run", "smoke", *numbers]
-    environment = {k: v for k, v in __import__("os").environ.items() if k != "MTIVE_DATA"} | {"MTIVE_HOME": str(home)}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=2400)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return home / "outputs" / "smoke"
+def smoke(smoke_run) -> Path:
+    """The results of all notebooks, each run once."""
+    return smoke_run(*(path.name[:2] for path in NOTEBOOKS))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -58,7 +51,7 @@ def test_stack_equality_holds_in_the_smoke_run(smoke):
 
 def test_the_report_of_the_smoke_run_is_written(smoke):
     command = [sys.executable, "-m", "mtive_nb", "report", "smoke"]
-    environment = __import__("os").environ | {"MTIVE_HOME": str(smoke.parents[1])}
+    environment = os.environ | {"MTIVE_HOME": str(smoke.parents[1])}
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, timeout=120)
     page = (smoke / "report.html").read_text()
     assert "MTIVE_MTL" in page and "rule-based judge" in page
@@ -116,15 +109,14 @@ def test_all_chapters_train_with_one_loss():
 
 
 @pytest.mark.parametrize("arm", ["AE", "Base_MoE", "PT", "Base_SL+Replay(100%)", "CASLIE"])
-def test_rates_are_searched_on_val_and_a_trial_is_not_run_twice(smoke, tmp_path, arm):
+def test_rates_are_searched_on_val_and_a_trial_is_not_run_twice(smoke, search, tmp_path, monkeypatch, capsys, arm):
     out = tmp_path / "search.jsonl"
     words = ["smoke", arm, "--rates", "0.001", "0.003", "--passes", "1", "--limit", "1", "--out", str(out)]
-    command = [sys.executable, str(ROOT / "benchmarks" / "search_rates.py"), *words]
-    environment = __import__("os").environ | {"MTIVE_HOME": str(smoke.parents[1])}
+    monkeypatch.setattr(sys, "argv", ["search_rates.py", *words])
+    monkeypatch.setenv("MTIVE_HOME", str(smoke.parents[1]))
     for _ in range(2 if arm == "AE" else 1):  # what a search goes on after is the same for every arm
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert "best of 2 trials on val" in done.stdout
+        search.main()
+        assert "best of 2 trials on val" in capsys.readouterr().out
         trials = [json.loads(line) for line in out.read_text().splitlines()]
         assert [(t["arm"], t["rate"], t["passes"]) for t in trials] == [(arm, 0.001, 1), (arm, 0.003, 1)]
     assert all(t["n"] > 0 and t["steps"] > 0 and 0 <= t["score"] <= 1 for t in trials)

@@ -1,23 +1,11 @@
 """The search over rates and passes: no answer of test counts, and a trial draws what its chapter would."""
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from mtive_nb.evaluate.continual import steps_in
 from mtive_nb.model.train import Training
-
-FILE = Path(__file__).parents[1] / "benchmarks" / "search_rates.py"
-
-
-@pytest.fixture(scope="module")
-def search():
-    spec = importlib.util.spec_from_file_location("search_rates", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def records(n: int, *, variant: str = "gen", split: str = "train") -> list[dict]:

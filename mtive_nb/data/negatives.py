@@ -8,12 +8,13 @@ share of differing bits of the perceptual hashes, and the root mean square diffe
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import imagehash
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mtive_nb.data.catalogue import Catalogue, Product
@@ -29,6 +30,7 @@ class HardNegatives:
 
     `allowed` restricts the search to the products of one split, so that no catalogue photo is in two splits. Products
     of the same coarse group come first; if too few of them look different, the nearest of the other groups follow.
+    Memory grows with the words of all texts, N products: similarities are computed for one product at a time.
     """
 
     def __init__(
@@ -41,7 +43,8 @@ class HardNegatives:
         self._place = {product_id: index for index, product_id in enumerate(self._ids)}
         groups = [product.coarse for product in self.products.values()]
         self._coarse = np.unique(np.array(groups, dtype=str), return_inverse=True)[1]  # (N,) numbers of the groups
-        self.similarity = _similarity(list(self.products.values()))  # (N, N)
+        self._vectors = _vectors(list(self.products.values()))  # (N, words), sparse
+        self._by_word = self._vectors.T.tocsr()
         self._distances: dict[tuple[int, int], float] = {}
         self._prints: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._root = catalogue.root
@@ -50,13 +53,16 @@ class HardNegatives:
         """The `k` hardest negatives, hardest first; fewer when fewer products are visually distinct."""
         here = self._index(product_id)
         found: list[str] = []
-        # The own group first, then by similarity: lexsort's last key leads.
-        for other in np.lexsort((-self.similarity[here], self._coarse != self._coarse[here])):
+        for other in self._by_similarity(here):
             if len(found) == k:
                 break
-            if other != here and self._distinct(here, int(other)):
+            if other != here and self._distinct(here, other):
                 found.append(self._ids[other])
         return found
+
+    def similarities(self, product_id: str) -> np.ndarray:
+        """Cosines (N,) of a product's text with those of all allowed products, in the order of `products`."""
+        return self._similarities(self._index(product_id))
 
     def random(self, product_id: str, rng: np.random.Generator) -> str | None:
         """Draw uniformly another product that looks different; None when there is none."""
@@ -74,14 +80,25 @@ class HardNegatives:
         """Each product's `k` hardest negatives with similarity, visual distance and what differs."""
         rows = []
         for product_id, product in self.products.items():
+            near = self.similarities(product_id)
             for rank, other_id in enumerate(self.nearest(product_id, k), start=1):
                 other = self.products[other_id]
-                similarity = float(self.similarity[self._index(product_id), self._index(other_id)])
+                similarity = float(near[self._index(other_id)])
                 distance = self.visual_distance(product_id, other_id)
                 differs = ", ".join(differing(product.attributes, other.attributes))
                 same = product.coarse == other.coarse
                 rows.append((product_id, rank, other_id, similarity, distance, same, differs))
         return pd.DataFrame(rows, columns=COLUMNS)
+
+    def _similarities(self, here: int) -> np.ndarray:
+        return (self._vectors[here] @ self._by_word).toarray()[0]
+
+    def _by_similarity(self, here: int) -> Iterator[int]:
+        """All places, nearest texts first; those of the own group before the others, which few searches reach."""
+        near, own = self._similarities(here), self._coarse == self._coarse[here]
+        for group in (own, ~own):
+            places = np.flatnonzero(group)
+            yield from places[np.argsort(-near[places], kind="stable")].tolist()
 
     def _index(self, product_id: str) -> int:
         if product_id not in self._place:
@@ -119,13 +136,10 @@ def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
     return [name for name in VISIBLE_ATTRIBUTES if name in one and name in other and one[name] != other[name]]
 
 
-def _similarity(products: list[Product]) -> np.ndarray:
-    """(N, N) cosines of the products' TF-IDF vectors, which scikit-learn normalises to length 1."""
-    if not products:
-        return np.zeros((0, 0))
+def _vectors(products: list[Product]) -> csr_matrix:
+    """(N, words) TF-IDF vectors of the products, which scikit-learn normalises to length 1; zeros where no word counts."""
     texts = [f"{product.title} {product.description} {product.category}" for product in products]
     try:
-        vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
-    except ValueError:  # no listing has a word of two letters
-        return np.zeros((len(products), len(products)))
-    return (vectors @ vectors.T).toarray()
+        return TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    except ValueError:  # no product, or no listing has a word of two letters
+        return csr_matrix((len(products), 1))

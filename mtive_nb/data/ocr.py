@@ -53,7 +53,7 @@ class RapidOcr:
         try:
             from rapidocr import RapidOCR
         except ImportError:
-            raise ImportError("OCR: found no rapidocr; install it by pip install 'mtive-nb[ocr]'") from None
+            raise ImportError("OCR: found no rapidocr; install it by pip install -e '.[ocr]'") from None
         settings = {"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": threads}
         settings |= {"Det.limit_side_len": side_px, "Global.use_cls": turned}
         self._engine = RapidOCR(params=settings)

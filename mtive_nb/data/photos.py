@@ -140,7 +140,7 @@ def _why_unidentified(path: Path) -> str:
     if not head:
         return "empty file"
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "a HEIC photo: install pillow-heif to read it (pip install 'mtive-nb[heif]'), or save it as JPEG"
+        return "a HEIC photo: install pillow-heif to read it (pip install -e '.[heif]'), or save it as JPEG"
     return f"not an image of the formats {', '.join(FORMATS)} ({path.stat().st_size} bytes)"
 
 

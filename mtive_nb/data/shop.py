@@ -181,11 +181,10 @@ def negatives_beside_random(finder: HardNegatives, *, seed: int = 0) -> pd.DataF
     """
     rng, place, rows = np.random.default_rng(seed), {name: k for k, name in enumerate(finder.products)}, []
     for own in finder.products:
-        hardest, other = finder.nearest(own, 1), finder.random(own, rng)
+        hardest, other, near = finder.nearest(own, 1), finder.random(own, rng), finder.similarities(own)
         for kind, one in (("hard", hardest[0] if hardest else None), ("random", other)):
             if one is not None:
-                near = float(finder.similarity[place[own], place[one]])
-                rows.append((own, kind, one, near, finder.visual_distance(own, one)))
+                rows.append((own, kind, one, float(near[place[one]]), finder.visual_distance(own, one)))
     return pd.DataFrame(rows, columns=["product", "negative", "other", "similarity", "distance"])
 
 

@@ -26,17 +26,18 @@ def export_expert(stack: LoraStack, saved: Path, folder: Path, name: str, *, tru
     """Copy the saved adapter `saved` / name to `folder` / name, if its parent is `trunk`; returns the new folder.
 
     Its entry is copied to the stack.json of `folder`, so that a server's answers can be traced to the adapter.
-    Errors: LineageError for another base, changed weights or absent parents; ValueError for another parent or for DoRA.
+    Errors: as LoraStack.load; ValueError for another parent or for DoRA.
     """
-    line, parent, _files = check_line(stack, "adapters", Path(saved), name)
+    stack.read(Path(saved), name)  # the server would not notice a scale that its spec does not have, or NaN
+    line, parent, files = check_line(stack, "adapters", Path(saved), name)
     if parent != trunk:
         raise ValueError(f"{Path(saved) / name} stands on {parent!r}, the exported trunk is {trunk!r}")
     if line.spec["dora"]:
         raise ValueError(f"{Path(saved) / name} is a DoRA adapter, which vLLM cannot serve: merge it")
-    copy, manifest = (
-        Path(shutil.copytree(Path(saved) / name, Path(folder) / name, dirs_exist_ok=True)),
-        read_manifest(saved),
-    )
+    copy, manifest = Path(folder) / name, read_manifest(saved)
+    copy.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():  # the bytes that were checked, and no other file of the folder
+        (copy / file).write_bytes(content)
     try:
         before = read_manifest(folder)
         others = before["adapters"] if before["base"] == manifest["base"] else {}

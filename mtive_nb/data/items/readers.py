@@ -38,7 +38,7 @@ def read_barcodes(image: Image.Image) -> tuple[list[Barcode], list[str]]:
     try:
         import zxingcpp
     except ImportError:
-        raise ImportError("barcodes: found no zxing-cpp; install it by pip install 'mtive-nb[barcode]'") from None
+        raise ImportError("barcodes: found no zxing-cpp; install it by pip install -e '.[barcode]'") from None
     codes, refused = [], []
     for found in zxingcpp.read_barcodes(image.convert("RGB"), return_errors=True):
         kind, where = str(found.format), found.position

@@ -8,6 +8,7 @@ Shapes: B samples, R answer tokens (rows), I images, T tokens, V image tokens, L
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -266,13 +267,21 @@ def with_other_images(records: Sequence[dict], *, pool: Sequence[dict] | None = 
     Each record gets the images of a random record in `pool` (default: `records`) with another product and the same
     number of images. Errors: ValueError where the pool has none.
     """
+    images, places = defaultdict(list), defaultdict(list)  # by number of images; a product's places among these
+    for record in pool or records:
+        shown = len(record["images"])
+        places[shown, record["product_id"]].append(len(images[shown]))
+        images[shown].append(record["images"])
     rng, changed = np.random.default_rng(seed), []
     for record in records:
-        own, shown = record["product_id"], len(record["images"])
-        others = [r for r in pool or records if r["product_id"] != own and len(r["images"]) == shown]
-        if not others:
-            raise ValueError(f"record {record['id']}: no record of another product has {len(record['images'])} images")
-        changed.append(record | {"images": others[int(rng.integers(len(others)))]["images"]})
+        shown = len(record["images"])
+        of_all, own = images.get(shown, []), places.get((shown, record["product_id"]), [])
+        if len(of_all) == len(own):
+            raise ValueError(f"record {record['id']}: no record of another product has {shown} images")
+        drawn = int(rng.integers(len(of_all) - len(own)))
+        for place in own:  # in order, so that `drawn` counts the others alone
+            drawn += place <= drawn
+        changed.append(record | {"images": of_all[drawn]})
     return changed
 
 
