@@ -13,8 +13,17 @@ from commerce_rows import COLA, SHAMPOO, Server, a_row, seven
 from PIL import Image
 
 from mtive_nb.data.commerce.by_endpoint import MAX_WORDS, EndpointCaptioner, prompt_of
-from mtive_nb.data.commerce.by_facts import FactCaptioner, Speaker, fact_values
-from mtive_nb.data.commerce.captions import OTHER, OWN, Photo, caption_all, caption_faults, context_of, photos_of
+from mtive_nb.data.commerce.by_facts import FactCaptioner, Speaker, check_known, fact_values
+from mtive_nb.data.commerce.captions import (
+    OTHER,
+    OWN,
+    Photo,
+    caption_all,
+    caption_faults,
+    context_of,
+    photos_of,
+    ready_captions,
+)
 from mtive_nb.data.commerce.replies import Kept, Reply
 from mtive_nb.data.endpoint import Endpoint, EndpointError, cost_in_words
 
@@ -134,6 +143,22 @@ def test_every_photo_of_every_row_has_its_caption_or_a_reason(rows, tmp_path):
     faults = caption_faults(every, found)
     assert list(faults["row_id"]) == ["gone", "blind"] and "/nowhere.png" in faults["fault"][0]
     assert faults["fault"][1] == "nothing is known of what the photo shows"
+
+
+def test_ready_captions_are_the_row_s_own_and_a_missing_one_has_its_reason(rows):
+    two = [replace(rows["PRP"], captions=("red", "")), rows["CC"]]
+    assert ready_captions(two)["PRP-1"] == (Reply("red"), Reply("", "no caption_info in the row"))
+    faults = caption_faults(two, ready_captions(two))
+    assert faults["row_id"].tolist() == ["PRP-1", "CC-1"] and faults["photo"][0] == rows["PRP"].photos[1]
+
+
+def test_stand_ins_ask_for_what_they_read_before_they_begin(rows):
+    known = [replace(rows["CC"], stratum="needed"), replace(rows["PRP"], stratum="idle")]
+    check_known(known, {"CAPTIONER": True, "JUDGES": True})
+    for lost in (replace(known[1], facts=()), replace(known[1], stratum="")):
+        check_known([known[0], lost], {"CAPTIONER": False, "JUDGES": False})
+        with pytest.raises(ValueError, match="^JUDGES: found no model, and row PRP-1 without facts or stratum"):
+            check_known([known[0], lost], {"CAPTIONER": False, "JUDGES": True})
 
 
 def test_a_request_has_photo_role_and_context_and_no_other_text(rows, server, tmp_path, photo_folder):

@@ -116,6 +116,7 @@ def test_what_is_written_is_read_back_equal(photos: Path, file: str) -> None:
     rows[5] = dataclasses.replace(rows[5], stratum="needed", known={"asked": ["colour"]}, facts=facts, product_id="P")
     path = write_rows(rows, photos.parent / file)
     assert load_rows(path, photos=photos, quarantine=photos.parent / "q.csv") == rows
+    assert load_rows(path, quarantine=photos.parent / "q.csv") == rows  # photos below the file's folder
     stored = json.loads(path.read_text()) if file.endswith(".json") else list(map(json.loads, path.open()))
     theirs = ("instruction", "input", "options", "output", "task", "split", "images", "caption_info")
     assert all(isinstance(one[name], str) for one in stored for name in theirs)

@@ -8,6 +8,7 @@ from commerce_rows import seven
 
 from mtive_nb.__main__ import main
 from mtive_nb.data.commerce.mmec import write_rows
+from mtive_nb.evaluate.commerce.arms import training_costs
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.stack import AdapterSpec, LoraStack
@@ -56,6 +57,19 @@ def test_rows_are_scored_as_the_stack_answers_and_resume(home, rows):
     table = score_rows(expert, recaptioned, output=file, batch=3, max_new_tokens=4)
     assert asked == [rows[0].row_id, *(row.row_id for row in rows[4:])]
     assert table["answer"].tolist()[1:] == said[1:]
+
+
+def test_an_arm_costs_its_steps_its_weights_and_the_tokens_of_its_rows(text_folder, rows):
+    records = [commerce_record(row, "CASLIE") for row in rows[:3]]
+    stack = LoraStack(load_vlm(str(text_folder), device="cpu"))
+    stack.add("CASLIE", AdapterSpec(2, 4, ("language",)))
+    log = train_adapter(stack, "CASLIE", records, Training(2, 1e-3, 3))
+    (cost,) = training_costs(stack, {"CASLIE": log}, {"CASLIE": records}).to_dict("records")
+    processor = stack.vlm.processor
+    chats = [processor.apply_chat_template(record["messages"]).rstrip() for record in records]
+    assert cost["tokens a row"] == sum(len(processor.tokenizer(chat)["input_ids"]) for chat in chats) / 3
+    assert (cost["arm"], cost["steps"], cost["loss"]) == ("CASLIE", 2, log["loss"].iloc[-1])
+    assert cost["weights"] == stack.trainable_parameters("CASLIE") > 0
 
 
 def test_the_engine_serves_it_beside_the_bare_text_model(home, text_folder, rows):

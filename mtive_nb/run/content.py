@@ -84,12 +84,12 @@ def data_digest(folder: Path, *, cache_file: Path | None = None) -> str:
 
 
 def code_of_chapter(cells: Iterable[str]) -> dict[str, str]:
-    """Return the package's files that code cells reach through imports, {path in the package: hash}.
+    """Return the package's files that a chapter's code cells, in order, reach through imports: {path in the package: hash}.
 
     A module's hash covers its statements; comments, docstrings and layout do not count. A packaged data file counts if
     a module in the same folder names it.
     """
-    waiting = set().union(*(_imported(ast.parse(cell)) for cell in cells))
+    waiting = _imported(ast.parse("\n".join(cells)))  # as one text: a cell uses the names that an earlier one imports
     seen: set[Path] = set()
     while waiting:
         path = waiting.pop()

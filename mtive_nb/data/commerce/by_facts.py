@@ -77,6 +77,20 @@ def fact_values(rows: Iterable[CommerceRow]) -> dict[str, list[str]]:
     return {name: sorted(values) for name, values in sorted(found.items())}
 
 
+def check_known(rows: Iterable[CommerceRow], stand_ins: Mapping[str, bool]) -> None:
+    """Check that rows have what stand-ins read: facts for captions, with a stratum for simulated judges.
+
+    stand_ins: {parameter that would name a model: whether a stand-in takes its place}. Errors: ValueError that names the
+    parameter and the first row that lacks something.
+    """
+    lacking = next((row.row_id for row in rows if not (row.facts and row.stratum)), None)
+    if lacking and (found := [name for name, used in stand_ins.items() if used]):
+        raise ValueError(
+            f"{', '.join(found)}: found no model, and row {lacking} without facts or stratum, which its stand-in reads; "
+            "expected the name of a model, or both in every row (docs/commerce.md)"
+        )
+
+
 def phrase(name: str, value: str) -> str:
     """Return a fact in the words of a caption: "red", "brand LOZ", "a dent", "no damage"."""
     if value == UNANSWERABLE:

@@ -134,6 +134,15 @@ def caption_all(
     return {row_id: tuple(of_place[row_id, place] for place in range(n)) for row_id, n in counts.items()}
 
 
+def ready_captions(rows: Iterable[CommerceRow]) -> dict[str, tuple[Reply, ...]]:
+    """Return the captions that rows came with, as `caption_all` does: {row_id: one a photo}, a reason where one is missing."""
+    missing = Reply("", "no caption_info in the row")
+    return {
+        row.row_id: tuple(Reply(text) if text else missing for text in row.captions or ("",) * len(row.photos))
+        for row in rows
+    }
+
+
 def caption_faults(rows: Iterable[CommerceRow], captions: Mapping[str, Sequence[Reply]]) -> pd.DataFrame:
     """Return the photos without a caption, with columns row_id, task, photo (path), fault."""
     found = [

@@ -25,19 +25,21 @@ from mtive_nb.run.atomic import replacing
 def load_rows(
     file: str | Path,
     *,
-    photos: str | Path,
     quarantine: str | Path,
+    photos: str | Path | None = None,
     names: Mapping[str, str] | None = None,
     cache: str | Path | None = None,
 ) -> list[CommerceRow]:
     """Read the usable rows of a JSON array or of JSON lines; the others go to `quarantine` (CSV) with the reason.
 
-    photos: a folder or archive, in which a photo is found by the end of its URL; `cache`: where an archive is unpacked.
+    photos: a folder or archive, in which a photo is found by the end of its URL (default: the file's folder); `cache`:
+    where an archive is unpacked.
     names: further names of tasks and splits, as the file spells them ({"dev_set": "val"}). Each photo is decoded once. A
     photo that is missing or does not decode is left out with its caption, and a row without any photo with it. Errors:
     FileNotFoundError; ValueError when no row is usable.
     """
-    file, store = Path(file), PhotoStore(photos, cache=cache)
+    file = Path(file)
+    store = PhotoStore(file.parent if photos is None else photos, cache=cache)
     if not file.is_file():
         raise FileNotFoundError(
             f"rows {file}: no such file; expected MMECInstruct's dataset.json, or lines of its rows"
