@@ -5,10 +5,8 @@ import pytest
 
 from mtive_nb.data.commerce.ebay_benches import BENCHES
 from mtive_nb.data.commerce.rows import CommerceRow
-from mtive_nb.evaluate.claims import load_claims, undecided
 from mtive_nb.evaluate.commerce.claims import best_of_baselines, by_stratum, commerce_claims
 from mtive_nb.evaluate.commerce.ebay_claims import adaptation_claims, choice_claims
-from mtive_nb.evaluate.design import load_design
 
 TASKS = ("AP", "CC", "PRP", "PSI", "MPC", "SA", "SR")
 
@@ -118,15 +116,3 @@ def test_resolution_and_decoder_are_decided_on_their_own_benchmarks():
     }
     without_exam = choice_claims(records, arms, exam[:0], **names).set_index("claim")["verdict"]
     assert without_exam["ebay-domain-text-decoder-neutral-general"] == "not measured in this run"
-
-
-@pytest.mark.parametrize("paper", ["ebay", "caslie"])
-def test_what_no_chapter_decides_stands_on_the_board_with_its_reason_and_support(paper):
-    ids = [claim["id"] for claim in load_claims() if claim["paper"] == paper]
-    needs = {claim: need for need, claims in load_design().not_here.items() for claim in claims}
-    rest = {row["claim"]: row for row in undecided(paper, ids[:2])}
-    assert list(rest) == ids[2:] and all(row["support"] and not row["n"] > 0 for row in rest.values())
-    untestable = {c["id"] for c in load_claims() if c["testable_small_scale"] == "no"}
-    assert {i for i, row in rest.items() if row["verdict"].startswith("not testable here: ")} == untestable & set(rest)
-    told = [i for i in needs if i in rest and i not in untestable]
-    assert told and all(rest[i]["verdict"] == f"not measured in this run: needs {needs[i]}" for i in told)

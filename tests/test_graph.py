@@ -185,7 +185,7 @@ def test_results_are_what_others_read(tmp_path: Path) -> None:
 
 
 def test_code_is_what_the_imports_lead_to() -> None:
-    code = code_of_chapter(["import mtive_nb as m\nrecords = m.load_records(path)"])
+    code = code_of_chapter(["import mtive_nb as m", "records = m.load_records(path)"])  # a later cell uses the name
     assert {"__init__.py", "data/records.py", "data/splits.py", "data/photos.py"} <= code.keys()
     assert not [name for name in code if name.startswith(("model/", "evaluate/"))]
     within = code_of_chapter(["def f():\n    from mtive_nb.evaluate.claims import board"])

@@ -18,7 +18,7 @@ chapter. The report joins the chapters' tables of claims.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import pandas as pd
@@ -267,18 +267,6 @@ def board(
         rows.append(_row(claim, found))
     texts = dict.fromkeys(("by_task", "decided_by", "intervals"), object)
     return pd.DataFrame(rows, columns=list(BOARD_FIELDS)).astype(texts)
-
-
-def undecided(paper: str, decided: Collection[str]) -> list[dict]:
-    """Return a row of the board for each claim of a paper that no chapter decides, with the reason.
-
-    decided: ids of claims with a row elsewhere. What a claim lacks here stands in the design (`not_here`).
-    """
-    rest = board([claim for claim in load_claims() if claim["paper"] == paper and claim["id"] not in decided], {})
-    needs = {claim: need for need, claims in load_design().not_here.items() for claim in claims}
-    lacking = rest["claim"].isin(needs) & (rest["verdict"] == NOT_MEASURED)
-    rest.loc[lacking, "verdict"] = [f"{NOT_MEASURED}: needs {needs[claim]}" for claim in rest.loc[lacking, "claim"]]
-    return rest.to_dict("records")
 
 
 def claims_of_run(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import f1_score
 
 from mtive_nb.data.dates import parse_date, stated_date, strip_prefix
 from mtive_nb.evaluate.reading import class_of, is_abstention, normalise_answer, parse_pairs
@@ -67,24 +66,6 @@ def classify(predictions: Sequence[str], labels: Sequence[str], *, classes: Sequ
         names = ["yes", "no"]  # all labels may be `yes` in a small sample; `no` is still a class
         labels = [label.lower() for label in labels]
     return Classified(tuple(class_of(text, names) or UNPARSED for text in predictions), tuple(labels))
-
-
-def classification(
-    predictions: Sequence[str], labels: Sequence[str], *, classes: Sequence[str] | None = None
-) -> dict[str, float]:
-    """Return accuracy and support-weighted F1 (T2's F1-weighted), both in [0, 1], the count of unparsed answers, and n.
-
-    Errors: ValueError for no items.
-    """
-    read = classify(predictions, labels, classes=classes)
-    if not read.labels:
-        raise ValueError("classification: found no items; expected at least one")
-    return {
-        "accuracy": float(read.hits.mean()),
-        "f1_weighted": float(f1_score(read.labels, read.predicted, average="weighted", zero_division=0)),
-        "unparsed": sum(p == UNPARSED for p in read.predicted),
-        "n": len(read.labels),
-    }
 
 
 def attribute_matches(prediction: str, asked: Mapping[str, Any]) -> dict[str, float]:
