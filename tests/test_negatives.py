@@ -96,5 +96,5 @@ def test_a_similarity_is_the_cosine_of_tf_idf_vectors_and_memory_grows_with_the_
     vectors = TfidfVectorizer(sublinear_tf=True).fit_transform([f"{p.title}  " for p in products]).toarray()
     for k in (0, 1234):
         np.testing.assert_allclose(negatives.similarities(f"P{k}"), vectors @ vectors[k], atol=1e-12)
-    kept = [part for matrix in (negatives._vectors, negatives._by_word) for part in (matrix.data, matrix.indices)]
-    assert sum(part.nbytes for part in kept) < 200 * len(products)  # a row of similarities alone has 8 bytes a product
+    kept = negatives._vectors.data, negatives._vectors.indices
+    assert sum(part.nbytes for part in kept) < 100 * len(products)  # a row of similarities alone has 8 bytes a product

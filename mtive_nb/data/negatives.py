@@ -44,7 +44,6 @@ class HardNegatives:
         groups = [product.coarse for product in self.products.values()]
         self._coarse = np.unique(np.array(groups, dtype=str), return_inverse=True)[1]  # (N,) numbers of the groups
         self._vectors = _vectors(list(self.products.values()))  # (N, words), sparse
-        self._by_word = self._vectors.T.tocsr()
         self._distances: dict[tuple[int, int], float] = {}
         self._prints: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._root = catalogue.root
@@ -62,7 +61,7 @@ class HardNegatives:
 
     def similarities(self, product_id: str) -> np.ndarray:
         """Cosines (N,) of a product's text with those of all allowed products, in the order of `products`."""
-        return self._similarities(self._index(product_id))
+        return self._similarities(self._index(product_id), np.arange(len(self._ids)))
 
     def random(self, product_id: str, rng: np.random.Generator) -> str | None:
         """Draw uniformly another product that looks different; None when there is none."""
@@ -90,15 +89,15 @@ class HardNegatives:
                 rows.append((product_id, rank, other_id, similarity, distance, same, differs))
         return pd.DataFrame(rows, columns=COLUMNS)
 
-    def _similarities(self, here: int) -> np.ndarray:
-        return (self._vectors[here] @ self._by_word).toarray()[0]
+    def _similarities(self, here: int, places: np.ndarray) -> np.ndarray:
+        return (self._vectors[places] @ self._vectors[here].T).toarray()[:, 0]
 
     def _by_similarity(self, here: int) -> Iterator[int]:
         """All places, nearest texts first; those of the own group before the others, which few searches reach."""
-        near, own = self._similarities(here), self._coarse == self._coarse[here]
+        own = self._coarse == self._coarse[here]
         for group in (own, ~own):
             places = np.flatnonzero(group)
-            yield from places[np.argsort(-near[places], kind="stable")].tolist()
+            yield from places[np.argsort(-self._similarities(here, places), kind="stable")].tolist()
 
     def _index(self, product_id: str) -> int:
         if product_id not in self._place:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ class Shop:
             pool = [self.negatives.products[name] for name in dict.fromkeys(drawn)]
         return [other for other in pool if differing(other.attributes, photo.seen)][:k]
 
-    @property
+    @cached_property
     def has_siblings(self) -> bool:
         """Whether any two products share a coarse group."""
         groups = [product.coarse for product in self.negatives.products.values()]
