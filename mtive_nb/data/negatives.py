@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mtive_nb.data.catalogue import Catalogue, Product
 from mtive_nb.data.photos import load_image
@@ -137,6 +136,8 @@ def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
 
 def _vectors(products: list[Product]) -> csr_matrix:
     """(N, words) TF-IDF vectors of the products, which scikit-learn normalises to length 1; zeros where no word counts."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes 0.7 s, of which `ask` needs nothing
+
     texts = [f"{product.title} {product.description} {product.category}" for product in products]
     try:
         return TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
