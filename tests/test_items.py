@@ -14,7 +14,7 @@ from mtive_nb.data.items.dedup import dedup_table, distinct, kept_photos
 from mtive_nb.data.items.inputs import PROMPTS, fewer_photos, item_record, main_photo
 from mtive_nb.data.items.items import Item, Region, load_items, write_items
 from mtive_nb.data.items.readers import Barcode, Reading
-from mtive_nb.data.items.schema import SCHEMA, checked, fields_of, gtin_ok, parse_answer, values_of
+from mtive_nb.data.items.schema import SCHEMA, checked, fields_of, flat, gtin_ok, parse_answer, values_of
 from mtive_nb.data.ocr import Line
 from mtive_nb.data.records import load_records, record_fault, write_records
 from mtive_nb.evaluate.items.judge import _fault as verdicts_fault
@@ -63,6 +63,17 @@ def test_what_fails_the_schema_is_dropped_with_a_reason(text: str, left: dict, f
     parsed = parse_answer(text)
     assert parsed.answer == left and any(fault in one for one in parsed.faults)
     jsonschema.validate(parsed.answer, SCHEMA)
+
+
+def test_a_flat_answer_says_the_same_without_brackets_and_underscores() -> None:
+    text = flat(FIG_6)
+    assert text.startswith('{"barcodes": "049008346642", "model number": "LATC-2900BLK"') and not set("_[]") & set(text)
+    read = parse_answer(text)
+    assert fields_of(read.answer) == fields_of(FIG_6) and read.faults == ()
+    assert flat({}) == "{}" and parse_answer("{}").answer == {}
+    wrong = parse_answer('{"brand name": "LOZ", "price": "3", "colors": " ", "capacity": 7}')
+    assert wrong.answer == {"attributes": {"brand_name": "LOZ", "capacity": [{"value": "7"}]}}
+    assert any("'price'" in one for one in wrong.faults) and any("colors" in one for one in wrong.faults)
 
 
 def test_nesting_without_end_is_a_fault() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mtive_nb.data.items.dedup import distinct
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import Reading, as_prompt
-from mtive_nb.data.items.schema import SCHEMA
+from mtive_nb.data.items.schema import SCHEMA, flat
 from mtive_nb.data.records import make_record
 
 TASK = "ITEM"
@@ -30,7 +30,8 @@ def _form(schema: Mapping) -> object:
     return [_form(schema["items"])] if schema["type"] == "array" else "text"
 
 
-PROMPTS = {"short": SHORT, "long": LONG.format(fields=json.dumps(_form(SCHEMA)))}
+FLAT = "Extract the item's fields as flat JSON."  # answered as schema.flat writes
+PROMPTS = {"flat": FLAT, "short": SHORT, "long": LONG.format(fields=json.dumps(_form(SCHEMA)))}
 
 
 def main_photo(item: Item) -> Item:
@@ -65,10 +66,11 @@ def item_record(
 ) -> dict:
     """Return an item's record.
 
-    prompt: a key of PROMPTS. readings: what engines read from the item's photos, before the question. images: in place
+    prompt: a key of PROMPTS; "flat" has a flat answer, the others that of the schema. readings: what engines read from the item's photos, before the question. images: in place
     of the item's photos. answer: the label to train on, default the truth.
     Errors: KeyError for another prompt.
     """
+    truth = item.truth if answer is None else answer
     question = " ".join(filter(None, (as_prompt(item.photos, readings or {}), PROMPTS[prompt])))
     return make_record(
         item.item_id,
@@ -76,7 +78,7 @@ def item_record(
         task=TASK,
         variant=prompt,
         images=item.photos if images is None else images,
-        answer=json.dumps(item.truth if answer is None else answer, ensure_ascii=False),
+        answer=flat(truth) if prompt == "flat" else json.dumps(truth, ensure_ascii=False),
         question=question,
         source=item.source,
         split=item.split,

@@ -7,6 +7,7 @@ paper's text lists them. An answer holds only fields that are not empty.
 import copy
 import json
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,19 @@ SCHEMA: dict[str, Any] = _object(
     }
 )
 _VALIDATOR = Draft202012Validator(SCHEMA)
+
+
+def _leaves(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each field's path and, for a list, the schema of what it holds."""
+    for name, one in schema["properties"].items():
+        where = f"{path}.{name}".lstrip(".")
+        yield from _leaves(one, where) if one["type"] == "object" else [(where, one.get("items"))]
+
+
+_LEAVES = dict(_leaves(SCHEMA))
+# The fields by name, without brackets and underscores: "brand name", "manufacturer address".
+WORDS = {path: path.partition(".")[2].replace(".", " ").replace("_", " ") for path in _LEAVES}
+_PATHS = {words: path for path, words in WORDS.items()}
 BARCODES = "identifiers.barcodes"
 Pair = tuple[str, str]  # (path, normalised value)
 
@@ -65,15 +79,44 @@ class Parsed:
 
 
 def parse_answer(text: str) -> Parsed:
-    """Read the object in a model's text; a code fence or words around the JSON are tolerated.
+    """Read the object in a model's text, of the schema or as `flat` writes it; words around the JSON are tolerated.
 
     Text without an object gives {} and the reason, never an error.
     """
     try:
-        found = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        body = text[text.index("{") : text.rindex("}") + 1]
+        found = json.loads(body)
+        if isinstance(found, dict) and found.keys() & _PATHS.keys():
+            found = _of_the_schema(json.loads(body, object_pairs_hook=list))  # a name may stand several times
     except (ValueError, RecursionError):
         return Parsed({}, (f"answer: found {text[:60]!r}, expected one JSON object",))
     return checked(found)
+
+
+def flat(answer: dict[str, Any]) -> str:
+    """Write a valid answer as one JSON object of words and texts: {"brand name": "LOZ", "capacity": "7 HR"}.
+
+    A list repeats its name. A small model writes it, whose tokens of brackets and underscores saw little training.
+    """
+    pairs = (f'"{WORDS[path]}": {json.dumps(value, ensure_ascii=False)}' for path, value in values_of(answer))
+    return "{" + ", ".join(pairs) + "}"
+
+
+def _of_the_schema(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    answer: dict[str, Any] = {}
+    for words, value in pairs:
+        path = _PATHS.get(words, words)
+        *way, last = path.split(".")
+        part = answer
+        for step in way:
+            part = part.setdefault(step, {})
+        if of := _LEAVES.get(path):
+            names = list(of.get("properties", ()))
+            texts = str(value).rsplit(" ", len(names) - 1) if names else []
+            part.setdefault(last, []).append(dict(zip(names, texts, strict=False)) if names else value)
+        else:
+            part[last] = value
+    return answer
 
 
 def checked(answer: object) -> Parsed:
