@@ -17,12 +17,12 @@ had equally many trials.
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
@@ -173,7 +173,10 @@ def of_15(chapters: Chapters, arm: str) -> Arm | None:
     spec = m.AdapterSpec(given["RANK"], float(given["RANK"]), tuple(given["PLACEMENT"]))
     stack = m.LoraStack(m.load_vlm(given["TEXT_MODEL"]))
     photos = given["PHOTOS"] or chapters.run("15") / "mart" / "images"
-    rows = load_rows(chapters.run("15") / "records" / "rows.jsonl", photos=photos, quarantine=os.devnull)
+    with TemporaryDirectory() as aside:  # 15 wrote these rows, and has a quarantine of its own
+        rows = load_rows(
+            chapters.run("15") / "records" / "rows.jsonl", photos=photos, quarantine=f"{aside}/left_out.csv"
+        )
     train, held_out = of_split(records, "train"), of_split(records, "val")
     return Arm(arm, stack, spec, None, training_of(given), train, held_out, rows={r.row_id: r for r in rows})
 

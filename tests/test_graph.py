@@ -1,6 +1,7 @@
 """The graph of notebooks, and what makes one stale."""
 
 import json
+import os
 from pathlib import Path
 
 import nbformat
@@ -182,6 +183,14 @@ def test_results_are_what_others_read(tmp_path: Path) -> None:
     assert results_digest(results_of(tmp_path)) == before
     write_atomic(tmp_path / "tables" / "a.csv", "x")
     assert results_digest(results_of(tmp_path)) != before
+
+
+def test_a_device_or_folder_is_not_replaced(tmp_path) -> None:
+    os.mkfifo(tmp_path / "device")
+    for name in ("device", "."):
+        with pytest.raises(OSError, match="expected a file or nothing there"):
+            write_atomic(tmp_path / name, "x")
+    assert (tmp_path / "device").is_fifo() and len(list(tmp_path.iterdir())) == 1
 
 
 def test_code_is_what_the_imports_lead_to() -> None:

@@ -9,8 +9,13 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, with the same suffix; rename it to `path` when the block succeeds."""
+    """Yield a temporary path beside `path`, with the same suffix; rename it to `path` when the block succeeds.
+
+    Errors: OSError where `path` is neither free nor a file: a folder, or a device, which a rename as root would remove.
+    """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: found a folder or device, expected a file or nothing there")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
     try:
