@@ -74,6 +74,11 @@ def test_a_flat_answer_says_the_same_without_brackets_and_underscores() -> None:
     wrong = parse_answer('{"brand name": "LOZ", "price": "3", "colors": " ", "capacity": 7}')
     assert wrong.answer == {"attributes": {"brand_name": "LOZ", "capacity": [{"value": "7"}]}}
     assert any("'price'" in one for one in wrong.faults) and any("colors" in one for one in wrong.faults)
+    for text in (
+        '{"attributes": "x", "brand name": "LOZ"}',
+        '{"a": 1, "a.b": 2, "brand name": {"c": [3]}}',
+    ):  # neither form
+        assert parse_answer(text).answer == {} and len(parse_answer(text).faults) >= 2
 
 
 def test_nesting_without_end_is_a_fault() -> None:

@@ -66,8 +66,9 @@ def item_record(
 ) -> dict:
     """Return an item's record.
 
-    prompt: a key of PROMPTS; "flat" has a flat answer, the others that of the schema. readings: what engines read from the item's photos, before the question. images: in place
-    of the item's photos. answer: the label to train on, default the truth.
+    prompt: a key of PROMPTS; "flat" has a flat answer, the others that of the schema. readings: what engines read from
+    the item's photos, before the question. images: in place of the item's photos. answer: the label to train on, default
+    the truth.
     Errors: KeyError for another prompt.
     """
     truth = item.truth if answer is None else answer

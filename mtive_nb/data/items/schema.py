@@ -86,7 +86,7 @@ def parse_answer(text: str) -> Parsed:
     try:
         body = text[text.index("{") : text.rindex("}") + 1]
         found = json.loads(body)
-        if isinstance(found, dict) and found.keys() & _PATHS.keys():
+        if isinstance(found, dict) and found.keys() & _PATHS.keys() and not found.keys() & SCHEMA["properties"].keys():
             found = _of_the_schema(json.loads(body, object_pairs_hook=list))  # a name may stand several times
     except (ValueError, RecursionError):
         return Parsed({}, (f"answer: found {text[:60]!r}, expected one JSON object",))
@@ -96,21 +96,22 @@ def parse_answer(text: str) -> Parsed:
 def flat(answer: dict[str, Any]) -> str:
     """Write a valid answer as one JSON object of words and texts: {"brand name": "LOZ", "capacity": "7 HR"}.
 
-    A list repeats its name. A small model writes it, whose tokens of brackets and underscores saw little training.
+    A list repeats its name. For small models: it needs no bracket and no underscore, which they hardly saw in training.
     """
     pairs = (f'"{WORDS[path]}": {json.dumps(value, ensure_ascii=False)}' for path, value in values_of(answer))
     return "{" + ", ".join(pairs) + "}"
 
 
 def _of_the_schema(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Put a flat answer's values at their places in the schema; unknown names stay at the top, where `checked` drops them."""
     answer: dict[str, Any] = {}
     for words, value in pairs:
-        path = _PATHS.get(words, words)
-        *way, last = path.split(".")
+        path = _PATHS.get(words)
+        *way, last = path.split(".") if path else [words]
         part = answer
         for step in way:
             part = part.setdefault(step, {})
-        if of := _LEAVES.get(path):
+        if of := path and _LEAVES[path]:
             names = list(of.get("properties", ()))
             texts = str(value).rsplit(" ", len(names) - 1) if names else []
             part.setdefault(last, []).append(dict(zip(names, texts, strict=False)) if names else value)
