@@ -144,9 +144,11 @@ def test_rules_on_ocr_find_most_of_a_mart_item_and_invent_little(items: list[Ite
     assert front["recall"].mean() < whole["recall"].mean() / 2  # the main photo does not show the back
 
 
-def test_readings_in_a_prompt_name_their_photo() -> None:
-    readings = {"a": lines("LOZ", "250 ML"), "c": Reading(barcodes=(Barcode("123", "QRCode", (0, 0, 1, 1)),))}
-    assert as_prompt(["a", "b", "c"], readings) == "Printed: image 1: LOZ | 250 ML; image 3: barcode 123."
+def test_a_prompt_has_each_line_that_photos_repeat_once() -> None:
+    code = Barcode("123", "QRCode", (0, 0, 1, 1))
+    readings = {"a": lines("LOZ", "250 ML"), "c": Reading((*lines("loz.", "250ML", "Italy").lines,), (code, code))}
+    assert as_prompt(["a", "b", "c"], readings) == "Printed: LOZ | 250 ML | Italy | barcode 123."
+    assert as_prompt(["c", "a"], readings) == "Printed: loz. | 250ML | Italy | barcode 123."
     assert as_prompt(["b"], readings) == ""
 
 

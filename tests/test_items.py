@@ -14,7 +14,7 @@ from mtive_nb.data.items.dedup import dedup_table, distinct, kept_photos
 from mtive_nb.data.items.inputs import PROMPTS, fewer_photos, item_record, main_photo
 from mtive_nb.data.items.items import Item, Region, load_items, write_items
 from mtive_nb.data.items.readers import Barcode, Reading
-from mtive_nb.data.items.schema import SCHEMA, checked, fields_of, flat, gtin_ok, parse_answer, values_of
+from mtive_nb.data.items.schema import SCHEMA, WORDS, checked, fields_of, flat, gtin_ok, parse_answer, values_of
 from mtive_nb.data.ocr import Line
 from mtive_nb.data.records import load_records, record_fault, write_records
 from mtive_nb.evaluate.items.judge import _fault as verdicts_fault
@@ -237,12 +237,15 @@ def test_an_item_becomes_a_record_of_any_number_of_photos(tmp_path: Path) -> Non
     assert [record_fault(one) for one in records] == [None, None] and [len(r["images"]) for r in records] == [5, 1]
     assert load_records(write_records(records, tmp_path / "records.jsonl")) == records
     assert parse_answer(records[0]["answer"]).answer == FIG_6 == parse_answer(records[1]["answer"]).answer
-    assert len(PROMPTS["long"]) > 5 * len(PROMPTS["short"]) and all(
-        f'"{name}"' in PROMPTS["long"] for name in SCHEMA["properties"]
-    )
+    names = {"schema": SCHEMA["properties"], "flat": WORDS.values()}
+    for form, prompts in PROMPTS.items():
+        assert len(prompts["long"]) > 5 * len(prompts["short"])
+        assert all(f'"{name}"' in prompts["long"] for name in names[form])
     assert item_record(item, images=photos[1:3])["images"] == list(photos[1:3])
-    with pytest.raises(KeyError):
-        item_record(item, prompt="medium")
+    assert item_record(item, form="flat")["answer"] == flat(FIG_6)
+    for wrong in ({"prompt": "medium"}, {"form": "table"}):
+        with pytest.raises(KeyError):
+            item_record(item, **wrong)
 
 
 def test_scores_and_verdicts_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +14,10 @@ from PIL import Image
 import mtive_nb.serve.items as serve
 from mtive_nb.__main__ import main
 from mtive_nb.data.endpoint import Endpoint, EndpointError
+from mtive_nb.data.items.inputs import PROMPTS
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import Reading
-from mtive_nb.data.items.schema import Parsed, parse_answer
+from mtive_nb.data.items.schema import Parsed, flat, parse_answer
 from mtive_nb.data.ocr import Line
 from mtive_nb.evaluate.items.judge import ItemJudge
 
@@ -170,7 +172,10 @@ def test_an_endpoint_s_failure_is_a_row_and_its_refusal_a_stop(
         closed.close()
 
 
-def test_an_expert_gets_all_photos_of_an_item(shop: Path) -> None:
+@pytest.mark.parametrize("form", ["schema", "flat"])
+def test_an_expert_sees_the_main_photo_and_is_told_what_all_say(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
     asked = []
 
     class Experts:
@@ -181,11 +186,35 @@ def test_an_expert_gets_all_photos_of_an_item(shop: Path) -> None:
 
         def answers(self, records: list[dict], *, max_new_tokens: int) -> list[SimpleNamespace]:
             asked.extend(records)
-            return [SimpleNamespace(text=json.dumps(FIELDS)) for _ in records]
+            return [SimpleNamespace(text=flat(FIELDS) if form == "flat" else json.dumps(FIELDS)) for _ in records]
 
-    found = serve.by_expert(Experts())(serve.find_items(shop)[0])
-    assert found == parse_answer(json.dumps(FIELDS))
-    assert asked[0]["task"] == "ITEM" and len(asked[0]["pixels"]) == 2 == len(asked[0]["images"])
+    def told(photos: tuple[str, ...], ocr: object) -> dict[str, Reading]:
+        return {name: Reading((Line(Path(name).stem, (0, 0, 1, 1), 1.0),)) for name in photos}
+
+    monkeypatch.setattr(serve, "read_photos", told)
+    found = serve.by_expert(Experts(), None, form=form)(serve.find_items(shop)[0])
+    assert found == Parsed(FIELDS)
+    (record,) = asked
+    assert record["task"] == "ITEM" and len(record["pixels"]) == 1 == len(record["images"])
+    question = record["messages"][0]["content"][-1]["text"]
+    assert question == f"Printed: 0 | 1. {PROMPTS[form]['short']}"
+
+
+def test_an_expert_is_asked_in_the_form_that_chapter_17_taught(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = []
+    monkeypatch.setattr(serve, "find_project", lambda: SimpleNamespace(outputs=tmp_path))
+    monkeypatch.setattr(serve, "RapidOcr", lambda: None)
+    monkeypatch.setattr("mtive_nb.serve.answer.open_profile", lambda name: nullcontext(SimpleNamespace(expert_of=str)))
+    monkeypatch.setattr(serve, "by_expert", lambda *_, form: forms.append(form) or Counted())
+    words = ["items", str(shop), "-o", str(tmp_path / "items.jsonl"), "--profile", "mine"]
+    assert main(words) == 1
+    chapter = tmp_path / "mine" / "17_items"
+    chapter.mkdir(parents=True)
+    (chapter / "run.json").write_text(json.dumps({"parameters": {"FORM": "flat"}}))
+    assert main(words) == 1
+    assert forms == ["schema", "flat"]
 
 
 def test_a_stack_answers_about_an_item_of_four_photos(tiny, shop: Path) -> None:

@@ -23,6 +23,8 @@ from mtive_nb.data.ocr import OcrEngine, RapidOcr
 from mtive_nb.data.photos import PhotoError, file_sha256, photo_fault
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
+from mtive_nb.run.graph import find_project, find_run
+from mtive_nb.run.stale import read_run
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 COLUMNS = ("item_id", "photos", "fields", "faults", "error", "by", "key")
@@ -57,9 +59,10 @@ def by_rules(ocr: OcrEngine, *, shop: Shop | None = None) -> Reader:
     return read
 
 
-def by_expert(experts: Any, *, prompt: str = "short", max_new_tokens: int = 512) -> Reader:
-    """Return the reader that asks the expert ITEM of an open profile (`open_profile`).
+def by_expert(experts: Any, ocr: OcrEngine, *, form: str = "schema", max_new_tokens: int = 512) -> Reader:
+    """Return the reader that asks the expert ITEM of an open profile (`open_profile`) as chapter 17 trained it.
 
+    The expert sees the main photo and is told what engines read from all of them. form: FORM of chapter 17.
     Errors: KeyError where the profile has no such expert.
     """
     from mtive_nb.model.batches import prepared_image
@@ -67,8 +70,9 @@ def by_expert(experts: Any, *, prompt: str = "short", max_new_tokens: int = 512)
     experts.expert_of(TASK)
 
     def read(item: Item) -> Parsed:
-        pixels = [prepared_image(photo, experts.max_px) for photo in item.photos]
-        record = item_record(item, prompt=prompt) | {"pixels": pixels}
+        pixels = [prepared_image(item.photos[0], experts.max_px)]
+        told = read_photos(item.photos, ocr=ocr)
+        record = item_record(item, form=form, readings=told, images=item.photos[:1]) | {"pixels": pixels}
         return parse_answer(experts.answers([record], max_new_tokens=max_new_tokens)[0].text)
 
     return read
@@ -84,7 +88,7 @@ def by_endpoint(endpoint: Endpoint, *, prompt: str = "long", max_tokens: int = 1
     requests = [{"response_format": form}, {}]  # the first that the server takes
 
     def read(item: Item) -> Parsed:
-        content = [photo_part(photo) for photo in item.photos] + [{"type": "text", "text": PROMPTS[prompt]}]
+        content = [photo_part(photo) for photo in item.photos] + [{"type": "text", "text": PROMPTS["schema"][prompt]}]
         reason = ""
         for request in list(requests):
             common = {"temperature": 0, "max_tokens": max_tokens}
@@ -176,7 +180,7 @@ def main(
             reader, by = _reader(opened, profile=profile, endpoint=endpoint, model=model)
             if endpoint:
                 photos = [photo for item in items for photo in item.photos[:most_photos]]
-                cost = cost_in_words(len(items), photos, text_tok=len(PROMPTS["long"]) / 4)
+                cost = cost_in_words(len(items), photos, text_tok=len(PROMPTS["schema"]["long"]) / 4)
                 print(f"items: at most {len(items):,} requests before retries, {cost}", flush=True)
             rows = read_items(items, reader, by=by, output=output, most_photos=most_photos)
     except (OSError, KeyError, ValueError, ImportError, EndpointError, BudgetError) as error:
@@ -201,4 +205,6 @@ def _reader(opened: ExitStack, *, profile: str, endpoint: str, model: str) -> tu
     from mtive_nb.serve.answer import open_profile
 
     experts = opened.enter_context(open_profile(profile))
-    return by_expert(experts), experts.expert_of(TASK)
+    chapter = find_run(find_project().outputs / profile, "17")
+    form = read_run(chapter)["parameters"].get("FORM", "schema") if chapter else "schema"
+    return by_expert(experts, RapidOcr(), form=form), experts.expert_of(TASK)

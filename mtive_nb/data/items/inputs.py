@@ -11,27 +11,32 @@ from pathlib import Path
 from mtive_nb.data.items.dedup import distinct
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import Reading, as_prompt
-from mtive_nb.data.items.schema import SCHEMA, flat
+from mtive_nb.data.items.schema import SCHEMA, WORDS, flat
 from mtive_nb.data.records import make_record
 
 TASK = "ITEM"
 MOST_PHOTOS = 9  # the most images of an item after the paper's deduplication (A.5)
-SHORT = "Extract the item's fields as JSON."
-LONG = (
+_LONG = (
     "Read the product's photos and write down what they show as one JSON object. Leave out every field that no photo "
-    "shows; invent nothing. The fields are:\n{fields}"
+    "shows; invent nothing. The fields are:\n"
 )
 
 
-def _form(schema: Mapping) -> object:
+def _example(schema: Mapping) -> object:
     """A schema as an example of its form: texts become "text"."""
     if schema["type"] == "object":
-        return {name: _form(one) for name, one in schema["properties"].items()}
-    return [_form(schema["items"])] if schema["type"] == "array" else "text"
+        return {name: _example(one) for name, one in schema["properties"].items()}
+    return [_example(schema["items"])] if schema["type"] == "array" else "text"
 
 
-FLAT = "Extract the item's fields as flat JSON."  # answered as schema.flat writes
-PROMPTS = {"flat": FLAT, "short": SHORT, "long": LONG.format(fields=json.dumps(_form(SCHEMA)))}
+# By the form of the answer, the schema's or `flat`, and by length. A long prompt spells the fields out.
+PROMPTS = {
+    "schema": {"short": "Extract the item's fields as JSON.", "long": _LONG + json.dumps(_example(SCHEMA))},
+    "flat": {
+        "short": "Extract the item's fields as flat JSON.",
+        "long": _LONG + json.dumps(dict.fromkeys(WORDS.values(), "text")),
+    },
+}
 
 
 def main_photo(item: Item) -> Item:
@@ -60,26 +65,26 @@ def item_record(
     item: Item,
     *,
     prompt: str = "short",
+    form: str = "schema",
     readings: Mapping[str, Reading] | None = None,
     images: Sequence[str | Path] | None = None,
     answer: Mapping | None = None,
 ) -> dict:
     """Return an item's record.
 
-    prompt: a key of PROMPTS; "flat" has a flat answer, the others that of the schema. readings: what engines read from
-    the item's photos, before the question. images: in place of the item's photos. answer: the label to train on, default
-    the truth.
-    Errors: KeyError for another prompt.
+    prompt: "short" or "long". form: of the answer, "schema" or "flat". readings: what engines read from the item's
+    photos, before the question. images: in place of the item's photos. answer: the label to train on, default the truth.
+    Errors: KeyError for another prompt or form.
     """
     truth = item.truth if answer is None else answer
-    question = " ".join(filter(None, (as_prompt(item.photos, readings or {}), PROMPTS[prompt])))
+    question = " ".join(filter(None, (as_prompt(item.photos, readings or {}), PROMPTS[form][prompt])))
     return make_record(
         item.item_id,
         product_id=item.item_id,
         task=TASK,
         variant=prompt,
         images=item.photos if images is None else images,
-        answer=flat(truth) if prompt == "flat" else json.dumps(truth, ensure_ascii=False),
+        answer=flat(truth) if form == "flat" else json.dumps(truth, ensure_ascii=False),
         question=question,
         source=item.source,
         split=item.split,

@@ -68,11 +68,13 @@ def read_photos(photos: Sequence[str], *, ocr: OcrEngine | None = None, barcodes
     return {photo: read_photo(load_image(photo), ocr=ocr, barcodes=barcodes) for photo in photos}
 
 
-def as_prompt(photos: Sequence[str], readings: Mapping[str, Reading], *, most_characters: int = 600) -> str:
-    """Return the readings as text for a prompt, photos numbered as they are passed; "" where nothing was read."""
-    said = []
-    for k, photo in enumerate(photos, 1):
-        found = readings.get(photo, Reading())
-        words = [line.text for line in found.lines] + [f"barcode {code.text}" for code in found.barcodes]
-        said += [f"image {k}: {' | '.join(words)}"] if words else []
-    return f"Printed: {'; '.join(said)[:most_characters]}." if said else ""
+def as_prompt(photos: Sequence[str], readings: Mapping[str, Reading], *, most_characters: int = 800) -> str:
+    """Return the readings as text for a prompt, in the photos' order; "" where nothing was read.
+
+    Photos of one label repeat its lines; each line stands once, compared by letters and digits.
+    """
+    said: dict[str, str] = {}
+    for found in (readings.get(photo, Reading()) for photo in photos):
+        for words in (*(line.text for line in found.lines), *(f"barcode {code.text}" for code in found.barcodes)):
+            said.setdefault("".join(filter(str.isalnum, words.casefold())), words)
+    return f"Printed: {' | '.join(said.values())[:most_characters]}." if said else ""
