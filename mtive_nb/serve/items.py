@@ -16,7 +16,7 @@ from typing import Any
 from mtive_nb.data.endpoint import BudgetError, Endpoint, EndpointError, cost_in_words, photo_part
 from mtive_nb.data.items.inputs import MOST_PHOTOS, PROMPTS, TASK, fewer_photos, item_record
 from mtive_nb.data.items.items import Item
-from mtive_nb.data.items.readers import read_photos
+from mtive_nb.data.items.readers import as_prompt, read_photos
 from mtive_nb.data.items.rules import Shop, extract
 from mtive_nb.data.items.schema import SCHEMA, Parsed, checked, parse_answer
 from mtive_nb.data.ocr import OcrEngine, RapidOcr
@@ -71,8 +71,8 @@ def by_expert(experts: Any, ocr: OcrEngine, *, form: str = "schema", max_new_tok
 
     def read(item: Item) -> Parsed:
         pixels = [prepared_image(item.photos[0], experts.max_px)]
-        told = read_photos(item.photos, ocr=ocr)
-        record = item_record(item, form=form, readings=told, images=item.photos[:1]) | {"pixels": pixels}
+        told = as_prompt(item.photos, read_photos(item.photos, ocr=ocr))
+        record = item_record(item, form=form, told=told, images=item.photos[:1]) | {"pixels": pixels}
         return parse_answer(experts.answers([record], max_new_tokens=max_new_tokens)[0].text)
 
     return read

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mtive_nb.data.items.dedup import distinct
 from mtive_nb.data.items.items import Item
-from mtive_nb.data.items.readers import Reading, as_prompt
 from mtive_nb.data.items.schema import SCHEMA, WORDS, flat
 from mtive_nb.data.records import make_record
 
@@ -66,18 +65,18 @@ def item_record(
     *,
     prompt: str = "short",
     form: str = "schema",
-    readings: Mapping[str, Reading] | None = None,
+    told: str = "",
     images: Sequence[str | Path] | None = None,
     answer: Mapping | None = None,
 ) -> dict:
     """Return an item's record.
 
-    prompt: "short" or "long". form: of the answer, "schema" or "flat". readings: what engines read from the item's
-    photos, before the question. images: in place of the item's photos. answer: the label to train on, default the truth.
+    prompt: "short" or "long". form: of the answer, "schema" or "flat". told: what engines read, as `as_prompt` writes it,
+    before the question. images: in place of the item's photos. answer: the label to train on, default the truth.
     Errors: KeyError for another prompt or form.
     """
     truth = item.truth if answer is None else answer
-    question = " ".join(filter(None, (as_prompt(item.photos, readings or {}), PROMPTS[form][prompt])))
+    question = " ".join(filter(None, (told, PROMPTS[form][prompt])))
     return make_record(
         item.item_id,
         product_id=item.item_id,

@@ -7,7 +7,7 @@ paper's text lists them. An answer holds only fields that are not empty.
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,12 +93,13 @@ def parse_answer(text: str) -> Parsed:
     return checked(found)
 
 
-def flat(answer: dict[str, Any]) -> str:
-    """Write a valid answer as one JSON object of words and texts: {"brand name": "LOZ", "capacity": "7 HR"}.
+def flat(answer: dict[str, Any] | Sequence[Pair]) -> str:
+    """Write a valid answer, or its `values_of`, as one JSON object of texts: {"brand name": "LOZ", "capacity": "7 HR"}.
 
     A list repeats its name. For small models: it needs no bracket and no underscore, which they hardly saw in training.
     """
-    pairs = (f'"{WORDS[path]}": {json.dumps(value, ensure_ascii=False)}' for path, value in values_of(answer))
+    values = values_of(answer) if isinstance(answer, dict) else answer
+    pairs = (f'"{WORDS[path]}": {json.dumps(value, ensure_ascii=False)}' for path, value in values)
     return "{" + ", ".join(pairs) + "}"
 
 

@@ -1,0 +1,81 @@
+"""Records that teach an expert to read items: labels by a teacher, more of them than there are items.
+
+With a hundred items an expert learns their values by heart instead of copying what was read. So an item also teaches
+with some of its photos left out, and with the values of other items in place of its own, in prompt and label alike.
+"""
+
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from mtive_nb.data.items.inputs import item_record
+from mtive_nb.data.items.items import Item
+from mtive_nb.data.items.readers import Reading, as_prompt
+from mtive_nb.data.items.schema import BARCODES, check_digit, flat, parse_answer, values_of
+
+MODEL_NUMBER = "identifiers.model_number"
+LENGTHS = ("short", "long")
+
+
+def teaching_records(
+    items: Sequence[Item],
+    readings: Mapping[str, Reading],
+    label: Callable[[Item], dict],
+    *,
+    form: str = "schema",
+    varied: int = 0,
+    seed: int = 0,
+) -> list[dict]:
+    """Return a record for each item, and `varied` more with fewer photos and other values. The image is the main photo.
+
+    readings: what engines read, by photo. label: the teacher's answer to an item. Prompts are short and long by turns.
+    """
+    rng, drawn = random.Random(seed), [(item, 0) for item in items]
+    labels = [label(item) for item in items]
+    seen: dict[str, list[str]] = {}
+    for path, value in (pair for answer in labels for pair in values_of(answer)):
+        seen.setdefault(path, []).append(value)
+    drawn += [(_fewer(item, rng), k) for k in range(1, varied + 1) for item in items]
+    records = []
+    for place, (item, k) in enumerate(drawn):
+        told, answer = as_prompt(item.photos, readings), label(item)
+        if k:
+            told, answer = other_values(told, answer, seen, rng)
+        how = {"prompt": LENGTHS[(place + k) % 2], "form": form, "images": item.photos[:1]}
+        record = item_record(item, told=told, answer=answer, **how)
+        records.append(record | {"id": f"{record['id']}#{k}" if k else record["id"]})
+    return records
+
+
+def _fewer(item: Item, rng: random.Random) -> Item:
+    """The item with its main photo and some of the others."""
+    kept = rng.sample(item.photos[1:], rng.randint(min(1, len(item.photos) - 1), len(item.photos) - 1))
+    return replace(item, photos=(item.photos[0], *(photo for photo in item.photos[1:] if photo in kept)), regions=())
+
+
+def other_values(told: str, answer: dict, seen: Mapping[str, Sequence[str]], rng: random.Random) -> tuple[str, dict]:
+    """Return what was read and its label with other values, wherever the label's value stands in the text as it is.
+
+    Barcodes and model numbers get new digits and letters, other fields one of the values `seen` there.
+    """
+    new = {value: _other(path, value, seen, rng) for path, value in values_of(answer) if value in told}
+    if not new:
+        return told, answer
+    longest_first = re.compile("|".join(map(re.escape, sorted(new, key=len, reverse=True))))
+    changed = [(path, new.get(value, value)) for path, value in values_of(answer)]
+    return longest_first.sub(lambda found: new[found[0]], told), parse_answer(flat(changed)).answer
+
+
+def _other(path: str, value: str, seen: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+    if path == BARCODES:
+        digits = "".join(rng.choice("0123456789") for _ in value[:-1])
+        return digits + check_digit(digits)
+    if path == MODEL_NUMBER:
+        return "".join(_of_its_kind(character, rng) for character in value)
+    return rng.choice(seen[path])
+
+
+def _of_its_kind(character: str, rng: random.Random) -> str:
+    kinds = ("0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    return next((rng.choice(kind) for kind in kinds if character in kind), character)
