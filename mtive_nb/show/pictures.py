@@ -17,6 +17,13 @@ from mtive_nb.data.photos import data_url, load_image
 from mtive_nb.data.records import question_of
 from mtive_nb.show.style import new_figure
 
+GALLERY = """
+.gallery .card {display: inline-block; width: 172px; margin: 4px; vertical-align: top; font-size: 12px}
+.gallery img {display: block; height: 120px; max-width: 100%; object-fit: contain; object-position: left}
+.gallery p {margin: 1px 0; line-height: 1.3; text-align: left; overflow-wrap: anywhere}
+.gallery .right {color: #1f7a5c; font-weight: 600}
+.gallery .wrong {color: #b3403f}
+"""
 AnyPhoto = str | Path | Image.Image | np.ndarray
 
 
@@ -66,21 +73,30 @@ def _beside(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def gallery(
-    records: Sequence[dict], answers: Mapping[str, Sequence[str]], systems: Mapping[str, str], *, each: int = 4
-) -> Figure:
-    """Plot `each` records of every task, spread over its list: photo, question, truth, and the answer of each system.
+    records: Sequence[dict], answers: Mapping[str, Sequence[str]], systems: Mapping[str, str], *, each: int = 12
+) -> HTML:
+    """Return `each` records of every task, spread over its list: photo, question, truth, and each system's answer.
 
-    `answers`: by system, in the records' order. `systems`: name in the figure -> name in `answers`.
+    `answers`: by system, in the records' order. `systems`: name in the gallery -> name in `answers`. An answer that is
+    the truth to the letter is marked.
     """
-    photos, captions = [], []
+    cards = [f"<style>{GALLERY}</style>"]
     for task in dict.fromkeys(record["task"] for record in records):
         own = [k for k, record in enumerate(records) if record["task"] == task]
+        cards.append(f"<h4>{html.escape(task)}</h4>")
         for k in own[:: max(1, len(own) // each)][:each]:
-            said = [f"{name}: {answers[system][k]}" for name, system in systems.items() if system in answers]
-            texts = [f"{task}: {question_of(records[k])}", f"truth: {records[k]['answer']}", *said]
-            photos.append(_beside([load_image(image) for image in records[k]["images"]]))
-            captions.append("\n".join(shorten(text, 60, placeholder=" …") for text in texts))
-    return photo_grid(photos, captions, columns=each, side_in=2.0)
+            truth = records[k]["answer"]
+            said = {name: answers[system][k] for name, system in systems.items() if system in answers}
+            lines = [f"<q>{html.escape(question_of(records[k]))}</q>", f"truth: {html.escape(truth)}"]
+            for name, text in said.items():
+                right = _same(text, truth)
+                shown = html.escape(f"{'✓' if right else '✗'} {name}: {shorten(text, 60, placeholder=' …')}")
+                lines.append(f'<span class="{"right" if right else "wrong"}">{shown}</span>')
+            photo = side_by_side_url(records[k]["images"], width_px=168, height_px=120)
+            cards.append(
+                f'<div class="card"><img alt="" src="{photo}">{"".join(f"<p>{line}</p>" for line in lines)}</div>'
+            )
+    return HTML(f'<div class="gallery tex2jax_ignore mathjax_ignore">{"".join(cards)}</div>')
 
 
 def caption_of(facts: Mapping) -> str:
@@ -115,6 +131,11 @@ def figure_html(figure: Figure) -> str:
     return f'<img src="{data_url(buffer.getvalue())}" style="max-width:100%">'
 
 
+def _same(said: object, truth: object) -> bool:
+    """Whether an answer is the truth to the letter, upper and lower case alike."""
+    return str(said).strip().lower() == str(truth).strip().lower()
+
+
 def answer_table(rows: pd.DataFrame, *, side_px: int = 110) -> HTML:
     """Return rows (images, question, truth, one column per system) as an HTML table; correct answers are green."""
     columns = [c for c in rows.columns if c != "images"]
@@ -124,11 +145,8 @@ def answer_table(rows: pd.DataFrame, *, side_px: int = 110) -> HTML:
         photos = "".join(_thumbnail(Path(p), side_px) for p in row["images"])
         cells = []
         for column in columns:
-            right = (
-                "truth" in row
-                and column not in ("task", "question", "truth")
-                and str(row[column]).strip().lower() == str(row["truth"]).strip().lower()
-            )
+            system = "truth" in row and column not in ("task", "question", "truth")
+            right = system and _same(row[column], row["truth"])
             style = ' style="color:#1f7a5c;font-weight:600"' if right else ""
             cells.append(f"<td{style}>{html.escape(str(row[column]))}</td>")
         body.append(f"<tr><td>{photos}</td>{''.join(cells)}</tr>")
