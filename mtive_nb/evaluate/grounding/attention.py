@@ -49,12 +49,11 @@ class Reading:
         B, H, T, D = query.shape
         K, R = key.shape[1], self.rows.shape[1]
         rows = query.gather(2, self.rows[:, None, :, None].expand(B, H, R, D))
-        seen = self.kept[:, None, :] & (torch.arange(T, device=query.device) <= self.rows[..., None])  # (B, R, T)
+        hidden = ~self.kept[:, None, :] | (torch.arange(T, device=query.device) > self.rows[..., None])  # (B, R, T)
         mean = query.new_zeros((B, R, T), dtype=torch.float32)
-        for k, group in enumerate(rows.view(B, K, H // K, R, D).unbind(1)):  # query heads that share a key head
-            scores = torch.einsum("bgrd,btd->bgrt", group, key[:, k]) * scaling
-            scores = scores.masked_fill(~seen[:, None], -torch.inf)
-            mean += scores.softmax(-1, dtype=torch.float32).sum(1)
+        for h in range(H):  # one at a time: as many heads as share a key would hold as many (B, R, T)
+            scores = (rows[:, h] @ key[:, h * K // H].mT).mul_(scaling).masked_fill_(hidden, -torch.inf)
+            mean += scores.softmax(-1, dtype=torch.float32)
         mean /= H
         self.layers.append(torch.einsum("brt,bit->bri", mean, self.columns))
         if self.maps:
