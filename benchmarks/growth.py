@@ -4,7 +4,8 @@
 
 Steps: catalogue (read a folder, every photo decoded), records (write and read), sampling, negatives (an index, and 500
 searches), shuffled (images of other products), answers (scores with intervals), report (a page about a table of answers),
-pool (of `--adapters` experts on disk, a tenth of them in memory). Rows are made up. Each measurement has a process of its
+pool (of `--adapters` experts on disk, a tenth of them in memory); and only if named, for it takes long: grounding (the
+filter's scores of 140-px photos by the pocket base, shard by shard). Rows are made up. Each measurement has a process of its
 own, which first does the same with few rows. Prints a JSON line each: seconds, by how much memory grew at the peak, and
 the exponent: 1 where the seconds grow as the rows do, since the size before, 2 where they grow as their square.
 """
@@ -34,12 +35,12 @@ FEW, SEARCHES, PHOTOS = 20, 500, 64
 WORDS = [f"word{k}" for k in range(2000)]
 
 
-def photos(folder: Path, count: int) -> list[str]:
+def photos(folder: Path, count: int, *, side_px: int = 32) -> list[str]:
     """Write `count` small photos of noise, no two alike; returns their paths in the folder."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     for k in range(count):
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "images" / f"{k}.png")
+        Image.fromarray(rng.integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)).save(folder / "images" / f"{k}.png")
     return [f"images/{k}.png" for k in range(count)]
 
 
@@ -120,7 +121,16 @@ def report(rows: int, home: Path) -> Callable[[], object]:
     return lambda: write_report(Project(home), "bench")
 
 
-STEPS = {f.__name__: f for f in (catalogue, records, sampling, negatives, shuffled, answers, report)}
+def grounding(rows: int, home: Path) -> Callable[[], object]:
+    from mtive_nb.evaluate.grounding.attention import score_records
+    from mtive_nb.model.load import load_vlm
+
+    made, vlm = questions(rows, [home / path for path in photos(home, PHOTOS, side_px=140)]), load_vlm("pocket")
+    return lambda: score_records(vlm, made, home / "scores")
+
+
+ALWAYS = (catalogue, records, sampling, negatives, shuffled, answers, report)
+STEPS = {f.__name__: f for f in (*ALWAYS, grounding)}
 
 
 def status(field: str) -> int:
@@ -175,7 +185,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--adapters", type=int, default=1000)
     given = parser.parse_args()
-    for step in given.steps or [*STEPS, "pool"]:
+    for step in given.steps or [*(f.__name__ for f in ALWAYS), "pool"]:
         before = None
         for rows in given.rows if step in STEPS else ():
             with ProcessPoolExecutor(1, get_context("spawn")) as alone:

@@ -15,4 +15,5 @@ def test_every_step_works_on_all_its_rows(tmp_path: Path) -> None:
     table = done["answers"].set_index("metric")
     assert table.loc["DD/Acc binary", "n"] == rows and table.loc["DD/Acc binary", "value"] < 1
     assert "answers" in done["report"].read_text()
+    assert len(done["grounding"]) == rows and (done["grounding"]["score"] > 0).all()
     assert growth.measured("sampling", 10)[0] > 0
