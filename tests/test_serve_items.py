@@ -2,7 +2,6 @@
 
 import json
 import re
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from PIL import Image
 import mtive_nb.serve.items as serve
 from mtive_nb.__main__ import main
 from mtive_nb.data.endpoint import Endpoint, EndpointError
-from mtive_nb.data.items.inputs import PROMPTS
+from mtive_nb.data.items.inputs import PROMPTS, item_record
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import Reading
 from mtive_nb.data.items.schema import Parsed, flat, parse_answer
@@ -179,11 +178,6 @@ def test_an_expert_sees_the_main_photo_and_is_told_what_all_say(
     asked = []
 
     class Experts:
-        max_px = None
-
-        def expert_of(self, task: str) -> str:
-            return f"{task}@1 abc"
-
         def answers(self, records: list[dict], *, max_new_tokens: int) -> list[SimpleNamespace]:
             asked.extend(records)
             return [SimpleNamespace(text=flat(FIELDS) if form == "flat" else json.dumps(FIELDS)) for _ in records]
@@ -195,30 +189,39 @@ def test_an_expert_sees_the_main_photo_and_is_told_what_all_say(
     found = serve.by_expert(Experts(), None, form=form)(serve.find_items(shop)[0])
     assert found == Parsed(FIELDS)
     (record,) = asked
-    assert record["task"] == "ITEM" and len(record["pixels"]) == 1 == len(record["images"])
+    assert record["task"] == "ITEM" and [Path(path).name for path in record["images"]] == ["0.png"]
     question = record["messages"][0]["content"][-1]["text"]
     assert question == f"Printed: 0 | 1. {PROMPTS[form]['short']}"
 
 
-def test_an_expert_is_asked_in_the_form_that_chapter_17_taught(
-    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_expert_of_chapter_17_reads_items_in_its_form(
+    tiny, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    forms = []
-    monkeypatch.setattr(serve, "find_project", lambda: SimpleNamespace(outputs=tmp_path))
-    monkeypatch.setattr(serve, "RapidOcr", lambda: None)
-    monkeypatch.setattr("mtive_nb.serve.answer.open_profile", lambda name: nullcontext(SimpleNamespace(expert_of=str)))
-    monkeypatch.setattr(serve, "by_expert", lambda *_, form: forms.append(form) or Counted())
+    from mtive_nb.model.adapter import AdapterSpec
+    from mtive_nb.model.stack import LoraStack
+
+    chapter, forms = tmp_path / "outputs" / "mine" / "17_items", []
     words = ["items", str(shop), "-o", str(tmp_path / "items.jsonl"), "--profile", "mine"]
-    assert main(words) == 1
-    chapter = tmp_path / "mine" / "17_items"
-    chapter.mkdir(parents=True)
-    (chapter / "run.json").write_text(json.dumps({"parameters": {"FORM": "flat"}}))
-    assert main(words) == 1
-    assert forms == ["schema", "flat"]
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("MTIVE_HOME", str(tmp_path))
+    assert main(words) == 2 and "mtive-nb run mine 17" in capsys.readouterr().err
+    stack = LoraStack(tiny)
+    stack.add("ITEM", AdapterSpec(2, 2.0, ("language",)))
+    stack.save(chapter / "stack", "ITEM")
+    monkeypatch.setattr(serve, "read_photos", lambda photos, ocr: {})
+    monkeypatch.setattr(serve, "RapidOcr", lambda: None)
+    monkeypatch.setattr(serve, "item_record", lambda item, **how: forms.append(how["form"]) or item_record(item, **how))
+    for number, own in enumerate(({}, {"FORM": "flat"}), 1):  # an older run had no FORM
+        (chapter / "run.json").write_text(json.dumps({"parameters": {"BASE": "tiny"} | own}))
+        (tmp_path / "items.jsonl").unlink(missing_ok=True)
+        assert main(words) == 1, capsys.readouterr().err  # one item has no usable photo
+        rows = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+        assert [row["item_id"] for row in rows if row["error"]] == ["c"]
+        assert {row["by"].split()[0] for row in rows} == {"ITEM"} and len(forms) == 3 * number
+    assert forms == ["schema"] * 3 + ["flat"] * 3
 
 
 def test_a_stack_answers_about_an_item_of_four_photos(tiny, shop: Path) -> None:
-    from mtive_nb.data.items.inputs import item_record
     from mtive_nb.evaluate.predict import generate_answers
     from mtive_nb.model.adapter import AdapterSpec
     from mtive_nb.model.stack import LoraStack

@@ -20,11 +20,12 @@ from mtive_nb.data.emdiv import questions as ask
 from mtive_nb.data.emdiv.own import OwnTask, own_tasks
 from mtive_nb.data.emdiv.tasks import PP, PT
 from mtive_nb.data.records import assistant_turn, user_turn
+from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.evaluate.probability import option_tokens
 from mtive_nb.model.batches import batch_of, prepared_image
 from mtive_nb.model.experts import STAGES
 from mtive_nb.model.mixed import images_of_rows, mixed_experts
-from mtive_nb.model.stack import open_stack
+from mtive_nb.model.stack import LoraStack, open_stack
 from mtive_nb.run.graph import Project, find_project, find_run
 from mtive_nb.serve.chances import Chances, read_calibration
 from mtive_nb.serve.pinned import check_pin
@@ -193,6 +194,34 @@ class Profile(Experts):
             chance = self.chances.of(record["task"], sha256, text=text, tokens=said, logits=logits)
             answers.append(Answer(text, *chance, f"{version.alias} {sha256[:8]}", milliseconds))
         return answers
+
+
+class StackExpert(Experts):
+    """One adapter of an open stack, in this process: an expert that another chapter than 06 trained.
+
+    It answers every record, whatever its task. name: of the profile.
+    """
+
+    def __init__(self, name: str, stack: LoraStack, adapter: str) -> None:
+        self.name, self.stack, self.adapter, self.max_px = name, stack, adapter, stack.vlm.max_px
+        stack.activate(adapter)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The adapter's name."""
+        return [self.adapter]
+
+    def expert_of(self, task: str) -> str:
+        """Return name and short hash of the adapter, whatever the task."""
+        return f"{self.adapter} {self.stack.hashes[self.adapter][:8]}"
+
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
+        """Answer records in one batch; no answer has a probability."""
+        started = time.perf_counter()
+        how = {"batch": len(records), "max_new_tokens": max_new_tokens, "fold": False}
+        texts = generate_answers(self.stack, list(records), **how)
+        took_ms = 1000 * (time.perf_counter() - started) / len(records)
+        return [Answer(text.strip(), None, "", False, self.expert_of(""), took_ms) for text in texts]
 
 
 def profile_tasks(folder: Path) -> dict[str, OwnTask]:

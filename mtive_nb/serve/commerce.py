@@ -7,7 +7,6 @@ words stands as its label.
 """
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from mtive_nb.data.commerce.fuse import ANSWER_TOK, fuse, labels_said
 from mtive_nb.data.commerce.mmec import load_rows
 from mtive_nb.data.commerce.rows import CommerceRow
 from mtive_nb.data.records import question_of
-from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.stack import open_stack
 from mtive_nb.run import progress
 from mtive_nb.run.graph import Project, find_project
-from mtive_nb.serve.answer import Answer, Experts, in_words
+from mtive_nb.serve.answer import StackExpert, in_words
 from mtive_nb.serve.score import CASLIE_ARMS, COLUMNS, NUMBERS, Output, answer_batch
 from mtive_nb.serve.versions import run_folder
 
@@ -29,7 +27,7 @@ from mtive_nb.serve.versions import run_folder
 ARMS = dict(zip(CASLIE_ARMS, ("text", "UIA", "CASLIE", "CASLIE"), strict=True))
 
 
-class CommerceExpert(Experts):
+class CommerceExpert(StackExpert):
     """One adapter of chapter 15's text model, in this process.
 
     Errors: KeyError for a name outside ARMS, FileNotFoundError where 15 has not run, LineageError for changed files.
@@ -39,26 +37,7 @@ class CommerceExpert(Experts):
         if name not in ARMS:
             raise KeyError(f"task {name!r}: expected one of {', '.join(ARMS)}")
         folder = run_folder((project or find_project()).outputs / profile, "15") / "stack"
-        self.name, self.arm, self.stack = profile, name, open_stack((folder, name))
-        self.stack.activate(name)
-
-    @property
-    def tasks(self) -> list[str]:
-        """The adapter's name."""
-        return [self.arm]
-
-    def expert_of(self, task: str) -> str:
-        """Return name and short hash of the adapter, whatever the task."""
-        return f"{self.arm} {self.stack.hashes[self.arm][:8]}"
-
-    def answers(self, records: Sequence[dict], *, max_new_tokens: int = ANSWER_TOK) -> list[Answer]:
-        """Answer records without photos in one batch; no answer has a probability."""
-        started = time.perf_counter()
-        texts = generate_answers(
-            self.stack, list(records), batch=len(records), max_new_tokens=max_new_tokens, fold=False
-        )
-        took_ms = 1000 * (time.perf_counter() - started) / len(records)
-        return [Answer(text.strip(), None, "", False, self.expert_of(""), took_ms) for text in texts]
+        super().__init__(profile, open_stack((folder, name)), name)
 
 
 def commerce_record(row: CommerceRow, expert: str) -> dict:
@@ -84,7 +63,7 @@ def score_rows(
     with Output(output) as kept:
         waiting: list[tuple[dict, dict, CommerceRow]] = []
         for one in rows:
-            record = commerce_record(one, expert.arm)
+            record = commerce_record(one, expert.adapter)
             row = dict.fromkeys(COLUMNS, "") | dict.fromkeys((*NUMBERS, "calibrated"))
             row |= {"id": one.row_id, "photo": kept.shown([Path(p) for p in one.photos]), "task": one.task}
             row |= {"question": question_of(record), "expert": expert.expert_of(one.task)}

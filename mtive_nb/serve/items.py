@@ -9,9 +9,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtive_nb.data.endpoint import BudgetError, Endpoint, EndpointError, cost_in_words, photo_part
 from mtive_nb.data.items.inputs import MOST_PHOTOS, PROMPTS, TASK, fewer_photos, item_record
@@ -23,8 +23,11 @@ from mtive_nb.data.ocr import OcrEngine, RapidOcr
 from mtive_nb.data.photos import PhotoError, file_sha256, photo_fault
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.run.graph import find_project, find_run
+from mtive_nb.run.graph import Project, find_project
 from mtive_nb.run.stale import read_run
+
+if TYPE_CHECKING:
+    from mtive_nb.serve.answer import Experts, StackExpert
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 COLUMNS = ("item_id", "photos", "fields", "faults", "error", "by", "key")
@@ -59,23 +62,36 @@ def by_rules(ocr: OcrEngine, *, shop: Shop | None = None) -> Reader:
     return read
 
 
-def by_expert(experts: Any, ocr: OcrEngine, *, form: str = "schema", max_new_tokens: int = 512) -> Reader:
-    """Return the reader that asks the expert ITEM of an open profile (`open_profile`) as chapter 17 trained it.
+def by_expert(experts: "Experts", ocr: OcrEngine, *, form: str = "schema", max_new_tokens: int = 512) -> Reader:
+    """Return the reader that asks an expert as chapter 17 trained it (`item_expert`).
 
     The expert sees the main photo and is told what engines read from all of them. form: FORM of chapter 17.
-    Errors: KeyError where the profile has no such expert.
     """
-    from mtive_nb.model.batches import prepared_image
-
-    experts.expert_of(TASK)
 
     def read(item: Item) -> Parsed:
-        pixels = [prepared_image(item.photos[0], experts.max_px)]
         told = as_prompt(item.photos, read_photos(item.photos, ocr=ocr))
-        record = item_record(item, form=form, told=told, images=item.photos[:1]) | {"pixels": pixels}
+        record = item_record(item, form=form, told=told, images=item.photos[:1])
         return parse_answer(experts.answers([record], max_new_tokens=max_new_tokens)[0].text)
 
     return read
+
+
+def item_expert(profile: str, *, project: Project | None = None) -> "tuple[StackExpert, str]":
+    """Return the expert ITEM that chapter 17 trained in a profile, and the form of its answers.
+
+    Errors: FileNotFoundError where 17, or a stage below the expert, has not run; LineageError for changed files.
+    """
+    from mtive_nb.model.stack import open_stack
+    from mtive_nb.serve.answer import StackExpert
+    from mtive_nb.serve.versions import run_folder
+
+    outputs = (project or find_project()).outputs / profile
+    chapter = run_folder(outputs, "17")
+    asked = read_run(chapter)["parameters"]
+    stages = () if asked["BASE"] else (("04", "PT"), ("05", "IT"))
+    below = [(run_folder(outputs, number) / "stack", name) for number, name in stages]
+    stack = open_stack(*below, (chapter / "stack", TASK))
+    return StackExpert(profile, stack, TASK), asked.get("FORM", "schema")
 
 
 def by_endpoint(endpoint: Endpoint, *, prompt: str = "long", max_tokens: int = 1024) -> Reader:
@@ -176,8 +192,8 @@ def main(
     """Run the command `items`; return 0 if every item is read, 1 for some errors, 2 if nothing could be done."""
     try:
         items, _ = find_items(folder), _rows_of(Path(output))
-        with ExitStack() as opened, redirect_stdout(sys.stderr):
-            reader, by = _reader(opened, profile=profile, endpoint=endpoint, model=model)
+        with redirect_stdout(sys.stderr):
+            reader, by = _reader(profile=profile, endpoint=endpoint, model=model)
             if endpoint:
                 photos = [photo for item in items for photo in item.photos[:most_photos]]
                 cost = cost_in_words(len(items), photos, text_tok=len(PROMPTS["schema"]["long"]) / 4)
@@ -194,7 +210,7 @@ def main(
     return 0 if not errors else 1 if len(errors) < len(rows) else 2
 
 
-def _reader(opened: ExitStack, *, profile: str, endpoint: str, model: str) -> tuple[Reader, str]:
+def _reader(*, profile: str, endpoint: str, model: str) -> tuple[Reader, str]:
     """The reader that the command's options name, and its name in the rows."""
     if profile and endpoint or bool(endpoint) != bool(model):
         raise ValueError("found --profile with --endpoint, or one of --endpoint and --model alone; expected one reader")
@@ -202,9 +218,5 @@ def _reader(opened: ExitStack, *, profile: str, endpoint: str, model: str) -> tu
         return by_endpoint(Endpoint(endpoint, model=model)), model
     if not profile:
         return by_rules(RapidOcr()), "rules"
-    from mtive_nb.serve.answer import open_profile
-
-    experts = opened.enter_context(open_profile(profile))
-    chapter = find_run(find_project().outputs / profile, "17")
-    form = read_run(chapter)["parameters"].get("FORM", "schema") if chapter else "schema"
-    return by_expert(experts, RapidOcr(), form=form), experts.expert_of(TASK)
+    expert, form = item_expert(profile)
+    return by_expert(expert, RapidOcr(), form=form), expert.expert_of(TASK)
