@@ -40,9 +40,8 @@ def photos(folder: Path, count: int, *, side_px: int = 32) -> list[str]:
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     for k in range(count):
-        Image.fromarray(rng.integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)).save(
-            folder / "images" / f"{k}.png"
-        )
+        noise = rng.integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "images" / f"{k}.png")
     return [f"images/{k}.png" for k in range(count)]
 
 

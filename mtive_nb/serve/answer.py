@@ -127,11 +127,10 @@ class Profile(Experts):
 
     def __init__(self, name: str, *, project: Project | None = None) -> None:
         folder = (project or find_project()).outputs / name
-        stacks = [run_folder(folder, number) / "stack" for number in ("04", "05", "06")]
+        for number in ("04", "05", "06"):
+            run_folder(folder, number)  # what is missing is said before a model loads
         self.name, self.own = name, profile_tasks(folder)
-        self.stack = open_stack((stacks[0], "PT"), (stacks[1], "IT"))
-        for stage in STAGES:
-            check_pin(folder, stage, self.stack.hashes[stage])
+        self.stack = open_stages(folder)
         self.pool = ExpertPool(self.stack, trunk="IT")
         self.versions = Versions(folder)
         for task in self.versions.tasks:
@@ -194,6 +193,21 @@ class Profile(Experts):
             chance = self.chances.of(record["task"], sha256, text=text, tokens=said, logits=logits)
             answers.append(Answer(text, *chance, f"{version.alias} {sha256[:8]}", milliseconds))
         return answers
+
+
+def open_stages(profile_dir: Path, *experts: tuple[Path, str]) -> LoraStack:
+    """Open the base with a profile's stages 1 and 2, and `experts` (stack folder, adapter) on them.
+
+    Errors: FileNotFoundError with the chapter that has not run; LineageError for changed files or stages that are not
+    the pinned ones.
+    """
+    stages = [
+        (run_folder(profile_dir, number) / "stack", name) for number, name in zip(("04", "05"), STAGES, strict=True)
+    ]
+    stack = open_stack(*stages, *experts)
+    for stage in STAGES:
+        check_pin(profile_dir, stage, stack.hashes[stage])
+    return stack
 
 
 class StackExpert(Experts):

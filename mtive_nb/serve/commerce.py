@@ -19,7 +19,7 @@ from mtive_nb.data.records import question_of
 from mtive_nb.model.stack import open_stack
 from mtive_nb.run import progress
 from mtive_nb.run.graph import Project, find_project
-from mtive_nb.serve.answer import StackExpert, in_words
+from mtive_nb.serve.answer import Answer, StackExpert, in_words
 from mtive_nb.serve.score import CASLIE_ARMS, COLUMNS, NUMBERS, Output, answer_batch
 from mtive_nb.serve.versions import run_folder
 
@@ -38,6 +38,10 @@ class CommerceExpert(StackExpert):
             raise KeyError(f"task {name!r}: expected one of {', '.join(ARMS)}")
         folder = run_folder((project or find_project()).outputs / profile, "15") / "stack"
         super().__init__(profile, open_stack((folder, name)), name)
+
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int = ANSWER_TOK) -> list[Answer]:
+        """Answer records without photos in one batch; no answer has a probability."""
+        return super().answers(records, max_new_tokens=max_new_tokens)
 
 
 def commerce_record(row: CommerceRow, expert: str) -> dict:

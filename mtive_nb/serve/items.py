@@ -82,15 +82,13 @@ def item_expert(profile: str, *, project: Project | None = None) -> "tuple[Stack
     Errors: FileNotFoundError where 17, or a stage below the expert, has not run; LineageError for changed files.
     """
     from mtive_nb.model.stack import open_stack
-    from mtive_nb.serve.answer import StackExpert
+    from mtive_nb.serve.answer import StackExpert, open_stages
     from mtive_nb.serve.versions import run_folder
 
     outputs = (project or find_project()).outputs / profile
     chapter = run_folder(outputs, "17")
-    asked = read_run(chapter)["parameters"]
-    stages = () if asked["BASE"] else (("04", "PT"), ("05", "IT"))
-    below = [(run_folder(outputs, number) / "stack", name) for number, name in stages]
-    stack = open_stack(*below, (chapter / "stack", TASK))
+    asked, expert = read_run(chapter)["parameters"], (chapter / "stack", TASK)
+    stack = open_stack(expert) if asked["BASE"] else open_stages(outputs, expert)
     return StackExpert(profile, stack, TASK), asked.get("FORM", "schema")
 
 

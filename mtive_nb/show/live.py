@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 
 from mtive_nb.data.records import assistant_turn, user_turn
-from mtive_nb.show.pictures import answer_table
+from mtive_nb.show.pictures import answer_table, to_the_letter
 
 Way = Callable[[dict], Iterable[str]]
 PHOTOS = 2  # maximum of a question: matching compares two
@@ -130,7 +130,7 @@ def _notes(answer: LiveAnswer, truth: str, threshold: float) -> str:
     """Return lines below a finished answer: whether it is the truth to the letter, if that is known; its probability."""
     if answer.state != "done":
         return ""
-    right = answer.text.strip().lower() == truth.strip().lower()
+    right = to_the_letter(answer.text, truth)
     mark = f"<br><b style='color:{'#0d6b3f' if right else '#a11d2b'}'>{'✔ right' if right else '✘ not the truth'}</b>"
     chance = html.escape(chance_in_words(*answer.chance, threshold=threshold))
     return f"{mark if truth else ''}{f'<br><i>{chance}</i>' if chance else ''}"

@@ -89,7 +89,7 @@ def gallery(
             said = {name: answers[system][k] for name, system in systems.items() if system in answers}
             lines = [f"<q>{html.escape(question_of(records[k]))}</q>", f"truth: {html.escape(truth)}"]
             for name, text in said.items():
-                right = _same(text, truth)
+                right = to_the_letter(text, truth)
                 shown = html.escape(f"{'✓' if right else '✗'} {name}: {shorten(text, 60, placeholder=' …')}")
                 lines.append(f'<span class="{"right" if right else "wrong"}">{shown}</span>')
             photo = side_by_side_url(records[k]["images"], width_px=168, height_px=120)
@@ -131,8 +131,8 @@ def figure_html(figure: Figure) -> str:
     return f'<img src="{data_url(buffer.getvalue())}" style="max-width:100%">'
 
 
-def _same(said: object, truth: object) -> bool:
-    """Whether an answer is the truth to the letter, upper and lower case alike."""
+def to_the_letter(said: object, truth: object) -> bool:
+    """Return whether an answer is the truth, whatever the case and the blanks around it."""
     return str(said).strip().lower() == str(truth).strip().lower()
 
 
@@ -146,7 +146,7 @@ def answer_table(rows: pd.DataFrame, *, side_px: int = 110) -> HTML:
         cells = []
         for column in columns:
             system = "truth" in row and column not in ("task", "question", "truth")
-            right = system and _same(row[column], row["truth"])
+            right = system and to_the_letter(row[column], row["truth"])
             style = ' style="color:#1f7a5c;font-weight:600"' if right else ""
             cells.append(f"<td{style}>{html.escape(str(row[column]))}</td>")
         body.append(f"<tr><td>{photos}</td>{''.join(cells)}</tr>")
