@@ -54,6 +54,14 @@ def test_a_value_that_was_not_read_stays() -> None:
     assert other_values("Printed: nothing.", LOZ, {}, random.Random(0)) == ("Printed: nothing.", LOZ)
 
 
+def test_a_value_changes_as_a_whole_word_only() -> None:
+    label = {"attributes": {"brand_name": "CE", "colors": ["red"]}}
+    seen = {"attributes.brand_name": ["ZEVO"], "attributes.colors": ["blue"]}
+    text, answer = other_values("Printed: CENTRE CE | CE-1 | Fred, coloured.", label, seen, random.Random(0))
+    assert text == "Printed: CENTRE ZEVO | ZEVO-1 | Fred, coloured."
+    assert answer["attributes"] == {"brand_name": "ZEVO", "colors": ["red"]}
+
+
 def test_every_item_once_as_it_is_and_as_often_as_asked_in_another_form() -> None:
     records = teaching_records(ITEMS, READINGS, label, varied=3, seed=1)
     assert len(records) == 8 == len({record["id"] for record in records})

@@ -5,6 +5,7 @@ the paper's AWS Textract, is an object with a `name` and a `read` method.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,12 +41,13 @@ class OcrEngine(Protocol):
 class RapidOcr:
     """The built-in engine. Errors: ImportError that names the extra to install, if rapidocr is missing."""
 
-    def __init__(self, *, side_px: int = 736, turned: bool = True, threads: int = -1) -> None:
+    def __init__(self, *, side_px: int = 736, turned: bool = True, threads: int | None = None) -> None:
         """Load the engine.
 
-        threads: onnxruntime's threads, -1 for its own choice. side_px: a photo whose shorter side is below this is
-        enlarged before lines are detected; smaller values are faster and miss more small print. turned: whether to
-        recognise upside-down lines too, at the risk of turning upright lines.
+        threads: onnxruntime's threads; by default OMP_NUM_THREADS, the share of the cores that a chapter gets, else one a
+        core. Threads that share a core wait for each other. side_px: a photo whose shorter side is below this is enlarged
+        before lines are detected; smaller values are faster and miss more small print. turned: whether to recognise
+        upside-down lines too, at the risk of turning upright lines.
         """
         self.name = (
             "rapidocr" if (side_px, turned) == (736, True) else f"rapidocr-{side_px}{'' if turned else '-upright'}"
@@ -54,6 +56,7 @@ class RapidOcr:
             from rapidocr import RapidOCR
         except ImportError:
             raise ImportError("OCR: found no rapidocr; install it by pip install -e '.[ocr]'") from None
+        threads = threads or int(os.environ.get("OMP_NUM_THREADS") or -1)
         settings = {"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": threads}
         settings |= {"Det.limit_side_len": side_px, "Global.use_cls": turned}
         self._engine = RapidOCR(params=settings)

@@ -70,7 +70,7 @@ def by_expert(experts: "Experts", ocr: OcrEngine, *, form: str = "schema", max_n
 
     def read(item: Item) -> Parsed:
         told = as_prompt(item.photos, read_photos(item.photos, ocr=ocr))
-        record = item_record(item, form=form, told=told, images=item.photos[:1])
+        record = item_record(item, form=form, told=told)
         return parse_answer(experts.answers([record], max_new_tokens=max_new_tokens)[0].text)
 
     return read

@@ -4,9 +4,8 @@ The record's task is ITEM, its answer the truth as JSON, so that a stack trains 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from mtive_nb.data.items.dedup import distinct
 from mtive_nb.data.items.items import Item
@@ -65,14 +64,14 @@ def item_record(
     *,
     prompt: str = "short",
     form: str = "schema",
-    told: str = "",
-    images: Sequence[str | Path] | None = None,
+    told: str | None = None,
     answer: Mapping | None = None,
 ) -> dict:
     """Return an item's record.
 
-    prompt: "short" or "long". form: of the answer, "schema" or "flat". told: what engines read, as `as_prompt` writes it,
-    before the question. images: in place of the item's photos. answer: the label to train on, default the truth.
+    prompt: "short" or "long". form: of the answer, "schema" or "flat". told: what engines read from all photos, as
+    `as_prompt` writes it; it stands before the question, and the record then shows the main photo alone. answer: the
+    label to train on, default the truth.
     Errors: KeyError for another prompt or form.
     """
     truth = item.truth if answer is None else answer
@@ -82,7 +81,7 @@ def item_record(
         product_id=item.item_id,
         task=TASK,
         variant=prompt,
-        images=item.photos if images is None else images,
+        images=item.photos if told is None else item.photos[:1],
         answer=flat(truth) if form == "flat" else json.dumps(truth, ensure_ascii=False),
         question=question,
         source=item.source,

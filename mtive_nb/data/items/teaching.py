@@ -31,20 +31,21 @@ def teaching_records(
 
     readings: what engines read, by photo. label: the teacher's answer to an item. Prompts are short and long by turns.
     """
-    rng, drawn = random.Random(seed), [(item, 0) for item in items]
+    rng, drawn = random.Random(seed), []
     labels = [label(item) for item in items]
     seen: dict[str, list[str]] = {}
     for path, value in (pair for answer in labels for pair in values_of(answer)):
         seen.setdefault(path, []).append(value)
-    drawn += [(_fewer(item, rng), k) for k in range(1, varied + 1) for item in items]
+    for item, answer in zip(items, labels, strict=True):
+        drawn.append((item, as_prompt(item.photos, readings), answer))
+    for item in [*items] * varied:
+        few = _fewer(item, rng)
+        drawn.append((few, *other_values(as_prompt(few.photos, readings), label(few), seen, rng)))
     records = []
-    for place, (item, k) in enumerate(drawn):
-        told, answer = as_prompt(item.photos, readings), label(item)
-        if k:
-            told, answer = other_values(told, answer, seen, rng)
-        how = {"prompt": LENGTHS[(place + k) % 2], "form": form, "images": item.photos[:1]}
-        record = item_record(item, told=told, answer=answer, **how)
-        records.append(record | {"id": f"{record['id']}#{k}" if k else record["id"]})
+    for place, (item, told, answer) in enumerate(drawn):
+        k = place // len(items)
+        record = item_record(item, told=told, answer=answer, prompt=LENGTHS[(place + k) % 2], form=form)
+        records.append(record | {"id": f"{item.item_id}#{k}" if k else item.item_id})
     return records
 
 
@@ -55,16 +56,18 @@ def _fewer(item: Item, rng: random.Random) -> Item:
 
 
 def other_values(told: str, answer: dict, seen: Mapping[str, Sequence[str]], rng: random.Random) -> tuple[str, dict]:
-    """Return what was read and its label with other values, wherever the label's value stands in the text as it is.
+    """Return what was read and its label with other values, wherever the label's value stands in the text as whole words.
 
     Barcodes and model numbers get new digits and letters, other fields one of the values `seen` there.
     """
-    new = {value: _other(path, value, seen, rng) for path, value in values_of(answer) if value in told}
+    values = sorted({value for _, value in values_of(answer)}, key=len, reverse=True)  # "CE 0123" before "CE"
+    whole = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, values))})(?!\w)")
+    read = set(whole.findall(told))
+    new = {value: _other(path, value, seen, rng) for path, value in values_of(answer) if value in read}
     if not new:
         return told, answer
-    longest_first = re.compile("|".join(map(re.escape, sorted(new, key=len, reverse=True))))
     changed = [(path, new.get(value, value)) for path, value in values_of(answer)]
-    return longest_first.sub(lambda found: new[found[0]], told), parse_answer(flat(changed)).answer
+    return whole.sub(lambda found: new[found[0]], told), parse_answer(flat(changed)).answer
 
 
 def _other(path: str, value: str, seen: Mapping[str, Sequence[str]], rng: random.Random) -> str:
