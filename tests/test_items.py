@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mtive_nb.data.items import crops
-from mtive_nb.data.items.dedup import dedup_table, distinct, kept_photos
+from mtive_nb.data.items.dedup import distinct, images_an_item, kept_photos
 from mtive_nb.data.items.inputs import PROMPTS, fewer_photos, item_record, main_photo
 from mtive_nb.data.items.items import Item, Region, load_items, write_items
 from mtive_nb.data.items.readers import Barcode, Reading
@@ -202,6 +202,10 @@ def test_fields_of_real_items_are_counted_at_their_own_paths_and_dates_beside() 
     ]
     table = fields_read(items, said, dates={"b": {"2021-04-11", "2021-11-04"}})
     assert table["read"].tolist() == [True, False, True] and table["source"].tolist() == ["shop", "shop", "dates"]
+    told = fields_read(
+        items, said, dates={"b": {"2021-04-11"}}, answers=[{"attributes": {"product_name": "crisps"}}, {}]
+    )
+    assert told["read"].tolist() == [False, True, True]
     late = fields_read(items, said, dates={"b": {"2022-04-11"}})
     assert late["read"].tolist() == [True, False, False]
 
@@ -218,9 +222,13 @@ def test_photos_saved_again_are_left_out(tmp_path: Path) -> None:
     Image.open(first).resize((200, 150)).save(tmp_path / "again.jpg", quality=80)
     item = Item("x", (first, str(tmp_path / "again.jpg"), other), FIG_6, (Region(2, "p", "v", (0, 0, 9, 9)),))
     assert distinct(item.photos, distance_bits=4) == [0, 2] and distinct(item.photos, distance_bits=64) == [0]
-    table = dedup_table([item, replace(item, photos=item.photos[:1])]).set_index("distance_bits")
-    assert list(table.loc[-1]) == [2.0, 3, 2] and table.loc[4, "maximum"] == 2 and len(table) == 14
-    assert table["maximum"].is_monotonic_decreasing
+    table = images_an_item([item, replace(item, photos=item.photos[:1], regions=())]).set_index(
+        ["images", "distance_bits"]
+    )
+    assert list(table.loc["photos", -1]) == [2.0, 3, 2] and table.loc[("photos", 4), "maximum"] == 2
+    assert len(table) == 29 and table.loc["photos", "maximum"].is_monotonic_decreasing
+    assert list(table.loc["photos and crops", -1]) == [2.5, 4, 2]  # a region on one of three photos
+    assert list(table.loc["main photo and squares", -1]) == [1.5, 2, 2]
     kept = kept_photos([item, replace(item, photos=item.photos[:1])], distances=(4, 64))
     assert kept == {-1: [[0, 1, 2], [0]], 4: [[0, 2], [0]], 64: [[0], [0]]}
     fewer, said = fewer_photos(item)
@@ -264,9 +272,11 @@ def test_scores_and_verdicts_by_hand() -> None:
     assert verdicts(answer, items[0])["attributes.colors", "green"] == "incorrect"
     assert verdicts(answer, items[0])["identifiers.model_number", "x 1"] == "unverifiable"
     assert list(scores["f1"]) == [0.5, 0, 1]
-    row = table3(scores)
-    assert list(row.index) == list(T3) and row["f1"] == pytest.approx(50)
-    assert list(row[3:]) == [50, 25, 25]
+    table = table3(scores)
+    assert list(table["column"]) == list(T3) and table["value"].tolist() == pytest.approx([50, 50, 50, 50, 25, 25])
+    # Means over three items, of which one has no answer; shares over the values of one item alone.
+    assert list(table["low"])[:4] == [0, 0, 0, 50] and list(table["high"])[:4] == [100, 100, 100, 50]
+    assert table3(scores.iloc[1:]).set_index("column").loc["unverifiable", ["value", "low", "high"]].isna().all()
     partial = score_items([answer], [replace(items[0], complete=False)]).iloc[0]
     assert partial["given"] == 3 and partial["unverifiable"] == 0
     with pytest.raises(ValueError):
@@ -279,7 +289,8 @@ def test_mean_f1_may_lie_below_mean_precision_and_recall() -> None:
     few = {"regulatory_safety": {"certification_marks": ["CE"]}}
     small = {"attributes": {"colors": ["red"]}}
     many = {"attributes": {"colors": ["red", "blue", "green", "pink"]}}
-    row = table3(score_items([few, many], [Item("a", ("p",), truth), Item("b", ("p",), small)]))
+    table = table3(score_items([few, many], [Item("a", ("p",), truth), Item("b", ("p",), small)]))
+    row = table.set_index("column")["value"]
     assert row["f1"] < min(row["precision"], row["recall"])
 
 

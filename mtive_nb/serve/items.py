@@ -69,7 +69,7 @@ def by_expert(experts: "Experts", ocr: OcrEngine, *, form: str = "schema", max_n
     """
 
     def read(item: Item) -> Parsed:
-        told = as_prompt(item.photos, read_photos(item.photos, ocr=ocr))
+        told = as_prompt(read_photos(item.photos, ocr=ocr).values())
         record = item_record(item, form=form, told=told)
         return parse_answer(experts.answers([record], max_new_tokens=max_new_tokens)[0].text)
 

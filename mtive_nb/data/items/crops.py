@@ -11,7 +11,8 @@ from math import floor, sqrt
 from PIL import Image
 
 from mtive_nb.data.items.items import Box, Item, Region
-from mtive_nb.data.items.readers import Reading
+from mtive_nb.data.items.readers import Reading, read_photo
+from mtive_nb.data.ocr import OcrEngine
 from mtive_nb.data.photos import load_image
 
 PATCH_PX = 28  # side of the square that one image token covers, in Qwen2.5-VL and the pocket base
@@ -102,6 +103,12 @@ def views(item: Item, arm: str, *, expand_share: float = 0.15, most_tiles: int =
             regions = merge(expand(boxes, photo.size, share=expand_share))
             found.append(cut(photo, enclosing_square(regions, photo.size)))
     return found
+
+
+def read_views(item: Item, arm: str, *, budget_tok: int, ocr: OcrEngine) -> list[Reading]:
+    """Return what engines read from each of an item's `views`, scaled to the budget, at least four tokens a photo."""
+    pictures = fit(views(item, arm), budget_tok=max(budget_tok, 4 * len(item.photos)))
+    return [read_photo(picture, ocr=ocr) for picture in pictures]
 
 
 def with_printed_regions(item: Item, readings: Mapping[str, Reading], *, budget_tok: int) -> Item:

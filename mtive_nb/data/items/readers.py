@@ -1,6 +1,6 @@
 """What engines read from an item's photos: printed lines by OCR, barcodes by zxing-cpp (extra `barcode`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -68,13 +68,13 @@ def read_photos(photos: Sequence[str], *, ocr: OcrEngine | None = None, barcodes
     return {photo: read_photo(load_image(photo), ocr=ocr, barcodes=barcodes) for photo in photos}
 
 
-def as_prompt(photos: Sequence[str], readings: Mapping[str, Reading], *, most_characters: int = 800) -> str:
-    """Return the readings as text for a prompt, in the photos' order; "" where nothing was read.
+def as_prompt(readings: Iterable[Reading], *, most_characters: int = 800) -> str:
+    """Return the readings of an item's images as text for a prompt; "" where nothing was read.
 
     Photos of one label repeat its lines; each line stands once, compared by letters and digits.
     """
     said: dict[str, str] = {}
-    for found in (readings.get(photo, Reading()) for photo in photos):
+    for found in readings:
         for words in (*(line.text for line in found.lines), *(f"barcode {code.text}" for code in found.barcodes)):
             said.setdefault("".join(filter(str.isalnum, words.casefold())), words)
     return f"Printed: {' | '.join(said.values())[:most_characters]}." if said else ""

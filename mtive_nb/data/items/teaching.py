@@ -37,10 +37,11 @@ def teaching_records(
     for path, value in (pair for answer in labels for pair in values_of(answer)):
         seen.setdefault(path, []).append(value)
     for item, answer in zip(items, labels, strict=True):
-        drawn.append((item, as_prompt(item.photos, readings), answer))
+        drawn.append((item, as_prompt(readings[photo] for photo in item.photos), answer))
     for item in [*items] * varied:
         few = _fewer(item, rng)
-        drawn.append((few, *other_values(as_prompt(few.photos, readings), label(few), seen, rng)))
+        told = as_prompt(readings[photo] for photo in few.photos)
+        drawn.append((few, *other_values(told, label(few), seen, rng)))
     records = []
     for place, (item, told, answer) in enumerate(drawn):
         k = place // len(items)

@@ -1,7 +1,7 @@
 """How much planted error visual verification bears: precision and recall of keeping at several rates (eBay, 3.2.1).
 
-eBay prints neither number. The roles are the stand-ins: a captioner that misreads a share of the known facts, and a
-verifier that looks for an aspect's words in the caption.
+eBay prints neither number. The verifier is a stand-in that looks for an aspect's words in the caption; the captioner is
+one that misreads a share of the known facts, or a model.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from mtive_nb.data.commerce.listings import listings_of, plant_aspects
+from mtive_nb.data.commerce.listings import Listing, listings_of, plant_aspects
 from mtive_nb.data.instructions.grammar import Sight
-from mtive_nb.data.instructions.roles import RuleCaptioner, RuleVerifier
+from mtive_nb.data.instructions.roles import Captioner, RuleCaptioner, RuleVerifier
 from mtive_nb.data.instructions.verification import verdict_table, verify_listings
 from mtive_nb.data.shop import read_shop
 from mtive_nb.evaluate.commerce.keeping import keeping_scores
@@ -31,8 +31,16 @@ def keeping_at_rates(
     listings = [one for one in listings_of(part.catalogue, part.splits) if one.photo and one.facts]
     for share, error in product(wrong, misread) if listings else ():
         captioner = RuleCaptioner(Sight(part.catalogue, error=error), seed=seed)
-        planted = plant_aspects(listings, wrong=share, invisible=invisible, seed=seed)
-        verdicts = Path(folder) / f"{share}-{error}"
-        verify_listings(planted, captioner, RuleVerifier(), folder=verdicts)
-        tables.append(keeping_scores(verdict_table(verdicts), seed=seed).assign(wrong=share, misread=error))
+        kept = Path(folder) / f"{share}-{error}"
+        found = keeping_by(captioner, listings, kept, wrong=share, invisible=invisible, seed=seed)
+        tables.append(found.assign(wrong=share, misread=error))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["wrong", "misread"])
+
+
+def keeping_by(
+    captioner: Captioner, listings: Sequence[Listing], folder: str | Path, *, wrong: float, invisible: float, seed: int = 0
+) -> pd.DataFrame:  # fmt: skip
+    """Return `keeping_scores` of verification by a captioner's captions; arguments as of `keeping_at_rates`."""
+    planted = plant_aspects(listings, wrong=wrong, invisible=invisible, seed=seed)
+    verify_listings(planted, captioner, RuleVerifier(), folder=Path(folder), what="verified")
+    return keeping_scores(verdict_table(folder), seed=seed)

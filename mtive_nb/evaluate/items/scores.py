@@ -19,6 +19,7 @@ from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import Reading
 from mtive_nb.data.items.rules import extract
 from mtive_nb.data.items.schema import Pair, fields_of
+from mtive_nb.evaluate.intervals import resampled_sums
 
 CORRECT, INCORRECT, UNVERIFIABLE = VERDICTS = ("correct", "incorrect", "unverifiable")
 T3 = ("f1", "precision", "recall", "verifiable-correct", "verifiable-incorrect", "unverifiable")
@@ -61,16 +62,21 @@ def score_items(answers: Sequence[Mapping], items: Sequence[Item]) -> pd.DataFra
 
 
 def fields_read(
-    items: Sequence[Item], readings: Sequence[Sequence[Reading]], *, dates: Mapping[str, Collection[str]]
+    items: Sequence[Item],
+    readings: Sequence[Sequence[Reading]],
+    *,
+    dates: Mapping[str, Collection[str]],
+    answers: Sequence[Mapping] | None = None,
 ) -> pd.DataFrame:
-    """Return a row per true field of items with an incomplete truth: source, item, field, value, read (by rules).
+    """Return a row per true field of items with an incomplete truth: source, item, field, value, read.
 
-    readings: what engines read from each item's images. dates: the ISO dates that count as an item's printed date, by its
-    id; the field "printed date" is read where one of them stands in the print.
+    readings: what engines read from each item's images. answers: of a model that was told these; by default of the rules.
+    dates: the ISO dates that count as an item's printed date, by its id; the field "printed date" is read where one of
+    them stands in the print, whatever the answers.
     """
     rows = []
-    for item, found in zip(items, readings, strict=True):
-        given = fields_of(extract(found))
+    for k, (item, found) in enumerate(zip(items, readings, strict=True)):
+        given = fields_of(dict(answers[k])) if answers is not None else fields_of(extract(found))
         rows += [(item.source, item.item_id, *pair, pair in given) for pair in sorted(fields_of(dict(item.truth)))]
         if true := dates.get(item.item_id):
             stated = {date.iso for date in dates_in("\n".join(line.text for one in found for line in one.lines))}
@@ -80,10 +86,22 @@ def fields_read(
     return pd.DataFrame(rows, columns=["source", "item", "field", "value", "read"])
 
 
-def table3(scores: pd.DataFrame) -> pd.Series:
-    """Return the columns of T3 in percent from rows of `score_items`; NaN where no item, or no value, was given."""
-    means = [100 * scores[name].mean() for name in ("f1", "precision", "recall")]
-    return pd.Series([*means, *verdict_shares({name: int(scores[name].sum()) for name in VERDICTS})], index=list(T3))
+def table3(scores: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Return the columns of T3 in percent, with intervals over items, from rows of `score_items`.
+
+    A row per column of T3: column, value, low, high, n, unit, better. NaN where no item, or no value, was given.
+    """
+    means = 100 * scores[["f1", "precision", "recall"]].to_numpy(float)
+    counts = scores[list(VERDICTS)].to_numpy(float)
+    cells = np.hstack([means, counts, np.ones((len(scores), 1))])
+    sums = np.vstack([cells.sum(axis=0), resampled_sums(cells, seed=seed)])  # first the sample itself
+    with np.errstate(invalid="ignore"):
+        drawn = np.hstack([sums[:, :3] / sums[:, -1:], 100 * sums[:, 3:6] / sums[:, 3:6].sum(axis=1, keepdims=True)])
+    ends, known = np.full((2, len(T3)), np.nan), ~np.isnan(drawn[0])
+    ends[:, known] = np.nanquantile(drawn[:, known], (0.025, 0.975), axis=0)
+    better = ["higher"] * 4 + ["lower"] * 2
+    found = {"column": list(T3), "value": drawn[0], "low": ends[0], "high": ends[1], "n": len(scores)}
+    return pd.DataFrame({**found, "unit": "percent", "better": better})
 
 
 def verdict_shares(counts: Mapping[str, int]) -> list[float]:
