@@ -3,7 +3,7 @@
     python benchmarks/search_rates.py pocket AE --rates 0.002 0.005 0.01 --passes 1 2
 
 An arm is one training run of a chapter: an expert or a shared adapter of 06 by its adapter's name (AE, Base_AE, SL,
-Base_SL), the mixture of 08 (Base_MoE), a new task of 09 (PT: its expert on the stack) or a share of replay there, as T4
+Base_SL), the mixture of 08 (Base_MoE), a new task of 09 (PT: its expert on the stack, Base_PT: on the bare base) or a share of replay there, as T4
 names it ("Base_SL+Replay(100%)"), or an arm of 15 (uniM3, UIA, CASLIE, context-free). Everything but rate and passes is
 the chapter's own setting in the profile: records, rank, placement, batch, loss, seed. The chapters before must have run
 in the profile. Stages 1 and 2: search_stages.py.
@@ -140,17 +140,18 @@ def mixture_of_08(chapters: Chapters, stages: tuple) -> Arm:
 
 
 def of_09(chapters: Chapters, arm: str, stages: tuple) -> Arm | None:
-    """A new task's expert on the stack, or the shared adapter of 06 trained further with a share of replay."""
+    """A new task's adapter on the stack or the bare base, or the shared adapter of 06 trained further with replay."""
     given, emdiv = chapters.parameters("09"), chapters.emdiv()
     common = training_of(given, balance=chapters.parameters("06")["BALANCE"])
     train, val = of_split(emdiv, "train"), of_split(emdiv, "val")
     draw, n = given["SAMPLING"], given["STEPS"] * given["BATCH"] * given["ACCUMULATE"]
     of_task = {t: [r for r in train if r["task"] == t] for t in given["NEW"]}
     new = {t: sample_variants(rows, draw, n=n, seed=given["SEED"]) for t, rows in of_task.items() if rows}
-    if arm in new:
+    if (task := arm.removeprefix("Base_")) in new:
         spec = m.AdapterSpec(given["RANK"], float(given["RANK"]), tuple(given["PLACEMENT"]))
-        asked = [r for r in val if r["task"] == arm and r["variant"] != "bin"]
-        return Arm(f"{arm}_expert", m.open_stack(*stages), spec, "IT", common, new[arm], asked)
+        asked = [r for r in val if r["task"] == task and r["variant"] != "bin"]
+        parent = "IT" if arm == task else None
+        return Arm(f"{arm}_expert", m.open_stack(*stages), spec, parent, common, new[task], asked)
     share = {replay_name(share): share for share in given["REPLAY"]}.get(arm)
     if share is None:
         return None
