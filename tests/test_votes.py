@@ -219,6 +219,8 @@ def test_agreement_is_scikit_learn_s_kappa_on_what_both_could_read(photo_folder)
     assert found.loc[("a", "b"), "low"] < found.loc[("a", "b"), "value"] < found.loc[("a", "b"), "high"]
     assert found.loc[("a", "c"), "n"] == 50 and found.loc[("a", "c"), "value"] == 1
     assert found.loc[("a", "d"), "n"] == 0 and np.isnan(found.loc[("a", "d"), "value"])
+    alone = agreement_of_judges(table({"a": said["a"]}, rows))
+    assert alone.pivot(index="judge", columns="other", values="value").empty
 
 
 def test_a_caption_helps_if_it_is_true_and_names_what_decides(rows):

@@ -99,7 +99,8 @@ def agreement_of_judges(votes: pd.DataFrame, *, seed: int = 0, resamples: int = 
             ends = {"value": found.value, "low": found.low, "high": found.high}
             ends["agreement"] = float((pairs[:, 0] == pairs[:, 1]).mean())
         table.append(row | ends)
-    return pd.DataFrame(table)
+    names = ["judge", "other", "value", "low", "high", "agreement", "n", "unit", "better"]
+    return pd.DataFrame(table, columns=names)  # of one judge: no row
 
 
 def majority_accuracy(n: int, accuracy: float, *, correlation: float = 0.0) -> float:
