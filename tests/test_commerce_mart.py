@@ -70,12 +70,15 @@ def test_the_data_are_printed_as_the_paper_prints_its_own(rows: list[CommerceRow
     assert len({(line["table"], line["row"], line["column"]) for line in lines}) == len(lines)
     of_table = {name: [line for line in lines if line["table"] == name] for name in ("T1", "A2", "shares of labels")}
     assert [(line["row"], line["value"]) for line in of_table["T1"]] == [("Pocket Mart", len(rows))]
+    of_t3 = {(line["row"], line["column"]): line["value"] for line in lines if line["table"] == "T3"}
+    assert of_t3["PSI/MPC (each)", "Training"] == COUNTS["train"] and len(of_t3) == 12
+    assert of_t3["MMECInstruct (total)", "OOD"] == 7 * COUNTS["ood"]
     assert len(of_table["A2"]) == 12 and sum(line["value"] for line in of_table["A2"]) == pytest.approx(100)
     psi = {line["column"]: line["value"] for line in of_table["shares of labels"] if line["row"] == "PSI"}
     assert psi == pytest.approx({"yes": 0.25, "no": 0.75})
     assert list(task_table(rows)["task"]) == list(MAKERS) and source_table(rows)["rows"].sum() == len(rows)
     foreign = [dataclasses.replace(row, source="", known={}) for row in rows[:3]]
-    assert set(data_metrics(foreign)["table"]) == {"T1", "shares of labels"}
+    assert set(data_metrics(foreign)["table"]) == {"T1", "T3", "shares of labels"}
     assert source_table(foreign)["licence"].tolist() == ["not stated"]
 
 

@@ -1,4 +1,4 @@
-"""What CASLIE prints of its data, of rows of ours: size (T1), tasks (T2), sources (A1), product groups (A2), labels (A.5)."""
+"""What CASLIE prints of its data, of rows of ours: T1 to T3, sources (A1), product groups (A2), labels (A.5)."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,10 @@ SOURCES = {
     "grocery": ("GroceryStoreDataset", "MIT"),
     "clothing": ("clothing-dataset-small", "CC0 1.0"),
 }
+
+# T3's rows of tasks, and its columns.
+EACH = {"AP/CC/PRP/SA/SR (each)": ["AP", "CC", "PRP", "SA", "SR"], "PSI/MPC (each)": ["PSI", "MPC"]}
+SPLITS = {"train": "Training", "val": "Validation", "test": "IND", "ood": "OOD"}
 
 
 def task_table(rows: Sequence[CommerceRow]) -> pd.DataFrame:
@@ -32,15 +36,20 @@ def source_table(rows: Sequence[CommerceRow]) -> pd.DataFrame:
 
 
 def data_metrics(rows: Sequence[CommerceRow]) -> pd.DataFrame:
-    """Return rows for `run.metrics`: T1's sizes, A2's percentages by product group, shares of labels in training.
+    """Return rows for `run.metrics`: T1's sizes, T3's splits, A2's product groups, shares of labels in training.
 
     Columns: paper, table, row, column, value, unit, better, n. A row without `known["group"]` counts in no group.
     """
     groups = pd.Series([row.known["group"] for row in rows if "group" in row.known], dtype=str)
-    labels = questions(rows).query("split == 'train'").drop_duplicates(["task", "label"])
+    counts = questions(rows)
+    labels = counts[counts["split"] == "train"].drop_duplicates(["task", "label"])
+    sizes = counts.pivot_table(index="task", columns="split", values="rows", aggfunc="sum", fill_value=0)
+    means = {name: sizes.reindex(tasks).mean() for name, tasks in EACH.items()} | {"MMECInstruct (total)": sizes.sum()}
     found = [
         ("caslie", "T1", one.source, "Size", one.rows, "count", len(rows)) for one in source_table(rows).itertuples()
     ]
+    for name, mean in means.items():
+        found += [("caslie", "T3", name, SPLITS[split], n, "count", len(rows)) for split, n in mean.dropna().items()]
     for group, share in groups.value_counts(normalize=True).items():
         found.append(("caslie", "A2", group, "Percentage", 100 * share, "percent", len(groups)))
     for one in labels.itertuples():
