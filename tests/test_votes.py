@@ -185,6 +185,8 @@ def test_simulated_judges_are_as_right_and_as_alike_as_chosen(photo_folder, tmp_
     for row in scores.to_dict("records"):
         theory = majority_accuracy(row["judges"], 0.7, correlation=correlation)
         assert abs(row["value"] - theory) < 0.04 and row["n"] == n and row["low"] < row["value"] < row["high"]
+        wrong = [share for share in (row["useful dropped"], row["others kept"]) if not np.isnan(share)]
+        assert wrong and max(abs(share - (1 - theory)) for share in wrong) < 0.1
     again = vote_all(
         ballots[:50],
         simulated_judges(7, accuracy=0.7, correlation=correlation, useful=useful_caption, seed=3),
