@@ -20,10 +20,12 @@ from mtive_nb.data.commerce.captions import (
     Photo,
     caption_all,
     caption_faults,
+    captioned,
     context_of,
     photos_of,
     ready_captions,
 )
+from mtive_nb.data.commerce.mmec import load_rows, write_rows
 from mtive_nb.data.commerce.replies import Kept, Reply
 from mtive_nb.data.endpoint import Endpoint, EndpointError, cost_in_words
 
@@ -145,11 +147,14 @@ def test_every_photo_of_every_row_has_its_caption_or_a_reason(rows, tmp_path):
     assert faults["fault"][1] == "nothing is known of what the photo shows"
 
 
-def test_ready_captions_are_the_row_s_own_and_a_missing_one_has_its_reason(rows):
+def test_ready_captions_are_the_row_s_own_and_a_missing_one_has_its_reason(rows, photo_folder, tmp_path):
     two = [replace(rows["PRP"], captions=("red", "")), rows["CC"]]
     assert ready_captions(two)["PRP-1"] == (Reply("red"), Reply("", "no caption_info in the row"))
     faults = caption_faults(two, ready_captions(two))
     assert faults["row_id"].tolist() == ["PRP-1", "CC-1"] and faults["photo"][0] == rows["PRP"].photos[1]
+    written = write_rows(captioned(two, ready_captions(two)), tmp_path / "rows.jsonl")
+    read = load_rows(written, photos=photo_folder, quarantine=tmp_path / "left_out.csv")
+    assert ready_captions(read) == ready_captions(two)
 
 
 def test_stand_ins_ask_for_what_they_read_before_they_begin(rows):

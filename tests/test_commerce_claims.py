@@ -58,6 +58,16 @@ def test_tasks_that_were_not_asked_are_named():
     assert "not asked on AP, PRP" in row["remark"] and row["n"] == len(records)
 
 
+def test_a_gain_in_points_names_the_task_that_the_other_arm_never_answers():
+    records = caslie(tasks=("CC", "SR"))
+    right = [r["label"] for r in records]
+    weak = ["x" if r["task"] == "CC" else "A" for r in records]
+    (row,) = commerce_claims(records, {"CASLIE": right, "uniM3": weak}).to_dict("records")
+    assert row["unit"] == "points" and "in points: uniM3 scores 0 on CC" in row["remark"]
+    (row,) = commerce_claims(records, {"CASLIE": right, "uniM3": ["A"] * len(right)}).to_dict("records")
+    assert row["unit"] == "percent_relative" and "in points" not in row["remark"]
+
+
 def test_accuracy_by_stratum_counts_rows_of_the_stratum_alone():
     rows = [
         CommerceRow(str(k), "CC", "", {}, "A", "ood" if k % 2 else "test", product_id=str(k), stratum=s)

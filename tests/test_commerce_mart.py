@@ -19,6 +19,8 @@ from mtive_nb.data.commerce.mart_tasks import COUNTS, LABEL_SHARES, mart_rows
 from mtive_nb.data.commerce.rows import ROW_SPLITS, STRATA, CommerceRow, questions
 from mtive_nb.data.mart.render import make_item, render_mart
 from mtive_nb.data.mart.vocabulary import BRANDS, CATEGORIES, COLOURS, DAMAGES, SIZES
+from mtive_nb.evaluate.commerce.data_tables import data_metrics, source_table, task_table
+from mtive_nb.run.metrics import checked_metric, lines_of
 
 
 @cache
@@ -59,6 +61,25 @@ def test_sizes_shares_and_strata_are_those_asked_for(rows: list[CommerceRow]) ->
         amounts = by_cell[task, split]
         assert set(amounts.index) == set(STRATA) and amounts.max() - amounts.min() <= 5
     assert list(dict.fromkeys(table["split"])) == list(ROW_SPLITS)
+
+
+def test_the_data_are_printed_as_the_paper_prints_its_own(rows: list[CommerceRow]) -> None:
+    given = {"row": "row", "column": "column", "value": "value", "unit": "", "better": ""}
+    options = {"seed": None, "seeds": 1, "low": None, "high": None}
+    lines = [checked_metric(options | line, seed=0) for line in lines_of(data_metrics(rows), **given)]
+    assert len({(line["table"], line["row"], line["column"]) for line in lines}) == len(lines)
+    of_table = {name: [line for line in lines if line["table"] == name] for name in ("T1", "A2", "shares of labels")}
+    assert [(line["row"], line["value"]) for line in of_table["T1"]] == [("Pocket Mart", len(rows))]
+    of_t3 = {(line["row"], line["column"]): line["value"] for line in lines if line["table"] == "T3"}
+    assert of_t3["PSI/MPC (each)", "Training"] == COUNTS["train"] and len(of_t3) == 12
+    assert of_t3["MMECInstruct (total)", "OOD"] == 7 * COUNTS["ood"]
+    assert len(of_table["A2"]) == 12 and sum(line["value"] for line in of_table["A2"]) == pytest.approx(100)
+    psi = {line["column"]: line["value"] for line in of_table["shares of labels"] if line["row"] == "PSI"}
+    assert psi == pytest.approx({"yes": 0.25, "no": 0.75})
+    assert list(task_table(rows)["task"]) == list(MAKERS) and source_table(rows)["rows"].sum() == len(rows)
+    foreign = [dataclasses.replace(row, source="", known={}) for row in rows[:3]]
+    assert set(data_metrics(foreign)["table"]) == {"T1", "T3", "shares of labels"}
+    assert source_table(foreign)["licence"].tolist() == ["not stated"]
 
 
 def test_every_label_is_among_the_options_and_every_text_is_short(rows: list[CommerceRow]) -> None:

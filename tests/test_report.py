@@ -26,7 +26,7 @@ from mtive_nb.report.verdicts import claims_board, tally
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import GraphError, Project
 from mtive_nb.run.metrics import read_metrics
-from mtive_nb.run.published import load_published, load_tables
+from mtive_nb.run.published import PAPERS, load_published, load_tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -193,6 +193,9 @@ def test_tables_without_a_number_of_ours_are_listed(project: Project) -> None:
     page = write_report(project, "pocket").read_text()
     missing = page.split('<section id="missing">')[1].split("</section>")[0]
     assert re.findall(r"MTIVE (T\d+)", missing) == [f"T{k}" for k in range(2, 13)]
+    of_paper = {name: re.findall(rf"<li>{name} (\w+)", missing) for name in PAPERS.values()}
+    assert of_paper["CASLIE"] == [f"T{k}" for k in range(1, 7)] + [f"A{k}" for k in range(1, 15)]
+    assert all(of_paper.values()) and not any("text" in names for names in of_paper.values())
 
 
 def test_a_table_of_texts_stands_under_the_printed_one(project: Project) -> None:

@@ -185,6 +185,8 @@ def test_simulated_judges_are_as_right_and_as_alike_as_chosen(photo_folder, tmp_
     for row in scores.to_dict("records"):
         theory = majority_accuracy(row["judges"], 0.7, correlation=correlation)
         assert abs(row["value"] - theory) < 0.04 and row["n"] == n and row["low"] < row["value"] < row["high"]
+        wrong = [share for share in (row["useful dropped"], row["others kept"]) if not np.isnan(share)]
+        assert wrong and max(abs(share - (1 - theory)) for share in wrong) < 0.1
     again = vote_all(
         ballots[:50],
         simulated_judges(7, accuracy=0.7, correlation=correlation, useful=useful_caption, seed=3),
@@ -219,6 +221,8 @@ def test_agreement_is_scikit_learn_s_kappa_on_what_both_could_read(photo_folder)
     assert found.loc[("a", "b"), "low"] < found.loc[("a", "b"), "value"] < found.loc[("a", "b"), "high"]
     assert found.loc[("a", "c"), "n"] == 50 and found.loc[("a", "c"), "value"] == 1
     assert found.loc[("a", "d"), "n"] == 0 and np.isnan(found.loc[("a", "d"), "value"])
+    alone = agreement_of_judges(table({"a": said["a"]}, rows))
+    assert alone.pivot(index="judge", columns="other", values="value").empty
 
 
 def test_a_caption_helps_if_it_is_true_and_names_what_decides(rows):

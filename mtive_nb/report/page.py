@@ -58,7 +58,7 @@ def gather(project: Project, folder: Path, *, page_dir: Path, others: Iterable[P
         "missing": [
             {"name": f"{PAPERS[paper]} {name}", "title": table.title}
             for (paper, name), table in load_tables().items()
-            if paper in ("mtive", "vitpro") and name != "text" and (paper, name) not in here
+            if name != "text" and (paper, name) not in here
         ],
         "stand_ins": stand_ins,
         "claims": claims,

@@ -13,7 +13,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -141,6 +141,11 @@ def ready_captions(rows: Iterable[CommerceRow]) -> dict[str, tuple[Reply, ...]]:
         row.row_id: tuple(Reply(text) if text else missing for text in row.captions or ("",) * len(row.photos))
         for row in rows
     }
+
+
+def captioned(rows: Iterable[CommerceRow], captions: Mapping[str, Sequence[Reply]]) -> list[CommerceRow]:
+    """Return the rows with these captions as their own, "" where one is missing; `ready_captions` reads them."""
+    return [replace(row, captions=tuple(caption.text for caption in captions[row.row_id])) for row in rows]
 
 
 def caption_faults(rows: Iterable[CommerceRow], captions: Mapping[str, Sequence[Reply]]) -> pd.DataFrame:

@@ -118,7 +118,7 @@ def make_row(maker: Maker, draw: Draw, row_id: str, *, label: str, stratum: str,
         places=made.places,
         product_id=f"user {row_id}" if fields["task"] == "SR" else ids[0],
         facts=tuple(shown.facts for shown in made.photos),
-        known={"asked": list(made.asked), "products": ids, **made.known},
+        known={"asked": list(made.asked), "products": ids, "group": made.photos[0].group, **made.known},
         stratum=stratum,
         **fields,
     )

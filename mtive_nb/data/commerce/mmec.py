@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mtive_nb.data.catalogue import Quarantined, write_quarantine
 from mtive_nb.data.commerce.mmec_row import RowFault, parse_row, stored_row
@@ -19,6 +20,7 @@ from mtive_nb.data.commerce.rows import CommerceRow
 from mtive_nb.data.door.lines import json_rows
 from mtive_nb.data.door.reader import quarantined
 from mtive_nb.data.door.tables import text_fault
+from mtive_nb.data.sources import data_dir
 from mtive_nb.run.atomic import replacing
 
 
@@ -64,6 +66,16 @@ def load_rows(
         why = f"; the first: {left_out[0].field}: {left_out[0].reason}" if left_out else ""
         raise ValueError(f"rows {file}: no usable row, {len(left_out)} faults in {quarantine}{why}")
     return rows
+
+
+def load_written(run: Path, given: Mapping[str, Any], *, quarantine: str | Path) -> list[CommerceRow]:
+    """Return the rows in the run folder of chapter 15, their photos found where 15 found them; given: its parameters.
+
+    Errors: as `load_rows`.
+    """
+    mart = run / "mart" / "images"
+    own = Path(given["ROWS"]).parent if given["ROWS"] else mart if mart.is_dir() else data_dir()
+    return load_rows(run / "records" / "rows.jsonl", photos=given["PHOTOS"] or own, quarantine=quarantine)
 
 
 def write_rows(rows: Iterable[CommerceRow], file: str | Path) -> Path:

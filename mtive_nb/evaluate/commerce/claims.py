@@ -22,11 +22,12 @@ BASELINES = ("VLM, photos", "CLIP head", "uniM3", "commonest class", "always yes
 def commerce_claims(records: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Return a row of the claims board for each registered claim of CASLIE whose two arms have answers.
 
-    A claim that names tasks which `records` lack is decided on the others, and its remark says so.
+    A claim that names tasks which `records` lack is decided on the others, and its remark says so. The remark also says
+    when the gain has another unit than the registered one.
     """
     if BASELINES[0] in answers:
         answers = {**answers, "best of baselines": best_of_baselines(records, answers)}
-    there = {record["task"] + ("_ood" if record["variant"] == "ood" else "") for record in records}
+    there = {_claimed(DOMAINS[record["variant"]], record["task"]) for record in records}
     rows = []
     for claim_id, registered in load_design().claims.items():
         (left, right), test = registered.arms, find_claim(claim_id)["test"]
@@ -39,8 +40,19 @@ def commerce_claims(records: Sequence[Mapping[str, Any]], answers: Mapping[str, 
         missing = [task for task in test["tasks"] if task not in there]
         remarks = [f"not asked on {', '.join(missing)}"] * bool(missing)
         remarks += [f"baselines: {'; '.join(b for b in BASELINES if b in answers)}"] * (right == "best of baselines")
+        if unit == "points":
+            scores = main_scores(records, answers[right])
+            zero = [claimed for place, value in scores.items() if value == 0 and (claimed := _claimed(*place)) in tasks]
+            remarks.append(f"in points: {right} scores 0 on {', '.join(zero)}")
+        elif unit:
+            remarks.append(f"in {unit}, registered in {registered.unit}")
         rows.append(measured(claim_id, values, unit=unit, remark="; ".join(remarks)))
     return pd.DataFrame(rows)
+
+
+def _claimed(domain: str, task: str) -> str:
+    """Return a task's name in the claims: "AP_ood" out of domain."""
+    return f"{task}_ood" if domain == "OOD" else task
 
 
 def best_of_baselines(records: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]]) -> list[str]:

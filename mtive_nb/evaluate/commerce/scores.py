@@ -50,6 +50,7 @@ PRINTED = dict.fromkeys(FULL, _FULL_ROWS) | {
         "1 judge": "Single | Llama-3.2-Vision-Instruct",
         **{f"{n} judges": f"MV | {n} models" for n in (3, 5, 7)},
     },
+    "A6": {"CASLIE": "CASLIE-M"},
 }
 METRICS = ("Acc", "Pre", "Rec", "F1", "#Failed")
 RULES = ("wrong", "dropped")  # what a failed answer is

@@ -99,7 +99,8 @@ def agreement_of_judges(votes: pd.DataFrame, *, seed: int = 0, resamples: int = 
             ends = {"value": found.value, "low": found.low, "high": found.high}
             ends["agreement"] = float((pairs[:, 0] == pairs[:, 1]).mean())
         table.append(row | ends)
-    return pd.DataFrame(table)
+    names = ["judge", "other", "value", "low", "high", "agreement", "n", "unit", "better"]
+    return pd.DataFrame(table, columns=names)  # of one judge: no row
 
 
 def majority_accuracy(n: int, accuracy: float, *, correlation: float = 0.0) -> float:
@@ -118,15 +119,17 @@ def accuracy_of_votes(
 ) -> pd.DataFrame:  # fmt: skip
     """Return how often the first 1, 3, 5, 7 judges decide rightly; one row a size.
 
-    Columns: judges (how many), value (share of ballots), low, high (95%, products drawn), n, unit, better.
+    Columns: judges (how many), value (share of ballots), low, high (95%, products drawn), n, unit, better, "useful
+    dropped" (share of the useful captions), "others kept" (share of the others); NaN for a share of none.
     """
     truth = np.array([bool(useful(ballot)) for ballot in ballots])
     groups, table = [ballot.row.product_id for ballot in ballots], []
     rows = list({ballot.row.row_id: ballot.row for ballot in ballots}.values())
     for size in sizes:
         used = decide(rows, votes, judges[:size])
-        right = truth == np.array([used[ballot.row.row_id][ballot.place] for ballot in ballots])
-        one = bootstrap_interval(right.astype(float), groups=groups, seed=seed)
+        kept = pd.Series([used[ballot.row.row_id][ballot.place] for ballot in ballots], dtype=float)
+        one = bootstrap_interval((truth == kept).to_numpy(dtype=float), groups=groups, seed=seed)
         ends = {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
-        table.append({"judges": size} | ends | {"unit": "share", "better": "higher"})
+        shares = {"useful dropped": 1 - kept[truth].mean(), "others kept": kept[~truth].mean()}
+        table.append({"judges": size} | ends | {"unit": "share", "better": "higher"} | shares)
     return pd.DataFrame(table)
