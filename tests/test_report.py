@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from mtive_nb.data.records import make_record, write_records
 from mtive_nb.report.board import headline
-from mtive_nb.report.chapters import captions, run_folders
+from mtive_nb.report.chapters import CARDS, captions, run_folders
 from mtive_nb.report.compare import compared_runs
 from mtive_nb.report.executed import MAX_BYTES, chapter_links, small_notebook
 from mtive_nb.report.page import write_report
@@ -328,6 +329,18 @@ def test_examples_show_their_photo_and_mark_each_answer(project: Project) -> Non
         ("right", "first"), ("partly", "second"), ("wrong", "third"),
     ]  # fmt: skip
     assert "Which &lt;colour&gt;?" in card and card.count("data:image/jpeg") == 1
+
+    # A copy holds no records and no photos, and its page shows the same cards.
+    set_git(project, {"commit": "0123456789abcdef", "dirty": False})
+    write_atomic(shop / "run.json", json.dumps({"git": {"commit": "0123456789abcdef", "dirty": False}}))
+    copied = copy_reference(project, "pocket", tell=lambda _: None)
+    shutil.rmtree(shop)
+    shutil.rmtree(project.outputs / "pocket")
+    copied.rename(project.outputs / "pocket")
+    assert not list(project.outputs.glob("pocket/*/records"))
+    again = write_report(project, "pocket").read_text()
+    assert again.split('<article class="example">')[1].split("</article>")[0] == card
+    assert (project.outputs / "pocket" / "07_evaluation" / CARDS).stat().st_size < 2**14
 
 
 def test_a_long_table_of_scores_is_pivoted_and_another_is_not() -> None:
