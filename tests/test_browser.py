@@ -290,6 +290,14 @@ def test_the_report_is_read_filtered_and_sorted_by_anybody(report, size):
         box = board.first.locator(".badge").bounding_box()  # on a phone, too, a verdict is seen whole
         assert 0 <= box["x"] and box["x"] + box["width"] <= size["width"]
 
+        page.locator("#claims .filters").get_by_label("kind").select_option("comparative")
+        assert {*page.locator("#claims tbody tr:visible td.kind").all_inner_texts()} <= {"comparative"}
+
+        of_paper = page.locator("#mtive-T1 table.sort").first  # two rows of heads
+        of_paper.locator("thead tr").nth(1).get_by_role("button", name="ours").first.click()
+        ours = of_paper.locator("tbody tr:visible td.mine:nth-child(3) b").all_inner_texts()
+        assert len(ours) > 5 and ours == sorted(ours, key=float)
+
         spread = page.locator("#compare table.filter tbody tr:visible td:last-child")
         head = page.locator("#compare thead").get_by_role("button", name="spread")
         head.focus()

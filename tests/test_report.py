@@ -121,6 +121,31 @@ def test_page(project: Project) -> None:
     assert "04_stage1" not in page
 
 
+def test_a_row_printed_as_a_star_is_the_one_that_both_are_differences_to(project: Project) -> None:
+    about = {"paper": "vitpro", "unit": "points 0-100", "low": None, "high": None}
+    rows = [metric("T6", r, "AE/Acc", v, **about) for r, v in (("VM+VLC+LM", 47.5), ("VM", 48.5), ("untuned", 40.0))]
+    rows += [metric("T7", r, "Memory_GB", v, **about | {"unit": "GB"}) for r, v in (("no 4-bit quantization", 0.5), ("with 4-bit quantization", 0.125))]  # fmt: skip
+    rows += [metric("T11", r, c, 10.0, **about) for r in ("Brand", "Color") for c in ("IDEFICS2/Acc", "VIT-Pro/Acc")]
+    path = project.outputs / "pocket" / "24_vitpro" / "metrics.jsonl"
+    write_atomic(path, "".join(json.dumps(m) + "\n" for m in rows))
+    page = write_report(project, "pocket").read_text()
+    found = {}
+    for table in ("T6", "T7", "T11"):
+        section = page.split(f'<section id="vitpro-{table}">')[1].split("</section>")[0]
+        parser = Rows()
+        parser.feed(section)
+        found |= {(table, row[0].removesuffix("ours only")): row for row in parser.rows if row}
+        assert "row 1" not in section and "blank in print" not in section
+        assert ("Both as differences to" in section) == (table != "T11")  # there, each row is marked
+    printed = {(p.row, p.column): p.value for p in load_published() if (p.paper, p.table) == ("vitpro", "T6")}
+    assert found["T6", "VM+VLC+LM"][1] == "+0.0printed *" and found["T6", "VM+VLC+LM"][2].startswith("+0.0level 47.5")
+    assert found["T6", "VM"][1].startswith(printed["VM", "AE/Acc"]) and found["T6", "VM"][2].startswith(
+        "+1.0level 48.5"
+    )
+    assert found["T6", "untuned"][2].startswith("-7.5level 40.0")
+    assert any(cell.startswith("-0.375level 0.125") for cell in found["T7", "with 4-bit quantization"])
+
+
 def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project) -> None:
     head = "claim,statement,priority,verdict,gain,low,high,by_task,n,seeds,published\n"
     board = (
