@@ -310,6 +310,8 @@ def test_the_still_form_is_plain_html(driver):
     driver.form.answer.value = '"<no>"'
     page = driver.form.still().data
     assert "&quot;&lt;no&gt;&quot;" in page and page.count("<img") == 2 and "1 of 4" in page and "Undo" in page
+    assert "Answer from the photos alone" in page and "<li>Is it red? yes (accepted)</li>" in page
+    assert "<button disabled>yes</button> <button disabled>no</button>" in page
 
 
 def test_one_prefill_a_record(records, path, photo_folder):
