@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mtive_nb.report.chapters import CARDS, FIGURE_PX, example_cards, run_folders, small_picture
-from mtive_nb.report.executed import copy_executed
+from mtive_nb.report.executed import copy_executed, with_runs
 from mtive_nb.report.page import write_report
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Project
 from mtive_nb.run.stale import read_run
 
 MAX_BYTES = 2**20
+MAIN = "pocket"  # the profile that docs/chapters.md shows
 
 
 class DirtyRunError(ValueError):
@@ -25,7 +26,7 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
 
     Figures and examples are copied as the page shows them, so that it can be built again: small PNGs, and cards with
     thumbnails. A table larger than 1 MiB is not copied but named. The new reference is built in a hidden folder and swapped in, so that old and new numbers never
-    mix. Returns the folder.
+    mix. Of profile pocket, docs/chapters.md gets minutes, devices and links. Returns the folder.
     Errors: DirtyRunError for runs whose files differed from a commit.
     """
     reference = project.outputs / "reference"
@@ -50,6 +51,8 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
     write_report(project, profile, page=aside / "report.html", others=[project.outputs / profile, *others])
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
+    if profile == MAIN and (page := project.home / "docs" / "chapters.md").exists():
+        write_atomic(page, with_runs(page.read_text(encoding="utf-8"), target))
     return target
 
 
