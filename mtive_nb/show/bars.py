@@ -25,7 +25,7 @@ from mtive_nb.show.style import (
 )
 
 MANY_SYSTEMS, FEW_COLUMNS = 3, 2
-LEGEND_COLUMNS, LABEL_CHARS = 5, 56
+LEGEND_COLUMNS, LABEL_CHARS = 5, 50
 CHANCE = "chance: no look at the photo"
 
 
@@ -60,7 +60,11 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
         middle, label = columns.index(column), None if k else CHANCE
         axes.hlines(value, middle - 0.45, middle + 0.45, color="black", linestyles="--", linewidth=0.9, label=label)
     chars = int(14 * figure.get_figwidth() / max(1, len(columns)))
-    names = ["\n".join(fill(part, chars, break_long_words=False) for part in _spoken(c).split(", ")) for c in columns]
+    own = {
+        name: f"{name}, {of}" for name, _, of in (metric.partition(" ") for metric in _measures(frame, better)) if of
+    }
+    spoken = [own.get(c) or _spoken(c) for c in columns]
+    names = ["\n".join(fill(part, chars, break_long_words=False) for part in name.split(", ")) for name in spoken]
     axes.set_xticks(range(len(columns)), names)
     axes.set_ylabel(fill(_measure(frame, columns, better), LABEL_CHARS), fontsize=9)
     _finish(axes, frame, title)
@@ -144,7 +148,9 @@ def _measure(frame: pd.DataFrame, columns: Sequence[str], better: str) -> str:
     metrics = {c.partition("/")[2].split(" ")[0] for c in columns}
     name = METRIC_WORDS.get(next(iter(metrics)), "") if len(metrics) == 1 else ""
     known = bool(name) or list(columns) == ["accuracy"]
-    name = name or (columns[0] if len(columns) == 1 else _of_table(frame, better))
+    name = name or (columns[0] if len(columns) == 1 else "")
+    if not name and len(named := [METRIC_WORDS.get(n, n) for n in _measures(frame, better)]) <= 2:
+        name = " or ".join(named)
     units = set(frame["unit"].dropna()) if "unit" in frame else set()
     unit = next(iter(units)) if len(units) == 1 else ""
     if known and not unit and frame["value"].min() >= 0:
@@ -152,10 +158,8 @@ def _measure(frame: pd.DataFrame, columns: Sequence[str], better: str) -> str:
     return joined(name, RANGES.get(unit, unit), counted(frame), ARROWS[better])
 
 
-def _of_table(frame: pd.DataFrame, better: str) -> str:
-    """Return the measure of the paper's table that a frame holds; empty where each column has its own."""
+def _measures(frame: pd.DataFrame, better: str) -> list[str]:
+    """Return the measures of the paper's table that a frame holds: "Acc", or "AP F1" where each column has its own."""
     keys = frame[["paper", "table"]].drop_duplicates() if {"paper", "table"} <= set(frame) else ()
     table = load_tables().get(tuple(keys.iloc[0])) if len(keys) == 1 else None
-    metrics = table.metrics if table else ()
-    names = [METRIC_WORDS.get(name, name) for name, direction, _ in metrics if direction == better]
-    return ", ".join(names) if len(names) <= 2 else ""
+    return [name.partition(" (")[0] for name, direction, _ in table.metrics if direction == better] if table else []
