@@ -310,6 +310,7 @@ def test_the_still_form_is_plain_html(driver):
     driver.form.answer.value = '"<no>"'
     page = driver.form.still().data
     assert "&quot;&lt;no&gt;&quot;" in page and page.count("<img") == 2 and "1 of 4" in page and "Undo" in page
+    assert "Answer from the photos alone" in page and "<li>Is it red? yes (accepted)</li>" in page
 
 
 def test_one_prefill_a_record(records, path, photo_folder):
@@ -343,6 +344,7 @@ def test_a_question_with_few_answers_has_a_button_for_each(records, path, photo_
     driver = Driver(asked, path, photo_folder)
     form = driver.form
     assert [button.description for button in form.choices.children] == ["yes", "no"]
+    assert "<button disabled>yes</button> <button disabled>no</button>" in form.still().data
     driver.click(form.choices.children[1])
     assert [button.description for button in form.choices.children] == ["crack", "dent"]
     driver.click(form.choices.children[0])

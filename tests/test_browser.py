@@ -185,9 +185,14 @@ def test_a_person_asks_looks_and_changes_experts(page, photo_folder):
     expect(page.locator("table.demo td", has_text=re.compile("^EX$"))).to_have_count(0)
     button("Ask").click()
     expect(done).to_have_count(5)
-    annotate(page)
     if shot.stem == "voila":
         expect(page.get_by_role("heading", name="Samples")).to_be_hidden()  # the page alone, without the notebook
+        page.set_viewport_size(PHONE)
+        fits(page)
+        page.get_by_role("button", name="Accept or save").scroll_into_view_if_needed()
+        page.screenshot(path=shot.with_stem("phone-annotation"))
+    annotate(page)
+    if shot.stem == "voila":
         page.set_viewport_size(PHONE | {"height": 3000})  # Voilà scrolls inside its page: the picture has it all
         fits(page)
         page.screenshot(path=shot.with_stem("phone"), full_page=True)
@@ -289,6 +294,14 @@ def test_the_report_is_read_filtered_and_sorted_by_anybody(report, size):
         expect(page.locator("#claims [role=status]")).to_have_text(f"{board.count()} of {every} claims")
         box = board.first.locator(".badge").bounding_box()  # on a phone, too, a verdict is seen whole
         assert 0 <= box["x"] and box["x"] + box["width"] <= size["width"]
+
+        page.locator("#claims .filters").get_by_label("kind").select_option("comparative")
+        assert {*page.locator("#claims tbody tr:visible td.kind").all_inner_texts()} <= {"comparative"}
+
+        of_paper = page.locator("#mtive-T1 table.sort").first  # two rows of heads
+        of_paper.locator("thead tr").nth(1).get_by_role("button", name="ours").first.click()
+        ours = of_paper.locator("tbody tr:visible td.mine:nth-child(3) b").all_inner_texts()
+        assert len(ours) > 5 and ours == sorted(ours, key=float)
 
         spread = page.locator("#compare table.filter tbody tr:visible td:last-child")
         head = page.locator("#compare thead").get_by_role("button", name="spread")

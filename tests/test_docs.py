@@ -11,6 +11,7 @@ from PIL import Image
 from mtive_nb.data.catalogue import Catalogue, load_catalogue
 from mtive_nb.data.door.tables import find_table
 from mtive_nb.data.rows import DATE_FIELDS, FACT_TYPES, FEEDBACK_FIELDS, PRODUCT_FIELDS
+from mtive_nb.report.executed import with_runs
 
 PAGE = (Path(__file__).parents[1] / "docs/catalogue.md").read_text(encoding="utf-8")
 PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
@@ -66,6 +67,17 @@ def test_the_command_is_the_page_s(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "2 of 2 products and 4 of 4 messages" in said and "Left out" not in said
     shutil.rmtree(tmp_path / "images")
     assert main(["check", str(tmp_path), "--json"]) == 2
+
+
+def test_the_list_of_chapters_has_the_times_of_the_committed_results() -> None:
+    page = (PAGES[0].parent / "chapters.md").read_text(encoding="utf-8")
+    assert page == with_runs(page, PAGES[0].parents[1] / "outputs/reference/pocket")
+    rows = re.findall(r"^\| \[(\d\d)_.*\|$", page, re.M)
+    notebooks = sorted((PAGES[0].parents[1] / "notebooks").glob("*.ipynb"))
+    assert rows == [path.name[:2] for path in notebooks]
+    assert re.search(
+        r"^\| \[07_evaluation\].* \| \d+\.\d \| CPU, .* \| \[executed\]\(.*07_evaluation.ipynb\) \|$", page, re.M
+    )
 
 
 def test_every_command_of_the_pages_exists() -> None:

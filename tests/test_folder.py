@@ -2,17 +2,21 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import IPython
 import numpy
 import pandas
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from IPython.display import HTML
 
 from mtive_nb.run import progress, start_run
+from mtive_nb.run.frames import LEFT
 from mtive_nb.run.progress import duration
 from mtive_nb.run.provenance import git_state
 
@@ -96,6 +100,28 @@ def test_tables_of_a_run_keep_dollars(home: Path) -> None:
     start_run("04_stage1", profile="pocket", seed=5)
     table = pandas.DataFrame({"title": ["$5 and $6"]})
     assert "mathjax_ignore" in table.to_html() and "mathjax_ignore" in table.style.to_html()
+
+
+def test_texts_of_a_run_s_tables_stand_on_the_left(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = types.SimpleNamespace(display_formatter=DisplayFormatter(), user_ns={})
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    start_run("04_stage1", profile="pocket", seed=5)
+    html = shell.display_formatter.formatters["text/html"]
+    table = pandas.DataFrame({"answer": ["yes", "<no>"] * 40, "n": range(80)}).set_index(
+        pandas.Index([3] * 80, name="id")
+    )
+    page = html(table)
+    assert page.replace(f" {LEFT}", "") == table._repr_html_()
+    left = re.findall(rf"<t[hd] {LEFT}.*?>(.*?)<", page)
+    assert left[:5] == ["", "answer", "id", "", "3"] and "yes" in left and "n" not in left and "..." in left
+    assert "<td>0</td>" in page and "<th>n</th>" in page
+    spans = table.set_index("answer", append=True)  # a name that spans rows
+    assert re.findall(rf"<t[hd] {LEFT}.*?>(.*?)<", html(spans[:1])) == ["", "", "id", "answer", "3", "yes"]
+    two_heads = pandas.concat({"a": table}, axis=1)
+    assert html(two_heads) == two_heads._repr_html_()
+    wide = pandas.DataFrame([range(30)])
+    with pandas.option_context("display.max_columns", 20):
+        assert html(wide) == wide._repr_html_()
 
 
 def test_runner_environment_decides_the_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

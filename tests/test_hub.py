@@ -6,6 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import yaml
 
 from mtive_nb.__main__ import main
 from mtive_nb.model.lineage import (
@@ -20,7 +21,8 @@ from mtive_nb.model.lineage import (
     write_manifest,
 )
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.serve.hub import write_hub_folder
+from mtive_nb.serve.hub import model_card, write_hub_folder
+from mtive_nb.serve.versions import Versions
 
 
 def save(folder: Path, name: str, parent: Lineage | None = None, parent_name: str | None = None, base: str = "b1") -> Lineage:  # fmt: skip
@@ -49,7 +51,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stage_2 = save(mine / "05_stage2" / "stack", "IT", stage_1, "PT")
     for task in ("AE", "DD"):
         save(mine / "06_experts" / "stack", task, stage_2, "IT")
-    write_atomic(mine / "06_experts" / "settings.json", json.dumps({"AE": {}, "DD": {}}))
+    write_atomic(
+        mine / "06_experts" / "settings.json", json.dumps({t: {"steps": 40, "rate": 0.01} for t in ("AE", "DD")})
+    )
+    write_atomic(
+        mine / "06_experts" / "drawn.json", json.dumps(["AE-gen/a/0", "AE-gen/a/0", "AE-bin/b/0", "DD-bin/c/0"])
+    )
+    write_atomic(mine / "06_experts" / "run.json", json.dumps({"seed": 7}))
     write_atomic(mine / "01_shop" / "run.json", json.dumps({"parameters": {"SOURCE": "shop"}, "notes": {"stand_in": ["a drawn shop"]}}))  # fmt: skip
     about = {"table": "T1", "unit": "points 0-100", "better": "higher", "n": 240, "low": 60.2, "high": 70.4}
     rows = [about | {"row": row, "column": f"{task}/Acc", "value": value} for row, task, value in (("MTIVE_MTL", "AE", 65.5), ("Base_SL", "AE", 1.5), ("MTIVE_MTL", "DD", 33.5))]  # fmt: skip
@@ -67,6 +75,21 @@ def test_the_folder_is_a_stack_with_its_stages_and_a_card(home: Path, tmp_path: 
     assert "| AE/Acc | 65.5 | 60.2 to 70.4 | points 0-100 | 240 | higher |" in card
     assert "DD/Acc" not in card and "| 1.5 |" not in card
     assert line_of(folder, "AE").sha256 in card and "Stand-in: a drawn shop" in card and '"AE"' in card
+    assert "- AE: 3 records drawn from 2, 40 steps, seed 7, rate 0.01\n" in card and "- DD:" not in card
+    head = yaml.safe_load(card.split("---")[1])  # the hub's own form
+    assert head["license"] == "apache-2.0" and head["base_model"] == "pocket"
+
+
+def test_the_card_of_a_later_version_says_what_it_learned_from(home: Path) -> None:
+    mine = home / "outputs" / "mine"
+    versions, trunk = Versions(mine), line_of(mine / "05_stage2" / "stack", "IT")
+    save(folder := versions.next_folder("AE"), "AE_2", trunk, "IT")
+    versions.add("AE", folder, "AE_2", about={"over": 1, "records": 1200, "corrections": 30})
+    assert "version 2" not in model_card(mine)  # not in force
+    versions.put_in_force("AE", 2)
+    card = model_card(mine)
+    assert "- AE: version 2, trained on 1,200 records with 30 corrections, rate 0.01" in card
+    assert line_of(folder, "AE_2").sha256 in card and "| AE/Acc |" not in card and "| DD/Acc |" in card
 
 
 def test_push_uploads_the_folder_to_a_private_repository(home: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

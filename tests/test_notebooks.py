@@ -43,6 +43,12 @@ def test_ran_and_left_its_results(smoke, path):
     assert executed.cells[-1].outputs, "the last cell says nothing"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_cell_leaves_a_warning(smoke, path):
+    outputs = [o for c in code_cells(smoke / path.stem / path.name) for o in c.outputs if o.get("name") == "stderr"]
+    assert [o.text for o in outputs if "Warning" in o.text] == []
+
+
 def test_stack_equality_holds_in_the_smoke_run(smoke):
     rows = [json.loads(line) for line in (smoke / "06_experts" / "metrics.jsonl").read_text().splitlines()]
     equal = {r["row"]: r["value"] for r in rows if r["table"] == "stack equality"}
@@ -55,6 +61,7 @@ def test_the_report_of_the_smoke_run_is_written(smoke):
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, timeout=120)
     page = (smoke / "report.html").read_text()
     assert "MTIVE_MTL" in page and "rule-based judge" in page
+    assert re.search(r"- AE: \d+ records drawn from \d+, \d+ steps, seed 0", (smoke / "model_card.md").read_text())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

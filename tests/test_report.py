@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from mtive_nb.data.records import make_record, write_records
 from mtive_nb.report.board import headline
-from mtive_nb.report.chapters import captions, run_folders
+from mtive_nb.report.chapters import CARDS, captions, run_folders
 from mtive_nb.report.compare import compared_runs
 from mtive_nb.report.executed import MAX_BYTES, chapter_links, small_notebook
 from mtive_nb.report.page import write_report
@@ -118,6 +119,32 @@ def test_page(project: Project) -> None:
     assert 'href="07_evaluation/07_evaluation.ipynb"' in page
     assert "and 76 more rows" in page
     assert "04_stage1" not in page
+
+
+def test_a_row_printed_as_a_star_is_the_one_that_both_are_differences_to(project: Project) -> None:
+    about = {"paper": "vitpro", "unit": "points 0-100", "low": None, "high": None}
+    rows = [metric("T6", r, "AE/Acc", v, **about) for r, v in (("VM+VLC+LM", 47.5), ("VM", 48.5), ("untuned", 40.0))]
+    rows += [metric("T7", r, "Memory_GB", v, **about | {"unit": "GB"}) for r, v in (("no 4-bit quantization", 0.5), ("with 4-bit quantization", 0.125))]  # fmt: skip
+    rows += [metric("T11", r, c, 10.0, **about) for r in ("Brand", "Color") for c in ("IDEFICS2/Acc", "VIT-Pro/Acc")]
+    path = project.outputs / "pocket" / "24_vitpro" / "metrics.jsonl"
+    write_atomic(path, "".join(json.dumps(m) + "\n" for m in rows))
+    page = write_report(project, "pocket").read_text()
+    found = {}
+    for table in ("T6", "T7", "T11"):
+        section = page.split(f'<section id="vitpro-{table}">')[1].split("</section>")[0]
+        parser = Rows()
+        parser.feed(section)
+        ours = [row for row in parser.rows if any("level" in cell for cell in row)]
+        found |= {(table, row[0].strip().removesuffix("ours only")): row for row in ours}
+        assert "row 1" not in section and "blank in print" not in section
+        assert ("Both as differences to" in section) == (table != "T11")  # there, each row is marked
+    printed = {(p.row, p.column): p.value for p in load_published() if (p.paper, p.table) == ("vitpro", "T6")}
+    assert found["T6", "VM+VLC+LM"][1] == "+0.0printed *" and found["T6", "VM+VLC+LM"][2].startswith("+0.0level 47.5")
+    assert found["T6", "VM"][1].startswith(printed["VM", "AE/Acc"]) and found["T6", "VM"][2].startswith(
+        "+1.0level 48.5"
+    )
+    assert found["T6", "untuned"][2].startswith("-7.5level 40.0")
+    assert any(cell.startswith("-0.375level 0.125") for cell in found["T7", "with 4-bit quantization"])
 
 
 def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project) -> None:
@@ -331,6 +358,18 @@ def test_examples_show_their_photo_and_mark_each_answer(project: Project) -> Non
         ("right", "first"), ("partly", "second"), ("wrong", "third"),
     ]  # fmt: skip
     assert "Which &lt;colour&gt;?" in card and card.count("data:image/jpeg") == 1
+
+    # A copy holds no records and no photos, and its page shows the same cards.
+    set_git(project, {"commit": "0123456789abcdef", "dirty": False})
+    write_atomic(shop / "run.json", json.dumps({"git": {"commit": "0123456789abcdef", "dirty": False}}))
+    copied = copy_reference(project, "pocket", tell=lambda _: None)
+    shutil.rmtree(shop)
+    shutil.rmtree(project.outputs / "pocket")
+    copied.rename(project.outputs / "pocket")
+    assert not list(project.outputs.glob("pocket/*/records"))
+    again = write_report(project, "pocket").read_text()
+    assert again.split('<article class="example">')[1].split("</article>")[0] == card
+    assert (project.outputs / "pocket" / "07_evaluation" / CARDS).stat().st_size < 2**14
 
 
 def test_a_long_table_of_scores_is_pivoted_and_another_is_not() -> None:

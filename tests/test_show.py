@@ -1,12 +1,16 @@
 import io
 import re
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 
 from mtive_nb.data.records import assistant_turn, user_turn
+from mtive_nb.evaluate.continual import replay_name
 from mtive_nb.show import (
     answer_table,
     bars_with_intervals,
@@ -17,11 +21,25 @@ from mtive_nb.show import (
     gallery,
     gaps,
     lines,
+    matrix,
     photo_grid,
     record_rows,
     stacked_shares,
 )
-from mtive_nb.show.style import SYSTEMS, colour_of
+from mtive_nb.show.style import (
+    ARMS,
+    GROUNDS,
+    NEAR,
+    OTHERS,
+    PARTS,
+    SYSTEMS,
+    TASKS,
+    apart,
+    colour_of,
+    colours_of,
+)
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_bars_stand_at_their_values_with_their_intervals():
@@ -34,7 +52,7 @@ def test_bars_stand_at_their_values_with_their_intervals():
     axes = figure.axes[0]
     assert sorted(p.get_height() for p in axes.patches) == [0.2, 0.2, 0.7, 0.7]
     assert axes.get_ylabel() == "higher is better"
-    assert {t.get_text() for t in axes.get_legend().get_texts()} == {
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == {
         "zero-shot",
         "MTIVE_MTL",
         "chance: no look at the photo",
@@ -44,11 +62,12 @@ def test_bars_stand_at_their_values_with_their_intervals():
 def test_an_axis_names_measure_range_n_and_direction_and_a_zero_is_written():
     rows = [{"system": s, "column": f"{t}/Acc", "value": v, "low": v, "high": v} for s, v in (("a", 0.0), ("b", 40.0)) for t in ("AE", "own-task", "DD")]  # fmt: skip
     frame = pd.DataFrame(rows).assign(n=240, unit="points 0-100")
-    axes = bars_with_intervals(frame, chance={"AE/Acc": 50.0}).axes[0]
+    figure = bars_with_intervals(frame, chance={"AE/Acc": 50.0})
+    axes = figure.axes[0]
     assert axes.get_ylabel() == "Accuracy, 0-100, n = 240, higher is better"
     assert [t.get_text() for t in axes.get_xticklabels()] == ["attributes (AE)", "own-task", "damage (DD)"]
     assert [t.get_text() for t in axes.texts] == ["0"] * 3
-    assert "chance: no look at the photo" in [t.get_text() for t in axes.get_legend().get_texts()]
+    assert "chance: no look at the photo" in [t.get_text() for t in figure.legends[0].get_texts()]
 
 
 def test_many_systems_on_few_columns_become_rows_with_their_names_and_values():
@@ -61,6 +80,56 @@ def test_many_systems_on_few_columns_become_rows_with_their_names_and_values():
     assert [t.get_text() for t in figure.axes[0].texts] == ["0", "0.100", "0.200", "0.300"]
     (dots,) = [c.get_offsets().tolist() for c in figure.axes[1].collections if isinstance(c, PathCollection)]
     assert dots == [[0.25, 2.0]] and figure.axes[0].get_xlabel() == "ECE, lower is better"
+
+
+def drawn(figure):
+    """The figure laid out, and the boxes of its texts in pixels."""
+    figure.draw_without_rendering()
+    return lambda texts: [text.get_window_extent() for text in texts if text.get_text()]
+
+
+def test_long_names_of_groups_break_and_do_not_overlap():
+    columns = [f"{of}, {share}% wrong" for of in ("precision", "recall") for share in (0, 10, 20, 40)]
+    rows = [{"system": f"misreads {k}", "column": c, "value": 0.5, "low": 0.4, "high": 0.6} for k in range(3) for c in columns]  # fmt: skip
+    figure = bars_with_intervals(pd.DataFrame(rows))
+    boxes, axes = drawn(figure), figure.axes[0]
+    labels, legend = boxes(axes.get_xticklabels()), figure.legends[0].get_window_extent()
+    assert axes.get_xticklabels()[0].get_text() == "precision\n0% wrong"
+    assert not [pair for pair in combinations(labels, 2) if pair[0].overlaps(pair[1])]
+    assert not [box for box in labels if box.overlaps(legend)]
+
+
+def test_the_legend_of_rows_lies_beside_the_bars():
+    rows = [
+        {"system": f"score {k}", "column": c, "value": 0.6, "low": 0.5, "high": 0.7} for k in range(5) for c in "ab"
+    ]
+    figure = bars_with_intervals(pd.DataFrame(rows), chance={"a": 0.5, "b": 0.5})
+    drawn(figure)
+    assert not [a for a in figure.axes if a.get_window_extent().overlaps(figure.legends[0].get_window_extent())]
+
+
+def test_a_paper_s_table_names_the_measure_and_its_tasks_are_words():
+    rows = [{"system": s, "column": c, "value": 40.0, "low": 39.0, "high": 41.0} for s in "ab" for c in ("Existing/AE", "New/PP")]  # fmt: skip
+    frame = pd.DataFrame(rows).assign(paper="mtive", table="T4", unit="points", n=200)
+    axes = bars_with_intervals(frame).axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["attributes (AE)\nexisting", "placement (PP)\nnew"]
+    assert axes.get_ylabel().split() == "Accuracy or exact match, points, n = 200, higher is better".split()
+    of_each = bars_with_intervals(frame.assign(paper="caslie", column=["AP", "CC"] * 2)).axes[0]
+    assert [t.get_text() for t in of_each.get_xticklabels()] == ["AP\nF1", "CC\nR@1"]
+    one = frame.assign(paper="ebay", table="T1", column=["General", "DAE"] * 2, unit="points 0-100")
+    assert bars_with_intervals(one).axes[0].get_ylabel() == "Accuracy, 0-100, n = 200, higher is better"
+
+
+def test_a_matrix_and_the_other_charts_say_tasks_in_words_and_n_where_it_is_known():
+    cosines = pd.DataFrame([[1.0, 0.1], [0.1, 1.0]], index=["AE", "DD"], columns=["AE", "expert_0"])
+    axes = matrix(cosines, low=-1.0, high=1.0).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["attributes (AE)", "damage (DD)"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["attributes (AE)", "expert 0"]
+    frame = pd.DataFrame({"x": [1, 2], "value": [1.0, 2.0], "low": 0.5, "high": 2.5, "n": [100, 240], "by": "a"})
+    assert lines(frame, "x", "value").axes[0].get_ylabel() == "value, n = 100 to 240"
+    assert curves(frame, "x", by="by", panel="by").axes[0].get_ylabel() == "n = 100 to 240, higher is better"
+    differences = gaps(frame.assign(group="a", label="b"), unit="points").axes[0]
+    assert differences.get_xlabel() == "difference in points, n = 100 to 240, dashed: none"
 
 
 def test_confusions_count_what_was_answered_to_what_is_true():
@@ -112,7 +181,7 @@ def test_curves_have_a_panel_a_task_and_a_line_a_group_in_the_order_of_x():
     ]
     frame = pd.DataFrame(rows, columns=["task", "ground", "records", "value"])
     panels = curves(frame.assign(low=0.0, high=500.0), "records", by="ground", panel="task").axes
-    assert [axes.get_title() for axes in panels] == ["AE", "DD"]
+    assert [axes.get_title() for axes in panels] == ["attributes (AE)", "damage (DD)"]
     assert [list(line.get_ydata()) for line in panels[0].lines] == [[50.0, 400.0]] * 2
     assert [list(line.get_xdata()) for line in panels[1].lines] == [[50], [50]]
 
@@ -168,8 +237,45 @@ def test_a_dollar_in_a_title_is_no_formula():
     assert figure.axes[0].get_title() == "$5 {off$ \\frac"
 
 
-def test_a_system_keeps_its_colour():
-    assert colour_of("MTIVE_MTL", 3) == SYSTEMS["MTIVE_MTL"] and len(set(SYSTEMS.values())) == len(SYSTEMS)
+# What stands in one figure, with names of a user's own.
+T1 = ["majority", "zero-shot", "MTIVE_PT", "MTIVE_IT", "Base_SL", "Base_MTL", "Base_MoE", "MTIVE_SL", "MTIVE_MTL"]
+FIGURES = {
+    "T1": [*T1, "my model"],
+    "08": ["Base_MoE", "zero-shot", "Base_SL", "Base_MTL", "without stage 2", "without stage 1", "MTIVE_SL", "MTIVE_MTL"],
+    "09": ["zero-shot", "Base_SL", *map(replay_name, (0.0, 0.01, 1.0)), "Base_MTL", "MTIVE_MTL"],
+    "15": ["uniM3-M", "UIA-M", "CASLIE-M", "context-free", "commonest class", "always yes", "VLM, photos", "VLM, captions"],
+    "16": ["zero-shot", "raw", "verified", "true"],
+    "19": ["MTIVE_IT", "on the annotator's answers", "on preferences", "by reward"],
+    "21": [f"over {name}" for name in ("zero-shot", "Base_SL", "Base_MTL", "MTIVE_SL")],
+    "24": ["untuned", "VIT-Pro", "untuned (w/ ICL)", "VIT-Pro (w/ ICL)"],
+    "25": ["untuned", "all pairs", "attention filter", "random subset", "known to be grounded"],
+    "27": list(GROUNDS), "29": ["CASLIE", "specialists"], "30": ["native", "square", "after listings", "verified"],
+    "parts": ["untuned", *PARTS], "tasks": list(TASKS), "own": [f"arm {k}" for k in range(len(OTHERS))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", FIGURES.values(), ids=FIGURES)
+def test_the_colours_of_a_figure_are_told_apart_and_a_system_keeps_its_own(names):
+    found = colours_of(names)
+    assert list(map(found.get, names)).count(None) == 0
+    assert [p for p in combinations(names, 2) if apart(found[p[0]], found[p[1]]) < NEAR] == []
+    for name in names:  # alone, in another order, or prefixed: the same colour
+        known = name.removeprefix("over ").removesuffix("-M") in SYSTEMS | ARMS | GROUNDS | PARTS | TASKS
+        assert (
+            not known or found[name] == colours_of([name])[name] == colour_of(name, 7) == colours_of(names[::-1])[name]
+        )
+
+
+def test_colours_lie_apart_as_they_look():
+    assert np.isclose(apart("#000000", "#ffffff"), 1.0, atol=1e-3) and apart("#123456", "#123456") == 0
+    assert apart("#4c78a8", "#4c78b0") < 0.02 < NEAR < apart("#4c78a8", "#54a24b")
+
+
+@pytest.mark.parametrize(("chapter", "table"), [("07", "scores"), ("08", "scores"), ("09", "T4"), ("24", "T3"), ("25", "accuracy")])  # fmt: skip
+def test_each_system_of_the_committed_results_has_its_own_colour(chapter, table):
+    (path,) = (ROOT / "outputs/reference/pocket").glob(f"{chapter}_*/tables/{table}.csv")
+    systems = set(pd.read_csv(path)["system"])
+    assert systems and systems <= (SYSTEMS | ARMS).keys()
 
 
 def test_dollars_in_texts_of_others_are_no_formula(tmp_path):

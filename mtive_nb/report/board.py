@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mtive_nb.evaluate.claims import SYSTEMS, VERDICTS, load_claims
-from mtive_nb.evaluate.design import load_design
+from mtive_nb.evaluate.design import KINDS, load_design
 from mtive_nb.report.tables import REFERENCE, as_difference, number, of_most_seeds
 from mtive_nb.report.verdicts import claims_board, whole_board
 from mtive_nb.run.published import PAPERS, load_published
@@ -16,7 +16,7 @@ SYMBOLS = {"holds": "✔", "open": "?", "does not hold": "✘", NOT_DECIDED: "�
 def shown_board(folders: list[Path]) -> list[dict[str, Any]]:
     """Return the board of verdicts.py with what the page shows beside a claim's own fields.
 
-    `mark`: the verdict, or "not measured"; `tasks`: (task, verdict) pairs; `design`: the registered entry in words.
+    `mark`: the verdict, or "not measured"; `tasks`: (task, verdict) pairs; `kind` and `design`: of the registered entry.
     """
     return [claim | _about(claim) for claim in whole_board(claims_board(folders))]
 
@@ -30,8 +30,10 @@ def _about(claim: dict[str, Any]) -> dict[str, Any]:
     tasks = [(task, said) for task, _, said in parts if said in VERDICTS]
     paper = PAPERS.get(claim["claim"].split("-")[0], "")
     entry = load_design().claims.get(claim["claim"])
-    design = entry.in_words() if entry else ""
-    return sides | {"design": design, "paper": paper, "mark": verdict, "symbol": SYMBOLS[verdict], "tasks": tasks}
+    about = (
+        {"design": entry.in_words(), "kind": KINDS[entry.kind]} if entry else {"design": "", "kind": "not registered"}
+    )
+    return sides | about | {"paper": paper, "mark": verdict, "symbol": SYMBOLS[verdict], "tasks": tasks}
 
 
 def claim_tiles(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:

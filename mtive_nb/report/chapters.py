@@ -22,6 +22,7 @@ from mtive_nb.run.progress import duration
 from mtive_nb.run.stale import read_run
 
 FIGURE_PX, THUMBNAIL_PX = 1100, 132
+CARDS, MOST_CARDS = "tables/cards.json", 24  # a chapter's examples as the page shows them, for a copy without records
 ABOUT_EXAMPLES = ("id", "task", "question", "truth")
 
 
@@ -97,12 +98,16 @@ def records_by_id(folders: Iterable[Path], ids: set[str]) -> dict[str, dict[str,
 def example_cards(folder: Path, folders: list[Path]) -> list[dict[str, Any]]:
     """Return a run folder's examples (tables named *examples) as cards: thumbnails, question, truth, marked answers.
 
-    Without the records (in a copy of the results), a card has no photo, and an answer is right if it equals the truth.
+    A copy of the results has its cards in CARDS. Without these and without the records, a card has no photo, and an
+    answer is right if it equals the truth.
     """
+    if (folder / CARDS).exists():
+        return json.loads((folder / CARDS).read_text(encoding="utf-8"))
     rows = []
     for path in sorted((folder / "tables").glob("*examples.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             rows += [row for row in csv.DictReader(file) if set(ABOUT_EXAMPLES) <= row.keys()]
+    rows = rows[:MOST_CARDS]
     records = records_by_id([*folders, folder], {row["id"] for row in rows}) if rows else {}
     words = next((p for f in folders if (p := f / "records" / "vocabulary.json").exists()), None)
     judge = RuleJudge(json.loads(words.read_text(encoding="utf-8"))) if words and records else None

@@ -56,11 +56,28 @@ def contents_page(project: Project, profile: str, folders: Iterable[Path], *, ex
         name, record = folder.name, read_run(folder)
         title = chapter_title(project, name)
         title = f"[{title}]({name}/{name}.ipynb)" if name in executed else title
-        minutes = f"{(record.get('wall_seconds') or record.get('seconds') or 0) / 60:.1f}"
         commit = ((record.get("git") or {}).get("commit") or "")[:10]
         source = f"[source](../../../notebooks/{name}.ipynb)"
-        lines.append(f"| {title} | {source} | {minutes} | {record.get('device', '')} | {commit} |")
+        lines.append(f"| {title} | {source} | {_minutes(record)} | {record.get('device', '')} | {commit} |")
     return "\n".join(lines) + "\n"
+
+
+def _minutes(record: dict[str, Any]) -> str:
+    return f"{(record.get('wall_seconds') or record.get('seconds') or 0) / 60:.1f}"
+
+
+def with_runs(page: str, reference: Path) -> str:
+    """Return docs/chapters.md with the last three cells of each row, minutes, device and link, from results in `reference`."""
+
+    def row(match: re.Match[str]) -> str:
+        by_hand, name = match.groups()
+        if not (reference / name).is_dir():
+            return f"{by_hand} – | – | – |"
+        record, notebook = read_run(reference / name), reference / name / f"{name}.ipynb"
+        link = f"[executed](../outputs/reference/{reference.name}/{name}/{name}.ipynb)" if notebook.exists() else "–"
+        return f"{by_hand} {_minutes(record)} | {record.get('device', '')} | {link} |"
+
+    return re.sub(r"^(\| \[(\w+)\]\(\.\./notebooks/(?:[^|]*\|){3})[^\n]*$", row, page, flags=re.MULTILINE)
 
 
 def _fitting(project: Project, folder: Path, *, tell: Callable[[str], None]) -> dict[str, Any] | None:

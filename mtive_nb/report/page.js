@@ -2,14 +2,17 @@
 const textOf = (cell) => (cell.dataset.value ?? cell.querySelector("b")?.textContent ?? cell.textContent).trim();
 const numberOf = (text) => parseFloat(text.replace(/[,\s]/g, ""));
 
-function compare(a, b) {
+// Numbers before texts, in both directions: a cell without a number comes last.
+function compare(a, b, sign = 1) {
   const [x, y] = [numberOf(a), numberOf(b)];
-  if (Number.isNaN(x) && Number.isNaN(y)) return a.localeCompare(b);
-  return Number.isNaN(x) ? 1 : Number.isNaN(y) ? -1 : x - y;
+  if (Number.isNaN(x) && Number.isNaN(y)) return sign * a.localeCompare(b);
+  return Number.isNaN(x) ? 1 : Number.isNaN(y) ? -1 : sign * (x - y);
 }
 
 for (const table of document.querySelectorAll("table.sort")) {
-  const heads = [...table.tHead.rows[0].cells];
+  // Under two rows of heads, a column's own head is in the second, except the first, which spans both.
+  const [top, own] = [...table.tHead.rows].map((row) => [...row.cells]);
+  const heads = own ? [top[0], ...own] : top;
   heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -20,7 +23,7 @@ for (const table of document.querySelectorAll("table.sort")) {
       heads.forEach((one) => one.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const rows = [...table.tBodies[0].rows];
-      rows.sort((a, b) => (down ? -1 : 1) * compare(textOf(a.cells[column]), textOf(b.cells[column])));
+      rows.sort((a, b) => compare(textOf(a.cells[column]), textOf(b.cells[column]), down ? -1 : 1));
       table.tBodies[0].append(...rows);
     });
   });

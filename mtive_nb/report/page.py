@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtive_nb.evaluate.design import load_design, registered_at
+from mtive_nb.model.lineage import LineageError
 from mtive_nb.report.board import claim_tiles, headline, shown_board
 from mtive_nb.report.chapters import notebook_part, run_folders
 from mtive_nb.report.compare import compared_runs
@@ -112,8 +113,14 @@ def write_report(
 
 
 def main(profile: str) -> int:
-    """Run the command `report`: write the page and print how many claims hold, by kind."""
+    """Run the command `report`: write the page and the experts' model card, print how many claims hold, by kind."""
+    from mtive_nb.serve.hub import model_card  # imports torch
+
     project = find_project()
     print(f"report: {write_report(project, profile)}")
+    try:
+        write_atomic(project.outputs / profile / "model_card.md", model_card(project.outputs / profile))
+    except (FileNotFoundError, LineageError):
+        pass  # a profile without experts, or without their files
     print("\n".join(summary(claims_board(run_folders(project.outputs / profile)))))
     return 0

@@ -1,18 +1,20 @@
 """Copy a profile's results, without large files, to outputs/reference/, the part of a stamped run that is committed."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from mtive_nb.report.chapters import FIGURE_PX, run_folders, small_picture
-from mtive_nb.report.executed import copy_executed
+from mtive_nb.report.chapters import CARDS, FIGURE_PX, example_cards, run_folders, small_picture
+from mtive_nb.report.executed import copy_executed, with_runs
 from mtive_nb.report.page import write_report
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Project
 from mtive_nb.run.stale import read_run
 
 MAX_BYTES = 2**20
+MAIN = "pocket"  # the profile that docs/chapters.md shows
 
 
 class DirtyRunError(ValueError):
@@ -22,9 +24,9 @@ class DirtyRunError(ValueError):
 def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None] = print) -> Path:
     """Copy run.json, metrics, tables, figures, executed notebooks and the page to outputs/reference/<profile>/.
 
-    A figure is copied as the page shows it: a small PNG, from which the page can be built again. A table larger than
-    1 MiB is not copied but named. The new reference is built in a hidden folder and swapped in, so that old and new numbers never
-    mix. Returns the folder.
+    Figures and examples are copied as the page shows them, so that it can be built again: small PNGs, and cards with
+    thumbnails. A table larger than 1 MiB is not copied but named. The new reference is built in a hidden folder and swapped in, so that old and new numbers never
+    mix. Of profile pocket, docs/chapters.md gets minutes, devices and links. Returns the folder.
     Errors: DirtyRunError for runs whose files differed from a commit.
     """
     reference = project.outputs / "reference"
@@ -42,11 +44,15 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
                 write_atomic(copy, small_picture(path.read_bytes(), side_px=FIGURE_PX))
             else:
                 shutil.copyfile(path, copy)
+        if cards := example_cards(folder, folders):
+            write_atomic(aside / folder.name / CARDS, json.dumps(cards, ensure_ascii=False, indent=1))
     copy_executed(project, profile, target=aside, tell=tell)
     others = [p for p in sorted(reference.iterdir()) if p.name not in (profile, aside.name) and run_folders(p)]
     write_report(project, profile, page=aside / "report.html", others=[project.outputs / profile, *others])
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
+    if profile == MAIN and (page := project.home / "docs" / "chapters.md").exists():
+        write_atomic(page, with_runs(page.read_text(encoding="utf-8"), target))
     return target
 
 

@@ -13,6 +13,7 @@ ROWS_SHOWN = 24
 COLUMNS_SHOWN = 6
 # Where a paper prints differences to a row that it does not print, its numbers and ours become differences to this row.
 REFERENCE = "Base_SL"
+ITSELF = "*"  # printed in the row to which a table's numbers are differences
 DECIMALS = {
     "points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "f1": 3, "s": 1,
 }  # fmt: skip  # by unit
@@ -63,10 +64,10 @@ def paper_table(
     ours = of_most_seeds(metrics)
     known = rows_of(paper, table)
     rows = [*known, *dict.fromkeys(row for row, _ in ours if row not in known)]
-    groups, rescaled = [], False
+    groups, rescaled = [], set()
     for title, columns in column_groups(columns_of(paper, table)):
         cells = {c: _column(c, rows, printed, ours, about) for c in columns}
-        rescaled |= any(cell["gap"] for column in cells.values() for cell in column.values())
+        rescaled |= {_reference(c, printed) for c in columns if any(cell["gap"] for cell in cells[c].values())}
         lines = [{"name": r, "cells": [cells[c][r] for c in columns], "only_ours": r not in known} for r in rows]
         lines = [line | {"ours": any(c["ours"] for c in line["cells"])} for line in lines]
         lines = [line for line in lines if line["ours"] or any(c["paper"] for c in line["cells"])]
@@ -83,7 +84,7 @@ def paper_table(
         "paper": PAPERS[paper],
         "title": f"{PAPERS[paper]} {table}" + (f": {about.title}" if about else ""),
         "relative_to": about.relative_to if about else None,
-        "rescaled": REFERENCE if rescaled else "",
+        "rescaled": ", ".join(sorted(rescaled)),
         "anomalies": about.anomalies if about else (),
         "remarks": remarks,
         "groups": [group for group in groups if group["rows"]],
@@ -100,9 +101,10 @@ def _column(
     ours: dict[tuple[str, str], list[dict[str, Any]]],
     about: Table | None,
 ) -> dict[str, dict[str, Any]]:
-    """Return a column's cells by row; if the paper prints differences, with the differences of both to REFERENCE."""
-    base = as_difference(printed.get((REFERENCE, column)))
-    mine = ours.get((REFERENCE, column), [])
+    """Return a column's cells by row; if the paper prints differences, both are differences to the same row."""
+    reference = _reference(column, printed)
+    base = as_difference(printed.get((reference, column)))
+    mine = ours.get((reference, column), [])
     same_scale = about is not None and about.relative_to and base is not None and mine
     cells = {}
     for row in rows:
@@ -117,8 +119,16 @@ def _column(
     return cells
 
 
+def _reference(column: str, printed: dict[tuple[str, str], Published]) -> str:
+    """Return the row to which a column's numbers are differences: the one row printed as "*", else REFERENCE."""
+    marked = [row for (row, c), p in printed.items() if c == column and p.value == ITSELF]
+    return marked[0] if len(marked) == 1 else REFERENCE
+
+
 def as_difference(cell: Published | None) -> float | None:
-    """Return a printed difference ("+10.4") as a number; None for a mark or a level."""
+    """Return a printed difference ("+10.4", "0.0", or "*" for the row itself) as a number; None for a mark or a level."""
+    if cell and cell.value in (ITSELF, "0.0"):
+        return 0.0
     return float(cell.value) if cell and re.fullmatch(r"[+-]\d+(\.\d+)?", cell.value) else None
 
 
@@ -129,8 +139,11 @@ def _concerns(note: str, table: str) -> bool:
 
 
 def _is_remark(note: str) -> bool:
-    """Return whether a note says more than the group of a row or the printed spelling of a number."""
-    return bool(note) and (";" in note or not note.startswith(("group=", "env=", "printed ")))
+    """Return whether a note says more than the place of a row, a blank cell, or the printed spelling of a number."""
+    said = [
+        part for part in note.split("; ") if part and part != "blank in print" and not re.fullmatch(r"row \d+", part)
+    ]
+    return len(said) > 1 or any(not part.startswith(("group=", "env=", "printed ")) for part in said)
 
 
 def _head(column: str, metrics: list[dict[str, Any]], about: Table | None) -> dict[str, Any]:

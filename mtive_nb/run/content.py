@@ -14,7 +14,7 @@ from mtive_nb.run.atomic import write_atomic
 PACKAGE = Path(__file__).parents[1]
 NAME = PACKAGE.name
 # These files display results or schedule chapters; they change no result.
-NOT_CODE = ("show/", "report/", "run/tables.yaml", "run/chapters.yaml")
+NOT_CODE = ("show/", "report/", "run/frames.py", "run/tables.yaml", "run/chapters.yaml")
 # A run's own records are not results: their times and notes differ from run to run.
 RESULTS = "results.json"
 NOT_RESULTS = ("run.json", "fingerprint.json", "papermill.log", "parameters.yaml", RESULTS)

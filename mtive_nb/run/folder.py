@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtive_nb.run.atomic import replacing, write_atomic
+from mtive_nb.run.frames import show_frames_well
 from mtive_nb.run.graph import find_project, find_run
 from mtive_nb.run.metrics import KEY, checked_metric, lines_of
 from mtive_nb.run.params import ParameterError
@@ -224,16 +225,8 @@ def start_run(name: str, *, profile: str, seed: int) -> Run:
     run._write_record()
     run._write_metrics()
     _show_versions(record)
-    _keep_dollars()
+    show_frames_well()
     return run
-
-
-def _keep_dollars() -> None:
-    """Keep tables from reading two dollar signs, as in two prices, as a formula."""
-    import pandas
-
-    pandas.set_option("display.html.use_mathjax", False)
-    pandas.set_option("styler.html.mathjax", False)
 
 
 def _seed(seed: int) -> None:

@@ -4,13 +4,14 @@ A stack folder holds each expert with the stages that it stands on, because an e
 The card says what the adapters were trained on, how they scored, and the hash of each.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mtive_nb.model.lineage import Lineage, LineageError, line_of, read_files, read_manifest, write_manifest
+from mtive_nb.model.lineage import LineageError, line_of, read_files, read_manifest, write_manifest
 from mtive_nb.run.graph import find_project, find_run
 from mtive_nb.run.metrics import read_metrics
 from mtive_nb.run.stale import read_run
@@ -18,10 +19,12 @@ from mtive_nb.serve.answer import in_words
 from mtive_nb.serve.versions import ExpertVersion, Versions, run_folder
 
 STAGES = {"PT": "04", "IT": "05"}
+LICENCES = {"pocket": "apache-2.0"}  # by base; of another base "other": its own licence binds its adapters
 CARD = "README.md"
 OURS = "MTIVE_MTL"  # the row of chapter 07 that holds the experts' scores
 HEAD = """---
 library_name: peft
+license: {licence}
 base_model: {base}
 pipeline_tag: image-text-to-text
 tags: [lora, mtive-nb]
@@ -41,7 +44,8 @@ LIMITS = """
 ## Limits
 
 The scores cover the test split of the training source, at one training seed. Nothing here was measured on your photos:
-`mtive-nb score` and a file of corrected answers show how the experts do there.
+`mtive-nb score` and a file of corrected answers show how the experts do there. Licence: Apache 2.0 for code and pocket
+base; where the base is another one, its licence binds the adapters.
 """
 
 
@@ -55,10 +59,8 @@ def write_hub_folder(profile_dir: Path, folder: Path, *, tasks: Sequence[str] = 
     if unknown := sorted(set(tasks) - set(versions.tasks)):
         raise KeyError(f"task {unknown[0]!r}: found no expert, expected one of {', '.join(versions.tasks)}")
     experts = {task: versions.in_force(task) for task in tasks or versions.tasks}
-    sources = {name: run_folder(profile_dir, number) / "stack" for name, number in STAGES.items()}
-    sources |= {version.adapter: version.folder for version in experts.values()}
     manifest, lines = None, {}
-    for name, source in sources.items():
+    for name, source in _sources(profile_dir, experts).items():
         own = read_manifest(source)
         manifest = manifest or own | {"adapters": {}, "mixtures": {}}
         if own["base"] != manifest["base"]:
@@ -71,20 +73,35 @@ def write_hub_folder(profile_dir: Path, folder: Path, *, tasks: Sequence[str] = 
             (folder / name / file).write_bytes(content)
         manifest["adapters"][name] = asdict(lines[name])
     write_manifest(folder, manifest)
-    base = str(manifest["model"].get("name", "unknown"))
-    (folder / CARD).write_text(model_card(profile_dir, experts, lines, base=base), encoding="utf-8")
+    (folder / CARD).write_text(model_card(profile_dir, experts), encoding="utf-8")
     return folder
 
 
-def model_card(profile_dir: Path, experts: dict[str, ExpertVersion], lines: dict[str, Lineage], *, base: str) -> str:
-    """Return the model card in Markdown: use, training, scores with n and interval, lineage, stand-ins, limits."""
+def _sources(profile_dir: Path, experts: dict[str, ExpertVersion]) -> dict[str, Path]:
+    """Return the stack folder of each adapter: the stages, then the experts."""
+    stages = {name: run_folder(profile_dir, number) / "stack" for name, number in STAGES.items()}
+    return stages | {version.adapter: version.folder for version in experts.values()}
+
+
+def model_card(profile_dir: Path, experts: dict[str, ExpertVersion] | None = None) -> str:
+    """Return the model card in Markdown: use, training, scores with n and interval, lineage, stand-ins, limits.
+
+    `experts`: default, those in force. Errors: as of write_hub_folder.
+    """
+    if experts is None:
+        versions = Versions(profile_dir)
+        experts = {task: versions.in_force(task) for task in versions.tasks}
+    sources = _sources(profile_dir, experts)
+    lines = {name: line_of(source, name) for name, source in sources.items()}
+    base = str(read_manifest(sources["PT"])["model"].get("name", "unknown"))
     about = {"base": base, "profile": profile_dir.name, "count": len(experts), "names": ", ".join(experts)}
+    about["licence"] = LICENCES.get(base, "other")
     parts = [HEAD.format(**about, first=next(iter(experts.values())).adapter)]
     shop, trained = (find_run(profile_dir, number) for number in ("01", "06"))
     source = read_run(shop).get("parameters", {}).get("SOURCE", "unknown") if shop else "unknown"
     commit = (read_run(trained).get("git") or {}).get("commit") or "unknown"
     parts.append(f"\n## Training\n\nSource of the photos: {source}. Code: mtive-nb at commit {commit[:10]}.\n")
-    parts += [f"- Stand-in: {text}\n" for text in _stand_ins(profile_dir)]
+    parts += ["\n", *_training(trained, experts), *(f"- Stand-in: {text}\n" for text in _stand_ins(profile_dir))]
     parts += ["\n## Scores\n\n", *_scores(profile_dir, experts), "\n## Lineage\n\n"]
     parts += ["| adapter | stands on | rank | alpha | sha256 |\n| --- | --- | --- | --- | --- |\n"]
     for name, line in lines.items():
@@ -92,6 +109,22 @@ def model_card(profile_dir: Path, experts: dict[str, ExpertVersion], lines: dict
             f"| {name} | {line.parent or 'the base'} | {line.spec['rank']} | {line.spec['alpha']:g} | {line.sha256} |\n"
         )
     return "".join([*parts, LIMITS])
+
+
+def _training(trained: Path, experts: dict[str, ExpertVersion]) -> list[str]:
+    """Return a line for each expert: records, steps and seed of chapter 06, or what a later version learned from."""
+    settings, drawn = (
+        json.loads((trained / name).read_text(encoding="utf-8")) for name in ("settings.json", "drawn.json")
+    )
+    seed, lines = read_run(trained).get("seed", "unknown"), []
+    for task, version in experts.items():
+        ids = [i for i in drawn if i.split("/")[0].rpartition("-")[0] == task]
+        said = f"{len(ids):,} records drawn from {len(set(ids)):,}, {settings[task]['steps']} steps, seed {seed}"
+        if version.number > 1:
+            about = version.about
+            said = f"version {version.number}, trained on {about['records']:,} records with {about['corrections']} corrections"
+        lines.append(f"- {task}: {said}, rate {settings[task]['rate']}\n")
+    return lines
 
 
 def _stand_ins(profile_dir: Path) -> list[str]:

@@ -177,11 +177,14 @@ class AnnotationForm(widgets.VBox):
 
     def still(self) -> HTML:
         """Return the current form as static HTML, for a page without a kernel."""
-        buttons = " ".join(f"<button disabled>{b.description}</button>" for b in (self.save, self.skip, self.undo))
+        choices, buttons = (
+            " ".join(f"<button disabled>{html.escape(b.description)}</button>" for b in row)
+            for row in (self.choices.children, (self.save, self.skip, self.undo))
+        )
         return HTML(
-            f'<div style="max-width:760px">{self.head.value}'
-            f'<input value="{html.escape(self.answer.value)}" disabled style="width:100%"><p>{buttons}</p>'
-            f'<progress max="{self.bar.max}" value="{self.bar.value}"></progress> {self.status.value}{self.error.value}</div>'
+            f'<div style="max-width:760px">{self.guideline.value}{self.head.value}<p>{choices}</p>'
+            f'<input value="{html.escape(self.answer.value)}" disabled style="width:100%"><p>{buttons}</p>{self.error.value}'
+            f'<progress max="{self.bar.max}" value="{self.bar.value}"></progress> {self.status.value}{self.last.value}</div>'
         )
 
 

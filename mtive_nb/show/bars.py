@@ -1,16 +1,31 @@
 """Bars with intervals: a group of bars per column, or a row per system where there are many systems and few columns."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtive_nb.show.style import ARROWS, INK, METRIC_WORDS, RANGES, TASK_WORDS, colour_of, entitle, new_figure, tidy
+from mtive_nb.run.published import load_tables
+from mtive_nb.show.style import (
+    ARROWS,
+    INK,
+    METRIC_WORDS,
+    RANGES,
+    TASK_WORDS,
+    colour_of,
+    colours_of,
+    counted,
+    entitle,
+    joined,
+    new_figure,
+    tidy,
+)
 
 MANY_SYSTEMS, FEW_COLUMNS = 3, 2
-LEGEND_COLUMNS = 5
+LEGEND_COLUMNS, LABEL_CHARS = 5, 50
 CHANCE = "chance: no look at the photo"
 
 
@@ -29,11 +44,11 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
         return _rows_of_bars(frame, columns, systems, title=title, better=better, chance=chance or {}, dots=dots)
     figure = new_figure(max(8.0, 1.1 + 0.26 * len(systems) * len(columns)), 3.8)
     axes = figure.subplots()
-    width = 0.84 / max(1, len(systems))
+    width, colours = 0.84 / max(1, len(systems)), colours_of(systems)
     for k, system in enumerate(systems):
         rows = frame[frame["system"] == system].set_index("column").reindex(columns)
         at = np.arange(len(columns)) + (k - (len(systems) - 1) / 2) * width
-        look = {"color": colour_of(system, k), "label": system, "error_kw": {"lw": 0.9, "capsize": 1.5}}
+        look = {"color": colours[system], "label": system, "error_kw": {"lw": 0.9, "capsize": 1.5}}
         axes.bar(at, rows["value"], width * 0.92, yerr=_errors(rows), **look)
         _mark_zeros(axes, at, rows["value"])
         if dots is not None:
@@ -44,12 +59,16 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
     for k, (column, value) in enumerate((chance or {}).items()):
         middle, label = columns.index(column), None if k else CHANCE
         axes.hlines(value, middle - 0.45, middle + 0.45, color="black", linestyles="--", linewidth=0.9, label=label)
-    axes.set_xticks(range(len(columns)), [_spoken(c) for c in columns])
-    axes.set_ylabel(_measure(frame, columns, better), fontsize=9)
+    chars = int(14 * figure.get_figwidth() / max(1, len(columns)))
+    own = {
+        name: f"{name}, {of}" for name, _, of in (metric.partition(" ") for metric in _measures(frame, better)) if of
+    }
+    spoken = [own.get(c) or _spoken(c) for c in columns]
+    names = ["\n".join(fill(part, chars, break_long_words=False) for part in name.split(", ")) for name in spoken]
+    axes.set_xticks(range(len(columns)), names)
+    axes.set_ylabel(fill(_measure(frame, columns, better), LABEL_CHARS), fontsize=9)
     _finish(axes, frame, title)
-    lines = -(-len(axes.get_legend_handles_labels()[1]) // LEGEND_COLUMNS)
-    ncols = -(-max(1, len(axes.get_legend_handles_labels()[1])) // max(1, lines))
-    axes.legend(fontsize=8, frameon=False, ncols=ncols, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    _legend(figure, axes)
     return figure
 
 
@@ -76,15 +95,23 @@ def _rows_of_bars(
             axes.scatter(own["value"], own["system"].map(systems.index), s=7, color="black", zorder=3, linewidths=0)
         if column in chance:
             axes.axvline(chance[column], color="black", linestyle="--", linewidth=0.9, label=CHANCE)
-            axes.legend(fontsize=8, frameon=False)
         axes.set_yticks(range(len(systems)), systems)
         axes.set_xlabel(_measure(part, [column], better), fontsize=9)
         axes.margins(x=0.12)
         _finish(axes, part, _spoken(column) if len(columns) > 1 else title, horizontal=True)
     panels[0].invert_yaxis()
+    if chance:
+        _legend(figure, panels[0])
     if len(columns) > 1:
         figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Put the legend below the axes and their labels, in lines of equal length."""
+    handles, names = axes.get_legend_handles_labels()
+    ncols = -(-len(names) // -(-max(1, len(names)) // LEGEND_COLUMNS)) or 1
+    figure.legend(handles, names, fontsize=8, frameon=False, ncols=ncols, loc="outside lower center")
 
 
 def _errors(rows: pd.DataFrame) -> np.ndarray:
@@ -109,8 +136,10 @@ def _finish(axes: Axes, frame: pd.DataFrame, title: str, *, horizontal: bool = F
 
 
 def _spoken(column: str) -> str:
-    """Return a group's name: "AE/Acc" -> "attributes (AE)", "Existing/AE" and others as they are."""
+    """Return a group's name: "AE/Acc" -> "attributes (AE)", "Existing/AE" -> "attributes (AE), existing"."""
     task, _, metric = column.partition("/")
+    if metric in TASK_WORDS:
+        return f"{TASK_WORDS[metric]}, {task.lower()}"
     return TASK_WORDS.get(task, task if metric in METRIC_WORDS else column) if metric in (*METRIC_WORDS, "") else column
 
 
@@ -120,10 +149,17 @@ def _measure(frame: pd.DataFrame, columns: Sequence[str], better: str) -> str:
     name = METRIC_WORDS.get(next(iter(metrics)), "") if len(metrics) == 1 else ""
     known = bool(name) or list(columns) == ["accuracy"]
     name = name or (columns[0] if len(columns) == 1 else "")
+    if not name and len(named := [METRIC_WORDS.get(n, n) for n in _measures(frame, better)]) <= 2:
+        name = " or ".join(named)
     units = set(frame["unit"].dropna()) if "unit" in frame else set()
     unit = next(iter(units)) if len(units) == 1 else ""
     if known and not unit and frame["value"].min() >= 0:
         unit = "fraction" if frame["value"].max() <= 1 else "points 0-100"
-    counts = sorted(set(frame["n"].dropna().astype(int))) if "n" in frame else []
-    n = f"n = {counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "") if counts else ""
-    return ", ".join(filter(None, [name, RANGES.get(unit, unit), n, ARROWS[better]]))
+    return joined(name, RANGES.get(unit, unit), counted(frame), ARROWS[better])
+
+
+def _measures(frame: pd.DataFrame, better: str) -> list[str]:
+    """Return the measures of the paper's table that a frame holds: "Acc", or "AP F1" where each column has its own."""
+    keys = frame[["paper", "table"]].drop_duplicates() if {"paper", "table"} <= set(frame) else ()
+    table = load_tables().get(tuple(keys.iloc[0])) if len(keys) == 1 else None
+    return [name.partition(" (")[0] for name, direction, _ in table.metrics if direction == better] if table else []

@@ -5,7 +5,19 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from mtive_nb.show.style import ARROWS, GRID, colour_of, entitle, labelled, new_figure, tidy
+from mtive_nb.show.style import (
+    ARROWS,
+    GRID,
+    TASK_WORDS,
+    colour_of,
+    colours_of,
+    counted,
+    entitle,
+    joined,
+    labelled,
+    new_figure,
+    tidy,
+)
 
 FEW_POINTS = 12  # fewer are drawn as points, without a rolling mean
 
@@ -26,18 +38,19 @@ def lines(
     """
     figure = new_figure()
     axes = figure.subplots()
-    groups = frame.groupby(by, sort=False) if by else [("", frame)]
+    groups = list(frame.groupby(by, sort=False)) if by else [("", frame)]
+    colours = colours_of(str(name) for name, _ in groups)
     dashed = frame[beside].notna().any() if beside in frame else False
-    for k, (name, rows) in enumerate(groups):
-        colour = colour_of(str(name), k)
+    for name, rows in groups:
+        colour = colours[str(name)]
         few = len(rows) <= FEW_POINTS
         axes.plot(rows[x], rows[y], color=colour, alpha=0.3, linewidth=1)
         smooth = rows[y].rolling(1 if few else len(rows) // 8, min_periods=1, center=True).mean()
         axes.plot(rows[x], smooth, "o-" if few else "-", color=colour, linewidth=1.8, label=str(name) or "training")
         if dashed:
-            points, label = rows.dropna(subset=beside), ", ".join(filter(None, [str(name), labelled(beside)]))
+            points, label = rows.dropna(subset=beside), joined(str(name), labelled(beside))
             axes.plot(points[x], points[beside], "o--", color=colour, linewidth=1.2, markersize=3, label=label)
-    axes.set(xlabel=labelled(x), ylabel=", ".join(filter(None, [labelled(y), ARROWS[better]])))
+    axes.set(xlabel=labelled(x), ylabel=joined(labelled(y), counted(frame), ARROWS[better]))
     entitle(axes, title)
     if (frame[y] >= 0).all():
         most = frame[[y, beside] if dashed else [y]].max().max()
@@ -50,22 +63,22 @@ def lines(
 
 def curves(frame: pd.DataFrame, x: str, *, by: str, panel: str, title: str = "", unit: str = "", better: str = "higher") -> Figure:  # fmt: skip
     """Plot `value` with its interval `low` to `high` over `x` on a log scale: a panel per value of `panel`, a line per `by`."""
-    panels = list(dict.fromkeys(frame[panel]))
+    panels, colours = list(dict.fromkeys(frame[panel])), colours_of(map(str, dict.fromkeys(frame[by])))
     figure = new_figure(max(4.0, 2.4 * len(panels)), 3.2)
     figure.suptitle(title, fontsize=10)
     for axes, name in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
-        for k, (line, rows) in enumerate(frame[frame[panel] == name].groupby(by, sort=False)):
-            rows, colour = rows.sort_values(x), colour_of(str(line), k)
+        for line, rows in frame[frame[panel] == name].groupby(by, sort=False):
+            rows, colour = rows.sort_values(x), colours[str(line)]
             axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
             axes.plot(rows[x], rows["value"], color=colour, marker="o", markersize=3, linewidth=1.5, label=str(line))
         axes.set_xscale("log")
         ticks = sorted(set(frame[x]))
         axes.set_xticks(ticks, [str(t) for t in ticks], rotation=45)
         axes.minorticks_off()
-        axes.set_title(str(name), fontsize=9)
+        axes.set_title(TASK_WORDS.get(name, str(name)), fontsize=9)
         axes.set_xlabel(labelled(x), fontsize=8)
         tidy(axes)
-    figure.axes[0].set_ylabel(", ".join(filter(None, [unit, ARROWS[better]])), fontsize=8)
+    figure.axes[0].set_ylabel(joined(unit, counted(frame), ARROWS[better]), fontsize=8)
     figure.axes[-1].legend(fontsize=7, frameon=False)
     return figure
 
@@ -114,7 +127,7 @@ def gaps(frame: pd.DataFrame, *, unit: str, title: str = "") -> Figure:
             named[y] = row.label
         y += 1
     axes.set_yticks(list(named), list(named.values()))
-    axes.set(ylim=(y - 0.4, -0.7), xlabel=f"difference in {unit}; dashed: none")
+    axes.set(ylim=(y - 0.4, -0.7), xlabel=joined(f"difference in {unit}", counted(frame), "dashed: none"))
     entitle(axes, title)
     tidy(axes)
     axes.grid(axis="x", color=GRID, linewidth=0.7)
@@ -135,9 +148,10 @@ def matrix(
 
     `rows` and `columns` say what stands along the axes, `meaning` what a number is.
     """
-    figure = new_figure(2.4 + 0.9 * values.shape[1], 1.4 + 0.55 * values.shape[0])
+    figure = new_figure(3.4 + 1.1 * values.shape[1], 1.4 + 0.55 * values.shape[0])
     axes = figure.subplots()
-    values = values.rename(columns=lambda name: str(name).replace("_", " "))
+    words = lambda name: TASK_WORDS.get(name, str(name).replace("_", " "))  # noqa: E731
+    values = values.rename(index=words, columns=words)
     look = {"vmin": low, "vmax": high, "cmap": "RdBu" if low < 0 else "Blues", "linewidths": 1}
     sns.heatmap(values, ax=axes, annot=True, fmt=".2f", annot_kws={"size": 9}, **look)
     axes.set(xlabel=columns, ylabel=rows)
@@ -175,12 +189,13 @@ def stacked_shares(counts: pd.DataFrame, *, title: str = "") -> Figure:
     figure = new_figure(8.0, 0.9 + 0.42 * len(counts))
     axes = figure.subplots()
     shares, left = counts.div(counts.sum(axis=1), axis=0), np.zeros(len(counts))
-    for k, column in enumerate(shares.columns):
+    colours = colours_of(map(str, shares.columns))
+    for column in shares.columns:
         axes.barh(
             range(len(shares)),
             shares[column],
             left=left,
-            color=colour_of(str(column), k),
+            color=colours[str(column)],
             label=str(column),
             height=0.7,
         )
