@@ -29,7 +29,7 @@ def _about(claim: dict[str, Any]) -> dict[str, Any]:
     parts = [part.partition(" ") for part in claim.get("by_task", "").split(", ")]
     tasks = [(task, said) for task, _, said in parts if said in VERDICTS]
     paper = PAPERS.get(claim["claim"].split("-")[0], "")
-    entry = load_design().claims.get(claim["claim"])
+    entry = load_design().find(claim["claim"])
     design = entry.in_words() if entry else ""
     return sides | {"design": design, "paper": paper, "mark": verdict, "symbol": SYMBOLS[verdict], "tasks": tasks}
 
