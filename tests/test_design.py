@@ -7,13 +7,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from mtive_nb.evaluate import design
-from mtive_nb.evaluate.claims import METRICS, SYSTEMS, load_claims, measured
-from mtive_nb.evaluate.design import DesignError, load_design, papers_claims, read_design, registered_at
+from mtive_nb.evaluate.claims import METRICS, ONE_RUN, SYSTEMS, load_claims, measured
+from mtive_nb.evaluate.design import DesignError, load_design, papers_claims, read_design, registered_at, shortfall
 from mtive_nb.evaluate.intervals import Interval
+from mtive_nb.evaluate.yes_no import accuracy_gains
 from mtive_nb.run.graph import load_chapters
 from mtive_nb.run.params import read_parameters
 
@@ -55,7 +57,7 @@ def test_the_registered_chapters_decide_the_claim(claim: str) -> None:
 def test_no_chapter_decides_a_claim_that_is_not_registered() -> None:
     ids = "|".join(claim["id"] for claim in papers_claims())
     named = {name for chapter in load_chapters() for name in re.findall(rf'"({ids})"', source(chapter))}
-    assert len(named) > 30 and named <= ENTRIES.keys()
+    assert len(named) > 30 and named <= ENTRIES.keys() | load_design().if_here.keys()
 
 
 @pytest.mark.parametrize("claim", ENTRIES)
@@ -79,6 +81,7 @@ def test_the_runs_and_the_curves_are_those_of_the_parameters() -> None:
     ]
     assert seeds == list(range(1, len(seeds) + 1))  # run k has seed k, pocket 0
     assert " ".join(load_design().profiles) in (HOME / "Makefile").read_text()
+    assert not seeded() & set(RAW["one_run"]["chapters"])  # what `make seeds` repeats has several runs
     curves = load_design().curves
     (parameters,) = [read_parameters(path) for path in HOME.glob(f"notebooks/{curves['chapter']}_*.ipynb")]
     assert (parameters["SIZES"].default, parameters["TASKS"].default) == (curves["records"], curves["tasks"])
@@ -99,13 +102,67 @@ def test_the_rule_reads_its_limits_from_the_design(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_row_says_what_it_lacks_and_what_is_too_small_to_matter() -> None:
-    few = measured("mtive-stack-beats-base-mtl", {"mean": Interval(0.4, 0.1, 0.7, 960)})
-    assert (few["kind"], few["short"]) == ("comparative", "1 of 5 runs, 240 of 1,000 questions a task")
-    assert few["verdict"] == "holds" and few["remark"] == "smaller than what matters, 1 (points)"
+    few = measured("mtive-stack-beats-base-mtl", {"mean": Interval(0.4, 0.1, 0.7, 960, groups=60)})
+    lacks = "1 of 5 runs, 60 of 300 products, 240 of 1,000 questions a task"
+    assert (few["kind"], few["short"]) == ("comparative", lacks)
+    assert few["verdict"] == "holds" and few["remark"] == f"smaller than what matters, 1 (points); {ONE_RUN}"
+    by_item = measured("ebay-crops-at-inference-help", {"item_intelligence": Interval(9, 5, 13, 40)})
+    assert by_item["short"] == "40 of 300 products, 40 of 300 questions a task"  # an item is a product
     exact = measured("mtive-frozen-weights-untouched", {"tensors": 0.0}, n=7)
     assert (exact["kind"], exact["short"], exact["remark"]) == ("exact", "", "")
     with pytest.raises(DesignError, match="caslie-mid-size-is-best: not registered; add its entry"):
         measured("caslie-mid-size-is-best", {"mean": 1.0})
+
+
+def test_the_products_of_a_result_are_those_of_its_records() -> None:
+    records = [
+        {"task": t, "product_id": f"p{k}"} for t, of in (("AE", 30), ("DD", 20)) for k in range(of) for _ in "ab"
+    ]
+    right = np.arange(len(records)) % 3 // 2
+    gains = accuracy_gains(records, right, 1 - right)
+    assert {task: gain.groups for task, gain in gains.items()} == {"AE": 30, "DD": 20, "mean": 30}
+    row = measured("vitpro-multi-image-helps", {task: gains[task] for task in ("AE", "DD")})
+    assert row["products"] in (20, 30) and f"{row['products']} of 300 products" in row["short"]
+    unknown = measured("vitpro-multi-image-helps", {"DD": Interval(3, 2, 4, 2000)})
+    assert unknown["short"] == "an unknown number of 300 products"
+
+
+def test_a_shortfall_is_of_runs_products_and_questions() -> None:
+    asked = {"runs": 5, "products": 300, "questions": 1000}
+    assert shortfall(asked, runs=5, products=300, questions=1000) == ""
+    assert shortfall(asked, runs=4, products=299, questions=999) == (
+        "4 of 5 runs, 299 of 300 products, 999 of 1,000 questions a task"
+    )
+    assert shortfall(asked | {"products": 0}, runs=5, products=None, questions=1000) == ""
+    assert shortfall(load_design().curves, runs=1, products=60, questions=240) == (
+        "60 of 300 products, 240 of 1,000 questions a task"
+    )
+
+
+def seeded() -> set[str]:
+    return {number for number, chapter in load_chapters().items() if chapter.get("seeds")}
+
+
+def test_several_runs_are_registered_only_where_make_seeds_repeats_the_chapter() -> None:
+    repeated = seeded() | {"21"}
+    assert {"07", "09", "20"} <= repeated
+    assert [e.claim for e in ENTRIES.values() if e.runs > 1 and not set(e.chapters) & repeated] == []
+
+
+def test_a_claim_that_needs_a_larger_model_is_not_here_and_is_decided_with_one() -> None:
+    away = {claim for ids in load_design().not_here.values() for claim in ids}
+    assert load_design().if_here and load_design().if_here.keys() <= away
+    row = measured("ebay-small-tuned-is-faster", {"item_intelligence": 0.2}, n=30)  # as 17 does where LARGE is set
+    assert (row["verdict"], row["kind"], row["unit"]) == ("holds", "trained", "x")
+    assert measured("ebay-small-tuned-is-faster", {"item_intelligence": 0.3}, n=30)["verdict"] == "does not hold"
+
+
+def test_changes_have_dates_and_further_arms_are_their_chapter_s() -> None:
+    assert [c["date"] for c in RAW["changes"]] == sorted(c["date"] for c in RAW["changes"])
+    code = "".join(
+        (HOME / "mtive_nb" / "evaluate" / p).read_text() for p in ("grounding/pilot.py", "commerce/again.py")
+    )
+    assert all(arm in source(e["chapter"]) + code for e in load_design().further for arm in e["arms"])
 
 
 CLAIM = "mtive-full-replay-restores-old"
@@ -123,6 +180,10 @@ CLAIM = "mtive-full-replay-restores-old"
         ({"claims": {"mtive-x": {}}}, "'mtive-x'.*claims.yaml has no such claim"),
         ({"not_here": {"time": [CLAIM]}}, f"'{CLAIM}'. twice"),
         ({"not_here": {"paid models": []}}, "'mtive-stack-beats-proprietary'.* missing"),
+        ({"if_here": {CLAIM: {}}}, f"if_here: found .'{CLAIM}'.; expected claims of not_here"),
+        ({"not_searched": {"caslie": None}}, "not_searched.caslie: None is not of type 'string'"),
+        ({"one_run": {"since": "today"}}, "one_run.since: 'today' does not match"),
+        ({"curves": {"runs": 0}}, "curves.runs: 0 is less than the minimum"),
         ({"more": {}}, "design.yaml: .*'more' was unexpected"),
         ({"claims": {CLAIM: None}}, f"claims.{CLAIM}: None is not of type 'object'"),
     ],

@@ -22,7 +22,8 @@ from mtive_nb.data.commerce.ebay_benches import (
 from mtive_nb.data.commerce.listings import listings_of
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import load_records, question_of, write_records
-from mtive_nb.evaluate.commerce.aspects import benchmark_scores, context_gain, pair_counts
+from mtive_nb.evaluate.commerce.again import named_values
+from mtive_nb.evaluate.commerce.aspects import answer_points, benchmark_scores, context_gain, pair_counts
 from mtive_nb.evaluate.metrics import majority_share
 from mtive_nb.run.metrics import lines_of
 from mtive_nb.run.published import check_keys
@@ -156,6 +157,15 @@ def test_extraction_s_f1_is_that_of_all_pairs(records):
     assert found.loc[f"{name} precision", "value"] == found.loc[f"{name} invented values", "value"] == 0.5
     assert found.loc[f"{name} recall", "value"] == pytest.approx(len(asked) / wanted)
     assert found.loc[name, "low"] < found.loc[name, "value"] < found.loc[name, "high"]
+
+
+def test_a_value_counts_in_any_form_or_in_the_asked_one_alone(records):
+    for record in of(records, DAE):
+        values = [str(value) for value in record["facts"]["asked"].values()]
+        in_words = "I see " + " and ".join(values)
+        assert (named_values(record, in_words), answer_points(record, in_words)) == (100.0, 0.0)
+        assert named_values(record, values[0]) >= 100 / len(values) and named_values(record, "nothing") == 0.0
+        assert named_values(record, record["answer"]) == 100.0
 
 
 def test_title_helps_where_it_names_the_answer(records):

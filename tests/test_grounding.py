@@ -43,6 +43,7 @@ def test_scores_equal_those_of_kept_attention_maps(tiny_folder, vlm, records, ph
         weights = maps[:, b][:, :, rows][..., image]  # (L, H, R, V)
         assert np.allclose(one.token_scores(), weights.mean((0, 1, 3)), atol=1e-5)
         assert np.allclose(one.mass.sum(2), weights.sum(3).mean(1), atol=1e-5)
+        assert np.allclose(one.heads.sum(3), weights.sum(3), atol=1e-5)
         assert np.allclose(one.maps, weights.mean((0, 1)), atol=1e-5)
         assert sum(one.image_tokens) == int(image.sum()) and len(one.image_tokens) == len(records[b]["images"])
         assert one.score() == pytest.approx(float(weights.mean()), abs=1e-6)

@@ -204,3 +204,13 @@ def test_every_interval_names_its_level_and_count_and_draws_alike_by_default():
             wilson_interval(k, n)
     with pytest.raises(ValueError, match=r"paired_difference: shapes \(2,\) and \(3,\)"):
         paired_difference([1, 2], [1, 2, 3])
+
+
+def test_an_interval_counts_the_groups_it_drew():
+    values, of = np.arange(12.0), [(run, product) for run in (0, 1) for product in ("a", "b", "c") for _ in range(2)]
+    assert bootstrap_interval(values, groups=of).groups == 6 and bootstrap_interval(values).groups is None
+    one, other = (bootstrap_interval(values[part], groups=of[part]) for part in (slice(6), slice(6, 12)))
+    assert (one.groups, over_runs([one, other]).groups) == (3, 6)
+    assert over_runs([one, Interval(1.0, 0.0, 2.0, 6)]).groups is None
+    spread = bootstrap_interval(values, groups=of, statistic=np.median)
+    assert spread.groups == 6 and paired_difference(values, values[::-1], groups=of).groups == 6

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mtive_nb.data.catalogue import load_catalogue
 from mtive_nb.data.emdiv.mmpi import build_mmpi, build_shop_mmpi
-from mtive_nb.data.inputs import at_ratio, delimited, reordered, stacked, with_inputs, with_prompt
+from mtive_nb.data.inputs import at_ratio, delimited, partly_uncut, reordered, stacked, with_inputs, with_prompt
 from mtive_nb.data.mart.render import render_mart, render_views
 from mtive_nb.data.ocr import Line
 from mtive_nb.data.records import record_fault, user_turn
@@ -143,3 +143,16 @@ def test_a_margin_gives_the_ratio_and_a_square_has_the_same_area(photo_folder, t
     assert at_ratio(records, tmp_path, ratio=1, square=False)[0]["images"] != records[0]["images"]
     with pytest.raises(ValueError, match="ratio=4"):
         at_ratio(records, tmp_path, ratio=4, square=False)
+
+
+def test_a_share_of_the_records_stays_uncut_and_the_same_ones_in_each_setting():
+    def shown(records, *, split=True, side=0):
+        return [r | {"images": r["images"] * (5 if split else 1), "side": side} for r in records]
+
+    records = [{"id": k, "images": [f"{k}.png"]} for k in range(200)]
+    default, small = (partly_uncut(records, shown, share=0.5, seed=3, **options) for options in ({}, {"side": 56}))
+    forms = [len(r["images"]) for r in default]
+    assert 80 < forms.count(1) < 120 and set(forms) == {1, 5}
+    assert [len(r["images"]) for r in small] == forms and {r["side"] for r in small} == {56}
+    assert {len(r["images"]) for r in partly_uncut(records, shown, share=0.5, split=False)} == {1}
+    assert [r["id"] for r in default] == list(range(200))

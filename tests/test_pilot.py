@@ -3,7 +3,16 @@ import pandas as pd
 import pytest
 
 from mtive_nb.data.phrases import Phrase
-from mtive_nb.evaluate.grounding.pilot import pilot_claims, shown_less_not
+from mtive_nb.evaluate.design import load_design
+from mtive_nb.evaluate.grounding.attention import AnswerAttention
+from mtive_nb.evaluate.grounding.pilot import (
+    ONE_HEAD,
+    head_auroc,
+    head_masses,
+    pilot_claims,
+    pilot_table,
+    shown_less_not,
+)
 
 
 def test_claims_compare_what_is_shown_with_what_is_not():
@@ -30,3 +39,25 @@ def test_claims_compare_what_is_shown_with_what_is_not():
     )  # a threshold from these accepts every phrase of `table`
     by_val = pilot_claims(table, lower, (records, phrases), whole, seed=0)
     assert abs(by_val["vitpro-attention-finds-grounded-text-better"]["phrases"].value) < 15
+
+
+def test_each_head_is_scored_alone_and_the_one_that_sees_stands_out():
+    rng, visible = np.random.default_rng(0), np.arange(60) % 2 == 0
+    found = []
+    for shown in visible:  # two tokens, of which the phrase is the second; head 3 of layer 2 looks where it is shown
+        heads = rng.uniform(0, 1, (2, 4, 2, 1))
+        heads[1, 2, 1], heads[1, 2, 0] = shown + 0.1, 1.1 - shown
+        found.append(AnswerAttention(["a", "b"], [(0, 1), (1, 2)], heads.mean(1), (9,), heads=heads))
+    phrases = [Phrase(k, (1, 2), "b", "colour", bool(shown)) for k, shown in enumerate(visible)]
+    masses = head_masses(found, phrases)
+    assert masses.shape == (60, 2, 4) and masses[0, 1, 2] == pytest.approx(1.1)
+    table = head_auroc(masses, visible)
+    assert table.stack().idxmax() == (2, 3) and table.loc[2, 3] == 1.0 and table.drop(columns=3).max(axis=None) < 0.8
+    scored = pd.DataFrame({ONE_HEAD: masses[:, 1, 2], "visible": visible, "product": range(60)})
+    extra = pilot_table(scored, scored, scores=[ONE_HEAD])
+    assert list(extra["system"]) == [ONE_HEAD] * 2 and list(extra["value"]) == [1.0, 1.0]
+
+
+def test_the_choice_of_one_head_is_registered():
+    (entry,) = [e for e in load_design().further if e["chapter"] == "03"]
+    assert ONE_HEAD in entry["arms"]

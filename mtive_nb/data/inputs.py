@@ -144,6 +144,18 @@ def with_prompt(
     return prompt(with_inputs(records, folder, shrink_to_px=shrink_to_px, split=split))
 
 
+def partly_uncut(
+    records: Sequence[dict], shown: Callable[..., list[dict]], *, share: float, seed: int = 0, **options: object
+) -> list[dict]:
+    """The records as `shown` renders them, a `share` without quarters: drawn at random, so that no answer has one form.
+
+    shown: `with_prompt` with its folder; options: its other options, in both forms.
+    """
+    whole = np.random.default_rng(seed).random(len(records)) < share
+    forms = zip(whole, shown(records, **options | {"split": False}), shown(records, **options), strict=True)
+    return [uncut if is_whole else cut for is_whole, uncut, cut in forms]
+
+
 def _with_parts(record: dict, change) -> dict:  # noqa: ANN001 - parts -> parts
     messages = [m | {"content": change(m["content"])} if m["role"] == "user" else m for m in record["messages"]]
     return record | {"messages": messages}

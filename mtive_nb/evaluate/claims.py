@@ -10,7 +10,8 @@ minus right, paired by run and test item; over several runs it contains the vari
 `each` requires the relation in every task; `mean` applies the relation to the mean over tasks. A row shows the interval
 that decided: for `each` that of the least favourable task, which `decided_by` names. A `remark` says where a verdict
 rests on part of the tasks, where the difference is too small to matter, and where the paper's own numbers contradict its
-claim. `short` says what the result lacks of the registered runs and questions.
+claim, and where it rests on one training run. `short` says what the result lacks of the registered runs, test products
+and questions.
 
 `board` decides claims on answers, in chapter 20 and in chapters with other systems. `measured` decides claims on other
 measurements of a chapter (latency, equality, interruptions). `pooled_claims` decides again over several runs of a
@@ -19,13 +20,14 @@ chapter. The report joins the chapters' tables of claims.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from functools import cache
 
 import pandas as pd
 from scipy.linalg import block_diag
 
 from mtive_nb.evaluate.continual import replay_name
-from mtive_nb.evaluate.design import DesignError, load_design, papers_claims
+from mtive_nb.evaluate.design import DesignError, load_design, papers_claims, shortfall
 from mtive_nb.evaluate.differences import DIFFERENCES, mean_of
 from mtive_nb.evaluate.intervals import Interval, bootstrap_sums, over_runs
 from mtive_nb.evaluate.judge.rule import judge_all
@@ -34,7 +36,7 @@ from mtive_nb.evaluate.runs import Asked
 
 BOARD_FIELDS = (
     "claim", "statement", "priority", "kind", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "short",
-    "n", "seeds", "published", "unit", "support", "intervals",
+    "n", "products", "seeds", "published", "unit", "support", "intervals",
 )  # fmt: skip
 SHOWN = [
     "statement", "priority", "kind", "verdict", "decided_by", "gain", "low", "high", "by_task", "remark", "short", "published",
@@ -48,6 +50,7 @@ SUPPORT = {
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 VERDICTS = (HOLDS, OPEN, FAILS)
 NOT_MEASURED = "not measured in this run"
+ONE_RUN = "one run, without the variance of training"
 # Names of claims.yaml -> rows of our tables.
 SYSTEMS = {
     "base_zs": "zero-shot",
@@ -75,7 +78,7 @@ METRICS = {
 @cache
 def load_claims() -> tuple[dict, ...]:
     """Load every claim of the four papers, with the registered tolerance or bound."""
-    registered = load_design().claims
+    registered = {**load_design().claims, **load_design().if_here}
     limits = {name: {"tolerance": one.tolerance, "bound": one.bound} for name, one in registered.items()}
     return tuple(claim | {"test": claim["test"] | limits.get(claim["id"], {})} for claim in papers_claims())
 
@@ -115,9 +118,9 @@ def _decided(found: Mapping[str, Interval], rule: Mapping, *, mean: Interval | N
     ranks = {task: ((FAILS, OPEN, HOLDS).index(verdicts[task]), _slack(one, **rule)) for task, one in found.items()}
     decisive = "mean" if mean else min(ranks, key=ranks.get)
     one = mean or found[decisive]
-    ends = {"gain": one.value, "low": one.low, "high": one.high, "n": one.n}
+    ends = {"gain": one.value, "low": one.low, "high": one.high, "n": one.n, "products": one.groups}
     by_task = ", ".join(f"{task} {said}" for task, said in verdicts.items())
-    all_ends = {task: [v.value, v.low, v.high, v.n] for task, v in ({"mean": mean} if mean else found).items()}
+    all_ends = {task: astuple(v) for task, v in ({"mean": mean} if mean else found).items()}
     said = {"verdict": verdict(one.low, one.high, **rule), "decided_by": decisive, **ends, "by_task": by_task}
     return said | {"intervals": json.dumps(all_ends)}
 
@@ -171,7 +174,7 @@ def measured(
     Errors: KeyError for an unknown claim, DesignError for one that is not registered.
     """
     claim = find_claim(claim_id)
-    if claim_id not in load_design().claims:
+    if not load_design().find(claim_id):
         raise DesignError(f"claim {claim_id}: not registered; add its entry to claims in evaluate/design.yaml first")
     if not values:
         return _row(claim, {"verdict": NOT_MEASURED})
@@ -207,7 +210,7 @@ def decide(claim: Mapping, frames: Mapping[str, pd.DataFrame], *, resamples: int
         return None
     items = ["task", "product_id", "seed", "id"] + (["label"] if column == "answer" else [])
     wide = table.pivot_table(index=items, columns="system", values=column, aggfunc="first")[pair].dropna()
-    entry = load_design().claims.get(claim["id"])
+    entry = load_design().find(claim["id"])
     unit, options = DRAWN[entry.drawn if entry else "product"], {"resamples": resamples, "seed": seed}
     found, parts, groups = {}, [], []
     for task in tasks:
@@ -303,13 +306,14 @@ def _row(claim: Mapping, found: Mapping) -> dict:
     """Return a row of the board from a claim and its result."""
     about = {"claim": claim["id"], "statement": " ".join(claim["statement"].split()), "priority": claim["priority"]}
     against = "the paper's own numbers contradict its claim" if claim.get("support") == "contradicted" else ""
-    entry, short, small = load_design().claims.get(claim["id"]), "", ""
+    entry, short, small, once = load_design().find(claim["id"]), "", "", ""
     if entry and found.get("n"):
         tasks = max(1, len(claim["test"]["tasks"])) if found["decided_by"] == "mean" else 1
-        short = entry.shortfall(runs=found["seeds"], questions=int(found["n"] / tasks))
-        within = entry.smallest and max(abs(found["low"]), abs(found["high"])) < entry.smallest
-        small = f"smaller than what matters, {entry.smallest:g} ({entry.unit})" if within else ""
-    remark = "; ".join(filter(None, (found.get("remark"), small, against)))
+        products = {"product": found["products"], "item": found["n"]}.get(entry.drawn, entry.products)
+        short = shortfall(vars(entry), runs=found["seeds"], products=products, questions=int(found["n"] / tasks))
+        small = too_small(vars(entry), found)
+        once = ONE_RUN if entry.kind != "exact" and found["seeds"] == 1 else ""
+    remark = "; ".join(filter(None, (found.get("remark"), small, once, against)))
     about |= {"kind": entry.kind if entry else None, "short": short}
     printed = claim["test"].get("margin_published") or {}
     of_task = claim["test"].get("margin_by_task") or {}
@@ -317,3 +321,10 @@ def _row(claim: Mapping, found: Mapping) -> dict:
     unit = entry.unit if entry else printed.get("unit")
     shown = {"published": published, "unit": unit, "support": SUPPORT.get(claim.get("support"), "")}
     return about | dict(found) | {"remark": remark} | shown
+
+
+def too_small(asked: Mapping, found: Mapping) -> str:
+    """Return that a result surely lies within the smallest difference that matters to `asked`, or an empty text."""
+    within = asked["smallest"] and max(abs(found["low"]), abs(found["high"])) < asked["smallest"]
+    unit = asked.get("unit", "points")
+    return f"smaller than what matters, {asked['smallest']:g} ({unit})" if within else ""

@@ -30,13 +30,14 @@ ANY = (-np.inf, np.inf)
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the ends of its interval at `level`, computed from `n` items."""
+    """A value with the ends of its interval at `level`, computed from `n` items of `groups` products (None: not counted)."""
 
     value: float
     low: float
     high: float
     n: int
     level: float = 0.95
+    groups: int | None = None
 
 
 def bootstrap_interval(
@@ -67,7 +68,8 @@ def bootstrap_interval(
     found = np.array([statistic(np.repeat(values, times, axis=0)) for times in often], dtype=float)
     run_of_item = np.array(run_of_group)[codes]
     of_runs = [float(statistic(values[run_of_item == run])) for run in range(max(run_of_group) + 1)]
-    return _interval(float(statistic(values)), found, of_runs, level=level, n=len(values))
+    one = _interval(float(statistic(values)), found, of_runs, level=level, n=len(values))
+    return one if groups is None else replace(one, groups=len(run_of_group))
 
 
 def bootstrap_sums(
@@ -91,7 +93,8 @@ def bootstrap_sums(
     found = statistic(resampled_sums(features, resamples=resamples, seed=seed, groups=groups))  # (R, d) -> (R,)
     value = float(statistic(features.sum(axis=0, keepdims=True))[0])
     of_runs = statistic(_sums(features, np.array(run_of_group)[codes], max(run_of_group) + 1))  # (runs, d) -> (runs,)
-    return _interval(value, found, of_runs, level=level, n=len(features) if n is None else n, limits=limits)
+    one = _interval(value, found, of_runs, level=level, n=len(features) if n is None else n, limits=limits)
+    return one if groups is None else replace(one, groups=len(run_of_group))
 
 
 def resampled_sums(
@@ -115,7 +118,8 @@ def over_runs(intervals: Sequence[Interval]) -> Interval:
     below = np.linalg.norm([one.value - one.low for one in intervals]) / runs
     above = np.linalg.norm([one.high - one.value for one in intervals]) / runs
     n = sum(one.n for one in intervals)
-    return _widened(Interval(value, value - below, value + above, n, intervals[0].level), values)
+    groups = None if any(one.groups is None for one in intervals) else sum(one.groups for one in intervals)
+    return _widened(Interval(value, value - below, value + above, n, intervals[0].level, groups), values)
 
 
 def paired_difference(

@@ -112,7 +112,8 @@ def _means(records: Sequence[dict], values: np.ndarray, *, seed: int = 0) -> dic
     for name, chosen in {**{task: [k] for k, task in enumerate(tasks)}, "mean": list(range(len(tasks)))}.items():
         one = bootstrap_sums(sums, _mean_of_tasks(chosen, len(tasks)), seed=seed, groups=groups)
         ends = {end: 100 * getattr(one, end) for end in ("value", "low", "high")}
-        found[name] = replace(one, **ends, n=int(of_task[:, chosen].sum()))
+        asked = np.flatnonzero(of_task[:, chosen].any(axis=1))
+        found[name] = replace(one, **ends, n=len(asked), groups=len({groups[k] for k in asked}))
     return found
 
 

@@ -29,7 +29,7 @@ def _about(claim: dict[str, Any]) -> dict[str, Any]:
     parts = [part.partition(" ") for part in claim.get("by_task", "").split(", ")]
     tasks = [(task, said) for task, _, said in parts if said in VERDICTS]
     paper = PAPERS.get(claim["claim"].split("-")[0], "")
-    entry = load_design().claims.get(claim["claim"])
+    entry = load_design().find(claim["claim"])
     about = (
         {"design": entry.in_words(), "kind": KINDS[entry.kind]} if entry else {"design": "", "kind": "not registered"}
     )

@@ -1,7 +1,8 @@
 """Every claim's verdict from the tables of the chapters that decided it, counted by kind.
 
 Kinds are counted apart, since a claim that holds by construction, or that training beats no training, says less than a
-comparison of two trained systems. `mtive-nb claims PROFILE` prints the counts.
+comparison of two trained systems. Apart, too, are claims decided on one run, whose interval lacks the variance of
+training. `mtive-nb claims PROFILE` prints the counts.
 """
 
 import csv
@@ -10,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from mtive_nb.evaluate.claims import FAILS, HOLDS, VERDICTS, board, find_claim, load_claims, pooled_claims
+from mtive_nb.evaluate.claims import FAILS, HOLDS, ONE_RUN, VERDICTS, board, find_claim, load_claims, pooled_claims
 from mtive_nb.evaluate.design import KINDS, load_design, registered_at
 from mtive_nb.report.chapters import run_folders
 from mtive_nb.report.tables import number, short
@@ -18,6 +19,8 @@ from mtive_nb.run.graph import GraphError, find_project
 from mtive_nb.run.published import PAPERS
 
 NO_CHAPTER = "no chapter decides"
+WITH_VARIANCE, ON_ONE_RUN, EXACTLY = "decided with training variance", "decided on one run", "decided exactly"
+BASES = (WITH_VARIANCE, ON_ONE_RUN, EXACTLY)
 
 
 def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
@@ -29,7 +32,7 @@ def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
     by_claim: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for folder in folders:
         for row in _claims_of(folder):
-            decided = _rounded(row, row.get("unit")) | {"notebook": folder.name, "tries": []}
+            decided = _marked(_rounded(row, row.get("unit"))) | {"notebook": folder.name, "tries": []}
             place = _place(row["claim"], folder) + (0 if row.get("n") else 1000)
             by_claim.setdefault(row["claim"], []).append((place, decided))
     found = {claim: min(rows, key=lambda row: row[0])[1] for claim, rows in by_claim.items()}
@@ -42,7 +45,7 @@ def claims_board(folders: list[Path]) -> list[dict[str, Any]]:
 
 def _place(claim: str, folder: Path) -> int:
     """Return the rank of a chapter among those registered for a claim; an unknown claim has chapters 21 and 20."""
-    entry = load_design().claims.get(claim)
+    entry = load_design().find(claim)
     chapters = entry.chapters if entry else ("21", "20")
     return chapters.index(folder.name[:2]) if folder.name[:2] in chapters else len(chapters)
 
@@ -69,6 +72,12 @@ def read_table(folder: Path, name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines(keepends=True)))
 
 
+def _marked(row: dict[str, str]) -> dict[str, str]:
+    """Return a row of the board whose remark says if its verdict rests on one run, also if its table is older than that."""
+    parts = [part for part in (row.get("remark") or "").split("; ") if part and part != ONE_RUN]
+    return row | {"remark": "; ".join([*parts, *[ONE_RUN] * (decided_on(row) == ON_ONE_RUN)])}
+
+
 def _rounded(row: dict[str, str], unit: str | None) -> dict[str, str]:
     """Format a row of a claims table for reading; differences have the decimals of their unit."""
     differences = {k: number(float(row[k]), unit or "") for k in ("gain", "low", "high") if row.get(k)}
@@ -85,9 +94,24 @@ def whole_board(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _counts(claims: list[dict[str, Any]]) -> dict[str, int]:
-    """Count testable claims by verdict."""
+    """Count testable claims by verdict, and those decided by what their interval contains."""
     counts = {verdict: sum(c["verdict"] == verdict for c in claims) for verdict in VERDICTS}
-    return {"testable": len(claims), **counts, "not measured": len(claims) - sum(counts.values())}
+    bases = [decided_on(claim) for claim in claims]
+    of_basis = {basis: bases.count(basis) for basis in BASES}
+    return {"testable": len(claims), **counts, "not measured": len(claims) - sum(counts.values()), **of_basis}
+
+
+def decided_on(claim: dict[str, Any]) -> str:
+    """Return which of BASES a decided claim of the board rests on, or an empty text for one that is not decided.
+
+    A claim of one run never counts as decided with the variance of training; one without a number of runs has one run.
+    """
+    if claim["verdict"] not in (HOLDS, FAILS):
+        return ""
+    entry = load_design().find(claim["claim"])
+    if entry and entry.kind == "exact":
+        return EXACTLY
+    return WITH_VARIANCE if float(claim.get("seeds") or 1) > 1 else ON_ONE_RUN
 
 
 def _testable(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -107,12 +131,12 @@ def tally(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def by_kind(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Count the testable claims of priority 1 and 2 by paper and kind, and those that no chapter decides."""
-    entries, rows = load_design().claims, []
+    rows = []
     for paper, title in PAPERS.items():
         of_kind: dict[str, list] = {name: [] for name in (*KINDS.values(), NO_CHAPTER)}
         for claim in _testable(claims):
             if claim["claim"].startswith(f"{paper}-") and claim["priority"] in ("1", "2"):
-                entry = entries.get(claim["claim"])
+                entry = load_design().find(claim["claim"]) if claim["n"] else load_design().claims.get(claim["claim"])
                 of_kind[KINDS[entry.kind] if entry else NO_CHAPTER].append(claim)
         rows += [{"paper": title, "kind": kind, **_counts(found)} for kind, found in of_kind.items() if found]
     return rows
@@ -125,7 +149,7 @@ def out_of_reach() -> dict[str, list[str]]:
 
 
 def summary(claims: list[dict[str, Any]]) -> list[str]:
-    """Return the counts of a board in lines of text: by paper and priority, by kind, and the share decided."""
+    """Return the counts of a board in lines of text: by paper and priority, by kind, by runs, and the share decided."""
     whole = whole_board(claims)
 
     def line(row: dict[str, Any], about: str) -> str:
@@ -134,12 +158,17 @@ def summary(claims: list[dict[str, Any]]) -> list[str]:
 
     both = [row for row in tally(whole) if row["priority"] == "1 and 2"]
     testable, decided = sum(row["testable"] for row in both), sum(row[HOLDS] + row[FAILS] for row in both)
+    of_basis = {row["paper"]: ", ".join(f"{row[basis]} {basis}" for basis in BASES) for row in both}
+    with_variance = sum(row[WITH_VARIANCE] for row in both)
     needs = [f"{need} ({len(statements)})" for need, statements in out_of_reach().items()]
     return [
         *(line(row, f"claims of priority {row['priority']}") for row in tally(whole)),
         "Priority 1 and 2 by kind:",
         *(line(row, row["kind"]) for row in by_kind(whole)),
-        f"Decided (not open): {decided} of {testable} testable claims of priority 1 and 2",
+        "Priority 1 and 2 by runs (exact claims involve no chance):",
+        *(f"{paper}: {counts}" for paper, counts in of_basis.items()),
+        f"Decided (not open): {decided} of {testable} testable claims of priority 1 and 2, {with_variance} of these with "
+        "the variance of training",
         f"What no chapter decides needs: {'; '.join(needs)}",
         f"Design registered: {registered_at()}",
     ]
@@ -153,6 +182,7 @@ def main(profile: str) -> int:
     claims = claims_board(folders)
     for claim in claims:
         if claim.get("n"):
-            print(f"{claim['claim']}: {claim['verdict']}{'; ' if claim.get('short') else ''}{claim.get('short') or ''}")
+            once = "on one run" if decided_on(claim) == ON_ONE_RUN else ""
+            print("; ".join(filter(None, (f"{claim['claim']}: {claim['verdict']}", once, claim.get("short")))))
     print("\n".join(summary(claims)))
     return 0

@@ -143,7 +143,7 @@ def answer_points(record: Mapping[str, Any], answer: str) -> float:
 def context_gain(
     records: Sequence[Mapping[str, Any]], answers_by_system: Mapping[str, Sequence[str]], *, seed: int = 0
 ) -> pd.DataFrame:
-    """Return what title and category add to aspect prediction, in points: row, stratum, gain, low, high, n.
+    """Return what title and category add to aspect prediction, in points: row, stratum, gain, low, high, n, groups.
 
     The same questions with and without them are compared. Strata: all, in title (the title names the answer), not in
     title. A stratum without questions has no row.
@@ -158,5 +158,5 @@ def context_gain(
         for stratum, kept in (("all", named | True), ("in title", named), ("not in title", ~named)):
             if kept.any():
                 gain = paired_difference(with_context[kept], without[kept], groups=groups[kept].tolist(), seed=seed)
-                rows.append((system, stratum, gain.value, gain.low, gain.high, gain.n))
-    return pd.DataFrame(rows, columns=["row", "stratum", "gain", "low", "high", "n"])
+                rows.append((system, stratum, gain.value, gain.low, gain.high, gain.n, gain.groups))
+    return pd.DataFrame(rows, columns=["row", "stratum", "gain", "low", "high", "n", "groups"])

@@ -44,7 +44,7 @@ def adaptation_claims(
     title = context[context["stratum"] == "all"]
     if len(title):
         one = title.iloc[0]
-        gain = Interval(float(one["gain"]), float(one["low"]), float(one["high"]), int(one["n"]))
+        gain = Interval(*map(float, one[["gain", "low", "high"]]), int(one["n"]), groups=int(one["groups"]))
         rows.append(measured("ebay-title-and-category-help", {"asp_fashion": gain}))
     own = retention[retention["arm"] == mixed]
     if len(own):

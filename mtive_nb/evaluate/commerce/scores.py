@@ -243,7 +243,7 @@ def commerce_gains(
     Errors: ValueError as commerce_scores, and where no record is of this domain and these tasks.
     """
     parts, others = (_confusions(records, said, system=side) for said, side in ((left, "left"), (right, "right")))
-    scores, counts = {}, []
+    scores, counts, products = {}, [], []
     for (where, task), one in parts.items():
         name = f"{task}_ood" if domain is None and where == "OOD" else task
         if domain not in (None, where) or (tasks is not None and name not in tasks):
@@ -253,12 +253,13 @@ def commerce_gains(
         both = np.hsplit(np.vstack([cells.sum(axis=0, keepdims=True), drawn]), 2)  # first the sample itself
         scores[name] = [one.score(sums, MAIN.get(task, ("Acc",))[0], rule) for sums in both]
         counts.append(len(cells))
+        products.append(set(one.groups))
     if not scores:
         raise ValueError(f"commerce_gains: found no record of {domain} and {tasks or 'any task'}; expected some")
-    return _gains(list(scores), np.array(list(scores.values())), np.array(counts))
+    return _gains(list(scores), np.array(list(scores.values())), np.array(counts), products)
 
 
-def _gains(names: list[str], scores: np.ndarray, counts: np.ndarray) -> Gains:
+def _gains(names: list[str], scores: np.ndarray, counts: np.ndarray, products: list[set]) -> Gains:
     """Return gains from scores (tasks, 2, 1 + R) of left and right, of the sample and then of its resamples."""
     left, right = scores[:, 0], scores[:, 1]  # (tasks, 1 + R)
     relative = bool((right[:, 0] > 0).all())
@@ -267,14 +268,15 @@ def _gains(names: list[str], scores: np.ndarray, counts: np.ndarray) -> Gains:
     def gain(one: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
         return 100 * (one - other) / share
 
-    def interval(values: np.ndarray, n: int) -> Interval:
+    def interval(values: np.ndarray, n: int, of: set) -> Interval:
         low, high = np.quantile(values[1:], (0.025, 0.975))
-        return Interval(float(values[0]), float(min(low, values[0])), float(max(high, values[0])), int(n))
+        ends = float(min(low, values[0])), float(max(high, values[0]))
+        return Interval(float(values[0]), *ends, int(n), groups=len(of))
 
     of_task, of_means = gain(left, right, below), gain(*(one.mean(axis=0) for one in (left, right, below)))
-    by_task = {name: interval(values, n) for name, values, n in zip(names, of_task, counts, strict=True)}
-    unit, n = "percent_relative" if relative else "points", counts.sum()
-    return Gains(unit, by_task, interval(of_task.mean(axis=0), n), interval(of_means, n))
+    by_task = {name: interval(*one) for name, *one in zip(names, of_task, counts, products, strict=True)}
+    unit, whole = "percent_relative" if relative else "points", (counts.sum(), set().union(*products))
+    return Gains(unit, by_task, interval(of_task.mean(axis=0), *whole), interval(of_means, *whole))
 
 
 def ecommmu_points(records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> np.ndarray:

@@ -42,6 +42,7 @@ class Reading:
     kept: torch.Tensor
     maps: bool = False
     layers: list[torch.Tensor] = field(default_factory=list)  # (B, R, I) each
+    heads: list[torch.Tensor] = field(default_factory=list)  # (B, H, R, I) each
     total: torch.Tensor | float = 0.0  # sum over layers, (B, R, T), if `maps`
 
     def add(self, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
@@ -50,12 +51,15 @@ class Reading:
         K, R = key.shape[1], self.rows.shape[1]
         rows = query.gather(2, self.rows[:, None, :, None].expand(B, H, R, D))
         hidden = ~self.kept[:, None, :] | (torch.arange(T, device=query.device) > self.rows[..., None])  # (B, R, T)
-        mean = query.new_zeros((B, R, T), dtype=torch.float32)
+        mean, masses = query.new_zeros((B, R, T), dtype=torch.float32), []
         for h in range(H):  # one at a time: as many heads as share a key would hold as many (B, R, T)
             scores = (rows[:, h] @ key[:, h * K // H].mT).mul_(scaling).masked_fill_(hidden, -torch.inf)
-            mean += scores.softmax(-1, dtype=torch.float32)
+            weights = scores.softmax(-1, dtype=torch.float32)
+            masses.append(torch.einsum("brt,bit->bri", weights, self.columns))
+            mean += weights
         mean /= H
         self.layers.append(torch.einsum("brt,bit->bri", mean, self.columns))
+        self.heads.append(torch.stack(masses, 1))
         if self.maps:
             self.total = self.total + mean
 
@@ -99,6 +103,7 @@ class AnswerAttention:
     image_tokens: tuple[int, ...]  # V of each image
     grids: tuple[tuple[int, int], ...] = ()  # rows and columns of each image's tokens, if the processor returns them
     maps: np.ndarray | None = None  # (R, V) weights on the image tokens, mean over layers and heads
+    heads: np.ndarray | None = None  # (L, H, R, I) the mass of each head alone
 
     def token_scores(self, *, per: str = "image token", layer_means: np.ndarray | None = None) -> np.ndarray:
         """Score each token, (R,). `per` "image token" is equation 2; "answer" uses the total mass on all images.
@@ -175,13 +180,16 @@ def read_attention(
     with reading_attention(vlm.model, rows, columns, kept, maps=maps) as reading:
         vlm.model(**inputs, use_cache=False, logits_to_keep=1)
     mass = torch.stack(reading.layers, 1).cpu().numpy()  # (B, L, R, I)
+    heads = torch.stack(reading.heads, 1).cpu().numpy()  # (B, L, H, R, I)
     found, grids = [], iter(_grids(vlm, inputs))
     for b, (tokens, spans) in enumerate(encoded):
         n, looked = len(tokens), None
         if maps:
             looked = (reading.total[b, :n][:, columns[b].any(0)] / len(reading.layers)).cpu().numpy()
         own = tuple(next(grids, ()) for _ in records[b]["images"])
-        found.append(AnswerAttention(tokens, spans, mass[b, :, :n, : len(counts[b])], counts[b], own, looked))
+        of_images = len(counts[b])
+        of_heads = heads[b, :, :, :n, :of_images]
+        found.append(AnswerAttention(tokens, spans, mass[b, :, :n, :of_images], counts[b], own, looked, of_heads))
     return found
 
 

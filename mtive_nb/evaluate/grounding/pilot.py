@@ -22,6 +22,7 @@ from mtive_nb.model.load import Vlm
 from mtive_nb.run import progress
 
 SCORES = ("VisAttnScore", "attention mass", "by layer", "less another photo", "CLIPScore")
+ONE_HEAD = "one head, chosen on val"  # an extra row, registered as `further` in design.yaml; it decides no claim
 
 
 def read_all(
@@ -70,13 +71,15 @@ def phrase_scores(
     return found, table
 
 
-def pilot_table(test: pd.DataFrame, val: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """Return AUROC and balanced accuracy of every score on `test`: system, column, value, low, high, n.
+def pilot_table(
+    test: pd.DataFrame, val: pd.DataFrame, *, scores: Sequence[str] = SCORES, seed: int = 0
+) -> pd.DataFrame:
+    """Return AUROC and balanced accuracy of `scores` on `test`: system, column, value, low, high, n.
 
     Thresholds come from `val`. Balanced accuracy is the mean over shown and not shown phrases.
     """
     groups, rows = list(test["product"]), []
-    for name in SCORES:
+    for name in scores:
         pair = test[["visible", name]].to_numpy(float)
         right = _right(test, val, name)
         auroc = bootstrap_interval(pair, statistic=_auroc, resamples=500, seed=seed, groups=groups)
@@ -154,3 +157,17 @@ def layer_auroc(found: Sequence[AnswerAttention], phrases: Sequence[Phrase]) -> 
     visible = [phrase.visible for phrase in phrases]
     by_layer = {f"layer {k + 1}": roc_auc_score(visible, mass) for k, mass in enumerate(np.transpose(rows))}
     return pd.Series(by_layer, name="AUROC").rename_axis("layer")
+
+
+def head_masses(found: Sequence[AnswerAttention], phrases: Sequence[Phrase]) -> np.ndarray:
+    """Return the mass of each layer's heads, averaged over each phrase's tokens, (phrases, L, H)."""
+    asked = [(found[phrase.record], phrase.span) for phrase in phrases]
+    return np.array([one.heads.sum(3)[:, :, one.inside(span)].mean(2) for one, span in asked])
+
+
+def head_auroc(masses: np.ndarray, visible: Sequence[bool]) -> pd.DataFrame:
+    """Return the AUROC of each head's mass (phrases, L, H) alone: a row per layer, a column per head, from 1."""
+    pairs = [[np.stack([np.asarray(visible, float), one], 1) for one in layer] for layer in np.moveaxis(masses, 0, 2)]
+    table = pd.DataFrame([[_auroc(pair) for pair in layer] for layer in pairs])
+    table.index, table.columns = table.index + 1, table.columns + 1
+    return table.rename_axis("layer").rename_axis("head", axis=1)
