@@ -36,6 +36,7 @@ from mtive_nb.serve.questions import check_question
 BASE = "trunk"  # model name of requests without an expert
 MAX_CHARS = 100_000  # of a question; the server bounds its tokens by --max-model-len
 KEY_ENV = "VLLM_API_KEY"  # where the server and its clients find the key, which no command line shows
+WHOLE = ("stop", "length")  # ends of a whole answer; a server that aborts names another
 TAIL = 2000  # last characters of the server's log in an error
 
 
@@ -176,7 +177,7 @@ class VllmClient:
 
         `likeliest`: number of tokens whose log-probabilities the reply has at each place, 20 at most.
         Errors: KeyError for an expert that is not in service, ValueError or PhotoError for a question that no model can
-        answer (`check_question`), openai.APIError.
+        answer (`check_question`), openai.APIError, ConnectionError for an answer that the server broke off.
         """
         check_question(record, max_chars=MAX_CHARS)
         turns = chat_with_photos(record, self.max_px, control=self.control)
@@ -187,6 +188,7 @@ class VllmClient:
         except openai.NotFoundError:  # another client has put a new version in this one's place
             self.find_experts()
             name, said = self._answer(expert, request)
+        self._check_whole(said.finish_reason, name)
         text, places = said.message.content.strip(), said.logprobs.content
         logprobs = tuple(place.logprob for place in places)
         if not likeliest:
@@ -197,6 +199,12 @@ class VllmClient:
     def _answer(self, expert: str | None, request: dict) -> tuple[str, Choice]:
         with self._holding(expert) as name:
             return name, self.client.chat.completions.create(model=name, **request).choices[0]
+
+    def _check_whole(self, end: str | None, name: str) -> None:
+        if end not in WHOLE:
+            raise ConnectionError(
+                f"{self.url}: the server ended the answer of {name} before it was whole (finish_reason {end})"
+            )
 
     def tokens_of(self, text: str) -> list[int]:
         """Return the token ids of a text as the server's model reads it. Errors: RuntimeError if the server refuses."""
@@ -214,7 +222,7 @@ class VllmClient:
         """Yield the answer of `ask` piece by piece; closing the iterator disconnects, and the server stops generating.
 
         `extra_body`: vLLM's own fields of a request, such as ignore_eos.
-        Errors: those of `ask`; ConnectionError for an answer that the server broke off.
+        Errors: those of `ask`.
         """
         check_question(record, max_chars=MAX_CHARS)
         turns = chat_with_photos(record, self.max_px, control=self.control)
@@ -227,13 +235,12 @@ class VllmClient:
                 stream=True,
                 extra_body=dict(extra_body or {}),
             ) as pieces:
-                whole = False
+                end = None
                 for piece in pieces:
                     if piece.choices and piece.choices[0].delta.content:
                         yield piece.choices[0].delta.content
-                    whole = whole or bool(piece.choices and piece.choices[0].finish_reason)
-            if not whole:
-                raise ConnectionError(f"{self.url}: the server ended the answer of {name} before it was whole")
+                    end = piece.choices[0].finish_reason or end if piece.choices else end
+            self._check_whole(end, name)
 
 
 class VllmServer(VllmClient):
