@@ -34,7 +34,6 @@ from mtive_nb.serve.parity import Reply
 from mtive_nb.serve.questions import check_question
 
 BASE = "trunk"  # model name of requests without an expert
-MAX_CHARS = 100_000  # of a question; the server bounds its tokens by --max-model-len
 KEY_ENV = "VLLM_API_KEY"  # where the server and its clients find the key, which no command line shows
 WHOLE = ("stop", "length")  # ends of a whole answer; a server that aborts names another
 TAIL = 2000  # last characters of the server's log in an error
@@ -179,7 +178,7 @@ class VllmClient:
         Errors: KeyError for an expert that is not in service, ValueError or PhotoError for a question that no model can
         answer (`check_question`), openai.APIError, ConnectionError for an answer that the server broke off.
         """
-        check_question(record, max_chars=MAX_CHARS)
+        check_question(record)
         turns = chat_with_photos(record, self.max_px, control=self.control)
         more = {"top_logprobs": likeliest, "extra_body": {"return_tokens_as_token_ids": True}} if likeliest else {}
         request = {"messages": turns, "max_tokens": max_new_tokens, "temperature": 0, "logprobs": True} | more
@@ -224,7 +223,7 @@ class VllmClient:
         `extra_body`: vLLM's own fields of a request, such as ignore_eos.
         Errors: those of `ask`.
         """
-        check_question(record, max_chars=MAX_CHARS)
+        check_question(record)
         turns = chat_with_photos(record, self.max_px, control=self.control)
         with self._holding(expert) as name:
             with self.client.chat.completions.create(
