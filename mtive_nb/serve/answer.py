@@ -216,11 +216,12 @@ def open_stages(profile_dir: Path, *experts: tuple[Path, str]) -> LoraStack:
 class StackExpert(Experts):
     """One adapter of an open stack, in this process: an expert that another chapter than 06 trained.
 
-    It answers every record, whatever its task. name: of the profile.
+    It answers every record, whatever its task. Errors: LineageError for an adapter that is not the pinned one.
     """
 
-    def __init__(self, name: str, stack: LoraStack, adapter: str) -> None:
-        self.name, self.stack, self.adapter, self.max_px = name, stack, adapter, stack.vlm.max_px
+    def __init__(self, profile_dir: Path, stack: LoraStack, adapter: str) -> None:
+        check_pin(profile_dir, adapter, stack.hashes[adapter])
+        self.name, self.stack, self.adapter, self.max_px = profile_dir.name, stack, adapter, stack.vlm.max_px
         stack.activate(adapter)
 
     @property

@@ -79,7 +79,8 @@ def by_expert(experts: "Experts", ocr: OcrEngine, *, form: str = "schema", max_n
 def item_expert(profile: str, *, project: Project | None = None) -> "tuple[StackExpert, str]":
     """Return the expert ITEM that chapter 17 trained in a profile, and the form of its answers.
 
-    Errors: FileNotFoundError where 17, or a stage below the expert, has not run; LineageError for changed files.
+    Errors: FileNotFoundError where 17, or a stage below the expert, has not run; LineageError for changed files or
+    adapters that are not the pinned ones.
     """
     from mtive_nb.model.stack import open_stack
     from mtive_nb.serve.answer import StackExpert, open_stages
@@ -89,7 +90,7 @@ def item_expert(profile: str, *, project: Project | None = None) -> "tuple[Stack
     chapter = run_folder(outputs, "17")
     asked, expert = read_run(chapter)["parameters"], (chapter / "stack", TASK)
     stack = open_stack(expert) if asked["BASE"] else open_stages(outputs, expert)
-    return StackExpert(profile, stack, TASK), asked.get("FORM", "schema")
+    return StackExpert(outputs, stack, TASK), asked.get("FORM", "schema")
 
 
 def by_endpoint(endpoint: Endpoint, *, prompt: str = "long", max_tokens: int = 1024) -> Reader:

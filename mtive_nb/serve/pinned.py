@@ -16,11 +16,11 @@ FILE = "pinned.json"
 
 def pin_file(profile_dir: Path) -> Path:
     """Return the file of pins beside the parameters of the profile with these outputs."""
-    return profile_dir.parents[1] / "params" / profile_dir.name / FILE
+    return profile_dir.parent.parent / "params" / profile_dir.name / FILE
 
 
 def pin(profile_dir: Path, hashes: Mapping[str, str]) -> Path:
-    """Pin each adapter's hash, {PT, IT or a task: sha256}, in place of earlier pins; returns the file."""
+    """Pin each adapter's hash, {its name, or its task in chapter 06: sha256}, in place of earlier pins; returns the file."""
     write_atomic(pin_file(profile_dir), json.dumps(dict(hashes), indent=1) + "\n")
     return pin_file(profile_dir)
 
