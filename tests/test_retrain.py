@@ -19,10 +19,9 @@ from mtive_nb.serve.answer import open_profile, open_stages
 from mtive_nb.serve.commerce import CommerceExpert
 from mtive_nb.serve.export import export_expert
 from mtive_nb.serve.items import item_expert
-from mtive_nb.serve.pinned import check_pin
+from mtive_nb.serve.pinned import check_pin, pinned_experts
 from mtive_nb.serve.retrain import answered_records, correction_records, retrain, right_answers, write_corrections
 from mtive_nb.serve.versions import Versions
-from mtive_nb.serve.vllm import pinned_experts
 
 QUESTION = "Is this product damaged?"
 

@@ -28,11 +28,11 @@ from mtive_nb.data.endpoint import photo_part
 from mtive_nb.data.photos import cached_by_file
 from mtive_nb.data.records import BRACKETS, any_of, plain_chat
 from mtive_nb.model.batches import cached_image
-from mtive_nb.model.lineage import LineageError, line_of, read_files
+from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.load import max_px_of
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
-from mtive_nb.serve.pinned import check_pin
+from mtive_nb.serve.pinned import pinned_experts
 from mtive_nb.serve.questions import check_question
 
 BASE = "trunk"  # model name of requests without an expert
@@ -364,22 +364,6 @@ def chat_with_photos(record: dict, max_px: int | None, *, control: re.Pattern[st
 @cached_by_file(1024)
 def _photo(path: str, max_px: int | None) -> dict:
     return photo_part(cached_image(path, max_px), kind="PNG")
-
-
-def pinned_experts(export: Path) -> dict[str, Path]:
-    """Return the experts of an export by notebook 14, {name: folder}: pins may be newer than the export.
-
-    Errors: LineageError for an expert that changed since it was exported, and for one that is not pinned or stands on a
-    stage that is not; the export's notebook checks the trunk.
-    """
-    profile_dir = export.resolve().parent
-    experts = {folder.name: folder for folder in sorted((export / "experts").iterdir()) if folder.is_dir()}
-    for name, folder in experts.items():
-        line = line_of(folder.parent, name)
-        read_files(folder, line)
-        check_pin(profile_dir, line.parent, line.parent_sha256)
-        check_pin(profile_dir, name, line.sha256)
-    return experts
 
 
 def main() -> None:
