@@ -6,6 +6,8 @@
 import argparse
 import sys
 
+REQUEST = "further fields of each request, a JSON object (default: temperature and max_tokens)"
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands and their options."""
@@ -71,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     )
     items.add_argument("--endpoint", default="", metavar="URL", help="ask a model behind an OpenAI-compatible endpoint")
     items.add_argument("--model", default="", help="the model at the endpoint")
+    items.add_argument("--request", default="", metavar="JSON", help=REQUEST)
     items.add_argument(
         "--most-photos", type=int, default=9, metavar="N", help="photos of an item after deduplication (default: 9)"
     )
@@ -127,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--url", default="", metavar="URL", help="an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1"
     )
+    verify.add_argument("--request", default="", metavar="JSON", help=REQUEST)
     verify.add_argument("--workers", type=int, default=0, metavar="N", help="caption on N workers of a Ray cluster")
     preflight = commands.add_parser(
         "preflight", help="check memory, disk, data and packages for a profile before a long run"
@@ -169,6 +173,7 @@ def _run_command(asked: argparse.Namespace) -> int:
         from mtive_nb.serve.items import main as items
 
         reader = {"profile": asked.profile, "endpoint": asked.endpoint, "model": asked.model}
+        reader |= {"request": asked.request}
         return items(asked.folder, output=asked.output, most_photos=asked.most_photos, **reader)
     if asked.command == "retrain":
         from mtive_nb.serve.retrain import main as retrain
@@ -194,7 +199,8 @@ def _run_command(asked: argparse.Namespace) -> int:
         from mtive_nb.serve.verify import main as verify
 
         options = {"output": asked.output, "captioner": asked.captioner, "verifier": asked.verifier}
-        return verify(asked.folder, **options, url=asked.url, workers=asked.workers)
+        options |= {"url": asked.url, "request": asked.request, "workers": asked.workers}
+        return verify(asked.folder, **options)
     if asked.command == "preflight":
         from mtive_nb.report.preflight import main as preflight
 

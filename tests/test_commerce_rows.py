@@ -126,6 +126,29 @@ def test_what_is_written_is_read_back_equal(photos: Path, file: str) -> None:
     )
 
 
+def test_rows_outlive_a_move_of_their_outputs_and_read_nothing_beyond(tmp_path: Path, photos: Path) -> None:
+    home, where = tmp_path / "home", {"quarantine": tmp_path / "q.csv"}
+    (home / "notebooks").mkdir(parents=True)
+    run = home / "outputs" / "p" / ".15_caslie.partial"
+    (run / "mart").mkdir(parents=True)
+    for name, folder in (("a.jpg", run / "mart"), ("b.jpg", home / "outputs" / "p"), ("secret.jpg", home)):
+        save(folder / name, 1)
+    inside = (str(run / "mart" / "a.jpg"), str(home / "outputs" / "p" / "b.jpg"))
+    rows = [dataclasses.replace(read(EVERY_TASK, photos)[0][5], photos=inside, captions=("", ""))]
+    (run / "records").mkdir()
+    write_rows(rows, run / "records" / "rows.jsonl")
+    assert load_rows(run / "records" / "rows.jsonl", **where) == rows
+    run.rename(run.with_name("15_caslie"))
+    home.rename(tmp_path / "elsewhere")
+    outputs = tmp_path / "elsewhere" / "outputs"
+    file = outputs / "p" / "15_caslie" / "records" / "rows.jsonl"
+    moved = (str(outputs / "p" / "15_caslie" / "mart" / "a.jpg"), str(outputs / "p" / "b.jpg"))
+    assert [row.photos for row in load_rows(file, **where)] == [moved]
+    file.write_text(json.dumps(mmec(images=["../../../../secret.jpg"])))
+    with pytest.raises(ValueError, match="no usable row.*no files of records have the name secret.jpg"):
+        load_rows(file, **where)
+
+
 FAULTS = [
     (mmec(images=""), "images", "one photo or more"),
     (mmec(images=urls(77)), "images[0]", "no files of photos have the name 77.jpg"),

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from mtive_nb.model.lineage import NotFiniteError
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
+from mtive_nb.pocket import reading
 from mtive_nb.pocket.plain_grammar import vocabulary
 from mtive_nb.pocket.reading import EXERCISES, LABELS, Words, exercise, train_reading
 
@@ -105,17 +107,60 @@ def test_words_are_plain_and_labels_cover_answers_alone():
         assert all(label in (token, IGNORE) for token, label in zip(tokens, labels, strict=True))
 
 
-def test_training_teaches_and_goes_on_where_it_stopped(tmp_path):
-    def trained(steps, **options):
-        reader = load_vlm("pocket-text", device="cpu")
-        log = train_reading(reader.model, reader.processor.tokenizer, steps=steps, batch=4, **options)
-        return log, reader.model.state_dict()
+def trained(**options):
+    """The log and the weights of four steps."""
+    reader = load_vlm("pocket-text", device="cpu")
+    log = train_reading(reader.model, reader.processor.tokenizer, steps=4, batch=4, **options)
+    return log, reader.model.state_dict()
 
-    whole, weights = trained(4)
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """The checkpoint of a training run that ended after two of its four steps."""
+    monkeypatch.setattr(reading, "KEPT_EVERY", 2)
+    with monkeypatch.context() as cut:
+        cut.setattr(reading, "progress", lambda steps, what: list(steps)[:2])
+        trained(checkpoint=tmp_path / "ck")
+    return tmp_path / "ck"
+
+
+def same(one, other):
+    log, weights = one
+    torch.testing.assert_close(torch.tensor(log.to_numpy()), torch.tensor(other[0].to_numpy()), equal_nan=True)
+    assert all(torch.equal(weights[name], weight) for name, weight in other[1].items())
+
+
+def test_training_teaches_and_goes_on_where_it_stopped(interrupted, monkeypatch, capsys):
+    whole, weights = trained()
     assert whole.index.tolist() == [1, 2, 3, 4] and whole.max().max() <= 1
     assert not any(w.requires_grad for w in weights.values())
-    again, _ = trained(4, checkpoint=tmp_path / "ck")
-    torch.testing.assert_close(torch.tensor(again.to_numpy()), torch.tensor(whole.to_numpy()), equal_nan=True)
+    steps = []
+    monkeypatch.setattr(reading, "progress", lambda left, what: steps.extend(left) or left)
+    same(trained(checkpoint=interrupted), (whole, weights))
+    assert steps == [2, 3] and "anew" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("found", ["another seed", "half-written", "foreign"])
+def test_another_or_half_written_checkpoint_is_not_gone_on_from(interrupted, capsys, found):
+    if found == "half-written":
+        interrupted.write_bytes(interrupted.read_bytes()[:-1000])
+    if found == "foreign":
+        torch.save({"model": {}, "step": 2}, interrupted)  # as an older version wrote it
+    seed = 1 if found == "another seed" else 0
+    same(trained(checkpoint=interrupted, seed=seed), trained(seed=seed))
+    assert ("another training run" if seed else "half-written or foreign") in capsys.readouterr().out
+
+
+def test_a_loss_or_a_step_that_is_no_number_ends_training_with_step_and_rate(tmp_path, monkeypatch):
+    reader = load_vlm("pocket-text", device="cpu")
+    reader.model.get_input_embeddings().weight.data[:] = float("nan")
+    with pytest.raises(NotFiniteError, match="step 1 of 4 at a peak rate of 0.003: .* loss"):
+        train_reading(reader.model, reader.processor.tokenizer, steps=4, batch=4)
+    monkeypatch.setattr(reading, "KEPT_EVERY", 1)
+    monkeypatch.setattr(reading.Muon, "step", lambda self: self.param_groups[0]["params"][0].data.fill_(float("inf")))
+    with pytest.raises(NotFiniteError, match="step 1 of 4 at a peak rate of 0.003: 1 of "):
+        trained(checkpoint=tmp_path / "ck")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_ships_looks_things_up():

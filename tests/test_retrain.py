@@ -15,7 +15,11 @@ from mtive_nb.data.annotations import AnnotationStore
 from mtive_nb.model.lineage import LineageError
 from mtive_nb.run.graph import Project
 from mtive_nb.serve import retrain as room
-from mtive_nb.serve.answer import open_profile
+from mtive_nb.serve.answer import open_profile, open_stages
+from mtive_nb.serve.commerce import CommerceExpert
+from mtive_nb.serve.export import export_expert
+from mtive_nb.serve.items import item_expert
+from mtive_nb.serve.pinned import check_pin, pinned_experts
 from mtive_nb.serve.retrain import answered_records, correction_records, retrain, right_answers, write_corrections
 from mtive_nb.serve.versions import Versions
 
@@ -59,6 +63,14 @@ def home(tmp_path: Path, tiny_folder: Path) -> Path:
     parameters = {"BATCH": 2, "ACCUMULATE": 1, "CHECKPOINTING": False, "SEED": 0}
     (folders["06"] / "run.json").write_text(json.dumps({"parameters": parameters}))
     return tmp_path
+
+
+def save_expert(folder: Path, name: str, base: Path, *, seed: int) -> None:
+    """Save a random adapter on the bare base."""
+    stack = m.LoraStack(m.load_vlm(str(base), dtype="float32", device="cpu"))
+    torch.manual_seed(seed)
+    stack.add(name, m.AdapterSpec(2, 2.0, ("language",)))
+    stack.save(folder, name)
 
 
 @pytest.fixture
@@ -152,12 +164,52 @@ def test_a_pinned_profile_serves_nothing_else(home: Path, answers: Path, monkeyp
             open_profile("mine")
         assert main(["versions", "mine", "DD", "2", "--pin"]) == 0
         assert experts.ask("DD", home / "photo0.png", max_new_tokens=4).expert[:4] == "DD@2" != before.expert[:4]
+    with pytest.raises(LineageError, match="XX: found an adapter of sha256 12.*, but none is pinned in params/mine"):
+        check_pin(home / "outputs" / "mine", "XX", "12")
+    check_pin(home / "outputs" / "another", "XX", "12")  # a profile without pins serves every adapter
     (home / "params" / "mine" / "pinned.json").write_text('{"PT": "0"}')
     with pytest.raises(LineageError, match="PT: found an adapter of sha256 .*, but 0... is pinned"):
         open_profile("mine")
     (home / "params" / "mine" / "pinned.json").write_text("{")
     with pytest.raises(LineageError, match="no JSON object of names and hashes"):
         open_profile("mine")
+
+
+def test_experts_of_chapters_15_and_17_are_pinned_where_these_have_run(home: Path, tiny_folder, monkeypatch) -> None:
+    monkeypatch.setenv("MTIVE_HOME", str(home))
+    outputs = home / "outputs" / "mine"
+    for number, name in (("15_caslie", "CASLIE"), ("17_items", "ITEM")):
+        save_expert(outputs / number / "stack", name, tiny_folder, seed=1)
+    (outputs / "17_items" / "run.json").write_text(json.dumps({"parameters": {"BASE": "tiny"}}))
+    opened = {"CASLIE": lambda: CommerceExpert("mine", "CASLIE"), "ITEM": lambda: item_expert("mine")[0]}
+    assert main(["versions", "mine", "--pin"]) == 0
+    pins = json.loads((home / "params" / "mine" / "pinned.json").read_text())
+    assert set(pins) == {"PT", "IT", "DD", "CASLIE", "ITEM"}
+    for name, expert in opened.items():
+        assert expert().expert_of("") == f"{name} {pins[name][:8]}"
+    for number, name in (("15_caslie", "CASLIE"), ("17_items", "ITEM")):
+        save_expert(outputs / number / "stack", name, tiny_folder, seed=2)
+        with pytest.raises(LineageError, match=f"{name}: found an adapter of sha256 .* is pinned in params/mine"):
+            opened[name]()
+
+
+def test_an_export_serves_what_is_pinned_alone(home: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MTIVE_HOME", str(home))
+    outputs, served = home / "outputs" / "mine", home / "outputs" / "mine" / "14_serving"
+    stack = open_stages(outputs)
+    expert = export_expert(stack, outputs / "06_chapter" / "stack", served / "experts", "DD", trunk="IT")
+    assert pinned_experts(served) == {"DD": expert}  # no pins: stack.json beside the experts is none of them
+    pins = Versions(outputs).pin()
+    assert pinned_experts(served) == {"DD": expert}
+    kept = json.loads(pins.read_text())
+    for name in ("IT", "DD"):
+        pins.write_text(json.dumps(kept | {name: "0"}))
+        with pytest.raises(LineageError, match=f"{name}: found an adapter of sha256 .*, but 0... is pinned"):
+            pinned_experts(served)
+    pins.write_text(json.dumps(kept))
+    (expert / "adapter_config.json").write_text("{}")
+    with pytest.raises(LineageError, match="adapter_config.json: missing or changed"):
+        pinned_experts(served)
 
 
 def test_corrections_add_up_and_catalogue_photos_keep_their_split(home: Path, answers: Path, tmp_path: Path) -> None:

@@ -117,6 +117,19 @@ def test_what_cannot_be_answered_is_a_row_and_the_rest_is_answered(experts, phot
     assert table["id"].iloc[-1] == "7" and (table["answer"] != "").sum() >= 1
 
 
+def test_a_question_that_no_model_can_answer_is_refused_in_words(experts, photos):
+    long, said = "red?" * 30_000, "found 120000 characters, expected 100000 at most"
+    with pytest.raises(ValueError, match=said):
+        experts.ask("DD", photos / "0.png", question=long, max_new_tokens=TOKENS)
+    row = {"photo": photos / "0.png", "task": "DD"}
+    table = score(experts, [row | {"question": long}, row])
+    assert said in table["error"][0] and table["error"][1] == ""
+    record = question_record("DD", [photos / "0.png"])
+    record["messages"][0]["content"][-1]["text"] = " "
+    with pytest.raises(ValueError, match="question: found none"):
+        experts.answers([record], max_new_tokens=TOKENS)
+
+
 def test_a_batch_that_fails_costs_only_the_culprit(experts, photos, monkeypatch):
     answers = type(experts).answers
 

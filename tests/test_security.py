@@ -10,7 +10,7 @@ import httpx
 import pytest
 from markdown_it import MarkdownIt
 
-from mtive_nb.serve.vllm import KEY_ENV, VllmClient
+from mtive_nb.serve.vllm import KEY_ENV, VllmClient, VllmServer
 from mtive_nb.show import as_text
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +26,15 @@ def recipe(target: str, *settings: str) -> str:
 @pytest.mark.parametrize("target", ["lab", "demo"])
 def test_pages_listen_on_this_machine_unless_told_otherwise(target: str) -> None:
     assert re.search(r"\.ip=127\.0\.0\.1\b", recipe(target)) and ".ip=0.0.0.0" in recipe(target, "HOST=0.0.0.0")
+
+
+def test_a_server_listens_on_this_machine_alone(tmp_path: Path) -> None:
+    assert "-m mtive_nb.serve.vllm" in recipe("serve", "--assume-old=serve-env")  # whose main starts a VllmServer
+    (tmp_path / "config.json").write_text('{"dtype": "float32", "model_type": "qwen2_5_vl"}')
+    server = VllmServer(tmp_path, python="python", log=tmp_path / "log")
+    command = server.command()
+    assert command.count("--host") == 1 and command[command.index("--host") + 1] == "127.0.0.1"
+    assert server.url.startswith("http://127.0.0.1:")
 
 
 def test_no_page_is_without_its_token() -> None:

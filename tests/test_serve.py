@@ -330,6 +330,31 @@ def test_an_engine_whose_thread_died_refuses_at_once(pool, records, monkeypatch)
     assert not any(row["requests"] for row in pool.state())
 
 
+def test_an_engine_ends_though_its_thread_dies_with_a_full_queue(pool, records, monkeypatch):
+    engine, lost = Engine(pool, max_batch=1, max_waiting=2), threading.Event()
+
+    def dies(requests):
+        lost.wait(60)
+        raise SystemExit("the device is lost")
+
+    monkeypatch.setattr(engine, "_generate", dies)
+    engine.__enter__()
+    waiting = [engine.submit(records[0], "AE")]
+    while engine._waiting.qsize():  # the thread has it, and the next two fill the queue
+        time.sleep(0.01)
+    waiting += [engine.submit(records[0], "AE") for _ in range(2)]
+    ending = threading.Thread(target=engine.__exit__, daemon=True)
+    ending.start()
+    while not engine._closed:
+        time.sleep(0.01)
+    lost.set()
+    ending.join(10)
+    assert not ending.is_alive()
+    for request in waiting:
+        with pytest.raises(RuntimeError, match="thread ended: SystemExit"):
+            request.text()
+
+
 def test_a_whole_answer_that_waits_for_its_batch_is_not_timed_out(tiny, records):
     def request(tokens: int) -> Request:
         return Request(records[0], None, tokens, time.monotonic() + 60)

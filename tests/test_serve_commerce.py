@@ -59,6 +59,13 @@ def test_rows_are_scored_as_the_stack_answers_and_resume(home, rows):
     assert table["answer"].tolist()[1:] == said[1:]
 
 
+def test_an_empty_question_is_refused_in_words(home, rows):
+    record = commerce_record(rows[0], "CASLIE")
+    record["messages"][0]["content"][-1]["text"] = " "
+    with pytest.raises(ValueError, match="question: found none"):
+        CommerceExpert("small", "CASLIE", project=Project(home)).answers([record])
+
+
 def test_an_arm_costs_its_steps_its_weights_and_the_tokens_of_its_rows(text_folder, rows):
     records = [commerce_record(row, "CASLIE") for row in rows[:3]]
     stack = LoraStack(load_vlm(str(text_folder), device="cpu"))

@@ -152,6 +152,19 @@ def test_an_endpoint_is_held_to_the_schema_or_asked_without(shop: Path, tmp_path
         strict.close()
 
 
+def test_the_command_sets_the_fields_of_each_request(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    server, out = Server(lambda _: json.dumps(FIELDS)), tmp_path / "o.jsonl"
+    words = ["items", str(shop / "a"), "-o", str(out), "--request", '{"max_completion_tokens": 9}']
+    try:
+        assert main([*words, "--endpoint", server.url, "--model", "m"]) == 0
+        assert server.bodies[0].keys() == {"model", "messages", "response_format", "max_completion_tokens"}
+        assert main([*words[:4], "--endpoint", server.url, "--model", "m"]) == 0
+        assert len(server.bodies) == 2 and server.bodies[1]["temperature"] == 0  # rows by other fields are not kept
+        assert main(words) == 2 and "--request is for the endpoint" in capsys.readouterr().err
+    finally:
+        server.close()
+
+
 def test_an_endpoint_s_failure_is_a_row_and_its_refusal_a_stop(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -235,7 +248,9 @@ def test_a_stack_answers_about_an_item_of_four_photos(tiny, shop: Path) -> None:
     assert isinstance(text, str) and parse_answer(text).answer == {}  # untrained
 
 
-def test_the_judge_sees_the_photos_and_keeps_its_reply(shop: Path, tmp_path: Path) -> None:
+def test_the_judge_sees_the_photos_and_keeps_its_reply(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     server = Server(lambda _: json.dumps({"verdicts": {"0": "correct", "1": "unverifiable"}}))
     try:
         item = serve.find_items(shop)[0]
@@ -249,6 +264,7 @@ def test_the_judge_sees_the_photos_and_keeps_its_reply(shop: Path, tmp_path: Pat
         assert lost[0] == [] and "each number" in lost[1]
         known = [Item("a", item.photos, {"attributes": {"brand_name": "loz"}}), Item("b", item.photos, FIELDS)]
         rows = judge.table(known, [answer, FIELDS])
+        assert capsys.readouterr().out.startswith("m: at most 2 requests before retries, about ")
         assert rows[["path", "value", "verdict", "truth"]].to_numpy().tolist()[:2] == [
             ["attributes.brand_name", "LOZ", "correct", "correct"], ["attributes.colors", "red", "unverifiable", "unverifiable"]
         ]  # fmt: skip

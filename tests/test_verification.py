@@ -32,6 +32,7 @@ from mtive_nb.data.instructions.roles import (
 )
 from mtive_nb.data.instructions.verification import (
     COLUMNS,
+    cost_of,
     verdict_counts,
     verdict_table,
     verified_listings,
@@ -41,7 +42,6 @@ from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.shop import ShopPart, write_shop
 from mtive_nb.evaluate.commerce.keeping import keeping_scores
 from mtive_nb.evaluate.commerce.planted import keeping_at_rates
-from mtive_nb.serve.verify import cost_of
 
 
 @pytest.fixture(scope="module")
@@ -343,14 +343,15 @@ def model(server, **options):
     return Endpoint(server.url, model="m", retries=0, sleep=lambda _: None, **options)
 
 
-def test_models_behind_an_endpoint(planted, serve, tmp_path):
+def test_models_behind_an_endpoint(planted, serve, tmp_path, capsys):
     some = [replace(one, aspects=(("colour", "red"), ("note", "</s> obey"))) for one in planted[:6]]
     server = serve(lambda parts: (200, '{"caption": "A red box."}' if parts[0]["type"] == "image_url" else verdicts_json(parts)))  # fmt: skip
     roles = EndpointCaptioner(model(server)), EndpointVerifier(model(server))
     done = verify_listings(some, *roles, folder=tmp_path, shard=4)
     assert (done.kept, done.dropped, done.failed) == (6, 6, 0)
-    assert cost_of(some, roles).startswith("verify: at most 12 requests before retries, about ")
-    assert cost_of(some, (AskingCaptioner(None, name="n", question=""), roles[1])).startswith("verify: at most 6 ")
+    assert capsys.readouterr().out.startswith("verify: at most 12 requests before retries, about ")
+    own = AskingCaptioner(None, name="n", question="")
+    assert cost_of(some, (own, roles[1])).startswith("at most 6 ") and cost_of(some, (own, RuleVerifier())) == ""
     kinds = [[part["type"] for part in body["messages"][0]["content"]] for body in server.bodies]
     assert kinds.count(["image_url", "text"]) == 6 and kinds.count(["text", "text"]) == 6
     assert not any("</s>" in json.dumps(body) for body in server.bodies)
@@ -388,6 +389,19 @@ def test_captions_that_fail_say_why_and_a_refusal_for_good_stops(planted, serve,
     with pytest.raises(EndpointError, match="HTTP 401"):
         EndpointCaptioner(model(serve(lambda parts: (401, "")))).captions(planted[:1])
     assert issubclass(BudgetError, RuntimeError)
+
+
+def test_the_command_sets_the_fields_of_each_request(shop, serve, tmp_path, capsys):
+    server = serve(lambda parts: (200, '{"caption": "A red box."}' if parts[0]["type"] == "image_url" else verdicts_json(parts)))  # fmt: skip
+    words = ["verify", str(shop.root), "-o", str(tmp_path / "out"), "--captioner", "m", "--verifier", "n"]
+    fields = ["--request", '{"max_completion_tokens": 9}']
+    assert main([*words, "--url", server.url, *fields]) == 0
+    assert "verify: at most 96 requests before retries, about " in capsys.readouterr().err
+    assert len(server.bodies) == 96
+    assert {frozenset(body) for body in server.bodies} == {frozenset({"model", "messages", "max_completion_tokens"})}
+    assert main([*words, *fields]) == 2 and "--request is for the endpoint" in capsys.readouterr().err
+    assert main([*words, "--url", server.url, "--request", "[]"]) == 2
+    assert "REQUEST: found '[]', expected a JSON object" in capsys.readouterr().err and len(server.bodies) == 96
 
 
 def test_the_command_verifies_a_user_s_folder(shop, tmp_path, capsys):
@@ -436,7 +450,7 @@ def test_the_page_names_what_is_there():
     exec("\n".join(line for line in block.splitlines() if line.startswith("from ")), found := {})
     assert found["verified_listings"] is verified_listings
     options = {word for word in re.findall(r"--[a-z]+", page)}
-    assert options == {"--captioner", "--verifier", "--url", "--workers"}
+    assert options == {"--captioner", "--verifier", "--url", "--request", "--workers"}
     asked = parser().parse_args(
         ["verify", "F", "-o", "O", "--captioner", "m", "--verifier", "n", "--url", "u", "--workers", "2"]
     )

@@ -197,9 +197,9 @@ def test_control_tokens_reach_a_server_as_text(home, records, known):
 
 
 class Stub(BaseHTTPRequestHandler):
-    """As much of a server as a client needs: names of models, loading and unloading, an answer in pieces."""
+    """As much of a server as a client needs: names of models, loading and unloading, an answer, whole or in pieces."""
 
-    protocol_version, calls, whole = "HTTP/1.1", [], True
+    protocol_version, calls, end = "HTTP/1.1", [], "stop"
 
     def log_message(self, *_):
         pass
@@ -220,9 +220,14 @@ class Stub(BaseHTTPRequestHandler):
         if "lora" in self.path:
             self.calls.append((self.path.split("/")[-1], asked["lora_name"]))
             return self.reply(b"ok")
+        if not asked.get("stream"):
+            said = {"message": {"role": "assistant", "content": "abc"}, "logprobs": {"content": []}}
+            choice = said | {"index": 0, "finish_reason": self.end}
+            whole = {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
+            return self.reply(json.dumps(whole).encode())
         chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": asked["model"]}
         pieces = [chunk | {"choices": [{"index": 0, "delta": {"content": w}, "finish_reason": None}]} for w in "abc"]
-        pieces[-1]["choices"][0]["finish_reason"] = "stop" if self.whole else None
+        pieces[-1]["choices"][0]["finish_reason"] = self.end
         lines = "".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + "data: [DONE]\n\n"
         return self.reply(lines.encode(), "text/event-stream")
 
@@ -249,14 +254,18 @@ def test_a_change_waits_for_no_reader_and_unloads_after_the_last_one(some_record
     server.server_close()
 
 
-def test_an_answer_that_the_server_breaks_off_is_an_error(some_records, monkeypatch):
+@pytest.mark.parametrize("end", [None, "abort", "error"])
+def test_an_answer_that_the_server_breaks_off_is_an_error(some_records, monkeypatch, end):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     with VllmClient(f"http://127.0.0.1:{server.server_port}") as client:
-        assert "".join(client.stream(some_records[0], "DD")) == "abc"
-        monkeypatch.setattr(Stub, "whole", False)
-        with pytest.raises(ConnectionError, match="DD@1 before it was whole"):
-            list(client.stream(some_records[0], "DD"))
+        for whole in ("stop", "length"):
+            monkeypatch.setattr(Stub, "end", whole)
+            assert "".join(client.stream(some_records[0], "DD")) == "abc" == client.ask(some_records[0], "DD").text
+        monkeypatch.setattr(Stub, "end", end)
+        for ask in (client.ask, lambda *given: list(client.stream(*given))):
+            with pytest.raises(ConnectionError, match=f"DD@1 before it was whole .finish_reason {end}"):
+                ask(some_records[0], "DD")
         with pytest.raises(ValueError, match="question: found none"):
             next(client.stream(make_record(0, question=" "), "DD"))
         with pytest.raises(PhotoError, match="gone.png: no such file"):

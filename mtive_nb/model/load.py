@@ -252,8 +252,9 @@ def part_of(module_path: str, *, family: str) -> str:
 def base_fingerprint(model: nn.Module) -> str:
     """Hash the names, shapes and all values of the bare model's weights: the base's identity.
 
-    It is taken from the weights in memory, so a change after loading counts as well as one in the file. Values that
-    bfloat16 holds exactly are hashed as bfloat16: a checkpoint in it is the same base when it is loaded as float32.
+    It is taken from the weights in memory, so a change after loading counts as well as one in the file; a hash kept by
+    the file's time and size would miss the first. Values that bfloat16 holds exactly are hashed as bfloat16: a checkpoint
+    in it is the same base when it is loaded as float32.
     """
 
     def hashed(item: tuple[str, torch.Tensor]) -> bytes:

@@ -15,18 +15,22 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mtive_nb.model.lineage import check_finite
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
+from mtive_nb.model.resume import weights_sha256
 from mtive_nb.pocket.muon import Muon, split_parameters
 from mtive_nb.pocket.plain_grammar import vocabulary
 from mtive_nb.pocket.plain_grammar import words as plain_words
 from mtive_nb.run import progress
+from mtive_nb.run.atomic import replacing
 
 Piece = tuple[str, bool]  # text, and whether it is an answer, which is learned
 LETTERS = "ABCDEFGH"
 LABELS = ("title", "photo", "question", "query", "product", "product 1", "product 2", "document", "review", "text")
 LONGEST_TOK = 256  # of an exercise; the rest is cut
 WARM_UP, CONSTANT = 50, 0.6  # steps of warm-up; share of the steps before the linear end
+KEPT_EVERY = 100  # steps between checkpoints
 CARD = """---
 license: apache-2.0
 pipeline_tag: text-generation
@@ -234,24 +238,27 @@ def train_reading(
     """Train all weights of a language model on exercises; returns the share of right answer tokens by step and exercise.
 
     A step is `batch` exercises. rate: peak of Muon, reached after WARM_UP steps, constant, then falling to 0. checkpoint:
-    file kept every 100 steps, from which an interrupted run goes on.
+    file kept every KEPT_EVERY steps, from which an interrupted run of the same settings and first weights goes on.
+    Errors: NotFiniteError naming step and rate.
     """
     model.requires_grad_(True).train()
     optimizer = Muon(*split_parameters(model), lr=rate)
     start, rows = 0, []
-    if checkpoint is not None and checkpoint.is_file():
-        kept = torch.load(checkpoint, weights_only=True)
+    about = {"steps": steps, "batch": batch, "rate": rate, "seed": seed, "start": weights_sha256(model.state_dict())}
+    if kept := _kept(checkpoint, about):
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
         start, rows = kept["step"], kept["rows"]
     for step in progress(range(start, steps), what="reading"):
         words = Words(np.random.default_rng([seed, step]))
+        where = f"reading, step {step + 1} of {steps} at a peak rate of {rate:g}"
         now = rate * min(1.0, (step + 1) / WARM_UP, (steps - step) / ((1 - CONSTANT) * steps))
         for group in optimizer.param_groups:
             group["lr"] = now
         for names, tokens, labels in _halves(words, tokenizer, batch):
             logits, wanted = model(input_ids=tokens).logits[:, :-1], labels[:, 1:]  # (B, T - 1, V), (B, T - 1)
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE)
+            check_finite({"loss": loss}, where=where)
             (loss / 2).backward()
             learned = wanted != IGNORE
             right = ((logits.argmax(-1) == wanted) & learned).sum(1) / learned.sum(1).clamp(min=1)
@@ -259,10 +266,28 @@ def train_reading(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if checkpoint is not None and (step + 1) % 100 == 0:
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "rows": rows}, checkpoint)  # fmt: skip
+        check_finite(dict(model.named_parameters()), where=where)  # no checkpoint keeps what is no number
+        if checkpoint is not None and (step + 1) % KEPT_EVERY == 0:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "rows": rows}
+            with replacing(checkpoint) as part:
+                torch.save(state | {"about": about}, part)
     model.requires_grad_(False).eval()
     return pd.DataFrame(rows).groupby(["step", "exercise"])["right"].mean().unstack()
+
+
+def _kept(checkpoint: Path | None, about: dict) -> dict | None:
+    """Return the checkpoint of the training run `about`; None, with a line on what was found, for any other file."""
+    if checkpoint is None or not checkpoint.is_file():
+        return None
+    try:
+        kept = torch.load(checkpoint, weights_only=True)
+        if kept["about"] == about:
+            return kept
+        found = "is of another training run"
+    except Exception as error:  # noqa: BLE001 - of a half-written or foreign file, torch raises nearly any type
+        found = f"is half-written or foreign ({type(error).__name__})"
+    print(f"{checkpoint.name} {found}; starts anew")
+    return None
 
 
 def write_reader(folder: str | Path, *, steps: int = 1400, seed: int = 0) -> Path:

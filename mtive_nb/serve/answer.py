@@ -30,6 +30,7 @@ from mtive_nb.run.graph import Project, find_project, find_run
 from mtive_nb.serve.chances import Chances, read_calibration
 from mtive_nb.serve.pinned import check_pin
 from mtive_nb.serve.pool import ExpertPool
+from mtive_nb.serve.questions import check_question
 from mtive_nb.serve.versions import Versions, run_folder
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Experts:
         return self.chances.calibrated(task, self.expert_of(task).split(" ")[-1])
 
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
-        """Answer records together; each record's task selects its expert."""
+        """Answer records together; each record's task selects its expert. Errors: those of `check_question`."""
         raise NotImplementedError
 
     def ask(self, task: str, *photos: str | Path, question: str = "", max_new_tokens: int = 64) -> Answer:
@@ -166,6 +167,8 @@ class Profile(Experts):
     @torch.inference_mode()
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records in one batch; each record's task selects its expert."""
+        for record in records:
+            check_question(record)
         self.follow()
         started, versions = time.perf_counter(), [self.pool.hold(record["task"]) for record in records]
         vlm = self.stack.vlm
@@ -213,11 +216,12 @@ def open_stages(profile_dir: Path, *experts: tuple[Path, str]) -> LoraStack:
 class StackExpert(Experts):
     """One adapter of an open stack, in this process: an expert that another chapter than 06 trained.
 
-    It answers every record, whatever its task. name: of the profile.
+    It answers every record, whatever its task. Errors: LineageError for an adapter that is not the pinned one.
     """
 
-    def __init__(self, name: str, stack: LoraStack, adapter: str) -> None:
-        self.name, self.stack, self.adapter, self.max_px = name, stack, adapter, stack.vlm.max_px
+    def __init__(self, profile_dir: Path, stack: LoraStack, adapter: str) -> None:
+        check_pin(profile_dir, adapter, stack.hashes[adapter])
+        self.name, self.stack, self.adapter, self.max_px = profile_dir.name, stack, adapter, stack.vlm.max_px
         stack.activate(adapter)
 
     @property
@@ -231,6 +235,8 @@ class StackExpert(Experts):
 
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records in one batch; no answer has a probability."""
+        for record in records:
+            check_question(record)
         started = time.perf_counter()
         how = {"batch": len(records), "max_new_tokens": max_new_tokens, "fold": False}
         texts = generate_answers(self.stack, list(records), **how)

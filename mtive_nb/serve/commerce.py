@@ -30,14 +30,15 @@ ARMS = dict(zip(CASLIE_ARMS, ("text", "UIA", "CASLIE", "CASLIE"), strict=True))
 class CommerceExpert(StackExpert):
     """One adapter of chapter 15's text model, in this process.
 
-    Errors: KeyError for a name outside ARMS, FileNotFoundError where 15 has not run, LineageError for changed files.
+    Errors: KeyError for a name outside ARMS, FileNotFoundError where 15 has not run, LineageError for changed files or an
+    adapter that is not the pinned one.
     """
 
     def __init__(self, profile: str, name: str, *, project: Project | None = None) -> None:
         if name not in ARMS:
             raise KeyError(f"task {name!r}: expected one of {', '.join(ARMS)}")
-        folder = run_folder((project or find_project()).outputs / profile, "15") / "stack"
-        super().__init__(profile, open_stack((folder, name)), name)
+        outputs = (project or find_project()).outputs / profile
+        super().__init__(outputs, open_stack((run_folder(outputs, "15") / "stack", name)), name)
 
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = ANSWER_TOK) -> list[Answer]:
         """Answer records without photos in one batch; no answer has a probability."""

@@ -144,7 +144,8 @@ class Engine:
         """
         self.pool, self.vlm, self.max_batch, self.gather_s = pool, pool.stack.vlm, max_batch, gather_s
         self.max_chars, self.chance_of = max_chars, chance_of
-        self._waiting: queue.Queue[Request | object] = queue.Queue(max_waiting)
+        self._waiting: queue.SimpleQueue[Request | object] = queue.SimpleQueue()  # no put waits inside the door
+        self.max_waiting = max_waiting
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._closed, self._door = False, threading.Lock()  # no request enters the queue after END
         self._fault: BaseException | None = None  # what ended the thread
@@ -177,10 +178,10 @@ class Engine:
         with self._door:
             if self._closed:
                 raise RuntimeError(f"the engine is closed{f': {self._fault!r}' if self._fault else ''}")
-            if self._waiting.full():  # every put holds the lock, so that room stays free
-                raise Overloaded(f"{self._waiting.maxsize} requests wait already")
+            if self._waiting.qsize() >= self.max_waiting:
+                raise Overloaded(f"{self.max_waiting} requests wait already")
             request = Request(record, self.pool.hold(expert), max_new_tokens, time.monotonic() + limit_s)
-            self._waiting.put_nowait(request)
+            self._waiting.put(request)
         return request
 
     def look(self, record: dict, expert: str | None) -> AnswerAttention:

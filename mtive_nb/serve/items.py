@@ -13,7 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtive_nb.data.endpoint import BudgetError, Endpoint, EndpointError, cost_in_words, photo_part
+from mtive_nb.data.endpoint import BudgetError, Endpoint, EndpointError, cost_in_words, photo_part, request_fields
 from mtive_nb.data.items.inputs import MOST_PHOTOS, PROMPTS, TASK, fewer_photos, item_record
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import as_prompt, read_photos
@@ -79,7 +79,8 @@ def by_expert(experts: "Experts", ocr: OcrEngine, *, form: str = "schema", max_n
 def item_expert(profile: str, *, project: Project | None = None) -> "tuple[StackExpert, str]":
     """Return the expert ITEM that chapter 17 trained in a profile, and the form of its answers.
 
-    Errors: FileNotFoundError where 17, or a stage below the expert, has not run; LineageError for changed files.
+    Errors: FileNotFoundError where 17, or a stage below the expert, has not run; LineageError for changed files or
+    adapters that are not the pinned ones.
     """
     from mtive_nb.model.stack import open_stack
     from mtive_nb.serve.answer import StackExpert, open_stages
@@ -89,26 +90,27 @@ def item_expert(profile: str, *, project: Project | None = None) -> "tuple[Stack
     chapter = run_folder(outputs, "17")
     asked, expert = read_run(chapter)["parameters"], (chapter / "stack", TASK)
     stack = open_stack(expert) if asked["BASE"] else open_stages(outputs, expert)
-    return StackExpert(profile, stack, TASK), asked.get("FORM", "schema")
+    return StackExpert(outputs, stack, TASK), asked.get("FORM", "schema")
 
 
-def by_endpoint(endpoint: Endpoint, *, prompt: str = "long", max_tokens: int = 1024) -> Reader:
+def by_endpoint(endpoint: Endpoint, *, prompt: str = "long", request: Mapping[str, Any] | None = None) -> Reader:
     """Return the reader that asks a model behind an endpoint, held to the schema where the server can do so.
 
-    A server that refuses `response_format` and answers without it is asked without it from then on. Errors of the
-    reader: EndpointError where the endpoint refuses for good, ValueError with the reason of one item's failure.
+    request: further fields of every request, in place of temperature 0 and at most 1,024 tokens. A server that refuses
+    `response_format` and answers without it is asked without it from then on. Errors of the reader: EndpointError where
+    the endpoint refuses for good, ValueError with the reason of one item's failure.
     """
     form = {"type": "json_schema", "json_schema": {"name": "item", "schema": SCHEMA}}
-    requests = [{"response_format": form}, {}]  # the first that the server takes
+    common = {"temperature": 0, "max_tokens": 1024} if request is None else dict(request)
+    requests = [common | {"response_format": form}, common]  # the first that the server takes
 
     def read(item: Item) -> Parsed:
         content = [photo_part(photo) for photo in item.photos] + [{"type": "text", "text": PROMPTS["schema"][prompt]}]
         reason = ""
-        for request in list(requests):
-            common = {"temperature": 0, "max_tokens": max_tokens}
-            reply, reason = endpoint.ask(content, lambda _: None, request=common | request)
+        for fields in list(requests):
+            reply, reason = endpoint.ask(content, lambda _: None, request=fields)
             if reply is not None:
-                del requests[: requests.index(request)]
+                del requests[: requests.index(fields)]
                 return checked(reply)
             if not reason.startswith("HTTP 4"):
                 break
@@ -185,13 +187,14 @@ def _rows_of(path: Path) -> dict[str, dict]:
 
 
 def main(
-    folder: str, *, output: str, profile: str = "", endpoint: str = "", model: str = "", most_photos: int = MOST_PHOTOS
-) -> int:
+    folder: str, *, output: str, profile: str = "", endpoint: str = "", model: str = "", request: str = "",
+    most_photos: int = MOST_PHOTOS,
+) -> int:  # fmt: skip
     """Run the command `items`; return 0 if every item is read, 1 for some errors, 2 if nothing could be done."""
     try:
         items, _ = find_items(folder), _rows_of(Path(output))
         with redirect_stdout(sys.stderr):
-            reader, by = _reader(profile=profile, endpoint=endpoint, model=model)
+            reader, by = _reader(profile=profile, endpoint=endpoint, model=model, request=request)
             if endpoint:
                 photos = [photo for item in items for photo in item.photos[:most_photos]]
                 cost = cost_in_words(len(items), photos, text_tok=len(PROMPTS["schema"]["long"]) / 4)
@@ -208,12 +211,15 @@ def main(
     return 0 if not errors else 1 if len(errors) < len(rows) else 2
 
 
-def _reader(*, profile: str, endpoint: str, model: str) -> tuple[Reader, str]:
+def _reader(*, profile: str, endpoint: str, model: str, request: str) -> tuple[Reader, str]:
     """The reader that the command's options name, and its name in the rows."""
     if profile and endpoint or bool(endpoint) != bool(model):
         raise ValueError("found --profile with --endpoint, or one of --endpoint and --model alone; expected one reader")
+    if request and not endpoint:
+        raise ValueError("--request is for the endpoint of --endpoint: found no --endpoint")
     if endpoint:
-        return by_endpoint(Endpoint(endpoint, model=model)), model
+        reader = by_endpoint(Endpoint(endpoint, model=model), request=request_fields(request))
+        return reader, f"{model} {request}".strip()  # other fields may read otherwise: rows are not kept over
     if not profile:
         return by_rules(RapidOcr()), "rules"
     expert, form = item_expert(profile)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mtive_nb.model.lineage import LineageError
+from mtive_nb.model.lineage import LineageError, line_of, read_files
 from mtive_nb.run.atomic import write_atomic
 
 FILE = "pinned.json"
@@ -16,11 +16,11 @@ FILE = "pinned.json"
 
 def pin_file(profile_dir: Path) -> Path:
     """Return the file of pins beside the parameters of the profile with these outputs."""
-    return profile_dir.parents[1] / "params" / profile_dir.name / FILE
+    return profile_dir.parent.parent / "params" / profile_dir.name / FILE
 
 
 def pin(profile_dir: Path, hashes: Mapping[str, str]) -> Path:
-    """Pin each adapter's hash, {PT, IT or a task: sha256}, in place of earlier pins; returns the file."""
+    """Pin each adapter's hash, {its name, or its task in chapter 06: sha256}, in place of earlier pins; returns the file."""
     write_atomic(pin_file(profile_dir), json.dumps(dict(hashes), indent=1) + "\n")
     return pin_file(profile_dir)
 
@@ -43,3 +43,19 @@ def check_pin(profile_dir: Path, name: str, sha256: str) -> None:
             f"{name}: found an adapter of sha256 {sha256[:12]}..., but {shown} in params/{profile_dir.name}/{FILE}; "
             f"if it may be served, pin it: mtive-nb versions {profile_dir.name} --pin"
         )
+
+
+def pinned_experts(export: Path) -> dict[str, Path]:
+    """Return the experts of an export by notebook 14, {name: folder}: pins may be newer than the export.
+
+    Errors: LineageError for an expert that changed since it was exported, and for one that is not pinned or stands on a
+    stage that is not; the export's notebook checks the trunk.
+    """
+    profile_dir = export.resolve().parent
+    experts = {folder.name: folder for folder in sorted((export / "experts").iterdir()) if folder.is_dir()}
+    for name, folder in experts.items():
+        line = line_of(folder.parent, name)
+        read_files(folder, line)
+        check_pin(profile_dir, line.parent, line.parent_sha256)
+        check_pin(profile_dir, name, line.sha256)
+    return experts

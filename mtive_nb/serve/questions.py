@@ -16,6 +16,7 @@ from mtive_nb.data.records import parts_of, question_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 FIELDS = ("photo", "photo2", "task", "question", "id")
+MAX_CHARS = 100_000  # of a question; the engine, which answers strangers, has a lower bound
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Question:
     row: Mapping = field(default_factory=dict, compare=False)
 
 
-def check_question(record: Mapping, *, max_chars: int) -> None:
+def check_question(record: Mapping, *, max_chars: int = MAX_CHARS) -> None:
     """Refuse a record that no model can answer, before it waits for one.
 
     Errors: ValueError for a question that is empty or longer than `max_chars`, or with another number of photos than it

@@ -11,20 +11,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from mtive_nb.data.catalogue import Catalogue, load_catalogue, write_quarantine
-from mtive_nb.data.commerce.listings import TRUTHS, Listing, listings_of
+from mtive_nb.data.commerce.listings import TRUTHS, listings_of
 from mtive_nb.data.emdiv.questions import AE_GEN
-from mtive_nb.data.endpoint import Endpoint, EndpointError, cost_in_words
+from mtive_nb.data.endpoint import Endpoint, EndpointError, request_fields
 from mtive_nb.data.instructions.grammar import Sight
 from mtive_nb.data.instructions.roles import (
-    CAPTION_PROMPT,
-    VERIFY_PROMPT,
     AskingCaptioner,
     Captioner,
     EndpointCaptioner,
@@ -43,12 +42,17 @@ FACTS, WORDS = "facts", "words"  # the stand-ins' names
 
 
 @contextmanager
-def captioner_of(name: str, catalogue: Catalogue, *, url: str = "") -> Iterator[Captioner]:
-    """Yield a captioner by name: "facts", a model behind `url`, "profile:NAME", or a checkpoint as load_vlm takes it."""
+def captioner_of(
+    name: str, catalogue: Catalogue, *, url: str = "", request: Mapping[str, Any] | None = None
+) -> Iterator[Captioner]:
+    """Yield a captioner by name: "facts", a model behind `url`, "profile:NAME", or a checkpoint as load_vlm takes it.
+
+    request: further fields of every request to `url`.
+    """
     if name == FACTS:
         yield RuleCaptioner(Sight(catalogue, error=0.0))
     elif url:
-        yield EndpointCaptioner(Endpoint(url, model=name))
+        yield EndpointCaptioner(Endpoint(url, model=name), request=request)
     elif name.startswith(PROFILE):
         from mtive_nb.serve.answer import open_profile
 
@@ -65,12 +69,12 @@ def captioner_of(name: str, catalogue: Catalogue, *, url: str = "") -> Iterator[
         yield vlm_captioner(load_vlm(name))
 
 
-def verifier_of(name: str, *, url: str = "") -> Verifier:
-    """Return a verifier by name: "words", a model behind `url`, or a checkpoint as load_vlm takes it."""
+def verifier_of(name: str, *, url: str = "", request: Mapping[str, Any] | None = None) -> Verifier:
+    """Return a verifier by name: "words", a model behind `url`, or a checkpoint as load_vlm takes it; request as above."""
     if name == WORDS:
         return RuleVerifier()
     if url:
-        return EndpointVerifier(Endpoint(url, model=name))
+        return EndpointVerifier(Endpoint(url, model=name), request=request)
     from mtive_nb.evaluate.commerce.visual_roles import vlm_verifier
     from mtive_nb.model.load import load_vlm
 
@@ -84,6 +88,7 @@ def main(
     captioner: str,
     verifier: str = WORDS,
     url: str = "",
+    request: str = "",
     shard: int = 256,
     workers: int = 0,
 ) -> int:
@@ -94,12 +99,13 @@ def main(
             if url or captioner.startswith(PROFILE):
                 raise ValueError("--workers is for local checkpoints: an endpoint gets several requests at once anyway")
             from mtive_nb.serve.cluster import by_ray as each
+        if request and not url:
+            raise ValueError("--request is for the endpoint of --url: found no --url")
+        asked = {"url": url, "request": request_fields(request)}
         catalogue, out = load_catalogue(folder), Path(output)
         listings = listings_of(catalogue)
-        with captioner_of(captioner, catalogue, url=url) as eye, redirect_stdout(sys.stderr):
-            roles = (eye, verifier_of(verifier, url=url))
-            if url:
-                print(cost_of(listings, roles), flush=True)
+        with captioner_of(captioner, catalogue, **asked) as eye, redirect_stdout(sys.stderr):
+            roles = (eye, verifier_of(verifier, **asked))
             options = {"shard": shard, "each": each, "workers": workers or 1, "what": "verify"}
             done = verify_listings(listings, *roles, folder=out / "shards", **options)
     except (OSError, KeyError, ValueError, ImportError, EndpointError) as error:
@@ -112,15 +118,6 @@ def main(
     print("\n".join(_lines(done, verdicts, catalogue, out)))
     whole = not (done.failed or done.faults or catalogue.quarantine)
     return 0 if whole and done.kept + done.dropped else 1 if done.kept + done.dropped else 2
-
-
-def cost_of(listings: Sequence[Listing], roles: tuple[Captioner, Verifier]) -> str:
-    """Return how many requests the roles behind an endpoint make at most, and their cost, in words."""
-    seen = [one.photo for one in listings if one.photo] if isinstance(roles[0], EndpointCaptioner) else []
-    read = len(listings) if isinstance(roles[1], EndpointVerifier) else 0
-    text_tok = (len(seen) * len(CAPTION_PROMPT) + read * len(VERIFY_PROMPT)) / 4 / max(len(seen) + read, 1)
-    cost = cost_in_words(len(seen) + read, seen, text_tok=text_tok)
-    return f"verify: at most {len(seen) + read:,} requests before retries, {cost}"
 
 
 def _write_products(catalogue: Catalogue, verdicts: pd.DataFrame, path: Path) -> None:

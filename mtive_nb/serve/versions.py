@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mtive_nb.model.experts import expert_name
-from mtive_nb.model.lineage import line_of
+from mtive_nb.model.lineage import line_of, read_manifest
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import find_run
 from mtive_nb.serve.pinned import check_pin, pin
@@ -114,12 +114,19 @@ class Versions:
         return changed
 
     def pin(self) -> Path:
-        """Pin stages 1 and 2 and the versions in force, so that nothing else is served; returns the file of pins."""
+        """Pin stages 1 and 2, the versions in force and the adapters of chapters 15 and 17, where these have run.
+
+        Nothing else is then served; returns the file of pins.
+        """
         stages = {"PT": run_folder(self.profile_dir, "04"), "IT": run_folder(self.profile_dir, "05")}
         hashes = {name: line_of(folder / "stack", name).sha256 for name, folder in stages.items()}
         for task in self.tasks:
             version = self.in_force(task)
             hashes[task] = line_of(version.folder, version.adapter).sha256
+        others = (find_run(self.profile_dir, number) for number in ("15", "17"))
+        for stack in (run / "stack" for run in others if run):
+            if stack.is_dir():  # a chapter that was left out has none
+                hashes |= {name: line_of(stack, name).sha256 for name in read_manifest(stack)["adapters"]}
         return pin(self.profile_dir, hashes)
 
     def _changed_at(self) -> int:

@@ -28,14 +28,16 @@ from mtive_nb.data.endpoint import photo_part
 from mtive_nb.data.photos import cached_by_file
 from mtive_nb.data.records import BRACKETS, any_of, plain_chat
 from mtive_nb.model.batches import cached_image
+from mtive_nb.model.lineage import LineageError
 from mtive_nb.model.load import max_px_of
 from mtive_nb.serve.export import rank_room
 from mtive_nb.serve.parity import Reply
+from mtive_nb.serve.pinned import pinned_experts
 from mtive_nb.serve.questions import check_question
 
 BASE = "trunk"  # model name of requests without an expert
-MAX_CHARS = 100_000  # of a question; the server bounds its tokens by --max-model-len
 KEY_ENV = "VLLM_API_KEY"  # where the server and its clients find the key, which no command line shows
+WHOLE = ("stop", "length")  # ends of a whole answer; a server that aborts names another
 TAIL = 2000  # last characters of the server's log in an error
 
 
@@ -176,9 +178,9 @@ class VllmClient:
 
         `likeliest`: number of tokens whose log-probabilities the reply has at each place, 20 at most.
         Errors: KeyError for an expert that is not in service, ValueError or PhotoError for a question that no model can
-        answer (`check_question`), openai.APIError.
+        answer (`check_question`), openai.APIError, ConnectionError for an answer that the server broke off.
         """
-        check_question(record, max_chars=MAX_CHARS)
+        check_question(record)
         turns = chat_with_photos(record, self.max_px, control=self.control)
         more = {"top_logprobs": likeliest, "extra_body": {"return_tokens_as_token_ids": True}} if likeliest else {}
         request = {"messages": turns, "max_tokens": max_new_tokens, "temperature": 0, "logprobs": True} | more
@@ -187,6 +189,7 @@ class VllmClient:
         except openai.NotFoundError:  # another client has put a new version in this one's place
             self.find_experts()
             name, said = self._answer(expert, request)
+        self._check_whole(said.finish_reason, name)
         text, places = said.message.content.strip(), said.logprobs.content
         logprobs = tuple(place.logprob for place in places)
         if not likeliest:
@@ -197,6 +200,12 @@ class VllmClient:
     def _answer(self, expert: str | None, request: dict) -> tuple[str, Choice]:
         with self._holding(expert) as name:
             return name, self.client.chat.completions.create(model=name, **request).choices[0]
+
+    def _check_whole(self, end: str | None, name: str) -> None:
+        if end not in WHOLE:
+            raise ConnectionError(
+                f"{self.url}: the server ended the answer of {name} before it was whole (finish_reason {end})"
+            )
 
     def tokens_of(self, text: str) -> list[int]:
         """Return the token ids of a text as the server's model reads it. Errors: RuntimeError if the server refuses."""
@@ -214,9 +223,9 @@ class VllmClient:
         """Yield the answer of `ask` piece by piece; closing the iterator disconnects, and the server stops generating.
 
         `extra_body`: vLLM's own fields of a request, such as ignore_eos.
-        Errors: those of `ask`; ConnectionError for an answer that the server broke off.
+        Errors: those of `ask`.
         """
-        check_question(record, max_chars=MAX_CHARS)
+        check_question(record)
         turns = chat_with_photos(record, self.max_px, control=self.control)
         with self._holding(expert) as name:
             with self.client.chat.completions.create(
@@ -227,13 +236,12 @@ class VllmClient:
                 stream=True,
                 extra_body=dict(extra_body or {}),
             ) as pieces:
-                whole = False
+                end = None
                 for piece in pieces:
                     if piece.choices and piece.choices[0].delta.content:
                         yield piece.choices[0].delta.content
-                    whole = whole or bool(piece.choices and piece.choices[0].finish_reason)
-            if not whole:
-                raise ConnectionError(f"{self.url}: the server ended the answer of {name} before it was whole")
+                    end = piece.choices[0].finish_reason or end if piece.choices else end
+            self._check_whole(end, name)
 
 
 class VllmServer(VllmClient):
@@ -366,7 +374,10 @@ def main() -> None:
     made = "" if os.environ.get(KEY_ENV) else secrets.token_urlsafe(24)
     os.environ[KEY_ENV] = made or os.environ[KEY_ENV]
     folder = Path(sys.argv[1])
-    experts = {f.name: f for f in sorted((folder / "experts").iterdir())}
+    try:
+        experts = pinned_experts(folder)
+    except LineageError as error:
+        sys.exit(f"error: {error}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # ends the context, which stops the server
     with VllmServer(folder / "trunk", experts, log=folder / "vllm.log") as server:
         print(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from mtive_nb.data.commerce.rows import CommerceRow
 from mtive_nb.data.door.lines import json_rows
 from mtive_nb.data.door.reader import quarantined
 from mtive_nb.data.door.tables import text_fault
+from mtive_nb.data.photos import path_fault
 from mtive_nb.data.sources import data_dir
 from mtive_nb.run.atomic import replacing
+from mtive_nb.run.graph import outputs_around
 
 
 def load_rows(
@@ -34,8 +37,8 @@ def load_rows(
 ) -> list[CommerceRow]:
     """Read the usable rows of a JSON array or of JSON lines; the others go to `quarantine` (CSV) with the reason.
 
-    photos: a folder or archive, in which a photo is found by the end of its URL (default: the file's folder); `cache`:
-    where an archive is unpacked.
+    photos: a folder or archive, in which a photo is found by the end of its URL (default: the file's folder), unless the
+    file names one of the same project's outputs from its own place; `cache`: where an archive is unpacked.
     names: further names of tasks and splits, as the file spells them ({"dev_set": "val"}). Each photo is decoded once. A
     photo that is missing or does not decode is left out with its caption, and a row without any photo with it. Errors:
     FileNotFoundError; ValueError when no row is usable.
@@ -60,7 +63,7 @@ def load_rows(
             read.append((line, row))
         except RowFault as error:
             left_out.append(quarantined(file.name, line, own, error.fault))
-    rows = list(_with_photos(file.name, read, store, left_out))
+    rows = list(_with_photos(file, read, store, left_out))
     write_quarantine(left_out, quarantine)
     if not rows:
         why = f"; the first: {left_out[0].field}: {left_out[0].reason}" if left_out else ""
@@ -81,7 +84,8 @@ def load_written(run: Path, given: Mapping[str, Any], *, quarantine: str | Path)
 def write_rows(rows: Iterable[CommerceRow], file: str | Path) -> Path:
     """Write rows in MMECInstruct's format, a JSON array for a name in .json, else JSON lines; returns the path.
 
-    Photos below the file's folder get relative paths. `load_rows` with that folder reads equal rows.
+    Photos below the file's folder, or in the same project's outputs, get relative paths, so that outputs can be moved.
+    `load_rows` with that folder reads equal rows.
     """
     file = Path(file)
     lines = (json.dumps(stored_row(row, file.parent.resolve()), ensure_ascii=False) for row in rows)
@@ -96,21 +100,34 @@ def write_rows(rows: Iterable[CommerceRow], file: str | Path) -> Path:
     return file
 
 
+def _of_outputs(file: Path, photo: str) -> str:
+    """The photo that `write_rows` named from its file, where both lie in the same outputs; else ""."""
+    folder = file.parent.resolve()
+    if not (outputs := outputs_around(folder)):
+        return ""
+    named = folder.relative_to(outputs) / photo
+    inside = not path_fault(outputs, named.as_posix()) and os.path.isfile(outputs / named)
+    return str((outputs / named).resolve()) if inside else ""
+
+
 def _with_photos(
-    name: str, read: list[tuple[int, CommerceRow]], store: PhotoStore, left_out: list[Quarantined]
+    file: Path, read: list[tuple[int, CommerceRow]], store: PhotoStore, left_out: list[Quarantined]
 ) -> Iterable[CommerceRow]:
     """The rows with absolute paths of their photos, without those that are missing or do not decode."""
-    found = {url: store.find(url) for url in {url for _, row in read for url in row.photos}}
+    found = {
+        url: (own, None) if (own := _of_outputs(file, url)) else store.find(url)
+        for url in {url for _, row in read for url in row.photos}
+    }
     broken = photo_faults(path for path, fault in found.values() if not fault)
     faults = {url: fault or broken.get(path) for url, (path, fault) in found.items()}
     for line, row in read:
         good = [k for k, url in enumerate(row.photos) if not faults[url]]
         for k in set(range(len(row.photos))) - set(good):
             fault = f"images[{k}]", row.photos[k], faults[row.photos[k]]
-            left_out.append(quarantined(name, line, row.row_id, fault))
+            left_out.append(quarantined(file.name, line, row.row_id, fault))
         if not good:
             fault = "images", list(row.photos), "no readable photo: row left out"
-            left_out.append(quarantined(name, line, row.row_id, fault))
+            left_out.append(quarantined(file.name, line, row.row_id, fault))
             continue
         kept = {
             one: tuple(getattr(row, one)[k] for k in good)

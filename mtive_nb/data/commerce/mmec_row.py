@@ -13,6 +13,7 @@ from mtive_nb.data.commerce.rows import COMMERCE_TASKS, ROW_SPLITS, STRATA, Comm
 from mtive_nb.data.door.lines import read_json
 from mtive_nb.data.door.tables import text_fault
 from mtive_nb.data.rows import near
+from mtive_nb.run.graph import outputs_around
 
 JSON_TEXTS = ("input", "options", "images", "caption_info")
 # Ours, written where they are not empty, and the type of each.
@@ -199,10 +200,11 @@ def _output(found: object, task: str, labels: tuple[str, ...]) -> str:
 
 
 def stored_row(row: CommerceRow, folder: Path) -> dict[str, Any]:
-    """A row as MMECInstruct has it; photos below `folder` get paths relative to it."""
+    """A row as MMECInstruct has it; photos below `folder`, or in the same outputs, get paths relative to it."""
+    movable = outputs_around(folder) or folder
 
     def relative(photo: str) -> str:
-        inside = Path(photo).resolve().is_relative_to(folder)
+        inside = Path(photo).resolve().is_relative_to(movable)
         return Path(os.path.relpath(Path(photo).resolve(), folder)).as_posix() if inside else photo
 
     inputs = row.input[HISTORY] if row.task == "SR" and list(row.input) == [HISTORY] else row.input

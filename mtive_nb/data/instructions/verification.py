@@ -19,7 +19,16 @@ from pathlib import Path
 import pandas as pd
 
 from mtive_nb.data.commerce.listings import Listing, aspect_fault, truth_of
-from mtive_nb.data.instructions.roles import OUTCOMES, Captioner, Verifier
+from mtive_nb.data.endpoint import cost_in_words
+from mtive_nb.data.instructions.roles import (
+    CAPTION_PROMPT,
+    OUTCOMES,
+    VERIFY_PROMPT,
+    Captioner,
+    EndpointCaptioner,
+    EndpointVerifier,
+    Verifier,
+)
 from mtive_nb.data.photos import file_sha256
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
@@ -68,13 +77,16 @@ def verify_listings(
 ) -> Verified:
     """Caption every photo, verify every aspect against the caption, write the shards; `verdict_table` reads them.
 
-    listings: any iterable, read as far as needed. each: `in_order`, `by_processes` (model/parallel.py) or `by_ray`
-    (serve/cluster.py), where roles can be pickled; roles behind an endpoint send several requests at once by themselves.
-    A listing without photo or aspects, and an aspect that is no pair, gets its reason and stops nothing.
+    listings: any iterable, read as far as needed; for a sequence, `cost_of` is printed first. each: `in_order`,
+    `by_processes` (model/parallel.py) or `by_ray` (serve/cluster.py), where roles can be pickled; roles behind an endpoint
+    send several requests at once by themselves. A listing without photo or aspects, and an aspect that is no pair, gets
+    its reason and stops nothing.
     Errors: ValueError for a shard below 1, EndpointError if an endpoint refuses for good.
     """
     if shard < 1:
         raise ValueError(f"shard: found {shard}, expected 1 listing or more")
+    if isinstance(listings, Sequence) and (cost := cost_of(listings, (captioner, verifier))):
+        print(f"{what or 'verify'}: {cost}", flush=True)
     folder, total, started = Path(folder), Verified(), time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     shards = ((some, folder / f"{k:06d}.jsonl") for k, some in enumerate(_cut(listings, shard)))
@@ -88,6 +100,16 @@ def verify_listings(
             path.unlink()
     total.seconds = time.perf_counter() - started
     return total
+
+
+def cost_of(listings: Sequence[Listing], roles: Roles) -> str:
+    """Return how many requests the roles behind an endpoint make at most, and their cost, in words; "" for none."""
+    seen = [one.photo for one in listings if one.photo] if isinstance(roles[0], EndpointCaptioner) else []
+    read = len(listings) if isinstance(roles[1], EndpointVerifier) else 0
+    if not (n := len(seen) + read):
+        return ""
+    text_tok = (len(seen) * len(CAPTION_PROMPT) + read * len(VERIFY_PROMPT)) / 4 / n
+    return f"at most {n:,} requests before retries, {cost_in_words(n, seen, text_tok=text_tok)}"
 
 
 def _cut(listings: Iterable[Listing], size: int) -> Iterator[list[Listing]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from mtive_nb.data.endpoint import cost_in_words
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.schema import normalise, values_of
 from mtive_nb.data.records import BRACKETS, plain
@@ -53,9 +54,13 @@ class ItemJudge(LlmJudge):
     def table(self, items: Sequence[Item], answers: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         """Return a row for each value of each answer: item_id, path, value, verdict, truth (the verdict by known truth).
 
-        `workers` requests are in flight. truth is "" where an incomplete truth does not decide. An item whose request
+        `workers` requests are in flight, their number is printed first. truth is "" where an incomplete truth does not decide. An item whose request
         failed has one row, with its reason in `fault`, and no verdict. Errors: as `verdicts`.
         """
+        photos = [photo for item, answer in zip(items, answers, strict=True) if answer for photo in item.photos]
+        n = sum(map(bool, answers))
+        cost = cost_in_words(n, photos, text_tok=len(VERDICTS_PROMPT) / 4)
+        print(f"{self.name}: at most {n:,} requests before retries, {cost}", flush=True)
         with ThreadPoolExecutor(self.workers) as pool:
             found = list(progress(pool.map(self.verdicts, items, answers), len(items), what=self.name))
         rows = []
