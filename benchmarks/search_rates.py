@@ -3,10 +3,10 @@
     python benchmarks/search_rates.py pocket AE --rates 0.002 0.005 0.01 --passes 1 2
 
 An arm is one training run of a chapter: an expert or a shared adapter of 06 by its adapter's name (AE, Base_AE, SL,
-Base_SL), the mixture of 08 (Base_MoE), a new task of 09 (PT: its expert on the stack, Base_PT: on the bare base) or a share of replay there, as T4
-names it ("Base_SL+Replay(100%)"), or an arm of 15 (uniM3, UIA, CASLIE, context-free). Everything but rate and passes is
-the chapter's own setting in the profile: records, rank, placement, batch, loss, seed. The chapters before must have run
-in the profile. Stages 1 and 2: search_stages.py.
+Base_SL), the mixture of 08 (Base_MoE), a new task of 09 (PT on the stack, Base_PT on the bare base) or a share of replay
+there, as T4 names it ("Base_SL+Replay(100%)"), or an arm of 15 (uniM3, UIA, CASLIE, context-free, "VLM, photos", "VLM,
+captions"). Everything but rate and passes is the chapter's own setting in the profile: records, rank, placement, batch,
+loss, seed. The chapters before must have run in the profile. Stages 1 and 2: search_stages.py.
 
 Each pair of a rate and a number of passes is one trial: train on the split train, score on the split val. One line of
 JSON a trial goes to --out; a trial that has its line there is not run again. `passes` counts the arm's records as its
@@ -28,8 +28,8 @@ import pandas as pd
 import torch
 
 import mtive_nb as m
-from mtive_nb.data.commerce.fuse import labels_said
-from mtive_nb.data.commerce.mmec import load_rows
+from mtive_nb.data.commerce.fuse import fuse, labels_said
+from mtive_nb.data.commerce.mmec import load_written
 from mtive_nb.data.commerce.rows import CommerceRow
 from mtive_nb.data.emdiv.build import tasks_with_questions
 from mtive_nb.data.records import records_sha256
@@ -44,6 +44,8 @@ from mtive_nb.run.params import effective_parameters, per_task
 from mtive_nb.serve.retrain import right_answers
 from mtive_nb.serve.score import CASLIE_ARMS
 from mtive_nb.serve.versions import run_folder
+
+VLM_ARMS = {"VLM, photos": "", "VLM, captions": "CASLIE"}  # arms of 15's VLM -> the records that 15 wrote for them
 
 
 @dataclass
@@ -166,20 +168,25 @@ def of_09(chapters: Chapters, arm: str, stages: tuple) -> Arm | None:
 
 
 def of_15(chapters: Chapters, arm: str) -> Arm | None:
-    """An arm of CASLIE's text model on the records that 15 wrote; None where 15 trains no such arm."""
-    if arm not in CASLIE_ARMS:
+    """An arm of CASLIE's text model or VLM on the rows that 15 wrote; None where 15 trains no such arm."""
+    if arm not in (*CASLIE_ARMS, *VLM_ARMS):
         return None
-    given = chapters.parameters("15")
-    records = m.load_records(chapters.run("15") / "records" / f"{arm}.jsonl")
-    spec = m.AdapterSpec(given["RANK"], float(given["RANK"]), tuple(given["PLACEMENT"]))
-    stack = m.LoraStack(m.load_vlm(given["TEXT_MODEL"]))
-    photos = given["PHOTOS"] or chapters.run("15") / "mart" / "images"
+    given, run = chapters.parameters("15"), chapters.run("15")
     with TemporaryDirectory() as aside:  # 15 wrote these rows, and has a quarantine of its own
-        rows = load_rows(
-            chapters.run("15") / "records" / "rows.jsonl", photos=photos, quarantine=f"{aside}/left_out.csv"
-        )
+        rows = load_written(run, given, quarantine=f"{aside}/left_out.csv")
+    if arm == "VLM, photos":
+        records = [fuse(row, arm="image", answer=given["ANSWER"]) for row in rows]
+    else:
+        records = m.load_records(run / "records" / f"{VLM_ARMS.get(arm, arm)}.jsonl")
+    if arm in VLM_ARMS:
+        model = json.loads((chapters.run("04") / "stack" / "stack.json").read_text())["model"]
+        stack = m.LoraStack(m.load_vlm(model["name"], max_px=model["max_px"]))
+    else:
+        stack = m.LoraStack(m.load_vlm(given["TEXT_MODEL"]))
+    spec = m.AdapterSpec(given["RANK"], float(given["RANK"]), tuple(given["PLACEMENT"]))
     train, held_out = of_split(records, "train"), of_split(records, "val")
-    return Arm(arm, stack, spec, None, training_of(given), train, held_out, rows={r.row_id: r for r in rows})
+    own = {row.row_id: row for row in rows}
+    return Arm(arm.split(", ")[-1], stack, spec, None, training_of(given), train, held_out, rows=own)
 
 
 def arm_of(chapters: Chapters, name: str) -> Arm:

@@ -10,15 +10,19 @@ Shapes: D width of an embedding, m texts and places of photos of a row.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.dummy import DummyClassifier
+from transformers import PreTrainedTokenizerBase
 
 from mtive_nb.data.commerce.rows import CommerceRow
+from mtive_nb.data.customer_photos import photos_by_split
+from mtive_nb.data.shop import read_shop
 from mtive_nb.evaluate.frozen_probe import linear_probe
-from mtive_nb.evaluate.grounding.clip import Clip, embeddings
+from mtive_nb.evaluate.grounding.clip import Clip, build_dual_encoder, embeddings, train_dual_encoder
 
 Vectors = Mapping[str, np.ndarray]  # a text or a photo's path -> its embedding (D,)
 
@@ -54,6 +58,19 @@ class ClipHead:
             raise ValueError(f"CLIP head: found rows of {sorted(missing)}, expected one of {sorted(self.heads)}")
         vectors = _embedded(self.clip, rows)
         return [self.heads[row.task].answer(row, vectors) for row in rows]
+
+
+def shop_clip(shop: Path, tokenizer: PreTrainedTokenizerBase, *, folder: Path, steps: int, seed: int = 0) -> Clip:
+    """Return chapter 03's dual encoder, trained on a shop's photos with their texts: a STAND-IN for a CLIP of the hub.
+
+    shop: 01's records/shop.json. folder: of checkpoints.
+    """
+    part = next(part for part in read_shop(shop) if "AE" in part.tasks)
+    photos = photos_by_split(part.catalogue, part.splits)["train"]
+    pairs = [(p.path, p.feedback.text) for p in photos if p.feedback.text] + [(p.path, p.product.title) for p in photos]
+    clip = build_dual_encoder(tokenizer)
+    train_dual_encoder(clip, pairs, folder=folder, steps=steps, seed=seed)
+    return clip
 
 
 def fit_clip_head(clip: Clip, train: Sequence[CommerceRow]) -> ClipHead:

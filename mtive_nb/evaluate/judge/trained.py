@@ -7,15 +7,20 @@ before it is taught, so it learns from `judge_records`; several judges differ in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from mtive_nb.data.commerce.replies import Reply
 from mtive_nb.data.commerce.rows import COMMERCE_TASKS
 from mtive_nb.data.records import BRACKETS, make_record, plain
+from mtive_nb.data.sampling import sample_variants
 from mtive_nb.data.splits import SPLITS
 from mtive_nb.evaluate.judge.captions import Ballot
 from mtive_nb.evaluate.predict import generate_answers
+from mtive_nb.model.experts import AdapterPlan
+from mtive_nb.model.lineage import AdapterSpec
 from mtive_nb.model.load import answering_fingerprint
 from mtive_nb.model.stack import LoraStack
+from mtive_nb.model.train import Training
 
 TASK = "CQE"
 PROMPT = "{task}\n{known}\nphoto: {caption}\nDoes the photo help?"  # short, for a small model
@@ -44,6 +49,17 @@ def judge_records(ballots: Iterable[Ballot], useful: Callable[[Ballot], bool] | 
             )
         )
     return records
+
+
+def judge_plans(
+    lessons: Sequence[dict], names: Sequence[str], *, spec: AdapterSpec, training: Training
+) -> list[AdapterPlan]:
+    """Return a plan a judge: as many yes as no of `judge_records`, its own draw and seed, counted from training's."""
+    n, plans = training.steps * training.batch * training.accumulate, []
+    for seed, name in enumerate(names, start=training.seed):
+        drawn = sample_variants(list(lessons), {"yes": 1, "no": 1}, n=n, seed=seed)
+        plans.append(AdapterPlan(name, spec, None, drawn, replace(training, seed=seed)))
+    return plans
 
 
 class AdapterJudge:
