@@ -20,7 +20,7 @@ from IPython.display import HTML
 from mtive_nb.data.annotations import AnnotationStore
 from mtive_nb.data.records import question_of
 from mtive_nb.run.progress import duration
-from mtive_nb.show.controls import page_of_its_own
+from mtive_nb.show.controls import PAGE_CSS, page_of_its_own
 from mtive_nb.show.pictures import answer_table
 
 LOOK_S = 0.5  # anything faster is no judgement, but the second click of a double click or a held key
@@ -182,7 +182,7 @@ class AnnotationForm(widgets.VBox):
             for row in (self.choices.children, (self.save, self.skip, self.undo))
         )
         return HTML(
-            f'<div style="max-width:760px">{self.guideline.value}{self.head.value}<p>{choices}</p>'
+            f'<style>{PAGE_CSS}</style><div class="own-page" style="max-width:760px">{self.guideline.value}{self.head.value}<p>{choices}</p>'
             f'<input value="{html.escape(self.answer.value)}" disabled style="width:100%"><p>{buttons}</p>{self.error.value}'
             f'<progress max="{self.bar.max}" value="{self.bar.value}"></progress> {self.status.value}{self.last.value}</div>'
         )

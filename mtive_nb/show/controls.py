@@ -47,7 +47,7 @@ def page_of_its_own(page: widgets.Box) -> None:
     On a phone, tables of photos become lists, and what is still too wide scrolls.
     """
     page.add_class("own-page")
-    page.children = [hidden_css(_PAGE_CSS), *page.children]
+    page.children = [hidden_css(PAGE_CSS), *page.children]
 
 
 def hidden_css(css: str) -> widgets.HTML:
@@ -69,7 +69,7 @@ def _picture_css(name: str, images: Sequence[str]) -> str:
 
 
 # Voilà puts each cell into an element with `cell-index`.
-_PAGE_CSS = (
+PAGE_CSS = (
     "body[data-voila] [cell-index]:not(:has(.own-page)){display:none}.own-page .widget-html-content{overflow-x:auto}"
     ".own-page .answers td{line-height:1.4}@media(max-width:600px){.own-page .answers tr:first-child{display:none}"
     ".own-page .answers tr{display:flex;flex-wrap:wrap}.own-page .answers img{max-width:100%}}"
