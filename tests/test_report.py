@@ -152,7 +152,7 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
     (project.outputs / "pocket" / "22_recipe" / "tables" / "claims.csv").unlink()
     counts = {"testable": 2, "holds": 0, "open": 2, "does not hold": 0, "not measured": 0}
     of_both = {"paper": "MTIVE", "priority": "1 and 2"}
-    assert of_both | counts in tally(joined)
+    assert any(of_both.items() | counts.items() <= row.items() for row in tally(joined))
     of_other = [{"claim": "vitpro-d", "verdict": "holds", "priority": "1"}]
     assert [row["paper"] for row in tally(joined + of_other)] == ["MTIVE", "MTIVE", "VIT-Pro", "VIT-Pro"]
     assert not joined[0]["tries"]
