@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from mtive_nb.data.records import make_record, write_records
+from mtive_nb.evaluate.claims import ONE_RUN
 from mtive_nb.report.board import headline
 from mtive_nb.report.chapters import captions, run_folders
 from mtive_nb.report.compare import compared_runs
@@ -162,7 +163,11 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
     )
     write_atomic(project.outputs / "pocket" / "22_recipe" / "tables" / "claims.csv", of_part)
     page = write_report(project, "pocket").read_text()
-    assert "<b>holds on EX; not asked on PM</b>" in page and "EX: 0.25 to 0.75" in page and "open; contradicted" in page
+    assert (
+        f"<b>holds on EX; not asked on PM; {ONE_RUN}</b>" in page
+        and "EX: 0.25 to 0.75" in page
+        and "open; contradicted" in page
+    )
     (project.outputs / "pocket" / "22_recipe" / "tables" / "claims.csv").unlink()
     again = "claim,changed,on,verdict,gain,low,high\nmtive-a,as it stands,EX,open,1.0,-1.0,3.0\n"
     again += 'mtive-a,"no router, told",EX,holds,2.25,0.5,4.0\nmtive-z,of no claim here,EX,holds,1.0,0.5,2.0\n'
