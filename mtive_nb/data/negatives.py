@@ -43,6 +43,7 @@ class HardNegatives:
         groups = [product.coarse for product in self.products.values()]
         self._coarse = np.unique(np.array(groups, dtype=str), return_inverse=True)[1]  # (N,) numbers of the groups
         self._vectors = _vectors(list(self.products.values()))  # (N, words), sparse
+        self._groups: dict[int, tuple[np.ndarray, csr_matrix]] = {}  # a group's places and vectors, cut out once
         self._distances: dict[tuple[int, int], float] = {}
         self._prints: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._root = catalogue.root
@@ -60,7 +61,7 @@ class HardNegatives:
 
     def similarities(self, product_id: str) -> np.ndarray:
         """Cosines (N,) of a product's text with those of all allowed products, in the order of `products`."""
-        return self._similarities(self._index(product_id), np.arange(len(self._ids)))
+        return self._similarities(self._index(product_id), self._vectors)
 
     def random(self, product_id: str, rng: np.random.Generator) -> str | None:
         """Draw uniformly another product that looks different; None when there is none."""
@@ -88,15 +89,19 @@ class HardNegatives:
                 rows.append((product_id, rank, other_id, similarity, distance, same, differs))
         return pd.DataFrame(rows, columns=COLUMNS)
 
-    def _similarities(self, here: int, places: np.ndarray) -> np.ndarray:
-        return (self._vectors[places] @ self._vectors[here].T).toarray()[:, 0]
+    def _similarities(self, here: int, vectors: csr_matrix) -> np.ndarray:
+        return vectors @ self._vectors[[here]].toarray()[0]
 
     def _by_similarity(self, here: int) -> Iterator[int]:
         """All places, nearest texts first; those of the own group before the others, which few searches reach."""
-        own = self._coarse == self._coarse[here]
-        for group in (own, ~own):
-            places = np.flatnonzero(group)
-            yield from places[np.argsort(-self._similarities(here, places), kind="stable")].tolist()
+        own = int(self._coarse[here])
+        if own not in self._groups:
+            places = np.flatnonzero(self._coarse == own)
+            self._groups[own] = places, self._vectors[places]
+        places, vectors = self._groups[own]
+        yield from places[np.argsort(-self._similarities(here, vectors), kind="stable")].tolist()
+        places = np.flatnonzero(self._coarse != own)
+        yield from places[np.argsort(-self._similarities(here, self._vectors[places]), kind="stable")].tolist()
 
     def _index(self, product_id: str) -> int:
         if product_id not in self._place:
