@@ -3,8 +3,8 @@
     python benchmarks/growth.py [STEP ...] [--rows 1000 10000 100000] [--adapters 1000]
 
 Steps: catalogue (read a folder, every photo decoded), records (write and read), sampling, negatives (an index, and 500
-searches), shuffled (images of other products), answers (scores with intervals), report (a page about a table of answers),
-pool (of `--adapters` experts on disk, a tenth of them in memory); and only if named, for it takes long: grounding (the
+searches), shuffled (images of other products), verified (aspects of listings by the rules, shard by shard), answers (scores
+with intervals), report (a page about a table of answers), pool (of `--adapters` experts on disk, a tenth of them in memory); and only if named, for it takes long: grounding (the
 filter's scores of 140-px photos by the pocket base, shard by shard). Rows are made up. Each measurement has a process of its
 own, which first does the same with few rows. Prints a JSON line each: seconds, by how much memory grew at the peak, and
 the exponent: 1 where the seconds grow as the rows do, since the size before, 2 where they grow as their square.
@@ -25,6 +25,10 @@ import pandas as pd
 from PIL import Image
 
 from mtive_nb.data.catalogue import Catalogue, Product, load_catalogue
+from mtive_nb.data.commerce.listings import Listing
+from mtive_nb.data.instructions.grammar import Sight
+from mtive_nb.data.instructions.roles import RuleCaptioner, RuleVerifier
+from mtive_nb.data.instructions.verification import verify_listings
 from mtive_nb.data.negatives import HardNegatives
 from mtive_nb.data.records import load_records, make_record, write_records
 from mtive_nb.data.sampling import sample_variants
@@ -104,6 +108,15 @@ def shuffled(rows: int, home: Path) -> Callable[[], object]:
     return lambda: with_other_images(made)
 
 
+def verified(rows: int, home: Path) -> Callable[[], object]:
+    sold = [
+        Listing(one.product_id, one.title, one.category, (("brand", one.attributes["brand"]),), one.images[0], {"brand": "word1"})
+        for one in listings(rows, [f"{k}.png" for k in range(PHOTOS)])
+    ]  # fmt: skip
+    roles = RuleCaptioner(Sight(Catalogue("bench", home, [], []), error=0.0)), RuleVerifier()
+    return lambda: verify_listings(iter(sold), *roles, folder=home / "shards")
+
+
 def answers(rows: int, home: Path) -> Callable[[], object]:
     from mtive_nb.evaluate.scores import score_table
 
@@ -130,7 +143,7 @@ def grounding(rows: int, home: Path) -> Callable[[], object]:
     return lambda: score_records(vlm, made, home / "scores")
 
 
-ALWAYS = (catalogue, records, sampling, negatives, shuffled, answers, report)
+ALWAYS = (catalogue, records, sampling, negatives, shuffled, verified, answers, report)
 STEPS = {f.__name__: f for f in (*ALWAYS, grounding)}
 
 
