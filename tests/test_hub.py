@@ -75,7 +75,7 @@ def test_the_folder_is_a_stack_with_its_stages_and_a_card(home: Path, tmp_path: 
     assert "| AE/Acc | 65.5 | 60.2 to 70.4 | points 0-100 | 240 | higher |" in card
     assert "DD/Acc" not in card and "| 1.5 |" not in card
     assert line_of(folder, "AE").sha256 in card and "Stand-in: a drawn shop" in card and '"AE"' in card
-    assert "- AE: 3 records drawn from 2, 40 steps, seed 7, rate 0.01\n" in card and "- DD:" not in card
+    assert "- AE: 3 records (2 different), 40 steps, seed 7, rate 0.01\n" in card and "- DD:" not in card
     head = yaml.safe_load(card.split("---")[1])  # the hub's own form
     assert head["license"] == "apache-2.0" and head["base_model"] == "pocket"
 

@@ -119,7 +119,7 @@ def _training(trained: Path, experts: dict[str, ExpertVersion]) -> list[str]:
     seed, lines = read_run(trained).get("seed", "unknown"), []
     for task, version in experts.items():
         ids = [i for i in drawn if i.split("/")[0].rpartition("-")[0] == task]
-        said = f"{len(ids):,} records drawn from {len(set(ids)):,}, {settings[task]['steps']} steps, seed {seed}"
+        said = f"{len(ids):,} records ({len(set(ids)):,} different), {settings[task]['steps']} steps, seed {seed}"
         if version.number > 1:
             about = version.about
             said = f"version {version.number}, trained on {about['records']:,} records with {about['corrections']} corrections"
