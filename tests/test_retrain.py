@@ -107,6 +107,7 @@ def test_retraining_makes_a_version_that_learns_the_corrections(home: Path, answ
     found = retrain("mine", "DD", answers, force=True, project=Project(home))
     versions = Versions(home / "outputs" / "mine")
     assert found.version.number == 2 and versions.in_force("DD").number == 2
+    assert "license:" in (found.version.folder / "README.md").read_text(encoding="utf-8")
     corrections = correction_records(answers, "DD")
     assert found.version.about["corrections"] == sum(r["split"] == "train" for r in corrections)
     held_out = 4 + sum(r["split"] == "val" for r in corrections)

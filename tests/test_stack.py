@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import pytest
 import torch
@@ -141,6 +142,12 @@ def test_an_adapter_that_carries_another_stays(stack):
         stack.unload("IT")
     stack.unload("DD")
     assert stack.active == ("PT", "IT") and "DD" not in stack.specs
+    stack.add("alone", AdapterSpec(4, 4, ("language",)))
+    stack.activate("alone")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PEFT warns where it deletes the active adapter
+        stack.unload("alone")
+    assert stack.active == ()
 
 
 def test_dora_alone_and_on_a_merged_trunk_but_not_over_a_live_stack(stack, batch):

@@ -95,6 +95,8 @@ def train_adapter_in_shares(
     if processes < 2:
         return train_adapter(stack, name, records, training, held_out=held_out, checkpoints=checkpoints)
     training = replace(training, accumulate=batches_of_each(training.accumulate, processes))
+    # torch advises against a check that batches without photos need; a process reads the level when it loads torch.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

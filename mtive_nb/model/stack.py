@@ -304,7 +304,8 @@ class LoraStack:
         if children:
             raise LineageError(f"adapter {name!r} cannot be unloaded: {children} stand on it")
         self.activate(self.parents[name])
-        if len(self.specs) > 1:
+        if others := [other for other in self.specs if other != name]:
+            self.peft.base_model.set_adapter(others[0], inference_mode=True)  # PEFT warns where an active adapter goes
             self.peft.delete_adapter(name)
         else:
             self.vlm.model, self.peft = self.peft.unload(), None

@@ -39,6 +39,7 @@ from mtive_nb.run.lock import profile_lock
 from mtive_nb.run.stale import read_run
 from mtive_nb.serve.answer import in_words, profile_tasks, task_question
 from mtive_nb.serve.chances import classes_of
+from mtive_nb.serve.hub import model_card
 from mtive_nb.serve.questions import read_questions
 from mtive_nb.serve.versions import ExpertVersion, Versions, run_folder
 from mtive_nb.serve.vllm import VllmClient
@@ -214,6 +215,7 @@ def _retrain(folder: Path, task: str, source: str | Path, *, force: bool) -> Ret
     corrected = _gain([held_out[k] for k in mine], right[name][mine], right[old.adapter][mine]) if mine else None
     about = {"over": old.number, "records": len(records), "corrections": len(learned), "gain": asdict(gain)}
     version = versions.add(task, target, name, about=about | {"calibration": calibration})
+    write_atomic(target / "README.md", model_card(folder, {task: version}))
     replaces = force or gain.value >= 0
     if replaces:
         versions.put_in_force(task, version.number)
