@@ -34,13 +34,14 @@ CHOOSING, FREE_FORM = "caslie-choosing-beats-always-using", "ebay-free-form-extr
 def jury_without_errors(folder: Path, *, cache: Path) -> list[dict[str, Any]]:
     """Decide CHOOSING again with captions chosen by a judge who never errs; folder: that of chapter 15.
 
-    CASLIE's adapter of 15 answers; training had the jury of 15. Returns no row where 15 had no stand-ins to change.
+    CASLIE's adapter of 15 answers; training had the jury of 15. Returns no row where 15 had other rows than Pocket Mart's,
+    or no stand-ins to change.
     """
-    made = read_run(folder)
+    made, photos = read_run(folder), folder / "mart" / "images"
     given = made["parameters"]
-    if "left_out" in made["notes"] or given["CAPTIONER"] != "facts" or given["JUDGES"]:
+    if not photos.is_dir() or given["CAPTIONER"] != "facts" or given["JUDGES"]:
         return []
-    rows = load_rows(folder / "records" / "rows.jsonl", quarantine=cache / "quarantine.csv")
+    rows = load_rows(folder / "records" / "rows.jsonl", photos=photos, quarantine=cache / "quarantine.csv")
     captioner = FactCaptioner(rows, error=given["ERROR"], seed=made["seed"], budget_words=given["WORDS"])
     tested = [row for row in rows if row.split in ("test", "ood")]
     captions = caption_all(tested, captioner, context=True, path=cache / "captions.jsonl")
