@@ -144,7 +144,11 @@ def test_rules_on_ocr_find_most_of_a_mart_item_and_invent_little(items: list[Ite
 
 def test_a_prompt_has_each_line_that_photos_repeat_once() -> None:
     code = Barcode("123", "QRCode", (0, 0, 1, 1))
-    readings = {"a": lines("LOZ", "250 ML"), "b": Reading(), "c": Reading((*lines("loz.", "250ML", "Italy").lines,), (code, code))}
+    readings = {
+        "a": lines("LOZ", "250 ML"),
+        "b": Reading(),
+        "c": Reading((*lines("loz.", "250ML", "Italy").lines,), (code, code)),
+    }
     assert as_prompt(readings[k] for k in "abc") == "Printed: LOZ | 250 ML | Italy | barcode 123."
     assert as_prompt(readings[k] for k in "ca") == "Printed: loz. | 250ML | Italy | barcode 123."
     assert as_prompt([readings["b"]]) == ""

@@ -1,7 +1,8 @@
 """What engines read from an item's photos: printed lines by OCR, barcodes by zxing-cpp (extra `barcode`)."""
 
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -23,11 +24,15 @@ class Barcode:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one photo's print says. faults: symbols that were seen but not accepted, with the reason."""
+    """What one photo's print says. faults: symbols that were seen but not accepted, with the reason.
+
+    seconds: those that processor cores worked to read it.
+    """
 
     lines: tuple[Line, ...] = ()
     barcodes: tuple[Barcode, ...] = ()
     faults: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
 
 
 def read_barcodes(image: Image.Image) -> tuple[list[Barcode], list[str]]:
@@ -59,8 +64,10 @@ def read_barcodes(image: Image.Image) -> tuple[list[Barcode], list[str]]:
 
 def read_photo(image: Image.Image, *, ocr: OcrEngine | None = None, barcodes: bool = True) -> Reading:
     """Return what is printed on a photo: lines where an engine is passed, barcodes where asked for."""
+    started = time.process_time()
     codes, faults = read_barcodes(image) if barcodes else ([], [])
-    return Reading(tuple(ocr.read(image)) if ocr else (), tuple(codes), tuple(faults))
+    lines = tuple(ocr.read(image)) if ocr else ()
+    return Reading(lines, tuple(codes), tuple(faults), time.process_time() - started)
 
 
 def read_photos(photos: Sequence[str], *, ocr: OcrEngine | None = None, barcodes: bool = True) -> dict[str, Reading]:
