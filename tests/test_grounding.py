@@ -34,7 +34,7 @@ def eager_maps(tiny_folder, records):
 
 @pytest.mark.parametrize("query", grounding.QUERIES)
 def test_scores_equal_those_of_kept_attention_maps(tiny_folder, vlm, records, photo_folder, query):
-    found = read_attention(vlm, records[:6], query=query, maps=True)
+    found = read_attention(vlm, records[:6], query=query, maps=True, by_head=True)
     maps, ids, labels, image_token = eager_maps(tiny_folder, records[:6])
     assert (ids[:, 0] == ids[0, 0]).any() and len({len(f.tokens) for f in found}) > 1  # of several lengths
     for b, one in enumerate(found):

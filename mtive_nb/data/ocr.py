@@ -30,6 +30,11 @@ class Line:
     box: tuple[float, float, float, float]
 
 
+def stored_line(row: Mapping) -> Line:
+    """Return a line from its fields as JSON keeps them, where the box is a list."""
+    return Line(**row | {"box": tuple(row["box"])})
+
+
 class OcrEngine(Protocol):
     """An engine that reads the lines of text in an image, from top to bottom."""
 
@@ -76,7 +81,7 @@ def read_photos(engine: OcrEngine, paths: Iterable[str | Path], *, cache: Path) 
     for path in progress(list(dict.fromkeys(map(str, paths))), what=f"OCR by {engine.name}"):
         kept = Path(cache) / engine.name / f"{file_sha256(path)}.json"
         if kept.is_file():
-            found[path] = [Line(**row | {"box": tuple(row["box"])}) for row in json.loads(kept.read_text())]
+            found[path] = list(map(stored_line, json.loads(kept.read_text())))
         else:
             found[path] = engine.read(load_image(path))
             write_atomic(kept, json.dumps([asdict(line) for line in found[path]], ensure_ascii=False))
@@ -93,8 +98,7 @@ def load_lines(path: str | Path) -> dict[str, list[Line]]:
     path, found = Path(path), {}
     for _, text in numbered_lines(path):
         row = json.loads(text)
-        lines = [Line(**line | {"box": tuple(line["box"])}) for line in row["lines"]]
-        found[str((path.parent / row["images"][0]).resolve())] = lines
+        found[str((path.parent / row["images"][0]).resolve())] = list(map(stored_line, row["lines"]))
     return found
 
 

@@ -100,10 +100,9 @@ def write_rows(rows: Iterable[CommerceRow], file: str | Path) -> Path:
     return file
 
 
-def _of_outputs(file: Path, photo: str) -> str:
-    """The photo that `write_rows` named from its file, where both lie in the same outputs; else ""."""
-    folder = file.parent.resolve()
-    if not (outputs := outputs_around(folder)):
+def _of_outputs(folder: Path, outputs: Path | None, photo: str) -> str:
+    """The photo that `write_rows` named from its file's folder, where both lie in the same outputs; else ""."""
+    if not outputs:
         return ""
     named = folder.relative_to(outputs) / photo
     inside = not path_fault(outputs, named.as_posix()) and os.path.isfile(outputs / named)
@@ -114,8 +113,10 @@ def _with_photos(
     file: Path, read: list[tuple[int, CommerceRow]], store: PhotoStore, left_out: list[Quarantined]
 ) -> Iterable[CommerceRow]:
     """The rows with absolute paths of their photos, without those that are missing or do not decode."""
+    folder = file.parent.resolve()
+    outputs = outputs_around(folder)
     found = {
-        url: (own, None) if (own := _of_outputs(file, url)) else store.find(url)
+        url: (own, None) if (own := _of_outputs(folder, outputs, url)) else store.find(url)
         for url in {url for _, row in read for url in row.photos}
     }
     broken = photo_faults(path for path, fault in found.values() if not fault)

@@ -1,7 +1,7 @@
 """Leaves out photos of an item that look like an earlier one, by perceptual hash (eBay, A.5).
 
-The paper prints neither the hash's size nor the threshold; here the hash has 64 bits, and `images_an_item`
-compares thresholds. Drawn photos of one layout share hashes, so that a threshold for Pocket Mart holds for Pocket Mart alone.
+The paper prints neither the hash's size nor the threshold; here the hash has 64 bits, and `images_an_item` compares
+thresholds. Drawn photos of one layout share hashes, so that a threshold for Pocket Mart holds for Pocket Mart alone.
 """
 
 from collections.abc import Iterable, Sequence

@@ -10,7 +10,7 @@ from pathlib import Path
 from mtive_nb.data.items.crops import read_views
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import Barcode, Reading, read_photos
-from mtive_nb.data.ocr import Line, RapidOcr
+from mtive_nb.data.ocr import RapidOcr, stored_line
 from mtive_nb.data.photos import file_sha256
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.processes import spread
@@ -52,6 +52,5 @@ def _read(item: Item, *, kept: Path, arm: str, budget_tok: int) -> list[Reading]
 
 
 def _reading(row: dict) -> Reading:
-    lines = tuple(Line(**line | {"box": tuple(line["box"])}) for line in row["lines"])
     barcodes = tuple(Barcode(**code | {"box": tuple(code["box"])}) for code in row["barcodes"])
-    return Reading(lines, barcodes, tuple(row["faults"]), row["seconds"])
+    return Reading(tuple(map(stored_line, row["lines"])), barcodes, tuple(row["faults"]), row["seconds"])

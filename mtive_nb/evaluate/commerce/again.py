@@ -14,7 +14,7 @@ from mtive_nb.data.commerce.by_facts import FactCaptioner
 from mtive_nb.data.commerce.captions import caption_all
 from mtive_nb.data.commerce.ebay_benches import BENCHES
 from mtive_nb.data.commerce.fuse import ANSWER_TOK, fuse, labels_said
-from mtive_nb.data.commerce.mmec import load_rows
+from mtive_nb.data.commerce.mmec import load_written
 from mtive_nb.data.commerce.values import mentions
 from mtive_nb.data.records import load_records
 from mtive_nb.evaluate.claims import measured
@@ -37,11 +37,11 @@ def jury_without_errors(folder: Path, *, cache: Path) -> list[dict[str, Any]]:
     CASLIE's adapter of 15 answers; training had the jury of 15. Returns no row where 15 had other rows than Pocket Mart's,
     or no stand-ins to change.
     """
-    made, photos = read_run(folder), folder / "mart" / "images"
+    made = read_run(folder)
     given = made["parameters"]
-    if not photos.is_dir() or given["CAPTIONER"] != "facts" or given["JUDGES"]:
+    if not (folder / "mart" / "images").is_dir() or given["CAPTIONER"] != "facts" or given["JUDGES"]:
         return []
-    rows = load_rows(folder / "records" / "rows.jsonl", photos=photos, quarantine=cache / "quarantine.csv")
+    rows = load_written(folder, given, quarantine=cache / "quarantine.csv")
     captioner = FactCaptioner(rows, error=given["ERROR"], seed=made["seed"], budget_words=given["WORDS"])
     tested = [row for row in rows if row.split in ("test", "ood")]
     captions = caption_all(tested, captioner, context=True, path=cache / "captions.jsonl")

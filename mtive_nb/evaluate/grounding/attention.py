@@ -41,8 +41,9 @@ class Reading:
     columns: torch.Tensor
     kept: torch.Tensor
     maps: bool = False
+    by_head: bool = False
     layers: list[torch.Tensor] = field(default_factory=list)  # (B, R, I) each
-    heads: list[torch.Tensor] = field(default_factory=list)  # (B, H, R, I) each
+    heads: list[torch.Tensor] = field(default_factory=list)  # (B, H, R, I) each, if `by_head`
     total: torch.Tensor | float = 0.0  # sum over layers, (B, R, T), if `maps`
 
     def add(self, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
@@ -55,11 +56,13 @@ class Reading:
         for h in range(H):  # one at a time: as many heads as share a key would hold as many (B, R, T)
             scores = (rows[:, h] @ key[:, h * K // H].mT).mul_(scaling).masked_fill_(hidden, -torch.inf)
             weights = scores.softmax(-1, dtype=torch.float32)
-            masses.append(torch.einsum("brt,bit->bri", weights, self.columns))
+            if self.by_head:
+                masses.append(torch.einsum("brt,bit->bri", weights, self.columns))
             mean += weights
         mean /= H
         self.layers.append(torch.einsum("brt,bit->bri", mean, self.columns))
-        self.heads.append(torch.stack(masses, 1))
+        if self.by_head:
+            self.heads.append(torch.stack(masses, 1))
         if self.maps:
             self.total = self.total + mean
 
@@ -80,12 +83,15 @@ AttentionMaskInterface.register(KERNEL, sdpa_mask)
 
 @contextmanager
 def reading_attention(
-    model: torch.nn.Module, rows: torch.Tensor, columns: torch.Tensor, kept: torch.Tensor, *, maps: bool = False
+    model: torch.nn.Module, rows: torch.Tensor, columns: torch.Tensor, kept: torch.Tensor, **options: bool
 ) -> Iterator[Reading]:
-    """Route the language model's attention through the kernel above during a forward, which fills the Reading."""
+    """Route the language model's attention through the kernel above during a forward, which fills the Reading.
+
+    options: `maps` and `by_head` of the Reading.
+    """
     before = model.config.get_text_config()._attn_implementation
     model.set_attn_implementation({"text_config": KERNEL})
-    _reading.append(Reading(rows, columns, kept, maps=maps))
+    _reading.append(Reading(rows, columns, kept, **options))
     try:
         yield _reading[-1]
     finally:
@@ -103,7 +109,7 @@ class AnswerAttention:
     image_tokens: tuple[int, ...]  # V of each image
     grids: tuple[tuple[int, int], ...] = ()  # rows and columns of each image's tokens, if the processor returns them
     maps: np.ndarray | None = None  # (R, V) weights on the image tokens, mean over layers and heads
-    heads: np.ndarray | None = None  # (L, H, R, I) the mass of each head alone
+    heads: np.ndarray | None = None  # (L, H, R, I) the mass of each head alone, if it was asked for
 
     def token_scores(self, *, per: str = "image token", layer_means: np.ndarray | None = None) -> np.ndarray:
         """Score each token, (R,). `per` "image token" is equation 2; "answer" uses the total mass on all images.
@@ -157,11 +163,12 @@ def _image_columns(is_image: torch.Tensor, images: list[int]) -> tuple[torch.Ten
 
 @torch.inference_mode()
 def read_attention(
-    vlm: Vlm, records: Sequence[dict], *, query: str = "own", maps: bool = False
+    vlm: Vlm, records: Sequence[dict], *, query: str = "own", maps: bool = False, by_head: bool = False
 ) -> list[AnswerAttention]:
     """Record attention for one batch of records, each with its answer and at least one image, in one forward.
 
-    `query` selects the row that represents a token, one of QUERIES. `maps` adds each token's map over image tokens.
+    `query` selects the row that represents a token, one of QUERIES. `maps` adds each token's map over image tokens,
+    `by_head` the mass of each head alone.
     Errors: ValueError for an unknown query, or for a record without an image or answer.
     """
     if query not in QUERIES:
@@ -177,10 +184,10 @@ def read_attention(
     R, T = max(len(tokens) for tokens, _ in encoded), ids.shape[1]
     first = (labels != IGNORE).float().argmax(1)  # (B,)
     rows = (first[:, None] + torch.arange(R, device=ids.device) - int(query == "predicting")).clamp(max=T - 1)
-    with reading_attention(vlm.model, rows, columns, kept, maps=maps) as reading:
+    with reading_attention(vlm.model, rows, columns, kept, maps=maps, by_head=by_head) as reading:
         vlm.model(**inputs, use_cache=False, logits_to_keep=1)
     mass = torch.stack(reading.layers, 1).cpu().numpy()  # (B, L, R, I)
-    heads = torch.stack(reading.heads, 1).cpu().numpy()  # (B, L, H, R, I)
+    heads = torch.stack(reading.heads, 1).cpu().numpy() if by_head else None  # (B, L, H, R, I)
     found, grids = [], iter(_grids(vlm, inputs))
     for b, (tokens, spans) in enumerate(encoded):
         n, looked = len(tokens), None
@@ -188,7 +195,7 @@ def read_attention(
             looked = (reading.total[b, :n][:, columns[b].any(0)] / len(reading.layers)).cpu().numpy()
         own = tuple(next(grids, ()) for _ in records[b]["images"])
         of_images = len(counts[b])
-        of_heads = heads[b, :, :, :n, :of_images]
+        of_heads = heads[b, :, :, :n, :of_images] if by_head else None
         found.append(AnswerAttention(tokens, spans, mass[b, :, :n, :of_images], counts[b], own, looked, of_heads))
     return found
 

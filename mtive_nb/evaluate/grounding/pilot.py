@@ -25,13 +25,11 @@ SCORES = ("VisAttnScore", "attention mass", "by layer", "less another photo", "C
 ONE_HEAD = "one head, chosen on val"  # an extra row, registered as `further` in design.yaml; it decides no claim
 
 
-def read_all(
-    vlm: Vlm, records: Sequence[dict], *, batch: int = 16, query: str = "own", maps: bool = False
-) -> list[AnswerAttention]:
-    """Run `read_attention` on any number of records, in batches."""
+def read_all(vlm: Vlm, records: Sequence[dict], *, batch: int = 16, **options: str | bool) -> list[AnswerAttention]:
+    """Run `read_attention` with its options on any number of records, in batches."""
     found = []
     for start in progress(range(0, len(records), batch), what="attention"):
-        found += read_attention(vlm, records[start : start + batch], query=query, maps=maps)
+        found += read_attention(vlm, records[start : start + batch], **options)
     return found
 
 
@@ -51,7 +49,7 @@ def phrase_scores(
     `by layer` divides each layer's mass by its mean over all records. `less another photo` subtracts the mass that the
     same words have with another product's photo, from `others`. `query` as in read_attention.
     """
-    found = read_all(vlm, records, batch=batch, query=query, maps=True)
+    found = read_all(vlm, records, batch=batch, query=query, maps=True, by_head=True)
     beside = read_all(vlm, with_other_images(records, pool=others, seed=seed), batch=batch, query=query)
     means = np.mean([one.mass.sum(2).mean(1) for one in found], axis=0)
     rows = []
