@@ -3,8 +3,7 @@
     python benchmarks/shared_cores.py [--steps 8] [--rounds 3]
 
 An adapter is trained on the embedded base with a thread a core, alone and beside one busy process a core. While threads
-wait for each other they spin (libgomp's default) or sleep (OMP_WAIT_POLICY=PASSIVE, which `import mtive_nb` sets unless the
-variable is set). The ways run in turn, each in a process of its own after a warm step. Prints a JSON line each: the median
+wait for each other they spin (libgomp's default) or sleep (OMP_WAIT_POLICY=PASSIVE). The ways run in turn, each in a process of its own after a warm step. Prints a JSON line each: the median
 of seconds a step over rounds, and the ratio of spinning to sleeping.
 """
 
@@ -18,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch  # before mtive_nb: OpenMP reads its variables once, when torch loads it
+import torch
 from made_up import noise_records
 
 from mtive_nb.model.load import load_vlm

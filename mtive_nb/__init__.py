@@ -10,13 +10,7 @@
 Importing it loads nothing else: a public name brings its module, and torch, when it is first used.
 """
 
-import os
-
 import lazy_loader
-
-# Threads of torch that wait for each other sleep: where they spin, as is the default, and another program works on the
-# same cores, a training step takes many times as long (benchmarks/shared_cores.py). Read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,13 +24,6 @@ SPEC = m.AdapterSpec(2, 2.0, ("language",))
 def test_importing_loads_no_torch() -> None:
     code = "import sys, mtive_nb; dir(mtive_nb); sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-@pytest.mark.parametrize("given, found", [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_user_says_otherwise(given: dict[str, str], found: str) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | given
-    words = [sys.executable, "-c", "import mtive_nb, os; print(os.environ['OMP_WAIT_POLICY'])"]
-    assert subprocess.run(words, env=environment, capture_output=True, text=True).stdout.strip() == found
 
 
 def test_every_public_name_is_there_with_its_signature() -> None:
