@@ -26,7 +26,8 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
 
     Figures and examples are copied as the page shows them, so that it can be built again: small PNGs, and cards with
     thumbnails. A table larger than 1 MiB is not copied but named. The new reference is built in a hidden folder and
-    swapped in, so that old and new numbers never mix. Of profile pocket, docs/chapters.md gets minutes, devices and links. Returns the folder.
+    swapped in, so that old and new numbers never mix. Of profile pocket, docs/chapters.md gets minutes, devices and
+    links. Returns the folder.
     Errors: DirtyRunError for runs whose files differed from a commit.
     """
     reference = project.outputs / "reference"
