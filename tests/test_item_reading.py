@@ -29,7 +29,7 @@ class Engine:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     found = Engine()
-    monkeypatch.setattr(reading, "_engine", lambda: found)
+    monkeypatch.setattr(reading, "_engine", lambda side_px: found)
     return found
 
 
@@ -50,12 +50,14 @@ def test_an_interrupted_reading_goes_on(engine: Engine, items: list[Item], tmp_p
     assert seconds_of(both) == pytest.approx(sum(one.seconds for of in both for one in of) / 2) and seconds_of([]) == 0
 
 
-def test_other_photos_arms_and_budgets_are_read_anew(engine: Engine, items: list[Item], tmp_path: Path) -> None:
+def test_other_photos_arms_budgets_and_sides_are_read_anew(engine: Engine, items: list[Item], tmp_path: Path) -> None:
     read_items(items, kept=tmp_path / "kept")
     (squares,) = read_items(items[:1], kept=tmp_path / "kept", arm="squares", budget_tok=18)
     assert len(squares) == 2 and engine.asked == 5  # the main photo, a square around the region
     read_items(items[:1], kept=tmp_path / "kept", arm="squares", budget_tok=40)
     assert engine.asked == 7
+    read_items(items[1:], kept=tmp_path / "kept", side_px=320)
+    assert engine.asked == 8
     Image.new("RGB", (100, 100)).save(items[1].photos[0])
     assert read_items(items[1:], kept=tmp_path / "kept")[0][0].lines[0].text == "100 x 100"
 

@@ -17,14 +17,14 @@ from mtive_nb.run.processes import spread
 
 
 def read_items(
-    items: Sequence[Item], *, kept: Path, arm: str = "", budget_tok: int = 0, processes: int = 1, what: str = ""
+    items: Sequence[Item], *, kept: Path, arm: str = "", budget_tok: int = 0, side_px: int = 736, processes: int = 1, what: str = ""
 ) -> list[list[Reading]]:  # fmt: skip
     """Return what the engines read from each item's photos, or from its `views` by an arm, scaled to `budget_tok`.
 
-    kept: folder with the readings of finished items, by their content, so that an interrupted run goes on. Each process
-    reads with one thread. Errors: PhotoError for an unusable photo; ImportError that names the extra to install.
+    kept: folder with the readings of finished items, by their content, so that an interrupted run goes on. side_px: as
+    `RapidOcr` takes it. Each process reads with one thread. Errors: PhotoError for an unusable photo; ImportError that names the extra to install.
     """
-    work = partial(_read, kept=Path(kept), arm=arm, budget_tok=budget_tok)
+    work = partial(_read, kept=Path(kept), arm=arm, budget_tok=budget_tok, side_px=side_px)
     return spread(work, items, processes=min(processes, len(items)), chunk=1, what=what)
 
 
@@ -34,19 +34,19 @@ def seconds_of(items: Sequence[Sequence[Reading]]) -> float:
 
 
 @cache
-def _engine() -> RapidOcr:
-    return RapidOcr(threads=1)
+def _engine(side_px: int) -> RapidOcr:
+    return RapidOcr(side_px=side_px, threads=1)
 
 
-def _read(item: Item, *, kept: Path, arm: str, budget_tok: int) -> list[Reading]:
-    content = [*map(file_sha256, item.photos), [asdict(region) for region in item.regions], arm, budget_tok]
+def _read(item: Item, *, kept: Path, arm: str, budget_tok: int, side_px: int) -> list[Reading]:
+    content = [*map(file_sha256, item.photos), [asdict(region) for region in item.regions], arm, budget_tok, side_px]
     file = kept / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.json"
     if file.is_file():
         return [_reading(row) for row in json.loads(file.read_text(encoding="utf-8"))]
     if arm:
-        found = read_views(item, arm, budget_tok=budget_tok, ocr=_engine())
+        found = read_views(item, arm, budget_tok=budget_tok, ocr=_engine(side_px))
     else:
-        found = list(read_photos(item.photos, ocr=_engine()).values())
+        found = list(read_photos(item.photos, ocr=_engine(side_px)).values())
     write_atomic(file, json.dumps([asdict(one) for one in found], ensure_ascii=False))
     return found
 
