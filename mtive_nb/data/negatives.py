@@ -101,7 +101,7 @@ class HardNegatives:
         places, vectors = self._groups[own]
         yield from places[np.argsort(-self._similarities(here, vectors), kind="stable")].tolist()
         places = np.flatnonzero(self._coarse != own)
-        yield from places[np.argsort(-self._similarities(here, self._vectors[places]), kind="stable")].tolist()
+        yield from places[np.argsort(-self._similarities(here, self._vectors)[places], kind="stable")].tolist()
 
     def _index(self, product_id: str) -> int:
         if product_id not in self._place:
