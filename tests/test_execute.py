@@ -14,6 +14,7 @@ import pytest
 
 from mtive_nb.__main__ import main
 from mtive_nb.run import lock
+from mtive_nb.run.content import read_json
 from mtive_nb.run.execute import run_notebooks
 from mtive_nb.run.graph import GraphError, Project
 from mtive_nb.run.guard import end_workers_of
@@ -203,7 +204,7 @@ def test_a_killed_runner_leaves_no_child_and_resumes(project: Project, number: i
     done = profile_dir(project) / "01_data"
     assert (done / "seen.txt").read_text() == "step-1"
     assert not (done / "half.txt").exists()
-    assert not (done / "checkpoints").exists()
+    assert not (done / "checkpoints").exists() and not (done / "spent.json").exists()
 
 
 WITH_CHILD = LONG.replace(
@@ -367,6 +368,23 @@ def test_only_checkpoints_of_the_same_run_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in same.rglob("*")) == ["checkpoints", "fingerprint.json", "step"]
     other = clear_partial(tmp_path, "04_stage1", fingerprint={"a": 2})
     assert [p.name for p in other.rglob("*")] == ["fingerprint.json"]
+
+
+def test_a_run_that_goes_on_counts_the_time_of_its_checkpoints(tmp_path: Path) -> None:
+    def ended_run(took_s: float, *, fingerprint: int = 1) -> float:
+        """The seconds that a run finds spent, which itself takes `took_s` and leaves a checkpoint."""
+        partial = clear_partial(tmp_path, "04_stage1", fingerprint={"a": fingerprint})
+        found = read_json(partial / "spent.json").get("seconds", 0.0)
+        (partial / "checkpoints").mkdir(exist_ok=True)
+        for name, at in (("parameters.yaml", 1000.0), ("papermill.log", 1000.0 + took_s)):
+            (partial / name).touch()
+            os.utime(partial / name, (at, at))
+        return found
+
+    assert [ended_run(90.0), ended_run(30.0), ended_run(5.0)] == [0.0, 90.0, 120.0]
+    os.replace(tmp_path / ".04_stage1.partial", tmp_path / "04_stage1.failed")
+    assert ended_run(1.0) == 125.0
+    assert ended_run(1.0, fingerprint=2) == 0.0  # begins anew
 
 
 def test_a_failed_run_of_the_same_thing_gives_its_checkpoints(tmp_path: Path) -> None:

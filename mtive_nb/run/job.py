@@ -20,7 +20,8 @@ from mtive_nb.run.guard import RUN_DIR, end_workers_of
 from mtive_nb.run.progress import MARK
 from mtive_nb.run.stale import read_run
 
-FINGERPRINT, LOG = "fingerprint.json", "papermill.log"
+FINGERPRINT, PARAMETERS, LOG = "fingerprint.json", "parameters.yaml", "papermill.log"
+CHECKPOINTS, SPENT = "checkpoints", "spent.json"
 
 
 def partial_dir(profile_dir: Path, name: str) -> Path:
@@ -34,19 +35,35 @@ def failed_dir(profile_dir: Path, name: str) -> Path:
 
 
 def clear_partial(profile_dir: Path, name: str, *, fingerprint: dict[str, Any]) -> Path:
-    """Return an empty temporary folder; it keeps checkpoints of a killed or failed run with the same fingerprint."""
+    """Return an empty temporary folder; it keeps checkpoints of a killed or failed run with the same fingerprint.
+
+    SPENT holds the seconds that these checkpoints took, so that a run that goes on does not look fast.
+    """
     partial, failed = partial_dir(profile_dir, name), failed_dir(profile_dir, name)
+    spent_s = 0.0
     if read_json(partial / FINGERPRINT) == fingerprint:
+        spent_s = _spent_s(partial)
         for path in partial.iterdir():
-            if path.name not in ("checkpoints", FINGERPRINT):
+            if path.name not in (CHECKPOINTS, FINGERPRINT):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return partial
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    if read_json(failed / FINGERPRINT) == fingerprint and (failed / "checkpoints").is_dir():
-        os.replace(failed / "checkpoints", partial / "checkpoints")
-    write_atomic(partial / FINGERPRINT, json.dumps(fingerprint))
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        if read_json(failed / FINGERPRINT) == fingerprint and (failed / CHECKPOINTS).is_dir():
+            spent_s = _spent_s(failed)
+            os.replace(failed / CHECKPOINTS, partial / CHECKPOINTS)
+        write_atomic(partial / FINGERPRINT, json.dumps(fingerprint))
+    if spent_s:
+        write_atomic(partial / SPENT, json.dumps({"seconds": spent_s}))
     return partial
+
+
+def _spent_s(folder: Path) -> float:
+    """Return the seconds of an ended run, from its first file to the last line of its log, and of those before it."""
+    begun, ended = folder / PARAMETERS, folder / LOG
+    if not (folder / CHECKPOINTS).is_dir() or not begun.exists() or not ended.exists():
+        return 0.0
+    return read_json(folder / SPENT).get("seconds", 0.0) + ended.stat().st_mtime - begun.stat().st_mtime
 
 
 def restore_old(profile_dir: Path, name: str) -> None:
@@ -110,7 +127,7 @@ class NotebookJob:
         """Start papermill under a guard. The last good result stays unchanged."""
         end_workers_of(partial_dir(self.profile_dir, self.notebook.name))  # of a runner and a guard that were killed
         partial = clear_partial(self.profile_dir, self.notebook.name, fingerprint=self.fingerprint)
-        values = partial / "parameters.yaml"
+        values = partial / PARAMETERS
         write_atomic(values, dump_for_papermill(self.parameters))
         words = [sys.executable, "-m", "mtive_nb.run.guard", sys.executable, "-m", "papermill"]
         words += [str(self.notebook.path), str(self.executed), "-f", str(values), "-k", "python3", "-l", "python"]
@@ -152,8 +169,10 @@ class NotebookJob:
         end_workers_of(partial_dir(self.profile_dir, self.notebook.name))  # of a guard that was killed
         name, partial = self.notebook.name, partial_dir(self.profile_dir, self.notebook.name)
         if problem is None:
+            wall_s = self.elapsed_s + read_json(partial / SPENT).get("seconds", 0.0)
+            (partial / SPENT).unlink(missing_ok=True)
             if os.environ.get("MTIVE_KEEP") != "1":
-                shutil.rmtree(partial / "checkpoints", ignore_errors=True)
+                shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
             record, results = read_run(partial), results_of(partial)
             write_atomic(partial / RESULTS, json.dumps(results))
             record |= {
@@ -161,7 +180,7 @@ class NotebookJob:
                 "parameters": self.parameters,
                 "command": self.command,
                 "seconds": record.get("seconds") or round(self.elapsed_s, 1),
-                "wall_seconds": round(self.elapsed_s, 1),
+                "wall_seconds": round(wall_s, 1),
                 "fingerprint": self.fingerprint,
                 "results": results_digest(results),
             }
