@@ -213,7 +213,7 @@ def test_the_expert_of_chapter_17_reads_items_in_its_form(
     from mtive_nb.model.adapter import AdapterSpec
     from mtive_nb.model.stack import LoraStack
 
-    chapter, forms = tmp_path / "outputs" / "mine" / "17_items", []
+    chapter, forms, sides = tmp_path / "outputs" / "mine" / "17_items", [], []
     words = ["items", str(shop), "-o", str(tmp_path / "items.jsonl"), "--profile", "mine"]
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("MTIVE_HOME", str(tmp_path))
@@ -222,16 +222,16 @@ def test_the_expert_of_chapter_17_reads_items_in_its_form(
     stack.add("ITEM", AdapterSpec(2, 2.0, ("language",)))
     stack.save(chapter / "stack", "ITEM")
     monkeypatch.setattr(serve, "read_photos", lambda photos, ocr: {})
-    monkeypatch.setattr(serve, "RapidOcr", lambda: None)
+    monkeypatch.setattr(serve, "RapidOcr", lambda *, side_px: sides.append(side_px))
     monkeypatch.setattr(serve, "item_record", lambda item, **how: forms.append(how["form"]) or item_record(item, **how))
-    for number, own in enumerate(({}, {"FORM": "flat"}), 1):  # an older run had no FORM
+    for number, own in enumerate(({}, {"FORM": "flat", "OCR_SIDE": 320}), 1):  # an older run had neither
         (chapter / "run.json").write_text(json.dumps({"parameters": {"BASE": "tiny"} | own}))
         (tmp_path / "items.jsonl").unlink(missing_ok=True)
         assert main(words) == 1, capsys.readouterr().err  # one item has no usable photo
         rows = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
         assert [row["item_id"] for row in rows if row["error"]] == ["c"]
         assert {row["by"].split()[0] for row in rows} == {"ITEM"} and len(forms) == 3 * number
-    assert forms == ["schema"] * 3 + ["flat"] * 3
+    assert forms == ["schema"] * 3 + ["flat"] * 3 and sides == [736, 320]
 
 
 def test_a_stack_answers_about_an_item_of_four_photos(tiny, shop: Path) -> None:

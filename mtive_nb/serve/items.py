@@ -76,8 +76,8 @@ def by_expert(experts: "Experts", ocr: OcrEngine, *, form: str = "schema", max_n
     return read
 
 
-def item_expert(profile: str, *, project: Project | None = None) -> "tuple[StackExpert, str]":
-    """Return the expert ITEM that chapter 17 trained in a profile, and the form of its answers.
+def item_expert(profile: str, *, project: Project | None = None) -> "tuple[StackExpert, str, int]":
+    """Return the expert ITEM that chapter 17 trained in a profile, the form of its answers, and OCR's `side_px`.
 
     Errors: FileNotFoundError where 17, or a stage below the expert, has not run; LineageError for changed files or
     adapters that are not the pinned ones.
@@ -90,7 +90,7 @@ def item_expert(profile: str, *, project: Project | None = None) -> "tuple[Stack
     chapter = run_folder(outputs, "17")
     asked, expert = read_run(chapter)["parameters"], (chapter / "stack", TASK)
     stack = open_stack(expert) if asked["BASE"] else open_stages(outputs, expert)
-    return StackExpert(outputs, stack, TASK), asked.get("FORM", "schema")
+    return StackExpert(outputs, stack, TASK), asked.get("FORM", "schema"), asked.get("OCR_SIDE", 736)
 
 
 def by_endpoint(endpoint: Endpoint, *, prompt: str = "long", request: Mapping[str, Any] | None = None) -> Reader:
@@ -222,5 +222,5 @@ def _reader(*, profile: str, endpoint: str, model: str, request: str) -> tuple[R
         return reader, f"{model} {request}".strip()  # other fields may read otherwise: rows are not kept over
     if not profile:
         return by_rules(RapidOcr()), "rules"
-    expert, form = item_expert(profile)
-    return by_expert(expert, RapidOcr(), form=form), expert.expert_of(TASK)
+    expert, form, side_px = item_expert(profile)
+    return by_expert(expert, RapidOcr(side_px=side_px), form=form), expert.expert_of(TASK)
