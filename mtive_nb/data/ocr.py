@@ -20,6 +20,8 @@ from mtive_nb.data.records import UNANSWERABLE, numbered_lines, one_form, write_
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
 
+SIDE_PX = 736  # to which RapidOCR enlarges a shorter side by default
+
 
 @dataclass(frozen=True)
 class Line:
@@ -46,7 +48,7 @@ class OcrEngine(Protocol):
 class RapidOcr:
     """The built-in engine. Errors: ImportError that names the extra to install, if rapidocr is missing."""
 
-    def __init__(self, *, side_px: int = 736, turned: bool = True, threads: int | None = None) -> None:
+    def __init__(self, *, side_px: int = SIDE_PX, turned: bool = True, threads: int | None = None) -> None:
         """Load the engine.
 
         threads: onnxruntime's threads; by default OMP_NUM_THREADS, the share of the cores that a chapter gets, else one a
@@ -55,7 +57,7 @@ class RapidOcr:
         upside-down lines too, at the risk of turning upright lines.
         """
         self.name = (
-            "rapidocr" if (side_px, turned) == (736, True) else f"rapidocr-{side_px}{'' if turned else '-upright'}"
+            "rapidocr" if (side_px, turned) == (SIDE_PX, True) else f"rapidocr-{side_px}{'' if turned else '-upright'}"
         )
         try:
             from rapidocr import RapidOCR

@@ -59,11 +59,12 @@ def clear_partial(profile_dir: Path, name: str, *, fingerprint: dict[str, Any]) 
 
 
 def _spent_s(folder: Path) -> float:
-    """Return the seconds of an ended run, from its first file to the last line of its log, and of those before it."""
-    begun, ended = folder / PARAMETERS, folder / LOG
-    if not (folder / CHECKPOINTS).is_dir() or not begun.exists() or not ended.exists():
+    """Return the seconds of the runs that left checkpoints: of the last, from its first file to its log's last line."""
+    if not (folder / CHECKPOINTS).is_dir():
         return 0.0
-    return read_json(folder / SPENT).get("seconds", 0.0) + ended.stat().st_mtime - begun.stat().st_mtime
+    begun, ended = folder / PARAMETERS, folder / LOG
+    last_s = ended.stat().st_mtime - begun.stat().st_mtime if begun.exists() and ended.exists() else 0.0
+    return read_json(folder / SPENT).get("seconds", 0.0) + last_s
 
 
 def restore_old(profile_dir: Path, name: str) -> None:

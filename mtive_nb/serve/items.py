@@ -19,7 +19,7 @@ from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import as_prompt, read_photos
 from mtive_nb.data.items.rules import Shop, extract
 from mtive_nb.data.items.schema import SCHEMA, Parsed, checked, parse_answer
-from mtive_nb.data.ocr import OcrEngine, RapidOcr
+from mtive_nb.data.ocr import SIDE_PX, OcrEngine, RapidOcr
 from mtive_nb.data.photos import PhotoError, file_sha256, photo_fault
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
@@ -90,7 +90,7 @@ def item_expert(profile: str, *, project: Project | None = None) -> "tuple[Stack
     chapter = run_folder(outputs, "17")
     asked, expert = read_run(chapter)["parameters"], (chapter / "stack", TASK)
     stack = open_stack(expert) if asked["BASE"] else open_stages(outputs, expert)
-    return StackExpert(outputs, stack, TASK), asked.get("FORM", "schema"), asked.get("OCR_SIDE", 736)
+    return StackExpert(outputs, stack, TASK), asked.get("FORM", "schema"), asked.get("OCR_SIDE", SIDE_PX)
 
 
 def by_endpoint(endpoint: Endpoint, *, prompt: str = "long", request: Mapping[str, Any] | None = None) -> Reader:

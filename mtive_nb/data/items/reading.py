@@ -10,19 +10,27 @@ from pathlib import Path
 from mtive_nb.data.items.crops import read_views
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import Barcode, Reading, read_photos
-from mtive_nb.data.ocr import RapidOcr, stored_line
+from mtive_nb.data.ocr import SIDE_PX, RapidOcr, stored_line
 from mtive_nb.data.photos import file_sha256
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.processes import spread
 
 
 def read_items(
-    items: Sequence[Item], *, kept: Path, arm: str = "", budget_tok: int = 0, side_px: int = 736, processes: int = 1, what: str = ""
-) -> list[list[Reading]]:  # fmt: skip
+    items: Sequence[Item],
+    *,
+    kept: Path,
+    arm: str = "",
+    budget_tok: int = 0,
+    side_px: int = SIDE_PX,
+    processes: int = 1,
+    what: str = "",
+) -> list[list[Reading]]:
     """Return what the engines read from each item's photos, or from its `views` by an arm, scaled to `budget_tok`.
 
     kept: folder with the readings of finished items, by their content, so that an interrupted run goes on. side_px: as
-    `RapidOcr` takes it. Each process reads with one thread. Errors: PhotoError for an unusable photo; ImportError that names the extra to install.
+    `RapidOcr` takes it. Each process reads with one thread. Errors: PhotoError for an unusable photo; ImportError that
+    names the extra to install.
     """
     work = partial(_read, kept=Path(kept), arm=arm, budget_tok=budget_tok, side_px=side_px)
     return spread(work, items, processes=min(processes, len(items)), chunk=1, what=what)
