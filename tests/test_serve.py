@@ -170,6 +170,41 @@ def test_a_request_keeps_the_version_it_started_with(pool, alone, records, photo
     assert [row["version"] for row in pool.state()] == [2] and set(pool.stack.specs) == {"IT"}
 
 
+def test_no_request_waits_while_a_folder_is_read(pool, alone, records, photo_folder, home, monkeypatch):
+    reading, may_end, read, ended = threading.Event(), threading.Event(), pool.stack.read, []
+
+    def slow(folder, name):
+        reading.set()
+        assert may_end.wait(60)
+        return read(folder, name)
+
+    def change(do, *given):
+        try:
+            ended.append(do(*given).alias)
+        except KeyError as error:
+            ended.append(str(error))
+
+    monkeypatch.setattr(pool.stack, "read", slow)
+    changes = [
+        (pool.update, "AE", home / "v2"),
+        (pool.add, "new", home / "v1", "DD"),
+        (pool.add, "new", home / "v1", "DD"),
+    ]
+    threads = [threading.Thread(target=change, args=given, daemon=True) for given in changes]
+    for thread in threads:
+        thread.start()
+    assert reading.wait(60)
+    with Engine(pool) as engine:  # all three are still being read
+        assert engine.submit(records[0], "AE", max_new_tokens=TOKENS, limit_s=30).text() == alone["AE@1"][0]
+        assert not ended
+        may_end.set()
+        for thread in threads:
+            thread.join(60)
+        assert engine.submit(records[0], "AE", max_new_tokens=TOKENS).text() == alone["AE@2"][0]
+        assert engine.submit(records[0], "new", max_new_tokens=TOKENS).text() == alone["DD@1"][0]
+    assert sorted(ended)[1:] == ["AE@2", "new@1"] and "in service already" in sorted(ended)[0]
+
+
 def test_traffic_is_split_by_weight(pool, home):
     first = pool.experts["AE"].versions[1]
     pool.hold("AE")  # keeps version 1 alive through the update

@@ -51,7 +51,7 @@ class Serviced:
 
 
 class ExpertPool:
-    """Experts over one trunk of a stack. Any thread may call any method; a request waits for one load at most.
+    """Experts over one trunk of a stack. Any thread may call any method, and none waits while another reads a folder.
 
     Errors: KeyError for an unknown expert or version; LineageError for a folder that does not belong on the trunk, or
     whose content is no longer what an evicted version first held; NotFiniteError; RuntimeError for an adapter that
@@ -73,21 +73,32 @@ class ExpertPool:
         `name`: its name in its folder (default: the name `expert`). `number`: of its version (default: the next).
         """
         with self._books:
-            if expert in self.experts:
-                raise KeyError(f"expert {expert!r} is in service already; update it")
-            return self._serve(Serviced(), expert, Path(folder).absolute(), name or expert, number)
+            self._assert_new(expert)
+        version, adapter = self._read(expert, folder, name)
+        with self._books:
+            self._assert_new(expert)  # perhaps added since
+            return self._serve(Serviced(), version, adapter, number)
 
     def update(self, expert: str, folder: Path, name: str | None = None, *, number: int | None = None) -> Version:
         """Serve a new version from now on; requests that hold the old version finish with it. Arguments as in `add`."""
         with self._books:
-            return self._serve(self._expert(expert), expert, Path(folder).absolute(), name or expert, number)
+            self._expert(expert)
+        version, adapter = self._read(expert, folder, name)
+        with self._books:
+            return self._serve(self._expert(expert), version, adapter, number)
 
-    def _serve(self, entry: Serviced, expert: str, folder: Path, name: str, number: int | None) -> Version:
-        number = number or self._numbers.get(expert, 0) + 1
-        self._numbers[expert] = max(number, self._numbers.get(expert, 0))
-        version = Version(expert, number, folder, name)
-        self._bring(version)
-        version.adapter.assert_alive(family=self.stack.vlm.family)
+    def _read(self, expert: str, folder: Path, name: str | None) -> tuple[Version, Adapter]:
+        """Read and check a new version without the lock, since requests go on meanwhile."""
+        version = Version(expert, 0, Path(folder).absolute(), name or expert)
+        adapter = self._adapter(version)
+        adapter.assert_alive(family=self.stack.vlm.family)
+        return version, adapter
+
+    def _serve(self, entry: Serviced, version: Version, adapter: Adapter, number: int | None) -> Version:
+        expert, last = version.expert, self._numbers.get(version.expert, 0)
+        version.number = number or last + 1
+        self._keep(version, adapter, others=())
+        self._numbers[expert] = max(version.number, last)
         self.experts[expert] = entry
         entry.versions[version.number] = version
         self.split(expert, {version.number: 1.0})
@@ -140,10 +151,13 @@ class ExpertPool:
 
     def in_memory(self, versions: Sequence[Version | None]) -> list[Adapter | None]:
         """Return the weights of these versions, all at once; they stay usable even if the pool evicts them."""
-        with self._books:
-            for version in {v.alias: v for v in versions if v is not None}.values():
-                self._bring(version, keep=versions)
-            return [v.adapter if v is not None else None for v in versions]
+        found = {}
+        for version in {v.alias: v for v in versions if v is not None}.values():
+            adapter = version.adapter or self._adapter(version)
+            with self._books:
+                self._keep(version, adapter, others=versions)
+            found[version.alias] = adapter
+        return [found[v.alias] if v is not None else None for v in versions]
 
     def state(self) -> list[dict]:
         """Return a row per version: expert, version, weight, requests, resident, pinned, MiB."""
@@ -159,12 +173,12 @@ class ExpertPool:
             raise KeyError(f"no expert {expert!r} in service; there are {sorted(self.experts)}")
         return self.experts[expert]
 
-    def _bring(self, version: Version, *, keep: Sequence[Version | None] = ()) -> None:
-        """Load the version from its folder unless it is in memory, and mark it as used."""
-        self._clock += 1
-        version.used = self._clock
-        if version.adapter is not None:
-            return
+    def _assert_new(self, expert: str) -> None:
+        if expert in self.experts:
+            raise KeyError(f"expert {expert!r} is in service already; update it")
+
+    def _adapter(self, version: Version) -> Adapter:
+        """Read the version's weights from its folder, as it first held them."""
         adapter = self.stack.read(version.folder, version.name)
         if version.sha256 not in ("", adapter.sha256):
             raise LineageError(
@@ -172,9 +186,16 @@ class ExpertPool:
                 f"first held {version.sha256[:12]}...; update the expert to serve what is there now"
             )
         check_expert(adapter, self.trunk)
-        version.size = adapter.size
-        self._make_room(version, keep=keep)
-        version.adapter, version.sha256 = adapter, adapter.sha256
+        return adapter
+
+    def _keep(self, version: Version, adapter: Adapter, *, others: Sequence[Version | None]) -> None:
+        """Mark the version as used, and keep its weights within the budget, without evicting `others`."""
+        self._clock += 1
+        version.used = self._clock
+        if version.adapter is None:
+            version.sha256, version.size = adapter.sha256, adapter.size
+            self._make_room(version, keep=others)
+            version.adapter = adapter
 
     def _make_room(self, newcomer: Version, *, keep: Sequence[Version | None]) -> None:
         """Evict versions, least recently used first, until the newcomer and the rest fit the budget."""
