@@ -30,6 +30,7 @@ from mtive_nb.evaluate.predict import answers_of_systems
 from mtive_nb.model.batches import batch_of, control_tokens
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
+from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.model.train import Training, train_adapter
 
@@ -212,3 +213,28 @@ def test_an_adapter_learns_on_it(folder, records, photo_folder, tmp_path):
     log = train_adapter(stack, "PT", records[:2], Training(20, 3e-2, 2))
     stack.assert_alive("PT")
     assert log["loss"].iloc[-1] < 0.8 * log["loss"].iloc[0]
+
+
+@torch.inference_mode()
+def test_a_mixed_batch_answers_as_each_expert_alone(folder, records, photo_folder):
+    """Also in tower and connector, which read an image a row, and Idefics3 several parts of an image."""
+    stack = LoraStack(load_vlm(str(folder), dtype="float32", device="cpu", max_px=bound_of(folder)))
+    parts = ("vision", "connector", "language.attention") if "idefics3" in folder.name else ("vision", "language.attention")
+    for name, seed in (("AE", 1), ("DD", 2)):
+        stack.add(name, AdapterSpec(4, 8, parts))
+        torch.manual_seed(seed)
+        for path, weight in stack.model.named_parameters():
+            if f"lora_B.{name}" in path:
+                weight.data.normal_(0, 0.3)
+    rows, experts = records[:6], ["AE", "DD", None, "DD", "AE", "AE"]
+    assert len({len(row["images"]) for row in rows}) == 2, "rows of one photo and of two"
+    inputs = batch_of(stack.vlm, rows)
+    with mixed_experts(stack, experts, trunk=None, **images_of_rows(rows, inputs)) as model:
+        mixed = model(**inputs).logits
+    said = {}
+    for k, expert in enumerate(experts):
+        stack.activate(expert)
+        kept = inputs["attention_mask"][k].bool()
+        said[expert] = stack.model(**inputs).logits
+        assert torch.allclose(mixed[k][kept], said[expert][k][kept], atol=2e-4), expert
+    assert (said["AE"] - said["DD"]).abs().max() > 1e-2

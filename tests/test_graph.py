@@ -29,7 +29,7 @@ from mtive_nb.run.graph import (
     upstream_of,
 )
 from mtive_nb.run.params import ParameterError
-from mtive_nb.run.stale import data_fingerprint, data_folders, fingerprint, notebook_fingerprint, reasons
+from mtive_nb.run.stale import data_fingerprint, data_paths, fingerprint, notebook_fingerprint, reasons
 
 
 def make(folder: Path, name: str, *cells: str) -> Path:
@@ -247,12 +247,18 @@ def test_the_data_of_a_chapter_are_what_it_opens(tmp_path: Path, monkeypatch: py
     for name in ("shop", "photos", "real", "mart"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("MTIVE_DATA", str(tmp_path / "photos"))
-    found = {source: data_folders(plain, {"SOURCE": source}, home=tmp_path) for source in ("mart", "real", "shop")}
+    found = {source: data_paths(plain, {"SOURCE": source}, home=tmp_path) for source in ("mart", "real", "shop")}
     assert found == {"mart": set(), "real": {tmp_path / "photos"}, "shop": {tmp_path / "shop"}}
-    assert data_folders(names_it, {}, home=tmp_path) == {tmp_path / "photos"}
+    assert data_paths(names_it, {}, home=tmp_path) == {tmp_path / "photos"}
+    (rows := tmp_path / "rows.jsonl").write_text("{}\n")
+    own = data_paths(Notebook("15", plain.path, ()), {"ROWS": "rows.jsonl", "PHOTOS": "gone"}, home=tmp_path)
+    assert own == {rows}
+    before = data_fingerprint(own)
+    rows.write_text('{"id": 1}\n')
+    assert data_fingerprint(own) != before, "a corrected row is other data"
     monkeypatch.setenv("MTIVE_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(ParameterError, match="MTIVE_DATA=.*no such folder"):
-        data_folders(plain, {"SOURCE": "mart"}, home=tmp_path)
+        data_paths(plain, {"SOURCE": "mart"}, home=tmp_path)
 
 
 def test_the_list_of_chapters_is_that_of_the_notebooks() -> None:

@@ -28,15 +28,16 @@ from mtive_nb.model.stack import LoraStack
 
 
 def rows_of_patches(images: Sequence[int], grid_thw: torch.Tensor | None) -> torch.Tensor:
-    """Return the batch row of every patch, (P,), from each row's number of images and the images' grids (I, 3).
+    """Return the batch row of each of the tower's rows: of every patch (P,) with grids (I, 3), else of every image (I,).
 
-    Errors: ValueError where `images` and the grids disagree on the number of images.
+    Qwen's tower reads the patches of all images as one row each, other families' towers an image a row. Errors:
+    ValueError where `images` and the grids disagree on the number of images.
     """
+    row_of_image = torch.repeat_interleave(torch.arange(len(images)), torch.tensor(images))
     if grid_thw is None:
-        return torch.empty(0, dtype=torch.long)
+        return row_of_image
     if sum(images) != len(grid_thw):
         raise ValueError(f"images: found {sum(images)} in the rows, but grids of {len(grid_thw)}")
-    row_of_image = torch.repeat_interleave(torch.arange(len(images)), torch.tensor(images))
     return torch.repeat_interleave(row_of_image, grid_thw.prod(1).cpu())
 
 
@@ -111,7 +112,10 @@ def check_expert(expert: Adapter, trunk: str | None) -> None:
 
 def images_of_rows(records: Sequence[dict], inputs: Mapping[str, torch.Tensor]) -> dict:
     """Return the arguments `images` and `grid_thw` of mixed_experts for a batch of these records."""
-    return {"images": [len(r["images"]) for r in records], "grid_thw": inputs.get("image_grid_thw")}
+    pixels, images = inputs.get("pixel_values"), [len(r["images"]) for r in records]
+    if pixels is not None and pixels.dim() == 5:  # Idefics3: (rows, images and their parts, C, H, W), zeros as padding
+        images = (pixels.flatten(2) != 0).any(2).sum(1).tolist()
+    return {"images": images, "grid_thw": inputs.get("image_grid_thw")}
 
 
 @contextmanager
@@ -126,7 +130,8 @@ def mixed_experts(
     """Run row b of every forward (and `generate`) of the yielded model with expert b over `trunk`.
 
     An expert is an adapter, the name of an adapter on the stack, or None for the trunk alone. `images` is the number of
-    images of each row, `grid_thw` (I, 3) the processor's `image_grid_thw`. The previous branch is active again
+    images that the vision tower reads for each row, `grid_thw` (I, 3) the processor's `image_grid_thw` (None: the
+    family has none); images_of_rows gives both. The previous branch is active again
     afterwards. Errors: those of check_expert; ValueError where a batch has other rows than announced.
     """
     given, before = list(dict.fromkeys(e for e in experts if e is not None)), stack.active

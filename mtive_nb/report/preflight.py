@@ -22,6 +22,7 @@ from mtive_nb.model.text import TEXT_FAMILIES
 from mtive_nb.report.findings import Book, Report, check_device, check_disk, check_endpoint, check_weights, gb
 from mtive_nb.run.graph import GraphError, Project, chapters_of, find_project, read_graph
 from mtive_nb.run.params import ParameterError, check_profile, effective_parameters
+from mtive_nb.run.stale import OWN_FILES
 
 KERNELS = {"sdpa": "torch", "eager": "torch", "flex_attention": "torch", "flash_attention_2": "flash_attn"}
 # Chapters with a model of their own: the parameter that names it, and those that name models at ENDPOINT.
@@ -30,8 +31,8 @@ OWN_MODELS = {
     "16": ("BASE", ("CAPTIONER", "VERIFIER")),
     "17": ("BASE", ("JUDGE",)),
 }
-# Chapters that read a file of the user's own: the parameters that name paths, and the page that has the form.
-OWN_FILES = {"15": (("ROWS", "PHOTOS"), "docs/commerce.md"), "17": (("FILE",), "docs/items.md")}
+# Chapters that read a file of the user's own: the page that has its form.
+OWN_PAGES = {"15": "docs/commerce.md", "17": "docs/items.md"}
 AdapterSizes = dict[str, dict[str, int]]  # number of weights, by notebook number and adapter name
 
 
@@ -61,8 +62,8 @@ def preflight(profile: str, *, project: Project | None = None) -> Report:
     if "04" in books:
         check_models(report, books, project=project)
     for number, book in own.items():
-        if number in OWN_FILES:
-            check_own_files(report, book, *OWN_FILES[number], home=project.home)
+        if number in OWN_PAGES:
+            check_own_files(report, book, OWN_FILES[number], OWN_PAGES[number], home=project.home)
         check_own_model(report, book, *OWN_MODELS[number], project=project)
     return report
 

@@ -67,17 +67,18 @@ def results_digest(results: Hashes) -> str:
     return digest({name: row[0] for name, row in results.items()})
 
 
-def data_digest(folder: Path, *, cache_file: Path | None = None) -> str:
-    """Return one hash of all files below a folder, by name and content; a copy of the folder has the same hash.
+def data_digest(path: Path, *, cache_file: Path | None = None) -> str:
+    """Return one hash of a file, or of all files below a folder, by name and content; a copy has the same hash.
 
     `cache_file` stores the hashes, so that a second call reads only changed files.
     """
     known = read_json(cache_file) if cache_file else {}
-    names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
-    found = hash_files(folder, names, known=known.get(str(folder.resolve()), {}))
+    folder, files = (path.parent, [path]) if path.is_file() else (path, sorted(path.rglob("*")))
+    names = [p.relative_to(folder).as_posix() for p in files if p.is_file()]
+    found = hash_files(folder, names, known=known.get(str(path.resolve()), {}))
     if cache_file:
         try:
-            write_atomic(cache_file, json.dumps(known | {str(folder.resolve()): found}))
+            write_atomic(cache_file, json.dumps(known | {str(path.resolve()): found}))
         except OSError:
             pass  # a cache that cannot be written costs only time
     return results_digest(found)

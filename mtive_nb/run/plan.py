@@ -11,7 +11,7 @@ from mtive_nb.run.content import Hashes, code_of_chapter, results_of
 from mtive_nb.run.graph import GraphError, Notebook, Project, code_of, read_graph, selected
 from mtive_nb.run.params import check_profile, effective_parameters, header_minutes
 from mtive_nb.run.progress import duration
-from mtive_nb.run.stale import data_fingerprint, data_folders, fingerprint, read_run, reasons
+from mtive_nb.run.stale import data_fingerprint, data_paths, fingerprint, read_run, reasons
 
 TAKES = re.compile(r"\*\*Takes\*\* about ([\d.]+) minutes")  # in a notebook's first cell, for the profile pocket
 
@@ -107,7 +107,7 @@ def _data_by_number(
     """Hash the photos that each notebook, or a notebook upstream of it, opens."""
     folders: dict[str, set[Path]] = {}
     for number in sorted(parameters):
-        own = data_folders(graph[number], parameters[number], home=project.home)
+        own = data_paths(graph[number], parameters[number], home=project.home)
         folders[number] = own.union(*(folders[n] for n in graph[number].upstream))
     kept = project.outputs / ".data.json"
     once = {frozenset(found): data_fingerprint(found, cache_file=kept) for found in folders.values()}

@@ -22,6 +22,7 @@ REASONS = {
     "data": "its data changed",
 }
 FILES_NAMED = 3
+OWN_FILES = {"15": ("ROWS", "PHOTOS"), "17": ("FILE",), "19": ("ANSWERS",)}  # parameters that name the user's own paths
 
 
 def notebook_fingerprint(notebook: Path) -> str:
@@ -30,10 +31,11 @@ def notebook_fingerprint(notebook: Path) -> str:
     return digest([[c["cell_type"], "".join(c["source"]), c.get("metadata", {}).get("tags", [])] for c in cells])
 
 
-def data_folders(notebook: Notebook, parameters: Mapping[str, Any], *, home: Path) -> set[Path]:
-    """Return the photo folders that a notebook itself opens.
+def data_paths(notebook: Notebook, parameters: Mapping[str, Any], *, home: Path) -> set[Path]:
+    """Return the folders and files of the user's that a notebook itself opens, as far as they are there.
 
-    They are the folder named by SOURCE, and MTIVE_DATA if SOURCE is "real" or the notebook's code names MTIVE_DATA.
+    They are the folder named by SOURCE, MTIVE_DATA if SOURCE is "real" or the notebook's code names MTIVE_DATA, and
+    what the parameters of OWN_FILES name. Photos that such a file names do not count.
     Errors: ParameterError if MTIVE_DATA is not a folder.
     """
     real = os.environ.get(DATA, "")
@@ -43,12 +45,13 @@ def data_folders(notebook: Notebook, parameters: Mapping[str, Any], *, home: Pat
     found = {home / source} if source not in ("mart", "real") else set()
     if real and (source == "real" or any(DATA in cell for cell in code_of(notebook.path))):
         found.add(Path(real))
-    return {folder for folder in found if folder.is_dir()}
+    found |= {home / parameters[name] for name in OWN_FILES.get(notebook.number, ()) if parameters.get(name)}
+    return {path for path in found if path.exists()}
 
 
-def data_fingerprint(folders: Iterable[Path], *, cache_file: Path | None = None) -> str:
-    """Hash the content of all these folders; "none" without folders."""
-    return digest(sorted(data_digest(f, cache_file=cache_file) for f in folders)) if folders else "none"
+def data_fingerprint(paths: Iterable[Path], *, cache_file: Path | None = None) -> str:
+    """Hash the content of all these folders and files; "none" without any."""
+    return digest(sorted(data_digest(p, cache_file=cache_file) for p in paths)) if paths else "none"
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Versions:
         hashes = {name: line_of(folder / "stack", name).sha256 for name, folder in stages.items()}
         for task in self.tasks:
             version = self.in_force(task)
-            hashes[task] = line_of(version.folder, version.adapter).sha256
+            hashes[expert_name(task)] = line_of(version.folder, version.adapter).sha256
         others = (find_run(self.profile_dir, number) for number in ("15", "17"))
         for stack in (run / "stack" for run in others if run):
             if stack.is_dir():  # a chapter that was left out has none
