@@ -219,7 +219,9 @@ def test_an_adapter_learns_on_it(folder, records, photo_folder, tmp_path):
 def test_a_mixed_batch_answers_as_each_expert_alone(folder, records, photo_folder):
     """Also in tower and connector, which read an image a row, and Idefics3 several parts of an image."""
     stack = LoraStack(load_vlm(str(folder), dtype="float32", device="cpu", max_px=bound_of(folder)))
-    parts = ("vision", "connector", "language.attention") if "idefics3" in folder.name else ("vision", "language.attention")
+    parts = (
+        ("vision", "connector", "language.attention") if "idefics3" in folder.name else ("vision", "language.attention")
+    )
     for name, seed in (("AE", 1), ("DD", 2)):
         stack.add(name, AdapterSpec(4, 8, parts))
         torch.manual_seed(seed)

@@ -7,7 +7,7 @@ import torch
 from mtive_nb.evaluate.predict import generate_answers
 from mtive_nb.model.batches import Collator, RecordDataset
 from mtive_nb.model.lineage import LineageError, sha256_of
-from mtive_nb.model.load import load_vlm
+from mtive_nb.model.load import answering_fingerprint, load_vlm
 from mtive_nb.model.mixture import LoraMixture, MixtureSpec, balance_loss, matching_rank, router_statistics
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.model.train import Training, train_adapter
@@ -108,6 +108,30 @@ def test_switched_off_it_leaves_no_trace(stack, batch):
 def test_the_bases_fingerprint_does_not_see_it(stack):
     LoraMixture(stack, "MoE", SPEC)
     assert LoraStack(stack.vlm).base_fingerprint == stack.base_fingerprint
+
+
+def test_the_key_of_kept_answers_sees_it(stack):
+    off, mixture = answering_fingerprint(stack.vlm, ()), randomise(LoraMixture(stack, "MoE", SPEC))
+    on = answering_fingerprint(stack.vlm, ())
+    next(mixture.weights.parameters()).data.add_(1)
+    changed = answering_fingerprint(stack.vlm, ())
+    next(iter(mixture.layers.values())).top_k += 1
+    assert len({off, on, changed, answering_fingerprint(stack.vlm, ())}) == 4
+    mixture.activate(None)
+    assert answering_fingerprint(stack.vlm, ()) == off
+
+
+def test_what_it_does_in_the_tower_is_not_kept_for_the_stack_without_it(stack, batch):
+    with stack.lean():
+        before = logits(stack.model, batch)
+    stack.vlm.kept.states.clear()
+    mixture = randomise(LoraMixture(stack, "MoE", SPEC))
+    mixture.activate("MoE")
+    with stack.lean():
+        assert not torch.allclose(logits(stack.model, batch), before, atol=1e-3)
+    mixture.activate(None)
+    with stack.lean():
+        assert torch.allclose(logits(stack.model, batch), before, atol=1e-5)
 
 
 @pytest.mark.parametrize("top_k", [1, 3])

@@ -394,7 +394,8 @@ def test_an_executed_chapter_is_small_and_says_nothing_of_the_machine() -> None:
         {"output_type": "stream", "name": "stderr", "text": "a warning"},
         {"output_type": "display_data", "metadata": {}, "data": {"text/html": f'<img src="data:image/png;base64,{picture}">'}},
     ]  # fmt: skip
-    cells = [EXECUTED["cells"][0] | {"outputs": outputs}]
+    left_out = {"output_type": "error", "ename": "LeftOut", "evalue": "nothing", "traceback": ["Left out: nothing"]}
+    cells = [EXECUTED["cells"][0] | {"outputs": outputs}, EXECUTED["cells"][0] | {"outputs": [left_out]}]
     small = small_notebook(json.loads(json.dumps(EXECUTED | {"cells": cells})), side_px=350, home=home)
     nbformat.validate(nbformat.from_dict(small))
     text = json.dumps(small)

@@ -176,6 +176,19 @@ def test_a_pinned_profile_serves_nothing_else(home: Path, answers: Path, monkeyp
         open_profile("mine")
 
 
+def test_an_expert_for_packaging_is_pinned_beside_the_stage_of_its_name(home: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MTIVE_HOME", str(home))
+    outputs, trained = home / "outputs" / "mine", home / "outputs" / "mine" / "06_chapter"
+    stack = open_stages(outputs)
+    stack.add("PT_expert", m.AdapterSpec(4, 8.0, ("language",)), parent="IT")
+    stack.save(trained / "stack", "PT_expert")
+    settings = json.loads((trained / "settings.json").read_text())
+    (trained / "settings.json").write_text(json.dumps(settings | {"PT": settings["DD"]}))
+    pins = json.loads(Versions(outputs).pin().read_text())
+    assert set(pins) == {"PT", "IT", "DD", "PT_expert"} and pins["PT"] != pins["PT_expert"]
+    open_stages(outputs)  # else refused, as not the pinned stage 1
+
+
 def test_experts_of_chapters_15_and_17_are_pinned_where_these_have_run(home: Path, tiny_folder, monkeypatch) -> None:
     monkeypatch.setenv("MTIVE_HOME", str(home))
     outputs = home / "outputs" / "mine"
@@ -187,7 +200,7 @@ def test_experts_of_chapters_15_and_17_are_pinned_where_these_have_run(home: Pat
     pins = json.loads((home / "params" / "mine" / "pinned.json").read_text())
     assert set(pins) == {"PT", "IT", "DD", "CASLIE", "ITEM"}
     for name, expert in opened.items():
-        assert expert().expert_of("") == f"{name} {pins[name][:8]}"
+        assert expert().expert_of("") == f"{name} {pins[name][:8]}" and not expert().calibrated("")
     for number, name in (("15_caslie", "CASLIE"), ("17_items", "ITEM")):
         save_expert(outputs / number / "stack", name, tiny_folder, seed=2)
         with pytest.raises(LineageError, match=f"{name}: found an adapter of sha256 .* is pinned in params/mine"):

@@ -8,7 +8,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
-import openai
 import pandas as pd
 import pytest
 import torch
@@ -359,7 +358,7 @@ def test_a_version_that_another_client_replaced_is_followed(home, vllm, photos):
         models[1] = ("DD@4", models[1][1])
         assert experts.ask("DD", photos / "0.png").expert.startswith("DD@4")
         del models[1]
-        with pytest.raises(openai.NotFoundError):
+        with pytest.raises(ConnectionError, match="no such model"):
             experts.ask("DD", photos / "0.png")
 
 
@@ -412,6 +411,14 @@ def test_the_command_says_how_it_went(home, photos, tmp_path, monkeypatch, capsy
         said = capsys.readouterr().err
         assert message in said and said.startswith("error: ") and len(said.splitlines()) == 1, said
     assert not Path(new).exists() and (tmp_path / "theirs.csv").read_text() == "id,answer\n1,yes\n"
+
+
+def test_a_spreadsheet_that_shouts_its_booleans_asks_nothing_again(tmp_path):
+    row = dict.fromkeys(COLUMNS, "") | {"id": "1", "expert": "DD@1", "probability": 0.7, "calibrated": True}
+    with Output(file := tmp_path / "answers.csv") as kept:
+        kept.write([row])
+    file.write_text(file.read_text().replace("True", "TRUE"))
+    assert Output(file).answer(row, calibrated=True)["calibrated"] is True
 
 
 def test_an_output_without_a_file_keeps_rows_in_memory():

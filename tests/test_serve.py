@@ -205,6 +205,14 @@ def test_no_request_waits_while_a_folder_is_read(pool, alone, records, photo_fol
     assert sorted(ended)[1:] == ["AE@2", "new@1"] and "in service already" in sorted(ended)[0]
 
 
+def test_a_rollback_survives_the_end_of_the_version_that_had_its_number(pool, home):
+    first = pool.hold("AE")
+    pool.update("AE", home / "v2", number=2)
+    back = pool.update("AE", home / "v1", number=1)
+    pool.release(first)
+    assert pool.hold("AE") is back and pool.in_memory([first, back])[1] is back.adapter
+
+
 def test_traffic_is_split_by_weight(pool, home):
     first = pool.experts["AE"].versions[1]
     pool.hold("AE")  # keeps version 1 alive through the update

@@ -72,6 +72,13 @@ def test_every_item_is_a_row_and_faults_stop_nothing(shop: Path, tmp_path: Path)
     assert reader.read == [("a", 2), ("d", 9), ("sub/b", 1)]
 
 
+def test_hidden_files_and_folders_are_no_photos(shop: Path) -> None:
+    before = serve.find_items(shop)
+    photo(shop / "a" / ".@__thumb" / "1.png", 1)
+    (shop / "a" / "folder.png").mkdir()
+    assert serve.find_items(shop) == before
+
+
 def test_a_second_run_reads_only_what_is_new_changed_or_failed(shop: Path, tmp_path: Path) -> None:
     out, items = tmp_path / "items.jsonl", serve.find_items(shop)
     first = serve.read_items(items, Counted("a"), by="test", output=out)

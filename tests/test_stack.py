@@ -53,23 +53,16 @@ def test_every_layer_is_the_sum_of_the_papers_formula(stack):
     assert torch.allclose(layer(x), wanted, atol=1e-5)
 
 
-def test_only_the_newest_adapter_trains_also_after_a_reference_pass(stack, batch):
+def test_a_name_that_peft_saves_in_no_folder_is_refused(stack):
+    with pytest.raises(ValueError, match="'default': PEFT saves"):
+        stack.add("default", SPECS["AE"], parent="IT")
+
+
+def test_only_the_newest_adapter_trains(stack):
     stack.activate("AE", trainable=True)
-    with stack.reference("AE"):
-        assert stack.active == ("PT", "IT")
-        assert not any(p.requires_grad for p in stack.model.parameters())
     assert stack.active == ("PT", "IT", "AE")
     trainable = {n for n, p in stack.model.named_parameters() if p.requires_grad}
     assert trainable and all(".AE." in n for n in trainable)
-
-
-def test_reference_is_the_stack_without_the_expert(stack, batch):
-    stack.activate("IT")
-    trunk = logits(stack.model, batch)
-    stack.activate("DD")
-    with stack.reference("DD"):
-        assert torch.equal(logits(stack.model, batch), trunk)
-    assert not torch.equal(logits(stack.model, batch), trunk)
 
 
 def test_bare_base_is_one_call_away(stack, tiny_folder, batch):

@@ -63,6 +63,10 @@ def test_steps_hold_random_records_sorted_by_length():
     assert list(sampler) != first
     dealt = list(SortedSteps(lengths, size=4, seed=0, shares=2))
     assert dealt[:4] == [first[k] for k in (0, 2, 1, 3)], "two processes of two records: neither has both long ones"
+    of_four = list(SortedSteps(list(range(64)), size=64, seed=0, shares=4, accumulate=4))  # batches of 4
+    taken = [[k for b in range(p, 16, 4) for k in of_four[4 * b : 4 * b + 4]] for p in range(4)]  # a batch each in turn
+    assert sorted(k for own in taken for k in own) == list(range(64))
+    assert max(map(sum, taken)) - min(map(sum, taken)) < 64, "no process has all the long records"
 
 
 def test_images_beyond_one_stay_with_their_rows(tiny, records, photo_folder):

@@ -40,6 +40,9 @@ MAKERS = {"pocket": "notebook 00", "pocket-reader": "python -m mtive_nb.pocket.r
 MARGIN_PX = 2
 PARTS = ("vision", "connector", "language")
 HEAD = "language.head"
+MIXTURE = (
+    "lora_mixture"  # the model's child while a mixture is on; inside PEFT's layers, PEFT would save it with its own
+)
 WRAPPER = "base_model.model."  # PEFT's prefix before the paths of the base's own modules
 _LLAMA = {"attention": r"self_attn\.(q|k|v|o)_proj", "mlp": r"mlp\.(gate|up|down)_proj"}
 # part -> (path of the part, path of one layer, linear layers by kind); regular expressions over full module paths
@@ -112,7 +115,7 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     if name == POCKET_TEXT:
         whole = load_vlm("pocket", attention=attention, dtype=dtype, device=device, quantize=quantize)
         text = text_model_of(whole, name=name)
-        _bound_images(text.processor, family=text.family, min_px=min_px, max_px=max_px)
+        _bound_images(text.processor, family=text.family, min_px=min_px or None, max_px=max_px or None)
         return text
     source = str(SHIPPED.get(name, os.path.expanduser(name)))
     if name in SHIPPED and not (SHIPPED[name] / "config.json").is_file():
@@ -274,11 +277,15 @@ def base_fingerprint(model: nn.Module) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
 
 
+def _bytes_of(weight: torch.Tensor) -> bytes:
+    return weight.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+
+
 def answering_fingerprint(vlm: Vlm, adapters: Collection[str] | None = None, *, base: str = "") -> str:
     """Hash all that decides a model's answers, for keys of caches.
 
     It covers the base (base_fingerprint), pixel bounds, number formats, attention kernel, and every weight of these
-    adapters in the model (default: the active ones), saved or not. base: base_fingerprint(vlm.model), where it is known.
+    adapters in the model (default: the active ones), saved or not, and of a mixture that is on. base: base_fingerprint(vlm.model), where it is known.
     """
     about = {k: v for k, v in vlm.settings.items() if k != "name"}
     about |= {"dtype": str(vlm.model.dtype), "quantized": vlm.quantized}
@@ -291,5 +298,9 @@ def answering_fingerprint(vlm: Vlm, adapters: Collection[str] | None = None, *, 
                 digest.update(f"{path} {name} {layer.scaling.get(name)}".encode())
                 for part, weight in layer.named_parameters():
                     if part.startswith("lora_") and name in part.split("."):
-                        digest.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+                        digest.update(_bytes_of(weight))
+        elif MIXTURE in path.split(".") and hasattr(layer, "top_k"):  # RoutedLora of mixture.py
+            digest.update(f"{path} {layer.scale} {layer.top_k}".encode())
+            for weight in layer.parameters():
+                digest.update(_bytes_of(weight))
     return digest.hexdigest()[:16]

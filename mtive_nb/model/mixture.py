@@ -22,12 +22,11 @@ from torch.utils.hooks import RemovableHandle
 
 from mtive_nb.model.batches import batch_of
 from mtive_nb.model.lineage import check_finite, check_tensors, spec_of
-from mtive_nb.model.load import Vlm, part_of, target_modules
+from mtive_nb.model.load import MIXTURE, Vlm, part_of, target_modules
 from mtive_nb.model.saved import check_line, write_line
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run.atomic import write_atomic
 
-CHILD = "lora_mixture"  # the model's child while on; inside PEFT's layers, PEFT would save it with its own adapters
 WEIGHTS = "mixture.safetensors"
 
 
@@ -130,16 +129,16 @@ class LoraMixture:
         if name not in (None, self.name):
             raise KeyError(f"mixture: found {name!r}, expected {self.name!r}, or None to switch it off")
         model = self.vlm.model
-        if getattr(model, CHILD, self.weights) is not self.weights:
+        if getattr(model, MIXTURE, self.weights) is not self.weights:
             raise ValueError(f"mixture {self.name!r}: another mixture is on; switch the other off with activate(None)")
         while self._hooks:
             self._hooks.pop().remove()
         self.stack.activate(self.parent)
         if name:
-            model.add_module(CHILD, self.weights)
+            model.add_module(MIXTURE, self.weights)
             self._hooks = [model.get_submodule(p).register_forward_hook(self._hook(p)) for p in self.layers]
-        elif hasattr(model, CHILD):
-            delattr(model, CHILD)
+        elif hasattr(model, MIXTURE):
+            delattr(model, MIXTURE)
         self.weights.requires_grad_(trainable)
         self.assert_trainable(name if trainable else None)
 
@@ -163,16 +162,15 @@ class LoraMixture:
     def lean(self, *, keep: str | None = None) -> Iterator[None]:
         """Compute the same with less, as LoraStack.lean, but with the mixture live.
 
-        The mixture stays trainable inside only with `keep`; afterwards its trainability is restored.
+        The mixture stays trainable inside only with `keep`; afterwards it is as trainable as before.
         """
-        trainable = keep is not None and all(p.requires_grad for p in self.weights.parameters())
+        before = all(p.requires_grad for p in self.weights.parameters())
         try:
-            in_tower = any(part.startswith("vision") for part in self.spec.placement)
-            with self.stack.folded() if in_tower else self.stack.lean():
-                self.weights.requires_grad_(trainable)
+            with self.stack.lean():
+                self.weights.requires_grad_(before and keep is not None)
                 yield
         finally:
-            self.weights.requires_grad_(trainable)
+            self.weights.requires_grad_(before)
 
     @contextmanager
     def routing(self, mask: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:

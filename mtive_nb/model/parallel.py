@@ -104,6 +104,7 @@ def train_adapter_in_shares(
     with tempfile.TemporaryDirectory() as folder:
         checkpoints, log = checkpoints or Path(folder) / "checkpoints", Path(folder) / "log.pkl"
         share = (processes, port, stack, name, records, training, held_out, checkpoints, log)
+        stack.hashes.pop(name, None)  # what was saved is another adapter than what is trained here
         multiprocessing.spawn(_train_a_share, share, nprocs=processes, daemon=True)
         stack.activate(name)
         stack.model.eval()

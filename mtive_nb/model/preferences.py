@@ -136,7 +136,7 @@ def _train(
         "accumulate": arguments.gradient_accumulation_steps, "processes": arguments.world_size,
         "initial weights": weights_sha256(trainable_weights(trainer.model)),
     }  # fmt: skip
-    go_on(trainer, about)
+    go_on(trainer, about, by=__name__)
     trained = {n.replace(".default.", f".{name}."): p.data for n, p in trainer.model.named_parameters() if "lora_" in n}
     mine = stack.adapter_weights(name)
     if mine.keys() != trained.keys():

@@ -117,14 +117,14 @@ class Finite(TrainerCallback):
         )
 
 
-def go_on(trainer: Trainer, about: Mapping[str, object]) -> None:
+def go_on(trainer: Trainer, about: Mapping[str, object], *, by: str = __name__) -> None:
     """Train without the Trainer's own printing, from the last whole checkpoint of the same run if there is one.
 
     about: all that makes the run, as a JSON object, but for the code and the libraries' versions, which are added here;
-    its first value names the run in messages. Errors: NotFiniteError naming step and rate.
+    its first value names the run in messages. by: the calling module, where the trainer is not of this package. Errors: NotFiniteError naming step and rate.
     """
     modules = [kind.__module__ for kind in type(trainer).__mro__ if kind.__module__.startswith("mtive_nb.")]
-    code = digest(code_of_chapter([f"import {module}" for module in [*modules, __name__]]))
+    code = digest(code_of_chapter([f"import {module}" for module in [*modules, __name__, by]]))
     about = {**about, "code": code, "versions": digest(versions())}
     folder = Path(trainer.args.output_dir)
     trainer.remove_callback(PrinterCallback)

@@ -26,7 +26,7 @@ from mtive_nb.model.lineage import (
     check_finite,
     read_manifest,
 )
-from mtive_nb.model.load import Vlm, base_fingerprint, load_vlm, part_of, target_modules
+from mtive_nb.model.load import MIXTURE, Vlm, base_fingerprint, load_vlm, part_of, target_modules
 from mtive_nb.model.saved import check_parent, read_saved, write_line
 from mtive_nb.run.atomic import write_atomic
 
@@ -63,6 +63,10 @@ class LoraStack:
         if spec.dora and parent is not None:
             raise ValueError(
                 f"adapter {name!r}: DoRA over a live stack is not DoRA on the trunk; merge the trunk first (merged_trunk)"
+            )
+        if name == "default":
+            raise ValueError(
+                "adapter 'default': PEFT saves an adapter of this name in no folder of its own; choose another"
             )
         config = self.lora_config(spec)
         if self.peft is None:
@@ -128,19 +132,6 @@ class LoraStack:
             raise RuntimeError(
                 f"expected only adapter {name!r} to be trainable; {len(wrong)} weights differ, e.g. {wrong[0]}"
             )
-
-    @contextmanager
-    def reference(self, name: str) -> Iterator[None]:
-        """Deactivate adapter `name` inside the context: the reference model of preference training.
-
-        Afterwards `name` is active again and as trainable as before.
-        """
-        trainable = any(p.requires_grad for p in self.model.parameters())
-        self.activate(self.parents[name])
-        try:
-            yield
-        finally:
-            self.activate(name, trainable=trainable)
 
     def _layers(self) -> list[LoraLayer]:
         return [m for m in self.peft.modules() if isinstance(m, LoraLayer)]
@@ -232,11 +223,13 @@ class LoraStack:
                     yield
 
     def _changes_tower(self) -> bool:
-        return any(
-            part_of(path, family=self.vlm.family) == "vision"
+        changed = [
+            path
             for path, layer in self.vlm.model.named_modules()
             if isinstance(layer, LoraLayer) and not layer.lora_A.keys().isdisjoint(self.active)
-        )
+        ]
+        changed += [key.replace("/", ".") for key in getattr(self.vlm.model, MIXTURE, ())]
+        return any(part_of(path, family=self.vlm.family) == "vision" for path in changed)
 
     @contextmanager
     def serving(self, trunk: str | None) -> Iterator[None]:

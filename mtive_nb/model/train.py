@@ -44,11 +44,13 @@ class SortedSteps(Sampler[int]):
 
     A step has the same `size` records as without sorting. Sorting across steps was faster but learned less (LOG.md).
     The order depends only on seed and epoch, so a resumed epoch has the same batches. Where `shares` processes divide
-    a step, records are dealt out in turn, so no process gets all the long records.
+    a step, each takes one batch in turn: the records of `shares` batches are dealt out among them, so that no process
+    gets all the long records. `accumulate`: batches of each process in a step.
     """
 
-    def __init__(self, lengths: list[int], *, size: int, seed: int, shares: int = 1) -> None:
-        self.lengths, self.size, self.seed, self.shares, self.epoch = np.array(lengths), size, seed, shares, 0
+    def __init__(self, lengths: list[int], *, size: int, seed: int, shares: int = 1, accumulate: int = 1) -> None:
+        self.lengths, self.size, self.seed, self.epoch = np.array(lengths), size, seed, 0
+        self.shares, self.at_once = shares, size // accumulate  # records of one batch of every process
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -61,8 +63,11 @@ class SortedSteps(Sampler[int]):
         for start in range(0, len(self), self.size):
             step = order[start : start + self.size]
             step = step[np.argsort(self.lengths[step], kind="stable")]
-            for first in range(self.shares):
-                yield from step[first :: self.shares].tolist()
+            for begin in range(0, len(step), self.at_once) if self.shares > 1 else ():
+                for first in range(self.shares):
+                    yield from step[begin : begin + self.at_once][first :: self.shares].tolist()
+            if self.shares == 1:
+                yield from step.tolist()
 
 
 class TrainableCheckpoints(Trainer):
@@ -115,14 +120,16 @@ class StageTrainer(TrainableCheckpoints):
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # items are counted over all processes, gradients averaged
         if routed:
-            loss = loss + self.mixture.penalty(routed) / self.current_gradient_accumulation_steps
+            loss = loss + self.mixture.penalty(routed) / (
+                self.current_gradient_accumulation_steps if model.training else 1
+            )
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: RecordDataset | None = None) -> Sampler:
         data = train_dataset or self.train_dataset
-        shares = self.args.world_size
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * shares
-        return SortedSteps(data.lengths(), size=step, seed=self.args.seed, shares=shares)
+        shares, accumulate = self.args.world_size, self.args.gradient_accumulation_steps
+        step = self.args.train_batch_size * accumulate * shares
+        return SortedSteps(data.lengths(), size=step, seed=self.args.seed, shares=shares, accumulate=accumulate)
 
 
 class Watch(TrainerCallback):
@@ -155,7 +162,8 @@ class Training:
     rate: peak learning rate, reached after 5% of the steps; a cosine to 0 follows. beta: weight of the uniform loss in
     noise_robust_loss, from 0 to 1. balance: what counts equally in the loss, "token" or "record". checkpointing:
     gradient checkpointing, less memory for more time. save_steps: steps between two checkpoints. workers: processes that
-    decode photos. seed: order of the records, and a new adapter's initial weights.
+    decode photos. seed: order of the records and, in `train_adapters`, a new adapter's initial weights; those of
+    `stack.add` are torch's next draw.
     """
 
     steps: int

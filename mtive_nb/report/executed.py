@@ -110,7 +110,8 @@ def small_notebook(notebook: dict[str, Any], *, side_px: int, home: Path) -> dic
 
 
 def _small_output(output: dict[str, Any], *, side_px: int, home: Path) -> dict[str, Any] | None:
-    output.pop("metadata", None) if output["output_type"] == "stream" else output.update(metadata={})
+    if "metadata" in output:  # of display_data and execute_result
+        output["metadata"] = {}
     if output["output_type"] == "stream":
         lines = "".join(output["text"]).splitlines(keepends=True)
         output["text"] = "".join(line for line in lines if MARK not in line).replace(f"{home}/", "")

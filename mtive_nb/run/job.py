@@ -91,8 +91,8 @@ def cell_states(executed: Path) -> list[str]:
     """Return papermill's state of each cell of an executed notebook: pending, running, completed, failed."""
     try:
         cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
-    except (FileNotFoundError, json.JSONDecodeError):
-        return []  # papermill is still writing the file
+    except (FileNotFoundError, ValueError):
+        return []  # papermill is still writing the file, perhaps in the middle of a character
     return [cell["metadata"].get("papermill", {}).get("status", "pending") for cell in cells]
 
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-SHOWN = ("torch", "transformers", "peft", "numpy", "mtive-nb")
+SHOWN = ("torch", "transformers", "peft", "accelerate", "trl", "numpy", "mtive-nb")
 
 
 def versions() -> dict[str, str]:

@@ -30,7 +30,7 @@ from mtive_nb.run.graph import Project, find_project, find_run
 from mtive_nb.serve.chances import Chances, read_calibration
 from mtive_nb.serve.pinned import check_pin
 from mtive_nb.serve.pool import ExpertPool
-from mtive_nb.serve.questions import check_question
+from mtive_nb.serve.questions import check_question, in_words
 from mtive_nb.serve.versions import Versions, run_folder
 
 if TYPE_CHECKING:
@@ -233,6 +233,10 @@ class StackExpert(Experts):
         """Return name and short hash of the adapter, whatever the task."""
         return f"{self.adapter} {self.stack.hashes[self.adapter][:8]}"
 
+    def calibrated(self, task: str) -> bool:
+        """No answer has a probability."""
+        return False
+
     def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
         """Answer records in one batch; no answer has a probability."""
         for record in records:
@@ -296,12 +300,6 @@ def open_profile(name: str, *, project: Project | None = None, server: str = "",
 
         return ServedProfile(name, server, project=project)
     return Profile(name, project=project)
-
-
-def in_words(error: Exception) -> str:
-    """Return an error's message on one line."""
-    said = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(said).split()) or type(error).__name__
 
 
 def main(profile: str, task: str, photos: Sequence[str], *, question: str, server: str = "") -> int:

@@ -19,7 +19,8 @@ from mtive_nb.data.records import question_of
 from mtive_nb.model.stack import open_stack
 from mtive_nb.run import progress
 from mtive_nb.run.graph import Project, find_project
-from mtive_nb.serve.answer import Answer, StackExpert, in_words
+from mtive_nb.serve.answer import Answer, StackExpert
+from mtive_nb.serve.questions import in_words
 from mtive_nb.serve.score import CASLIE_ARMS, COLUMNS, NUMBERS, Output, answer_batch
 from mtive_nb.serve.versions import run_folder
 

@@ -15,7 +15,7 @@ from mtive_nb.model.lineage import LineageError, line_of, read_files, read_manif
 from mtive_nb.run.graph import find_project, find_run
 from mtive_nb.run.metrics import read_metrics
 from mtive_nb.run.stale import read_run
-from mtive_nb.serve.answer import in_words
+from mtive_nb.serve.questions import in_words
 from mtive_nb.serve.versions import ExpertVersion, Versions, run_folder
 
 STAGES = {"PT": "04", "IT": "05"}

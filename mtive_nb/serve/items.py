@@ -25,11 +25,11 @@ from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Project, find_project
 from mtive_nb.run.stale import read_run
+from mtive_nb.serve.questions import in_words, photos_below
 
 if TYPE_CHECKING:
     from mtive_nb.serve.answer import Experts, StackExpert
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 COLUMNS = ("item_id", "photos", "fields", "faults", "error", "by", "key")
 Reader = Callable[[Item], Parsed]
 
@@ -41,9 +41,8 @@ def find_items(folder: str | Path) -> list[Item]:
     """
     root = Path(folder).resolve()
     groups: dict[Path, list[Path]] = {}
-    for path in sorted(root.rglob("*")) if root.is_dir() else ():
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            groups.setdefault(path.parent, []).append(path)
+    for path in photos_below(root):
+        groups.setdefault(path.parent, []).append(path)
     if not groups:
         raise FileNotFoundError(f"{folder}: found no photos, expected a folder for each item with its photos")
     names = {place: place.relative_to(root).as_posix() if place != root else root.name for place in groups}
@@ -163,7 +162,7 @@ def _read(item: Item, reader: Reader, before: Mapping, *, by: str, most_photos: 
     except EndpointError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever is wrong with an item is that item's error
-        row["error"] = " ".join(str(error).split()) or type(error).__name__
+        row["error"] = in_words(error)
     return row
 
 
@@ -201,7 +200,7 @@ def main(
                 print(f"items: at most {len(items):,} requests before retries, {cost}", flush=True)
             rows = read_items(items, reader, by=by, output=output, most_photos=most_photos)
     except (OSError, KeyError, ValueError, ImportError, EndpointError, BudgetError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) and error.args else error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     errors = [row for row in rows if row["error"]]
     for row in errors[:5]:

@@ -20,7 +20,7 @@ def pin_file(profile_dir: Path) -> Path:
 
 
 def pin(profile_dir: Path, hashes: Mapping[str, str]) -> Path:
-    """Pin each adapter's hash, {its name, or its task in chapter 06: sha256}, in place of earlier pins; returns the file."""
+    """Pin each adapter's hash, {its name in its chapter: sha256}, in place of earlier pins; returns the file."""
     write_atomic(pin_file(profile_dir), json.dumps(dict(hashes), indent=1) + "\n")
     return pin_file(profile_dir)
 

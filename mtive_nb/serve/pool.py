@@ -152,12 +152,12 @@ class ExpertPool:
     def in_memory(self, versions: Sequence[Version | None]) -> list[Adapter | None]:
         """Return the weights of these versions, all at once; they stay usable even if the pool evicts them."""
         found = {}
-        for version in {v.alias: v for v in versions if v is not None}.values():
+        for version in {id(v): v for v in versions if v is not None}.values():
             adapter = version.adapter or self._adapter(version)
             with self._books:
                 self._keep(version, adapter, others=versions)
-            found[version.alias] = adapter
-        return [found[v.alias] if v is not None else None for v in versions]
+            found[id(version)] = adapter
+        return [found[id(v)] if v is not None else None for v in versions]
 
     def state(self) -> list[dict]:
         """Return a row per version: expert, version, weight, requests, resident, pinned, MiB."""
@@ -215,5 +215,6 @@ class ExpertPool:
     def _drop_if_free(self, version: Version) -> None:
         if version.retired and not version.held:
             version.adapter = None
-            if version.expert in self.experts:  # perhaps a newer expert of the same name
-                self.experts[version.expert].versions.pop(version.number, None)
+            entry = self.experts.get(version.expert)
+            if entry and entry.versions.get(version.number) is version:  # the name, or the number, may be another's now
+                del entry.versions[version.number]

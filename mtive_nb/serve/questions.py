@@ -68,7 +68,7 @@ def read_questions(
         if not source.exists():
             raise FileNotFoundError(f"{source}: no such folder or file")
         home = source if source.is_dir() else source.parent
-        rows = _photos_below(source) if source.is_dir() else _rows_of(source)
+        rows = _rows_of_folder(source) if source.is_dir() else _rows_of(source)
     else:
         rows = source.to_dict("records") if isinstance(source, pd.DataFrame) else source
     return [question for row in rows for question in _questions_of(row, home, tasks)]
@@ -92,13 +92,22 @@ def _valid(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _photos_below(folder: Path) -> list[dict]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    names = [path.relative_to(folder) for path in files]
-    found = [{"photo": [name.as_posix()]} for name in names if not any(part.startswith(".") for part in name.parts)]
-    if not found:
+def photos_below(folder: Path) -> list[Path]:
+    """Return the photos in a folder or below it, sorted, but for hidden files and those in hidden folders."""
+    files = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
+    return [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+
+
+def in_words(error: Exception) -> str:
+    """Return an error's message on one line."""
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(said).split()) or type(error).__name__
+
+
+def _rows_of_folder(folder: Path) -> list[dict]:
+    if not (found := photos_below(folder)):
         raise ValueError(f"{folder}: found no photo ({', '.join(s[1:] for s in SUFFIXES)}) in the folder or below it")
-    return found
+    return [{"photo": [path.relative_to(folder).as_posix()]} for path in found]
 
 
 def _rows_of(file: Path) -> list[dict]:

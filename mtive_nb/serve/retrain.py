@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import httpx
 import numpy as np
 import openai
 
@@ -37,10 +38,10 @@ from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Project, find_project
 from mtive_nb.run.lock import profile_lock
 from mtive_nb.run.stale import read_run
-from mtive_nb.serve.answer import in_words, profile_tasks, task_question
+from mtive_nb.serve.answer import profile_tasks, task_question
 from mtive_nb.serve.chances import classes_of
 from mtive_nb.serve.hub import model_card
-from mtive_nb.serve.questions import read_questions
+from mtive_nb.serve.questions import in_words, read_questions
 from mtive_nb.serve.versions import ExpertVersion, Versions, run_folder
 from mtive_nb.serve.vllm import VllmClient
 
@@ -305,7 +306,7 @@ def main(profile: str, task: str, source: str, *, force: bool, server: str = "")
                 print(
                     f"{server}: {client.update(task, found.version.folder / found.version.adapter)} answers from now on"
                 )
-        except (openai.APIError, RuntimeError, KeyError) as error:
+        except (openai.APIError, httpx.HTTPError, RuntimeError, KeyError) as error:
             print(f"error: {server} still serves the version before: {error}", file=sys.stderr)
             return 1
     return 0

@@ -26,8 +26,8 @@ from mtive_nb.data.photos import file_sha256
 from mtive_nb.model.batches import prepared_image
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.serve.answer import Experts, in_words, open_profile, question_record, task_question
-from mtive_nb.serve.questions import Question, read_questions
+from mtive_nb.serve.answer import Experts, open_profile, question_record, task_question
+from mtive_nb.serve.questions import Question, in_words, read_questions
 
 COLUMNS = (
     "id", "photo", "task", "question", "answer", "probability", "probability_of", "calibrated", "expert",
@@ -53,11 +53,11 @@ class Output:
         self._file: TextIO | None = None
         if self.path and self.path.suffix not in (".csv", ".jsonl"):
             raise ValueError(f"{path}: found the suffix {self.path.suffix!r}, expected .csv or .jsonl")
+        if self.path and self.path.exists():
+            self._read()
 
     def __enter__(self) -> "Output":
         if self.path:
-            if self.path.exists():
-                self._read()
             write_atomic(self.path, self._header() + self._lines(self.rows.values()))  # repaired
             self._file = self.path.open("a", encoding="utf-8", newline="")
         return self
@@ -140,7 +140,7 @@ def _place(row: Mapping) -> tuple[str, ...]:
 def _typed(row: Mapping) -> dict:
     """Return a row of a file with numbers as numbers, and None for those that are not there."""
     numbers = {name: float(row[name]) if row[name] not in ("", None) else None for name in NUMBERS}
-    calibrated = {"True": True, "False": False}.get(str(row["calibrated"]))
+    calibrated = {"true": True, "false": False}.get(str(row["calibrated"]).lower())  # spreadsheets write TRUE
     return {name: row[name] for name in COLUMNS} | numbers | {"calibrated": calibrated}
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+import httpx
 import openai
 
 from mtive_nb.model.lineage import MANIFEST, LineageError, line_of, read_files
@@ -74,7 +75,10 @@ class ServedProfile(Experts):
         """Answer records, all requests at once, as the server batches them; each record's task selects its expert."""
         started = time.perf_counter()
         given = {"max_new_tokens": max_new_tokens, "likeliest": LIKELIEST}
-        replies = list(self._threads.map(lambda r: self.client.ask(r, r["task"], **given), records))
+        try:
+            replies = list(self._threads.map(lambda r: self.client.ask(r, r["task"], **given), records))
+        except (openai.APIError, httpx.HTTPError, RuntimeError) as error:
+            raise ConnectionError(f"{self.client.url}: {error}") from error
         milliseconds, answers = 1000 * (time.perf_counter() - started) / len(records), []
         for record, reply in zip(records, replies, strict=True):
             logits = [_Floored(place) for place in reply.likeliest]

@@ -35,7 +35,7 @@ from mtive_nb.data.instructions.roles import (
 from mtive_nb.data.instructions.verification import Verified, in_order, verdict_counts, verdict_table, verify_listings
 from mtive_nb.evaluate.commerce.keeping import keeping_scores
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.serve.answer import in_words
+from mtive_nb.serve.questions import in_words
 
 PROFILE = "profile:"  # the captioner `profile:mine` is the attribute expert of the profile `mine`
 FACTS, WORDS = "facts", "words"  # the stand-ins' names

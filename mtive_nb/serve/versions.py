@@ -94,7 +94,7 @@ class Versions:
     def serve(self, pool: ExpertPool, task: str) -> None:
         """Put the version in force into a pool that does not serve the task yet. Errors: LineageError, as of the pool."""
         version = self.in_force(task)
-        check_pin(self.profile_dir, task, line_of(version.folder, version.adapter).sha256)
+        check_pin(self.profile_dir, expert_name(task), line_of(version.folder, version.adapter).sha256)
         pool.add(task, version.folder, version.adapter, number=version.number)
         self._followed[task] = version.number
 
@@ -107,7 +107,7 @@ class Versions:
         for task in self._followed.keys() & pool.experts.keys():
             version = self.in_force(task)
             if version.number != self._followed[task]:
-                check_pin(self.profile_dir, task, line_of(version.folder, version.adapter).sha256)
+                check_pin(self.profile_dir, expert_name(task), line_of(version.folder, version.adapter).sha256)
                 pool.update(task, version.folder, version.adapter, number=version.number)
                 self._followed[task], changed = version.number, True
         self._state = state
