@@ -15,7 +15,7 @@ from mtive_nb.model.parallel import by_processes
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.model.train import Training, train_adapter
 
-STAGES = ("PT", "IT")  # names of the adapters of stages 1 and 2
+STAGES = {"PT": "04", "IT": "05"}  # the adapters of stages 1 and 2, and the chapters that train them
 
 
 def expert_name(task: str) -> str:

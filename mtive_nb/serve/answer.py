@@ -204,9 +204,7 @@ def open_stages(profile_dir: Path, *experts: tuple[Path, str]) -> LoraStack:
     Errors: FileNotFoundError with the chapter that has not run; LineageError for changed files or stages that are not
     the pinned ones.
     """
-    stages = [
-        (run_folder(profile_dir, number) / "stack", name) for number, name in zip(("04", "05"), STAGES, strict=True)
-    ]
+    stages = [(run_folder(profile_dir, number) / "stack", name) for name, number in STAGES.items()]
     stack = open_stack(*stages, *experts)
     for stage in STAGES:
         check_pin(profile_dir, stage, stack.hashes[stage])

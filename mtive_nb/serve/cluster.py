@@ -32,17 +32,21 @@ def stage_training_of(engine: str) -> Callable:
     return choose("ENGINE", engine, {"local": train_adapter_in_shares, "ray": train_adapter_by_ray})
 
 
+def _on_gpu(model: LoraStack | Vlm) -> bool:
+    return (model.vlm if isinstance(model, LoraStack) else model).device.type == "cuda"
+
+
 def by_ray(model: LoraStack | Vlm, work: Callable, items: Sequence[tuple], *, workers: int = 2, what: str = "",
-           gpus: float = 0, tries: int = 3) -> list:  # fmt: skip
+           tries: int = 3) -> list:  # fmt: skip
     """Return [work(a copy of the model, *item) for item in items], computed by actors of a Ray cluster.
 
-    Uses the connected cluster, or starts one. `gpus`: GPUs per worker. `tries`: how often an item restarts after its
-    worker died. `what`: if not empty, Ray shows its progress. Results are in the order of the items.
+    Uses the connected cluster, or starts one. A worker takes a GPU where the model is on one. `tries`: how often an item
+    restarts after its worker died. `what`: if not empty, Ray shows its progress. Results are in the order of the items.
     """
     import ray
     from ray import cloudpickle
 
-    kept = ray.put(cloudpickle.dumps(model))
+    kept, gpus = ray.put(cloudpickle.dumps(model)), int(_on_gpu(model))
 
     class Worker:
         def __init__(self) -> None:
@@ -72,12 +76,11 @@ def train_adapter_by_ray(
     held_out: Sequence[dict] = (),
     checkpoints: Path,
     processes: int = 2,
-    gpus: bool = False,
     tries: int = 3,
 ) -> pd.DataFrame:
     """Train as train_adapter does, a step's batches divided among cluster workers: the same adapter up to rounding.
 
-    If a worker dies, training restarts from the last checkpoint, up to `tries` times. Errors: ValueError if `processes`
+    A worker takes a GPU where the stack is on one. If a worker dies, training restarts from the last checkpoint, up to `tries` times. Errors: ValueError if `processes`
     does not divide `accumulate`.
     """
     import ray
@@ -86,7 +89,7 @@ def train_adapter_by_ray(
 
     checkpoints = Path(checkpoints).resolve()
     of_each = replace(training, accumulate=batches_of_each(training.accumulate, processes))
-    kept = ray.put(cloudpickle.dumps((stack, records, held_out)))
+    kept, gpus = ray.put(cloudpickle.dumps((stack, records, held_out))), _on_gpu(stack)
     made = checkpoints / f"{name}.pt"
 
     def share() -> None:

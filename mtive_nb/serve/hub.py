@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mtive_nb.model.experts import STAGES
 from mtive_nb.model.lineage import LineageError, line_of, read_files, read_manifest, write_manifest
 from mtive_nb.run.graph import find_project, find_run
 from mtive_nb.run.metrics import read_metrics
@@ -18,7 +19,6 @@ from mtive_nb.run.stale import read_run
 from mtive_nb.serve.questions import in_words
 from mtive_nb.serve.versions import ExpertVersion, Versions, run_folder
 
-STAGES = {"PT": "04", "IT": "05"}
 LICENCES = {"pocket": "apache-2.0"}  # by base; of another base "other": its own licence binds its adapters
 CARD = "README.md"
 OURS = "MTIVE_MTL"  # the row of chapter 07 that holds the experts' scores

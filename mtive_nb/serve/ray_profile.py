@@ -14,13 +14,17 @@ from mtive_nb.serve.answer import Answer, Experts, Profile
 class RayProfile(Experts):
     """The experts of a profile on the workers of a Ray cluster, asked and scored as those of one process.
 
-    Uses the connected cluster, or starts one. `gpus`: GPUs per worker. The profile's outputs must lie where all workers
-    see them; photos are sent. A worker that dies is started again, and its questions are asked again.
+    Uses the connected cluster, or starts one. A worker takes a GPU where the cluster has one for each. The profile's
+    outputs must lie where all workers see them; photos are sent. A worker that dies is started again, and its questions are asked again.
     Errors: those of Profile, from the first worker.
     """
 
-    def __init__(self, name: str, *, workers: int, project: Project | None = None, gpus: float = 0) -> None:
+    def __init__(self, name: str, *, workers: int, project: Project | None = None) -> None:
         import ray
+
+        if not ray.is_initialized():
+            ray.init(ignore_reinit_error=True)
+        gpus = int(ray.cluster_resources().get("GPU", 0) >= workers)
 
         @ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=3, max_task_retries=3)
         class Worker:

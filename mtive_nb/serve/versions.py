@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mtive_nb.model.experts import expert_name
+from mtive_nb.model.experts import STAGES, expert_name
 from mtive_nb.model.lineage import line_of, read_manifest
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import find_run
@@ -118,8 +118,8 @@ class Versions:
 
         Nothing else is then served; returns the file of pins.
         """
-        stages = {"PT": run_folder(self.profile_dir, "04"), "IT": run_folder(self.profile_dir, "05")}
-        hashes = {name: line_of(folder / "stack", name).sha256 for name, folder in stages.items()}
+        stages = {name: run_folder(self.profile_dir, number) / "stack" for name, number in STAGES.items()}
+        hashes = {name: line_of(stack, name).sha256 for name, stack in stages.items()}
         for task in self.tasks:
             version = self.in_force(task)
             hashes[expert_name(task)] = line_of(version.folder, version.adapter).sha256
