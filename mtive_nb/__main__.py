@@ -105,6 +105,9 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write one HTML page: the papers' numbers beside ours")
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")
+    report.add_argument(
+        "--numbers", action="store_true", help="of these numbers and answers alone, as of a further seed"
+    )
     claims = commands.add_parser("claims", help="list a profile's verdicts on the papers' claims, counted by kind")
     claims.add_argument("profile")
     check = commands.add_parser(
@@ -213,7 +216,7 @@ def _run_command(asked: argparse.Namespace) -> int:
         from mtive_nb.run.graph import find_project
 
         try:
-            print(f"reference: {copy_reference(find_project(), asked.profile)}")
+            print(f"reference: {copy_reference(find_project(), asked.profile, whole=not asked.numbers)}")
         except DirtyRunError as error:
             print(error, file=sys.stderr)
             return 1

@@ -21,13 +21,14 @@ class DirtyRunError(ValueError):
     """Results that no commit reproduces: files of the checkout had changed, or there was no commit."""
 
 
-def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None] = print) -> Path:
+def copy_reference(project: Project, profile: str, *, whole: bool = True, tell: Callable[[str], None] = print) -> Path:
     """Copy run.json, metrics, tables, figures, executed notebooks and the page to outputs/reference/<profile>/.
 
     Figures and examples are copied as the page shows them, so that it can be built again: small PNGs, and cards with
     thumbnails. A table larger than 1 MiB is not copied but named. The new reference is built in a hidden folder and
     swapped in, so that old and new numbers never mix. Of profile pocket, docs/chapters.md gets minutes, devices and
-    links. Returns the folder.
+    links. Not `whole`: run.json, metrics and answers alone, what chapter 21 and the comparison of runs need of a seed.
+    Returns the folder.
     Errors: DirtyRunError for runs whose files differed from a commit.
     """
     reference = project.outputs / "reference"
@@ -38,18 +39,19 @@ def copy_reference(project: Project, profile: str, *, tell: Callable[[str], None
     for folder in folders:
         if not read_run(folder).get("results"):
             tell(f"{folder.name}: run by hand, its numbers carry no stamp of the runner")
-        for path in _kept(folder, tell=tell):
+        for path in _kept(folder, whole=whole, tell=tell):
             copy = aside / folder.name / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".png":
                 write_atomic(copy, small_picture(path.read_bytes(), side_px=FIGURE_PX))
             else:
                 shutil.copyfile(path, copy)
-        if cards := example_cards(folder, folders):
+        if whole and (cards := example_cards(folder, folders)):
             write_atomic(aside / folder.name / CARDS, json.dumps(cards, ensure_ascii=False, indent=1))
-    copy_executed(project, profile, target=aside, tell=tell)
-    others = [p for p in sorted(reference.iterdir()) if p.name not in (profile, aside.name) and run_folders(p)]
-    write_report(project, profile, page=aside / "report.html", others=[project.outputs / profile, *others])
+    if whole:
+        copy_executed(project, profile, target=aside, tell=tell)
+        others = [p for p in sorted(reference.iterdir()) if p.name not in (profile, aside.name) and run_folders(p)]
+        write_report(project, profile, page=aside / "report.html", others=[project.outputs / profile, *others])
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
     if profile == MAIN and (page := project.home / "docs" / "chapters.md").exists():
@@ -71,9 +73,12 @@ def _assert_clean(folders: list[Path], profile: str) -> None:
         )
 
 
-def _kept(folder: Path, *, tell: Callable[[str], None]) -> list[Path]:
+def _kept(folder: Path, *, whole: bool, tell: Callable[[str], None]) -> list[Path]:
     """Return the files of a run folder to commit."""
-    kept = [p for p in (folder / "run.json", folder / "metrics.jsonl") if p.exists()]
+    numbers = [folder / "run.json", folder / "metrics.jsonl"]
+    if not whole:
+        return [p for p in (*numbers, folder / "tables" / "answers.csv") if p.exists()]
+    kept = [p for p in numbers if p.exists()]
     kept += [p for p in sorted((folder / "tables").glob("*.csv")) if _fits(p, tell=tell)]
     return kept + sorted((folder / "figures").glob("*.png"))
 
