@@ -7,7 +7,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mtive_nb.data.catalogue import Catalogue, Product, load_catalogue
 from mtive_nb.data.mart.render import render_mart
-from mtive_nb.data.negatives import HardNegatives, differing
+from mtive_nb.data.negatives import HardNegatives, _descending, differing
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +98,10 @@ def test_a_similarity_is_the_cosine_of_tf_idf_vectors_and_memory_grows_with_the_
         np.testing.assert_allclose(negatives.similarities(f"P{k}"), vectors @ vectors[k], atol=1e-12)
     kept = negatives._vectors.data, negatives._vectors.indices
     assert sum(part.nbytes for part in kept) < 100 * len(products)  # a row of similarities alone has 8 bytes a product
+
+
+def test_a_search_meets_all_products_by_falling_similarity() -> None:
+    rng = np.random.default_rng(0)
+    for values in (rng.integers(0, 5, 1000) / 4, np.ones(1000), rng.random(1000), rng.random(9)):
+        places = rng.permutation(len(values))
+        assert list(_descending(places, values)) == places[np.argsort(-values, kind="stable")].tolist()

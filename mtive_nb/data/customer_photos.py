@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product
 from mtive_nb.data.emdiv.own import OwnTask
@@ -32,17 +33,17 @@ class CustomerPhoto:
     def facts(self) -> dict:
         return self.feedback.facts or {}
 
-    @property
+    @cached_property
     def listed(self) -> bool:
         """Whether the photo shows the product as listed: its facts name no attributes, and it is no close-up of a date."""
         return self.facts.get("attributes") is None and self.facts.get("dates") is None
 
-    @property
+    @cached_property
     def seen(self) -> dict[str, str]:
         """The attributes visible in the photo, those of the listing where the facts name none."""
         return self.product.attributes if self.listed else _texts(self.facts.get("attributes"))
 
-    @property
+    @cached_property
     def recognisable(self) -> bool:
         """Whether the photo shows which product it is: a close-up of a date does not."""
         return self.listed or any(self.seen.get(name) for name in IDENTIFYING)
