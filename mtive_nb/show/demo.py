@@ -300,7 +300,8 @@ class ExpertDemo(widgets.VBox):
 
     def _show_pool(self) -> None:
         if self._pool is not None:
-            table = pd.DataFrame(self._pool.state()).to_html(index=False, border=0, classes="demo")
+            shown = ["expert", "version", "weight", "requests", "MiB"]  # as many as a phone is wide
+            table = pd.DataFrame(self._pool.state(), columns=shown).to_html(index=False, border=0, classes="demo")
             self.state.value = STYLE + table
 
     def wait(self) -> None:
