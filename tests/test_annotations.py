@@ -340,7 +340,11 @@ def test_keys_in_the_field_skip_and_take_back(driver):
 
 def test_a_question_with_few_answers_has_a_button_for_each(records, path, photo_folder):
     kinds = [("DD", "bin", "yes"), ("DD", "aug", "dent"), ("DD", "aug", "crack"), ("AE", "gen", None)]
-    asked = [r | {"task": t, "variant": v, "label": x} for r, (t, v, x) in zip(records, kinds, strict=False)]
+    asked = [
+        r | {"task": t, "variant": v, "label": x} | ({"answer": x} if x else {})
+        for r, (t, v, x) in zip(records, kinds, strict=False)
+    ]
+    asked[3] |= {"label": "yes", "answer": "yes, both show a cup"}  # a label that is no whole answer
     driver = Driver(asked, path, photo_folder)
     form = driver.form
     assert [button.description for button in form.choices.children] == ["yes", "no"]

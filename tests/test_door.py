@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -454,3 +455,37 @@ def test_pocket_mart_has_its_facts_named_and_passes_unchanged(tmp_path):
 def test_the_delimiter_is_the_header_s_and_not_the_descriptions(folder):
     head = "product_id;title;description, long;images"
     assert lines._delimiter(head, {"product_id", "title", "images"}) == ";"
+
+
+def test_an_id_of_both_tables_shares_no_split(folder):
+    ids = [str(k) for k in range(10)]
+    products = [product(k, product_id=own) for k, own in enumerate(ids)]
+    feedback = [
+        {"feedback_id": own, "product_id": ids[-1 - k], "images": f"images/{9 - k}.jpg"} for k, own in enumerate(ids)
+    ]
+    catalogue = load(folder, products, feedback)
+    photos = [one for own in photos_by_split(catalogue).values() for one in own]
+    assert len(photos) == 10 and all(one.split == catalogue.splits[one.product.product_id] for one in photos)
+    assert [row.feedback_id for row in catalogue.feedback] == [f"feedback-{own}" for own in ids]
+    assert "a product has this id as well" in catalogue.warnings[0].reason
+
+
+def test_spellings_of_one_value_are_one_value(folder):
+    colours = ["Red", "red", "Red", "dark  blue"]
+    products = [product(k, category="Soap" if k else "soap", attributes={"colour": c}) for k, c in enumerate(colours)]
+    facts = {"attributes": {"colour": "RED"}, "damaged": True, "damage": "None"}
+    feedback = [{"feedback_id": "F", "product_id": "P0", "images": "images/0.jpg", "facts": facts}]
+    catalogue = load(folder, products, feedback)
+    assert [p.attributes["colour"] for p in catalogue.products] == ["Red", "Red", "Red", "dark  blue"]
+    assert {(p.category, p.coarse, p.attributes["category"]) for p in catalogue.products} == {("Soap",) * 3}
+    assert catalogue.feedback[0].facts == {"attributes": {"colour": "Red"}, "damaged": True}, "no kind is named"
+    told = {w.field: w.reason for w in catalogue.warnings}
+    assert told["attributes.colour"] == "read as 'Red', the commonest spelling (2 rows)"
+    assert "'Soap'" in told["attributes.category"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_photo_is_found_in_either_form_of_its_name(folder, form):
+    (folder / "images/0.jpg").rename(folder / "images" / normalize("NFD" if form == "NFC" else "NFC", "käse.jpg"))
+    catalogue = load(folder, [product(0, images=normalize(form, "images/käse.jpg"))])
+    assert len(catalogue.products) == 1 and not [q for q in catalogue.quarantine if q.file == "products.jsonl"]

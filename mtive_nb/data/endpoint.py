@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ _TRY_AGAIN = (408, 429)  # and 5xx
 _THIS_REQUEST = (400, 413, 422)  # too large, filtered: the next request may pass
 PATCH_PX = 28  # a token of Qwen2.5-VL covers a square of this side; other models are of the same order
 LOOKED_AT = 32  # photos whose size is looked up for an estimate
+SILENT = 8  # requests in a row, each with all its retries, after which an endpoint counts as down
 REFUSALS = 8  # in a row, in the same words, before any reply: then it is not a fault of one request
 
 Reply = TypeVar("Reply", dict, str)
@@ -39,13 +41,17 @@ class BudgetError(RuntimeError):
     """The budget of requests or tokens is spent."""
 
 
+_NO_SERVER = re.compile(r"no answer: \w+|HTTP (408|429|5\d\d)")
+
+
 class Endpoint:
     """Sends `POST {url}/chat/completions`; may be used from several threads at once.
 
     Timeouts, broken connections, 408, 429, 5xx and replies without the JSON or text asked for are retried `retries` times. The
     wait is `backoff_s` at most and doubles each time, unless `Retry-After` is longer (at most `LONGEST_WAIT_S`).
-    budget_requests counts every attempt, budget_tok the tokens that the endpoint reports (None: no limit). Requests in
-    flight when the budget is spent still finish, so that each thread may exceed budget_tok by one reply.
+    budget_requests counts every attempt (None: no limit). Requests in
+    flight when the budget is spent still finish.
+    After SILENT requests in a row that found no server, each with all its retries, no further one is sent.
     """
 
     def __init__(
@@ -58,7 +64,6 @@ class Endpoint:
         retries: int = 4,
         backoff_s: float = 1.0,
         budget_requests: int | None = None,
-        budget_tok: int | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not url.startswith(("http://", "https://")) or retries < 0:
@@ -68,8 +73,8 @@ class Endpoint:
             )
         self.url, self.model = url.rstrip("/") + "/chat/completions", model
         self.retries, self.backoff_s, self._sleep = retries, backoff_s, sleep
-        self.budget_requests, self.budget_tok = budget_requests, budget_tok
-        self.requests = self.tok = 0
+        self.budget_requests, self.requests, self.tok = budget_requests, 0, 0
+        self._silent, self._down = 0, ""  # requests in a row that found no server, and why it counts as down
         self._refusal, self._refused = "", 0  # the words of the last refusals, and how many in a row; -1: no longer
         self._lock = threading.Lock()
         self._key = os.environ.get(api_key_env, "")
@@ -99,6 +104,8 @@ class Endpoint:
     ) -> tuple[Reply | None, str]:
         body = {"model": self.model, "messages": [{"role": "user", "content": content}], **(request or {})}
         reason, wait_s = "", 0.0
+        if self._down:
+            return None, f"not asked: {SILENT} requests in a row failed ({self._down})"
         for attempt in range(self.retries + 1):
             if attempt:
                 # The wait is random, so that many workers do not retry at once.
@@ -115,6 +122,7 @@ class Endpoint:
                 self._refused = -1
                 reply, reason = self._read(response, read)
                 if reply is not None:
+                    self._silent = 0
                     return reply, ""
             elif status in _TRY_AGAIN or status >= 500:
                 reason, wait_s = f"HTTP {status}", _asked_wait_s(response)
@@ -125,6 +133,9 @@ class Endpoint:
                     f"{self.url}: HTTP {status} for model {self.model!r}: {self._quote(response)}. "
                     "Check address, model and key"
                 )
+        with self._lock:
+            self._silent = self._silent + 1 if _NO_SERVER.fullmatch(reason) else 0
+            self._down = self._down or (reason if self._silent >= SILENT else "")
         return None, reason
 
     def _count_refusal(self, words: str) -> str:
@@ -142,12 +153,8 @@ class Endpoint:
 
     def _spend(self) -> None:
         with self._lock:
-            for name, used, budget in (
-                ("requests", self.requests, self.budget_requests),
-                ("tokens", self.tok, self.budget_tok),
-            ):
-                if budget is not None and used >= budget:
-                    raise BudgetError(f"the budget of {budget} {name} is spent")
+            if self.budget_requests is not None and self.requests >= self.budget_requests:
+                raise BudgetError(f"the budget of {self.budget_requests} requests is spent")
             self.requests += 1
 
     def _read(
@@ -206,18 +213,15 @@ def photo_part(photo: str | Path | Image.Image, *, kind: str = "JPEG") -> dict:
     return {"type": "image_url", "image_url": {"url": data_url(image, kind=kind)}}
 
 
-def cost_in_words(
-    requests: int, photos: Sequence[str | Path | Image.Image], *, text_tok: float, usd_per_mtok: float | None = None
-) -> str:
-    """Return what `requests` will cost, to be printed before a long run: "about 1.2 million tokens, about 3.00 USD".
+def cost_in_words(requests: int, photos: Sequence[str | Path | Image.Image], *, text_tok: float) -> str:
+    """Return what `requests` will cost, to be printed before a long run: "about 1.2 million tokens".
 
     photos: those sent, of which the first LOOKED_AT give a photo's size; text_tok: tokens of text in one request.
     """
     some = photos[:LOOKED_AT]
     of_photos = len(photos) * sum(map(_photo_tok, some)) / max(len(some), 1)
     mtok = (of_photos + requests * text_tok) / 1e6
-    price = "" if usd_per_mtok is None else f", about {mtok * usd_per_mtok:.2f} USD"
-    return f"about {mtok:.2g} million tokens{price}"
+    return f"about {mtok:.2g} million tokens"
 
 
 def _photo_tok(photo: str | Path | Image.Image) -> float:

@@ -191,9 +191,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(grey: np.ndarray) -> Image.Image:
     """Scale grey values (H, W) of 16 bits, or floats, to 0 to 255; Pillow's own conversion clips them to white.
 
-    The largest value sets the input scale: 1, 255 or 65,535, else that value itself.
+    The largest value sets the input scale: 1, or that of 8, 10, 12, 14 or 16 bits, else that value itself.
     """
     if not np.isfinite(grey).all() or grey.min() < 0:
         raise PhotoError("grey values that are negative or no numbers")
-    scale = next((top for top in (1.0, 255.0, 65535.0) if grey.max() <= top), grey.max())
+    scale = next(
+        (top for top in (1.0, *(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))) if grey.max() <= top), grey.max()
+    )
     return Image.fromarray(np.rint(grey * (255 / scale)).astype(np.uint8))

@@ -69,6 +69,8 @@ def open_shop(
         return [ShopPart(dataclasses.replace(drawn, splits=None), ALL_TASKS)]
     if source != "real":
         catalogue = load_catalogue(source)
+        if catalogue.name == "mart":  # a folder of this name is no Pocket Mart, whose items can be drawn again
+            catalogue = dataclasses.replace(catalogue, name="own mart")
         return [ShopPart(catalogue, (*ALL_TASKS, *catalogue.tasks))]
     grocery = load_grocery()
     some = dataclasses.replace(grocery, feedback=_draw(grocery, composited), quarantine=[])

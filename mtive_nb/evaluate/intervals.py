@@ -155,7 +155,7 @@ def unpaired_difference(
     features = np.stack([values * left, left, values * (1 - left), 1 - left], axis=1)
 
     def statistic(sums: np.ndarray) -> np.ndarray:
-        return sums[:, 0] / np.maximum(sums[:, 1], 1) - sums[:, 2] / np.maximum(sums[:, 3], 1)
+        return shares(sums[:, 0], sums[:, 1]) - shares(sums[:, 2], sums[:, 3])
 
     return bootstrap_sums(features, statistic, level=level, resamples=resamples, seed=seed, groups=groups)
 
@@ -187,7 +187,12 @@ def weighted_f1_of_sums(counts: np.ndarray) -> np.ndarray:
 
 def mean_of_sums(sums: np.ndarray) -> np.ndarray:
     """Means (R,) from sums (R, 2): column 0 sums the values, column 1 counts the items."""
-    return sums[:, 0] / np.maximum(sums[:, 1], 1)
+    return shares(sums[:, 0], sums[:, 1])
+
+
+def shares(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Divide sums by counts of items, of equal shapes; NaN where a resample has no item, which then decides nothing."""
+    return np.divide(sums, counts, out=np.full(np.shape(sums), np.nan), where=counts > 0)
 
 
 def _sums(features: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
@@ -239,7 +244,7 @@ def _interval(
     value: float, found: np.ndarray, of_runs: Sequence[float], *, level: float, n: int, limits: Limits = ANY
 ) -> Interval:
     """Return the interval of the resamples' values (R,), with several runs at least that of the runs' values."""
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
     return _widened(Interval(value, float(low), float(high), n, level), of_runs, limits=limits)
 
 
@@ -247,6 +252,7 @@ def _widened(one: Interval, of_runs: Sequence[float], *, limits: Limits = ANY) -
     """Widen an interval to the t interval of the runs' values, within `limits`, and to its own value."""
     # With few groups, rounding may move an end past the value itself.
     low, high = min(one.low, one.value), max(one.high, one.value)
+    of_runs = [value for value in of_runs if np.isfinite(value)]  # a run without such items has no value
     if (runs := len(of_runs)) > 1:
         half = stdtrit(runs - 1, (1 + one.level) / 2) * np.std(of_runs, ddof=1) / runs**0.5
         low, high = min(low, max(one.value - half, limits[0])), max(high, min(one.value + half, limits[1]))

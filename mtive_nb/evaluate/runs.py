@@ -30,7 +30,7 @@ def read_answers(shop: Path, evaluation: Path) -> Asked:
     """
     folder = shop / "records"
     by_id = {record["id"]: record for record in load_records(folder / "emdiv.jsonl")}
-    answers = pd.read_csv(evaluation / "tables" / "answers.csv", keep_default_na=False, dtype=str)
+    answers = pd.read_csv(evaluation / "tables" / "answers.csv", keep_default_na=False, dtype=str, lineterminator="\n")
     seed = read_run(evaluation)["seed"]
     records = [by_id[i] | {"run": seed} for i in answers["id"]]
     return records, answers, json.loads((folder / "vocabulary.json").read_text())

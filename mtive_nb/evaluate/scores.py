@@ -2,7 +2,8 @@
 
 Columns are spelled as in published.csv. T1 in the paper shows differences to a row that the paper omits; our T1 shows
 levels in [0, 100]. T2 is a fraction, as in the paper; our own shares are fractions too. Intervals resample products.
-Records pooled from several runs have a `run` field, and the bootstrap draws runs first.
+Records pooled from several runs have a `run` field; products are drawn within runs, and the interval then widens to the
+spread of the runs.
 """
 
 from __future__ import annotations

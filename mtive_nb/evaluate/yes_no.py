@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mtive_nb.evaluate.intervals import Interval, bootstrap_sums
+from mtive_nb.evaluate.intervals import Interval, bootstrap_sums, shares
 from mtive_nb.evaluate.metrics import attribute_matches
 from mtive_nb.evaluate.reading import yes_no
 
@@ -91,8 +91,7 @@ def accuracy_ratio(records: Sequence[dict], left: np.ndarray, right: np.ndarray,
 
     def statistic(sums: np.ndarray) -> np.ndarray:
         one, other, count = np.split(sums, 3, axis=1)  # (R, tasks) each
-        count = np.maximum(count, 1)
-        return (one / count).mean(axis=1) / np.maximum((other / count).mean(axis=1), 1e-9)
+        return shares(one, count).mean(axis=1) / np.maximum(shares(other, count).mean(axis=1), 1e-9)
 
     return bootstrap_sums(sums, statistic, seed=seed, groups=groups)
 
@@ -119,6 +118,6 @@ def _means(records: Sequence[dict], values: np.ndarray, *, seed: int = 0) -> dic
 
 def _mean_of_tasks(chosen: list[int], tasks: int):  # noqa: ANN202 - a statistic of sums (R, 2 tasks) -> (R,)
     def statistic(sums: np.ndarray) -> np.ndarray:
-        return (sums[:, chosen] / np.maximum(sums[:, [tasks + k for k in chosen]], 1)).mean(axis=1)
+        return shares(sums[:, chosen], sums[:, [tasks + k for k in chosen]]).mean(axis=1)
 
     return statistic

@@ -116,7 +116,9 @@ class AnnotationForm(widgets.VBox):
     def _undo(self) -> None:
         """Return to the last decided record and show its answer."""
         places = {record["id"]: k for k, record in enumerate(self.records)}
-        last = next(record_id for record_id in reversed(self.store.annotations) if record_id in places)
+        last = next((record_id for record_id in reversed(self.store.annotations) if record_id in places), None)
+        if last is None:
+            raise RuntimeError("nothing is decided yet, so nothing can be taken back")
         taken_back = self.store.undo(last)
         self._show(places[last], answer=taken_back.answer)
 
@@ -189,12 +191,14 @@ class AnnotationForm(widgets.VBox):
 
 
 def _choices_of(records: Sequence[dict]) -> dict[tuple[str, str], list[str]]:
-    """Return the possible answers by (task, variant) where each record has a label, and there are few labels.
+    """Return the possible answers by (task, variant) where each record's answer is its label, and there are few labels.
 
     A kind of question whose labels are yes and no always offers both.
     """
     labels: dict[tuple[str, str], set[str]] = {}
     for record in records:
-        labels.setdefault((record["task"], record["variant"]), set()).add(str(record.get("label") or ""))
+        labels.setdefault((record["task"], record["variant"]), set()).add(
+            record["label"] if record.get("label") == record["answer"] else ""  # "yes, both show a cup" is no choice
+        )
     found = {kind: ["yes", "no"] if some <= {"yes", "no"} else sorted(some) for kind, some in labels.items()}
     return {kind: some for kind, some in found.items() if "" not in some and len(some) <= CHOICES}

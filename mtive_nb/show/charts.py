@@ -98,7 +98,9 @@ def reliability(frame: pd.DataFrame, *, states: dict[str, str], bins: int = 5, t
             cut = pd.qcut(rows[column].rank(method="first"), min(bins, len(rows)), labels=False)
             means = rows.groupby(cut)[[column, "right"]].mean()
             axes.plot(means[column], means["right"], "o-", color=colour_of("", k), markersize=4, label=label)
-        axes.set(xlim=(0.4, 1.02), ylim=(0, 1.05), xlabel="confidence, 0-1")
+        axes.set(
+            xlim=(min(0.4, frame[list(states)].min().min() - 0.02), 1.02), ylim=(0, 1.05), xlabel="confidence, 0-1"
+        )
         axes.set_title(f"{panel}\nn = {len(rows)}", fontsize=9)
         tidy(axes)
     figure.axes[0].set_ylabel("accuracy, 0-1, higher is better", fontsize=8)

@@ -65,9 +65,8 @@ class EndpointCaptioner:
         *,
         workers: int = 8,
         request: Mapping[str, Any] | None = None,
-        usd_per_mtok: float | None = None,
     ) -> None:
-        self.name, self.endpoint, self.workers, self.usd_per_mtok = endpoint.model, endpoint, workers, usd_per_mtok
+        self.name, self.endpoint, self.workers = endpoint.model, endpoint, workers
         self.request = REQUEST if request is None else dict(request)
 
     def key(self, photo: Photo) -> str:
@@ -86,8 +85,7 @@ class EndpointCaptioner:
         """Return the requests and about how many tokens they take, from the sizes of the first photos."""
         text_tok = sum(len(prompt_of(photo)) for photo in photos) / 4 / max(len(photos), 1) + 1.4 * MAX_WORDS
         paths = [photo.path for photo in photos]
-        cost = cost_in_words(len(photos), paths, text_tok=text_tok, usd_per_mtok=self.usd_per_mtok)
-        return f"{len(photos)} requests, {cost}"
+        return f"{len(photos)} requests, {cost_in_words(len(photos), paths, text_tok=text_tok)}"
 
 
 def _turn(photo: Photo) -> list[dict]:

@@ -66,11 +66,16 @@ class Captioner(Protocol):
 
 
 def labelled(value: object, name: str) -> dict[str, str]:
-    """Return the texts of an input by label: its name; of a list, "1st" for "1st: title", else the member's number."""
+    """Return the texts of an input by label: its name; of a list, "1st" for "1st: title", else the member's number.
+
+    Members count as labelled only where all are, each differently: a review that begins with "5:" is a text.
+    """
     if not isinstance(value, list | tuple):
         return {name: str(value)}
     members = [(_LABEL.fullmatch(str(member)), str(member), str(k)) for k, member in enumerate(value, start=1)]
-    return {found[1] if found else number: found[2] if found else member for found, member, number in members}
+    if len({found[1] for found, *_ in members if found}) < len(members):
+        return {number: member for _, member, number in members}
+    return {found[1]: found[2] for found, *_ in members}
 
 
 def context_of(row: CommerceRow, place: int) -> dict[str, str]:

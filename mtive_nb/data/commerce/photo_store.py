@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 from urllib.parse import unquote, urlsplit
 
 from mtive_nb.data.photos import file_sha256, path_fault, photo_fault
@@ -36,25 +37,29 @@ class PhotoStore:
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for folder, _, names in os.walk(self.root):
             for name in names:
-                self._by_name[name].append(PurePosixPath(Path(folder, name).as_posix()))
+                self._by_name[normalize("NFC", name)].append(PurePosixPath(Path(folder, name).as_posix()))
 
     def find(self, url: str) -> tuple[str, str | None]:
         """Return (absolute path, None) of a URL's or path's photo, or ("", why there is none)."""
-        path = re.sub(r"\\", "/", urlsplit(url).path if "://" in url else url)
+        path = normalize("NFC", re.sub(r"\\", "/", urlsplit(url).path if "://" in url else url))
         parts = PurePosixPath(path).parts
         if not parts:
             return "", "no file name in it"
         if parts[-1] not in self._by_name:  # a downloader writes a%20b.jpg under either name
-            parts = PurePosixPath(unquote(path)).parts
+            parts = PurePosixPath(normalize("NFC", unquote(path))).parts
         found = self._by_name.get(parts[-1], [])
         for k in range(2, len(parts) + 1):
             if len(found) > 1:
-                found = [one for one in found if one.parts[-k:] == parts[-k:]] or found
+                found = [one for one in found if _form_c(one.parts[-k:]) == parts[-k:]] or found
         if len(found) != 1:
             number = len(found) or "no"
             return "", f"{number} files of {self.root.name} have the name {parts[-1]}; expected one"
         relative = Path(found[0]).relative_to(self.root).as_posix()
         return (str(found[0]), None) if not (fault := path_fault(self.root, relative)) else ("", fault)
+
+
+def _form_c(parts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(normalize("NFC", part) for part in parts)
 
 
 def photo_faults(paths: Iterable[str]) -> dict[str, str]:

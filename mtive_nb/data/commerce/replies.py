@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,8 +15,6 @@ from mtive_nb.data.photos import PhotoError
 from mtive_nb.run.progress import progress
 
 T = TypeVar("T")
-SILENT = 8  # requests in a row, each with all its retries, after which an endpoint counts as down
-_NO_SERVER = re.compile(r"no answer: \w+|HTTP (408|429|5\d\d)")
 
 
 @dataclass(frozen=True)
@@ -95,14 +92,14 @@ def said_by(
     """Yield (place, reply) as an endpoint answers, with `workers` requests in flight.
 
     contents: functions that build one user turn's parts, called when the request is sent. A request that fails and a
-    photo that cannot be used give a reply with the reason. After a spent budget, or SILENT requests in a row that the
-    server does not answer, the rest is not sent and has that reason. Errors: EndpointError where the endpoint refuses
+    photo that cannot be used give a reply with the reason. After a spent budget, or where the server counts as down, the
+    rest is not sent and has that reason. Errors: EndpointError where the endpoint refuses
     for good; what has not been sent by then is not sent.
     """
-    lock, silent, over = threading.Lock(), 0, ""
+    over = ""
 
     def one(build: Callable[[], list[dict]]) -> Reply:
-        nonlocal silent, over
+        nonlocal over
         if over:
             return Reply("", f"not asked: {over}")
         try:
@@ -112,9 +109,6 @@ def said_by(
         except BudgetError as error:
             over = str(error)
             return Reply("", f"not asked: {over}")
-        with lock:
-            silent = silent + 1 if text is None and _NO_SERVER.fullmatch(reason) else 0
-            over = over or (f"{SILENT} requests in a row failed ({reason})" if silent >= SILENT else "")
         return Reply("", reason) if text is None else Reply(" ".join(text.split()))
 
     with ThreadPoolExecutor(workers) as pool:

@@ -116,8 +116,13 @@ def _lines(check: Check) -> Iterator[str]:
 def _usable(catalogue: Catalogue) -> str:
     counts = []
     for kind, rows in (("products", catalogue.products), ("feedback", catalogue.feedback)):
+        usable, own_id = {row[0] for row in map(dataclasses.astuple, rows)}, f"{kind.rstrip('s')}_id"
         # A photo that is left out does not leave out its row.
-        lost = {q.line for q in catalogue.quarantine if q.file.startswith(f"{kind}.") and "[" not in q.field and q.line}
+        lost = {
+            q.line
+            for q in catalogue.quarantine
+            if q.file.startswith(f"{kind}.") and q.line and (q.row not in usable or q.field == own_id)
+        }
         counts.append(f"{len(rows)} of {len(rows) + len(lost)}")
     return f"{counts[0]} products and {counts[1]} messages of customers are usable, with {_photos(catalogue)} photos"
 

@@ -6,9 +6,10 @@ An empty text is unknown. What has no single reading stays as it is, so that `ro
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 
-from mtive_nb.data.rows import CHOICES, FACT_TYPES, FALSE, TRUE
+from mtive_nb.data.rows import CHOICES, FACT_TYPES, FALSE, TRUE, Fault
 
 
 def coerced_product(row: Mapping) -> dict:
@@ -62,7 +63,36 @@ def coerced_facts(facts: Mapping[str, object]) -> dict:
             read[name] = value
         elif value.strip():
             read[name] = _read(name, value.strip())
+    if "damaged" in read and isinstance(kind := read.get("damage"), str) and kind.casefold() == "none":  # no kind is named
+        del read["damage"]
     return {name: value for name, value in read.items() if not _is_blank(value)}
+
+
+def one_spelling(rows: Iterable[dict]) -> list[Fault]:
+    """Write the values of an attribute that differ in case or spaces alone as the commonest of them, in place.
+
+    "Red" and "red" would else be two colours, each a wrong answer for the other. Returns a warning for each change.
+    """
+    tables = [row for row in rows if "category" in row]  # products: category and coarse group beside the attributes
+    tables += [table for row in rows for table in (row.get("attributes"), (row.get("facts") or {}).get("attributes"))]
+    found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    places = [
+        (table, name, ("category" if name == "coarse" else name, " ".join(value.casefold().split())))
+        for table in filter(None, tables)
+        for name, value in table.items()
+        if isinstance(value, str) and (table.get("attributes") is None or name in ("category", "coarse"))
+    ]
+    for table, name, key in places:
+        found[key][table[name]] += 1
+    commonest = {key: spellings.most_common(1)[0][0] for key, spellings in found.items()}
+    for table, name, key in places:
+        table[name] = commonest[key]
+    return [
+        (f"attributes.{name}", other, f"read as {commonest[name, key]!r}, the commonest spelling")
+        for (name, key), spellings in found.items()
+        for other in spellings
+        if other != commonest[name, key]
+    ]
 
 
 def _is_blank(value: object) -> bool:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 from mtive_nb.data.catalogue import Catalogue, Feedback, Product, Quarantined
-from mtive_nb.data.door.coerce import coerced_feedback, coerced_product
+from mtive_nb.data.door.coerce import coerced_feedback, coerced_product, one_spelling
 from mtive_nb.data.door.lines import read_json
 from mtive_nb.data.door.shared import Print, placeholders, print_of, same_photos, shop_splits
 from mtive_nb.data.door.tables import COLUMNS_FILE, FIELDS, Columns, find_table, read_columns, read_table
@@ -58,6 +59,9 @@ class _Reader:
         products = list(self._rows("products", coerced_product))
         feedback = list(self._rows("feedback", coerced_feedback))
         self._warn(COLUMNS_FILE, None, "", self.columns.unmet())
+        self._warn("attributes", None, "", one_spelling([row for _, _, row in (*products, *feedback)]))
+        for _, _, row in (*products, *feedback):
+            row["images"] = [self._as_written(image) for image in row["images"]]
         self._look_at({image for _, _, row in (*products, *feedback) for image in row["images"]})
         self._refuse_placeholders([row for _, _, row in products], [row for _, _, row in feedback])
         for name, line, row in products:
@@ -67,7 +71,13 @@ class _Reader:
                 self.lost[row["product_id"]] = line
         known = {product.product_id for product in self.catalogue.products}
         alike = {_folded(product_id): product_id for product_id in sorted(known)}
+        taken = known | {row["feedback_id"] for _, _, row in feedback}
         for name, line, row in feedback:
+            own = row["feedback_id"]
+            if own in known:  # an id names a split, so that no two rows may share one
+                row["feedback_id"] = _free(f"feedback-{own}", taken)
+                reason = "a product has this id as well; here the feedback's begins with feedback-"
+                self._warn(name, line, own, [("feedback_id", "", reason)])
             if row["product_id"] not in known:
                 self._leave_out(name, line, row["feedback_id"], [self._orphan(row["product_id"], alike)])
             elif images := self._usable_images(name, line, row["feedback_id"], row["images"]):
@@ -132,6 +142,19 @@ class _Reader:
                 else:
                     self.photo_faults[image] = found
         self.same = same_photos(self.prints)
+
+    def _as_written(self, image: str) -> str:
+        """The path with its file's own form of Unicode: archives of a Mac write "ä" as two characters, tables as one."""
+        path = self.catalogue.root / image
+        try:
+            if image.isascii() or path.exists():
+                return image
+            alike = [
+                one.name for one in path.parent.iterdir() if normalize("NFC", one.name) == normalize("NFC", path.name)
+            ]
+        except (OSError, ValueError):
+            return image
+        return image.removesuffix(path.name) + alike[0] if len(alike) == 1 else image
 
     def _meant(self, image: str) -> str:
         """The end of a reason for a path without a file: a file whose name differs in case or ending alone."""
@@ -251,6 +274,13 @@ def _view_warnings(images: tuple[str, ...]) -> list[Fault]:
         "questions are about the first photo, further ones are views of it; give a photo its own row to ask about it"
     )
     return [("images", list(images), reason)] if len(images) > 1 else []
+
+
+def _free(own: str, taken: set[str]) -> str:
+    while own in taken:
+        own += "-"
+    taken.add(own)
+    return own
 
 
 def _folded(own: str) -> str:

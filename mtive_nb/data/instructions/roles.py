@@ -8,6 +8,7 @@ rules with an error rate. A verifier gets no listing and no photo, so that it ca
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -237,7 +238,7 @@ def _said(answer: Callable[[list[dict]], list[str]], records: list[dict]) -> lis
 
 
 def _yes_or_no(text: str, fault: str) -> Verdict:
-    word = text.lower().strip(" .,!\"'").split(" ")[0].strip(".,!")
+    word = next(iter(re.findall(r"\w+", text.lower())), "")
     if fault or word not in ("yes", "no"):
         return Verdict("failed", fault or f"found {text[:60]!r}, expected yes or no")
     return Verdict("kept" if word == "yes" else "dropped", f"the model answered {word}")

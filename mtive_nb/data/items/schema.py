@@ -14,6 +14,8 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from mtive_nb.data.records import one_form
+
 _TEXT = {"type": "string", "pattern": r"\S"}
 _VALUE = {"type": ["string", "number"], "pattern": r"\S"}
 
@@ -88,9 +90,9 @@ def parse_answer(text: str) -> Parsed:
         found = json.loads(body)
         if isinstance(found, dict) and found.keys() & _PATHS.keys() and not found.keys() & SCHEMA["properties"].keys():
             found = _of_the_schema(json.loads(body, object_pairs_hook=list))  # a name may stand several times
+        return checked(found)
     except (ValueError, RecursionError):
         return Parsed({}, (f"answer: found {text[:60]!r}, expected one JSON object",))
-    return checked(found)
 
 
 def flat(answer: dict[str, Any] | Sequence[Pair]) -> str:
@@ -198,8 +200,13 @@ def normalise(path: str, value: str) -> str:
     """Return a value for comparison: letters and digits in lower case, single spaces; a barcode as 14 digits."""
     if path == BARCODES:
         return re.sub(r"\D", "", value).zfill(14)  # UPC-A is EAN-13 with a leading zero
-    words = re.sub(r"(?<=\d),(?=\d)", ".", value.casefold())
-    words = re.sub(r"(?<=\d)\.0+(?!\d)", "", words) if path.endswith("capacity") else words
+    words = one_form(value).casefold()
+    if path.endswith("capacity"):  # 1,000 ml are a litre; 2,50 l are 2.5 l
+        words = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", words)
+        words = re.sub(r"(?<=\d),(?=\d)", ".", words)
+        words = re.sub(r"(\.\d*?)0+(?!\d)", r"\1", words)
+    else:
+        words = re.sub(r"(?<=\d),(?=\d)", ".", words)
     return " ".join(re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+", words))
 
 

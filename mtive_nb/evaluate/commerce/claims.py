@@ -34,7 +34,7 @@ def commerce_claims(records: Sequence[Mapping[str, Any]], answers: Mapping[str, 
         tasks = [task for task in test["tasks"] if task in there]
         if not (claim_id.startswith("caslie-") and {left, right} <= answers.keys() and tasks):
             continue
-        gains = commerce_gains(records, answers[left], answers[right], domain=None, tasks=tasks)
+        gains = commerce_gains(records, answers[left], answers[right], tasks=tasks)
         values = {"mean": gains.mean} if test["over_tasks"] == "mean" else gains.by_task
         unit = None if gains.unit == test["margin_published"]["unit"] else gains.unit
         missing = [task for task in test["tasks"] if task not in there]

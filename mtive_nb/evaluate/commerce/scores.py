@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import block_diag
 
 from mtive_nb.data.commerce.rows import COMMERCE_TASKS
 from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, resampled_sums
@@ -149,7 +150,7 @@ def commerce_scores(
 ) -> pd.DataFrame:
     """Return every metric of every system by domain, task and rule, with columns SCORE_COLUMNS.
 
-    Intervals resample runs and products. #Failed is a count and the same under both rules.
+    Intervals resample products, each run's among its own. #Failed is a count and the same under both rules.
     Errors: ValueError for another number of answers than records, a task outside COMMERCE_TASKS, a record without label.
     """
     rows = []
@@ -216,13 +217,12 @@ class Gains:
     """Gains of one system over another on the main metrics, all in `unit`.
 
     unit: "percent_relative", 100 (left / right - 1), or "points", 100 (left - right), where right scores 0 in a task.
-    mean: mean over tasks of the gains, as the paper averages. of_means: gain of the mean score over the mean score.
+    mean: mean over tasks of the gains, as the paper averages.
     """
 
     unit: str
     by_task: dict[str, Interval]
     mean: Interval
-    of_means: Interval
 
 
 def commerce_gains(
@@ -230,33 +230,35 @@ def commerce_gains(
     left: Sequence[str],
     right: Sequence[str],
     *,
-    domain: str | None = "IND",
     tasks: Sequence[str] | None = None,
-    rule: str = "wrong",
     seed: int = 0,
     resamples: int = 2000,
 ) -> Gains:
-    """Return the gains of the answers `left` over the answers `right` in one domain, on `tasks` or all that occur.
+    """Return the gains of the answers `left` over the answers `right` in both domains, on `tasks` or all that occur.
 
-    Without a domain, both count, and a task out of domain has the claims' name: "AP_ood".
-    Where right scores 0 in a resample, the difference is divided by one answer in n, so that a gain stays finite.
-    Errors: ValueError as commerce_scores, and where no record is of this domain and these tasks.
+    A task out of domain has the claims' name: "AP_ood". A product is drawn with its questions of all tasks. Where right
+    scores 0 in a resample, the difference is divided by one answer in n, so that a gain stays finite.
+    Errors: ValueError as commerce_scores, and where no record is of these tasks.
     """
     parts, others = (_confusions(records, said, system=side) for said, side in ((left, "left"), (right, "right")))
-    scores, counts, products = {}, [], []
-    for (where, task), one in parts.items():
-        name = f"{task}_ood" if domain is None and where == "OOD" else task
-        if domain not in (None, where) or (tasks is not None and name not in tasks):
-            continue
-        cells = np.hstack([one.cells, others[where, task].cells])
-        drawn = resampled_sums(cells, groups=one.groups, seed=seed, resamples=resamples)
-        both = np.hsplit(np.vstack([cells.sum(axis=0, keepdims=True), drawn]), 2)  # first the sample itself
-        scores[name] = [one.score(sums, MAIN.get(task, ("Acc",))[0], rule) for sums in both]
-        counts.append(len(cells))
-        products.append(set(one.groups))
-    if not scores:
-        raise ValueError(f"commerce_gains: found no record of {domain} and {tasks or 'any task'}; expected some")
-    return _gains(list(scores), np.array(list(scores.values())), np.array(counts), products)
+    named = {f"{task}_ood" if where == "OOD" else task: (where, task) for where, task in parts}
+    named = {name: key for name, key in named.items() if tasks is None or name in tasks}
+    if not named:
+        raise ValueError(f"commerce_gains: found no record of {tasks or 'any task'}; expected some")
+    cells = [np.hstack([parts[key].cells, others[key].cells]) for key in named.values()]
+    groups = [group for key in named.values() for group in parts[key].groups]
+    drawn = resampled_sums(block_diag(*cells), groups=groups, seed=seed, resamples=resamples)
+    scores = []
+    for (where, task), own, sums in zip(named.values(), cells, _split(drawn, cells), strict=True):
+        both = np.hsplit(np.vstack([own.sum(axis=0, keepdims=True), sums]), 2)  # first the sample itself
+        scores.append([parts[where, task].score(side, MAIN.get(task, ("Acc",))[0], "wrong") for side in both])
+    counts, products = np.array([len(own) for own in cells]), [set(parts[key].groups) for key in named.values()]
+    return _gains(list(named), np.array(scores), counts, products)
+
+
+def _split(sums: np.ndarray, cells: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Split sums (R, d) of tasks side by side into the tasks' own."""
+    return np.split(sums, np.cumsum([own.shape[1] for own in cells])[:-1], axis=1)
 
 
 def _gains(names: list[str], scores: np.ndarray, counts: np.ndarray, products: list[set]) -> Gains:
@@ -265,18 +267,15 @@ def _gains(names: list[str], scores: np.ndarray, counts: np.ndarray, products: l
     relative = bool((right[:, 0] > 0).all())
     below = np.where(right > 0, right, 1 / counts[:, None]) if relative else np.ones_like(right)
 
-    def gain(one: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
-        return 100 * (one - other) / share
-
     def interval(values: np.ndarray, n: int, of: set) -> Interval:
         low, high = np.quantile(values[1:], (0.025, 0.975))
         ends = float(min(low, values[0])), float(max(high, values[0]))
         return Interval(float(values[0]), *ends, int(n), groups=len(of))
 
-    of_task, of_means = gain(left, right, below), gain(*(one.mean(axis=0) for one in (left, right, below)))
+    of_task = 100 * (left - right) / below
     by_task = {name: interval(*one) for name, *one in zip(names, of_task, counts, products, strict=True)}
-    unit, whole = "percent_relative" if relative else "points", (counts.sum(), set().union(*products))
-    return Gains(unit, by_task, interval(of_task.mean(axis=0), *whole), interval(of_means, *whole))
+    unit = "percent_relative" if relative else "points"
+    return Gains(unit, by_task, interval(of_task.mean(axis=0), counts.sum(), set().union(*products)))
 
 
 def ecommmu_points(records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> np.ndarray:

@@ -17,7 +17,7 @@ from mtive_nb.evaluate.grounding.attention import (
     with_other_images,
 )
 from mtive_nb.evaluate.grounding.clip import Clip, clip_scores
-from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, unpaired_difference
+from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, shares, unpaired_difference
 from mtive_nb.model.load import Vlm
 from mtive_nb.run import progress
 
@@ -104,7 +104,7 @@ def _balanced(values: np.ndarray, visible: pd.Series, *, groups: list, seed: int
     features = np.stack([values * shown, shown, values * (1 - shown), 1 - shown], axis=1)
 
     def statistic(sums: np.ndarray) -> np.ndarray:
-        return (sums[:, 0] / np.maximum(sums[:, 1], 1) + sums[:, 2] / np.maximum(sums[:, 3], 1)) / 2
+        return (shares(sums[:, 0], sums[:, 1]) + shares(sums[:, 2], sums[:, 3])) / 2
 
     return bootstrap_sums(features, statistic, seed=seed, groups=groups)
 

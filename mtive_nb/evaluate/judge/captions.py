@@ -23,16 +23,6 @@ from mtive_nb.data.commerce.rows import COMMERCE_TASKS, CommerceRow
 from mtive_nb.data.endpoint import Endpoint, cost_in_words
 from mtive_nb.data.records import BRACKETS, plain
 
-# The paper's judges; its votes of 3, 5 and 7 models are the first 3, 5 and 7 (appendix C.2). All read text alone.
-JURY = (
-    "meta-llama/Llama-3.2-11B-Vision-Instruct",
-    "meta-llama/Llama-3.1-8B-Instruct",
-    "mistralai/Mistral-7B-Instruct-v0.3",
-    "microsoft/Phi-3.5-mini-instruct",
-    "meta-llama/Llama-3.2-3B-Instruct",
-    "meta-llama/Meta-Llama-3-8B-Instruct",
-    "Qwen/Qwen2.5-7B-Instruct",
-)
 REQUEST = {"temperature": 0, "max_tokens": 16}  # the released code's length
 
 PROMPT = """Somebody has to solve a task of a web shop: {task}. What is known so far stands below, then what another person
