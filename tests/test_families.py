@@ -1,11 +1,14 @@
 """Models of other families than the base's, from folders in the hub's own format: asked, scored, given adapters."""
 
+import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -26,13 +29,16 @@ from mtive_nb.data.instructions.build import build_instructions
 from mtive_nb.data.instructions.grammar import Grammar
 from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.records import BRACKETS, assistant_turn, plain, plain_chat, user_turn
+from mtive_nb.evaluate.grounding.attention import read_attention
 from mtive_nb.evaluate.predict import answers_of_systems
+from mtive_nb.evaluate.probability import choose, option_tokens
 from mtive_nb.model.batches import batch_of, control_tokens
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.model.train import Training, train_adapter
+from mtive_nb.show.grounding import grounding_figure
 
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": 16}  # fmt: skip
@@ -58,6 +64,15 @@ def template(start: str, image: str, end: str) -> str:
     return TEMPLATE.replace("START", repr(start)).replace("IMAGE", image).replace("END", end)
 
 
+# As SmolVLM's: the roles' names end with a colon, and a space stands before each answer.
+SPOKEN = (
+    "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize }}{{ ': ' if m['content'] is string or "
+    "m['content'][0]['type'] == 'text' else ':' }}{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for part in m['content'] %}{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
 def save(model: PreTrainedModel, folder) -> None:
     with torch.no_grad():
         for weight in model.parameters():  # random, too, where a family starts from zero
@@ -66,12 +81,16 @@ def save(model: PreTrainedModel, folder) -> None:
     model.save_pretrained(folder)
 
 
-def idefics3(folder) -> None:
+def smolvlm(folder) -> None:
+    idefics3(folder, chat=SPOKEN)
+
+
+def idefics3(folder, chat: str = "") -> None:
     rows = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
     special = ["<|im_start|>", "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *rows]
     tokenizer = tokenizer_with(special, pad_token="<pad>", eos_token="<end_of_utterance>")
     images = Idefics3ImageProcessor(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
-    chat = template("<|im_start|>", "<image>", "<end_of_utterance>")
+    chat = chat or template("<|im_start|>", "<image>", "<end_of_utterance>")
     Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=chat).save_pretrained(folder)
     ids = tokenizer.convert_tokens_to_ids
     text = {"model_type": "llama", "vocab_size": len(tokenizer), "pad_token_id": ids("<pad>"), **TEXT}
@@ -83,9 +102,11 @@ def idefics3(folder) -> None:
 def gemma3(folder) -> None:
     extra = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tokenizer = tokenizer_with(["<start_of_turn>", "<end_of_turn>"], pad_token="<pad>", eos_token="<end_of_turn>",
-                               extra_special_tokens=extra)  # fmt: skip
+                               bos_token="<bos>", extra_special_tokens=extra)  # fmt: skip
+    begin = ("<bos>", tokenizer.convert_tokens_to_ids("<bos>"))  # written by the template and by the tokenizer
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[begin])
     images = Gemma3ImageProcessor(size={"height": 56, "width": 56})
-    chat = template("<start_of_turn>", "<start_of_image>", "<end_of_turn>")
+    chat = "{{ bos_token }}" + template("<start_of_turn>", "<start_of_image>", "<end_of_turn>")
     Gemma3Processor(images, tokenizer, chat_template=chat, image_seq_length=4).save_pretrained(folder)
     ids = tokenizer.convert_tokens_to_ids
     text = {"vocab_size": len(tokenizer), "pad_token_id": ids("<pad>"), **TEXT}
@@ -98,7 +119,7 @@ def bound_of(folder) -> int:
     return 56 if "gemma3" in folder.name else 112
 
 
-@pytest.fixture(scope="module", params=[idefics3, gemma3], ids=["idefics3", "gemma3"])
+@pytest.fixture(scope="module", params=[idefics3, smolvlm, gemma3], ids=lambda made: made.__name__)
 def folder(request, tmp_path_factory):
     torch.manual_seed(0)
     made = tmp_path_factory.mktemp(request.param.__name__)
@@ -219,9 +240,8 @@ def test_an_adapter_learns_on_it(folder, records, photo_folder, tmp_path):
 def test_a_mixed_batch_answers_as_each_expert_alone(folder, records, photo_folder):
     """Also in tower and connector, which read an image a row, and Idefics3 several parts of an image."""
     stack = LoraStack(load_vlm(str(folder), dtype="float32", device="cpu", max_px=bound_of(folder)))
-    parts = (
-        ("vision", "connector", "language.attention") if "idefics3" in folder.name else ("vision", "language.attention")
-    )
+    connector = () if "gemma3" in folder.name else ("connector",)  # there a bare parameter
+    parts = ("vision", *connector, "language.attention")
     for name, seed in (("AE", 1), ("DD", 2)):
         stack.add(name, AdapterSpec(4, 8, parts))
         torch.manual_seed(seed)
@@ -240,3 +260,56 @@ def test_a_mixed_batch_answers_as_each_expert_alone(folder, records, photo_folde
         said[expert] = stack.model(**inputs).logits
         assert torch.allclose(mixed[k][kept], said[expert][k][kept], atol=2e-4), expert
     assert (said["AE"] - said["DD"]).abs().max() > 1e-2
+
+
+def test_options_are_read_as_they_are_learned(folder, records, photo_folder):
+    """The ids that a batch trains on, whatever the template writes between a turn's begin and its answer."""
+    vlm = load_vlm(str(folder), dtype="float32", device="cpu", max_px=bound_of(folder))
+    for word, ids in option_tokens(vlm.processor, ("yes", "no", "in hand")).items():
+        row = records[0] | {"messages": [*records[0]["messages"][:-1], assistant_turn(word)], "answer": word}
+        batch = batch_of(vlm, [row], answers=True)
+        assert ids == batch["labels"][batch["labels"] != IGNORE].tolist()
+        begins = batch["input_ids"][0].tolist().count(vlm.processor.tokenizer.bos_token_id)
+        assert begins == int("gemma3" in folder.name), "a chat begins once"
+    stack = LoraStack(vlm)
+    stack.add("DD", AdapterSpec(8, 16, ("language",)))
+    rows = [
+        r | {"messages": [*r["messages"][:-1], assistant_turn(w)], "answer": w} for r in records[:2] for w in ("yes",)
+    ]
+    train_adapter(stack, "DD", rows, Training(40, 3e-2, 2))
+    found = choose(stack, rows, option_tokens(vlm.processor, ("yes", "no")))
+    assert [one.option for one in found] == ["yes", "yes"] and min(one.confidence() for one in found) > 0.8
+
+
+def test_where_its_answer_looked_is_drawn_without_a_grid(folder, records, photo_folder):
+    vlm = load_vlm(str(folder), dtype="float32", device="cpu", max_px=bound_of(folder))
+    record = next(r for r in records if r["images"] and r["answer"].strip())
+    (found,) = read_attention(vlm, [record], maps=True)
+    assert "".join(found.tokens).strip() == record["answer"].strip() and found.grids == ()
+    figure = grounding_figure([(record["images"], record["answer"], found)])
+    assert len(figure.axes) == len(record["images"]) + 1
+
+
+@pytest.mark.parametrize("how", [{"dtype": "bfloat16"}, {"dtype": "float32", "quantize": "nf4"}])
+def test_the_formula_holds_in_16_and_4_bits(folder, how):
+    stack = LoraStack(load_vlm(str(folder), device="cpu", max_px=bound_of(folder), **how))
+    stack.add("AE", AdapterSpec(4, 8, ("vision", "language.attention")))
+    for path, weight in stack.model.named_parameters():
+        if "lora_B.AE" in path:
+            weight.data.normal_(0, 0.1)
+    assert 0 < stack.largest_formula_error() < 0.1 or how["dtype"] == "float32"
+    if "quantize" not in how:
+        before = {n: b.dtype for n, b in stack.vlm.model.named_buffers() if b.is_floating_point()}
+        merged = stack.merged_trunk("AE").model
+        assert merged.dtype == torch.bfloat16
+        after = {n: b.dtype for n, b in merged.named_buffers() if b.is_floating_point()}
+        assert after == {n.replace(".base_layer", ""): kind for n, kind in before.items()}, "positions are not rounded"
+
+
+def test_greedy_answers_are_not_penalised(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / folder.name)
+    file = tmp_path / folder.name / "generation_config.json"
+    own = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(own | {"repetition_penalty": 1.3, "temperature": 0.5, "do_sample": True}))
+    config = load_vlm(str(file.parent), dtype="float32", device="cpu").model.generation_config
+    assert not config.do_sample and config.repetition_penalty in (None, 1.0) and config.pad_token_id is not None

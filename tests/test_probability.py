@@ -49,7 +49,7 @@ def simulated(n: int, *, temperature: float, classes: int = 2, seed: int = 0) ->
 
 
 def test_yes_or_no_is_chosen_as_by_the_first_token(stack, records, photo_folder):
-    options = option_tokens(stack.vlm.processor.tokenizer, ("yes", "no"))
+    options = option_tokens(stack.vlm.processor, ("yes", "no"))
     found = choose(stack, records, options, batch=5)
     assert [choice.option for choice in found] == chosen_yes_no(stack, records)
     for choice, record in zip(found, records, strict=True):
@@ -61,7 +61,7 @@ def test_yes_or_no_is_chosen_as_by_the_first_token(stack, records, photo_folder)
 
 def test_classes_that_begin_alike_part_at_a_later_token(stack, records, photo_folder):
     names = ("in hand", "in carton", "on shelf", "on floor", "in hand luggage")
-    options = option_tokens(stack.vlm.processor.tokenizer, names)
+    options = option_tokens(stack.vlm.processor, names)
     for choice, record in zip(choose(stack, records[:4], options), records, strict=False):
         own, by_hand = options[choice.option], 1.0
         for t, token in enumerate(own):

@@ -258,15 +258,16 @@ def test_probabilities_are_those_of_the_logits(experts, tiny_folder):
     """Yes against no, and a class by each token where the classes part; a temperature only for the same expert."""
     tokenizer = experts.stack.vlm.processor.tokenizer
     entry = {"temperature": 2.0, "n": 60, "expert": "abc"}
-    chances = Chances(lambda names: option_tokens(tokenizer, names), {"DD": {"yes/no": entry}}, {})
-    yes, no = (option_tokens(tokenizer, ["yes", "no"])[word] for word in ("yes", "no"))
+    processor = experts.stack.vlm.processor
+    chances = Chances(lambda names: option_tokens(processor, names), {"DD": {"yes/no": entry}}, {})
+    yes, no = (option_tokens(processor, ["yes", "no"])[word] for word in ("yes", "no"))
     logits = torch.randn(12, len(tokenizer), generator=torch.Generator().manual_seed(1))
     for word, tokens in (("yes", yes), ("no", no)):
         for sha256, scale in (("abc", 2.0), ("abd", 1.0)):
             pair = torch.stack([logits[0, yes[0]], logits[0, no[0]]]) / scale
             found = chances.of("DD", sha256, text=f"{word}, it is", tokens=[*tokens[:-1], 5, 6], logits=logits)
             assert found == (pytest.approx(pair.softmax(0)[0].item(), abs=1e-6), "yes", scale == 2.0)
-    options = option_tokens(tokenizer, classes_of({})["PP"])
+    options = option_tokens(processor, classes_of({})["PP"])
     total = 0.0
     for name, tokens in options.items():
         chance, of, calibrated = chances.of("PP", "abc", text=name, tokens=tokens, logits=logits)

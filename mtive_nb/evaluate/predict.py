@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mtive_nb.data.records import records_sha256
-from mtive_nb.model.batches import batch_of, rough_tokens
+from mtive_nb.model.batches import answer_tokens, batch_of, rough_tokens
 from mtive_nb.model.load import Vlm, answering_fingerprint, base_fingerprint
 from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.parallel import by_processes
@@ -101,9 +101,11 @@ def next_token_logits(stack: LoraStack, records: list[dict]) -> torch.Tensor:
 
 
 def yes_no_tokens(vlm: Vlm) -> tuple[int, int]:
-    """Return the ids of the first tokens of the answers yes and no."""
-    encode = vlm.processor.tokenizer.encode
-    return encode("yes", add_special_tokens=False)[0], encode("no", add_special_tokens=False)[0]
+    """Return the ids of the first tokens of the answers yes and no. Errors: ValueError where both begin alike."""
+    yes, no = (answer_tokens(vlm.processor, word)[0][0] for word in ("yes", "no"))
+    if yes == no:
+        raise ValueError(f"{vlm.name}: its tokenizer begins yes and no with the same token; no single token decides")
+    return yes, no
 
 
 @torch.inference_mode()

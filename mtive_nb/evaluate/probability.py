@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
-from transformers import PreTrainedTokenizerBase
+from transformers import ProcessorMixin
 
 from mtive_nb.evaluate.calibration import calibration
-from mtive_nb.model.batches import batch_of
+from mtive_nb.model.batches import answer_tokens, batch_of
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.run import progress
 
@@ -46,10 +46,9 @@ class Choice:
 Options = Mapping[str, Sequence[int]]  # option -> its tokens, the end of the answer last
 
 
-def option_tokens(tokenizer: PreTrainedTokenizerBase, options: Sequence[str]) -> dict[str, list[int]]:
-    """Return each option's tokens, with the end of the answer."""
-    encode = tokenizer.encode
-    return {name: [*encode(name, add_special_tokens=False), tokenizer.eos_token_id] for name in options}
+def option_tokens(processor: ProcessorMixin, options: Sequence[str]) -> dict[str, list[int]]:
+    """Return each option's tokens as a chat ends with it, with the end of the answer."""
+    return {name: answer_tokens(processor, name)[0] for name in options}
 
 
 def _possible(options: Options, said: Sequence[int]) -> list[int]:
@@ -112,7 +111,7 @@ def choices_of_experts(
     Kind "yes/no" covers the binary records of every task, kind "class" the open records whose label is one of the
     task's `classes`. Other records are left out. right: 0 or 1.
     """
-    tokenizer, parts = stack.vlm.processor.tokenizer, []
+    parts = []
     for task, adapter in adapters.items():
         of_task, names = [r for r in records if r["task"] == task], (classes or {}).get(task, ())
         polar = [r for r in of_task if r["variant"] == "bin"]
@@ -120,7 +119,7 @@ def choices_of_experts(
         for kind, some, options in zip(KINDS, (polar, named), (YES_NO, names), strict=True):
             if some:
                 stack.activate(adapter)
-                found = choose(stack, some, option_tokens(tokenizer, options), batch=batch)
+                found = choose(stack, some, option_tokens(stack.vlm.processor, options), batch=batch)
                 about = {key: [r[key] for r in some] for key in ("id", "product_id", "split", "task")}
                 parts.append(pd.DataFrame(about | {"kind": kind, "truth": [r["label"] for r in some], "choice": found}))
     columns = ["id", "product_id", "split", "task", "kind", "truth", "choice"]

@@ -13,10 +13,12 @@ from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
 from mtive_nb.data.photos import PhotoError, cached_by_file, load_image
-from mtive_nb.data.records import BRACKETS, any_of, parts_of, plain_chat
+from mtive_nb.data.records import BRACKETS, any_of, assistant_turn, parts_of, plain, plain_chat, user_turn
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.losses import IGNORE
+from mtive_nb.model.text import TextProcessor
 
+KEPT_PX = 148  # photos prepared for at most this side stay in memory: 4,096 of them take 1 GiB
 IMAGE_TOKENS = 40  # rough number of tokens per image, used only to sort records by length
 
 
@@ -28,10 +30,12 @@ def prepared_image(path: str, max_px: int | None) -> Image.Image:
         raise PhotoError(f"{path}: {error}") from None
 
 
-@cached_by_file(4096)
 def cached_image(path: str, max_px: int | None) -> Image.Image:
-    """Return prepared_image, kept in memory until its file changes."""
-    return prepared_image(path, max_px)
+    """Return prepared_image; a small one is kept in memory until its file changes."""
+    return _kept_image(path, max_px) if max_px and max_px <= KEPT_PX else prepared_image(path, max_px)
+
+
+_kept_image = cached_by_file(4096)(prepared_image)
 
 
 class RecordDataset(Dataset):
@@ -100,7 +104,10 @@ class Collator:
                     )
                 spans.append(self._tokens_after(len(prompt), text))
         images = [row["pixels"] for row in rows] if any(row["pixels"] for row in rows) else None
-        batch = dict(self.processor(text=list(texts), images=images, return_tensors="pt", padding=True))
+        bos = self.processor.tokenizer.bos_token
+        written = bos and texts[0].startswith(bos) and not isinstance(self.processor, TextProcessor)
+        once = {"add_special_tokens": False} if written else {}  # by the template
+        batch = dict(self.processor(text=list(texts), images=images, return_tensors="pt", padding=True, **once))
         if self.answers:
             labels = torch.full_like(batch["input_ids"], IGNORE)
             for labelled, ids, span in zip(labels, batch["input_ids"], spans, strict=True):
@@ -112,6 +119,22 @@ class Collator:
         """Count the tokens that end after character `start`; some tokenizers split an answer on its own differently."""
         found = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return sum(end > start for _, end in found["offset_mapping"])
+
+
+def answer_tokens(processor: ProcessorMixin, answer: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the ids of an answer as a chat ends with it, the end of the turn last, and the characters of each.
+
+    Some templates write a space before an answer, which joins its first token or is one. The characters count from the
+    answer's begin, without outer spaces; the end's are beyond them.
+    """
+    control, template = control_tokens(processor), processor.apply_chat_template
+    answer = plain(answer.strip(), control)
+    chat = plain_chat([user_turn("?"), assistant_turn(answer)], control)
+    prompt, text = template(chat[:-1], add_generation_prompt=True), template(chat).rstrip()
+    begin = text.index(answer, len(prompt))
+    found = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    own = [(i, a, b) for i, (a, b) in zip(found["input_ids"], found["offset_mapping"], strict=True) if b > len(prompt)]
+    return [i for i, *_ in own], [(max(0, a - begin), max(0, b - begin)) for _, a, b in own]
 
 
 def batch_of(vlm: Vlm, records: Sequence[dict], *, answers: bool = False) -> dict[str, torch.Tensor]:

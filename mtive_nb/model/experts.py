@@ -46,7 +46,7 @@ def _train_and_take(
     stack: LoraStack, plan: AdapterPlan, checkpoints: Path | None
 ) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
     log = _train(stack, plan, checkpoints)
-    weights = {n: w.numpy() for n, w in stack.adapter_weights(plan.name).items()}
+    weights = {n: w.cpu().numpy() for n, w in stack.adapter_weights(plan.name).items()}
     stack.unload(plan.name)
     return log, weights
 

@@ -12,7 +12,8 @@ RESTORE = "bitsandbytes::dequantize_4bit"
 def four_bit_options(compute: torch.dtype, device: str) -> dict:
     """Return from_pretrained's arguments to keep linear layers in 4 bits and compute in `compute`."""
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-    return {"quantization_config": config, "device_map": {"": device}}
+    own = torch.cuda.current_device() if device == "cuda" else device  # the GPU of this process
+    return {"quantization_config": config, "device_map": {"": own}}
 
 
 @cache

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> None:
     """Train, and save from the first process."""
-    asked = parser().parse_args(words)
+    asked, process = parser().parse_args(words), PartialState()  # which gives each process its own GPU
     records = [record for record in load_records(asked.records) if record["split"] == "train"]
     over = [(Path(folder), name) for folder, _, name in (text.rpartition(":") for text in asked.over)]
     stack = open_stack(*over) if over else LoraStack(load_vlm(asked.model, max_px=asked.max_px))
@@ -54,7 +54,7 @@ def main(words: list[str] | None = None) -> None:
     plan = AdapterPlan(asked.name, spec, over[-1][1] if over else None, records, training)
     train_adapters(stack, [plan], checkpoints=asked.out / "checkpoints")
     stack.assert_alive(asked.name)
-    if PartialState().is_main_process:
+    if process.is_main_process:
         stack.save(asked.out, asked.name)
         shutil.rmtree(asked.out / "checkpoints")  # a later training run into this folder is another one
 

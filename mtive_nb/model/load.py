@@ -23,6 +23,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    GenerationConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
@@ -136,8 +137,7 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
     processor.tokenizer.padding_side = "left"
     how = {"dtype": kind, "attn_implementation": attention} | (four_bit_options(kind, device) if quantize else {})
     model = model_class(family).from_pretrained(source, **how)
-    if model.generation_config.pad_token_id is None:  # else `generate` warns at each batch
-        model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.generation_config = _greedy(model.generation_config, pad=processor.tokenizer.pad_token_id)
     if not quantize:
         return Vlm(model.to(device).eval().requires_grad_(False), processor, name, min_px, max_px)
     restore_block_by_block()
@@ -146,6 +146,14 @@ def load_vlm(name: str = "pocket", *, attention: str = "sdpa", dtype: str = "aut
             layer.support_avx512bf16_for_cpu = False
     base = base_fingerprint(model_class(family).from_pretrained(source, dtype=kind))
     return Vlm(model.eval().requires_grad_(False), processor, name, min_px, max_px, quantize, base)
+
+
+def _greedy(own: GenerationConfig, *, pad: int) -> GenerationConfig:
+    """Return a checkpoint's ends without its sampling: a hub model's repetition penalty would change greedy answers."""
+    ids = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if ids["pad_token_id"] is None:  # else `generate` warns at each batch
+        ids["pad_token_id"] = pad
+    return GenerationConfig(do_sample=False, **ids)
 
 
 def model_class(family: str) -> type:

@@ -26,6 +26,11 @@ from mtive_nb.run.guard import die_with_parent
 _mine: LoraStack | Vlm | None = None  # a worker's own copy of the model
 
 
+def on_gpu(model: LoraStack | Vlm) -> bool:
+    """Return whether a model's weights lie on a GPU."""
+    return (model.vlm if isinstance(model, LoraStack) else model).device.type == "cuda"
+
+
 def share_of_the_cores(processes: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // processes)
 
@@ -46,9 +51,9 @@ def by_processes(
 ) -> list:
     """Return [work(copy of the model, *item) for item in items], computed by `workers` processes.
 
-    A single worker uses the model itself. `what`: label of the progress line; empty if the work shows its own progress.
+    A single worker uses the model itself, as does a model on a GPU, of which processes would each need a copy. `what`: label of the progress line; empty if the work shows its own progress.
     """
-    if workers < 2:
+    if workers < 2 or on_gpu(model):
         return [work(model, *item) for item in (progress(items, what=what) if what else items)]
     threads, spawn = share_of_the_cores(workers), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, initializer=_copy_model, initargs=(model, threads)) as pool:
@@ -90,9 +95,9 @@ def train_adapter_in_shares(
 ) -> pd.DataFrame:
     """Train as train_adapter does, with each step's batches divided among `processes`: the same adapter up to rounding.
 
-    For a small model on a CPU. Errors: ValueError where `accumulate` is not a multiple of `processes`.
+    For a small model on a CPU; on a GPU a single process takes all. Errors: ValueError where `accumulate` is not a multiple of `processes`.
     """
-    if processes < 2:
+    if processes < 2 or on_gpu(stack):
         return train_adapter(stack, name, records, training, held_out=held_out, checkpoints=checkpoints)
     training = replace(training, accumulate=batches_of_each(training.accumulate, processes))
     # torch advises against a check that batches without photos need; a process reads the level when it loads torch.

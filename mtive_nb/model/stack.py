@@ -253,13 +253,11 @@ class LoraStack:
         worst = 0.0
         for layer in self._layers():
             base = layer.get_base_layer()
-            x = torch.randn(rows, base.in_features, device=base.weight.device, dtype=base.weight.dtype)
-            wanted = base(x)
+            x = torch.randn(rows, base.in_features, device=base.weight.device, dtype=self.vlm.model.dtype)
+            wanted = base(x).float()
             for name in (a for a in self.active if a in layer.lora_A):
                 scale = self.specs[name].alpha / self.specs[name].rank
-                wanted = wanted + scale * (
-                    x.to(torch.float32) @ layer.lora_A[name].weight.T @ layer.lora_B[name].weight.T
-                )
+                wanted = wanted + scale * (x.float() @ layer.lora_A[name].weight.T @ layer.lora_B[name].weight.T)
             worst = max(worst, (layer(x) - wanted).abs().max().item())
         return worst
 
@@ -323,7 +321,12 @@ class LoraStack:
         merged = twin
         if self.peft is not None:
             merged = twin.merge_and_unload(adapter_names=list(self.branch(name))) if name else twin.unload()
-        model, vlm = merged.to(dtype).eval().requires_grad_(False), self.vlm
+        kinds = {n: buffer.dtype for n, buffer in self.vlm.model.named_buffers()}
+        for weight in merged.parameters():
+            weight.data = weight.data.to(dtype)
+        for n, buffer in merged.named_buffers():  # as in the base: positions rounded to 16 bits move long prompts
+            buffer.data = buffer.data.to(kinds.get(n, buffer.dtype))
+        model, vlm = merged.eval().requires_grad_(False), self.vlm
         return Vlm(model, vlm.processor, f"{vlm.name}+{name}", vlm.min_px, vlm.max_px)
 
 

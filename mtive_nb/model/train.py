@@ -248,6 +248,8 @@ def train_adapter(
         prediction_loss_only=True,
         bf16=torch.cuda.is_available() and stack.vlm.model.dtype == torch.bfloat16,
     )
+    if arguments.n_gpu > 1:  # else the Trainer would split a batch among GPUs, patches apart from their records
+        arguments._n_gpu = 1
     trainer = StageTrainer(
         stack.model, arguments, train_dataset=RecordDataset(records, stack.vlm.max_px),
         eval_dataset=RecordDataset(held_out, stack.vlm.max_px) if held_out else None, beta=training.beta,

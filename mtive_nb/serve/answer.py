@@ -137,8 +137,8 @@ class Profile(Experts):
         for task in self.versions.tasks:
             self.versions.serve(self.pool, task)
         self.max_px = self.stack.vlm.max_px
-        tokenizer = self.stack.vlm.processor.tokenizer
-        self.chances = Chances(lambda names: option_tokens(tokenizer, names), self._calibration(), self.own)
+        processor = self.stack.vlm.processor
+        self.chances = Chances(lambda names: option_tokens(processor, names), self._calibration(), self.own)
         self._serving = ExitStack()
         self._serving.enter_context(self.stack.serving("IT"))
 

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from mtive_nb.model.load import Vlm
-from mtive_nb.model.parallel import batches_of_each, by_processes, train_adapter_in_shares
+from mtive_nb.model.parallel import batches_of_each, by_processes, on_gpu, train_adapter_in_shares
 from mtive_nb.model.stack import LoraStack
 from mtive_nb.model.train import Training, train_adapter
 from mtive_nb.run.params import choose
@@ -32,10 +32,6 @@ def stage_training_of(engine: str) -> Callable:
     return choose("ENGINE", engine, {"local": train_adapter_in_shares, "ray": train_adapter_by_ray})
 
 
-def _on_gpu(model: LoraStack | Vlm) -> bool:
-    return (model.vlm if isinstance(model, LoraStack) else model).device.type == "cuda"
-
-
 def by_ray(model: LoraStack | Vlm, work: Callable, items: Sequence[tuple], *, workers: int = 2, what: str = "",
            tries: int = 3) -> list:  # fmt: skip
     """Return [work(a copy of the model, *item) for item in items], computed by actors of a Ray cluster.
@@ -46,7 +42,7 @@ def by_ray(model: LoraStack | Vlm, work: Callable, items: Sequence[tuple], *, wo
     import ray
     from ray import cloudpickle
 
-    kept, gpus = ray.put(cloudpickle.dumps(model)), int(_on_gpu(model))
+    kept, gpus = ray.put(cloudpickle.dumps(model)), int(on_gpu(model))
 
     class Worker:
         def __init__(self) -> None:
@@ -89,7 +85,7 @@ def train_adapter_by_ray(
 
     checkpoints = Path(checkpoints).resolve()
     of_each = replace(training, accumulate=batches_of_each(training.accumulate, processes))
-    kept, gpus = ray.put(cloudpickle.dumps((stack, records, held_out))), _on_gpu(stack)
+    kept, gpus = ray.put(cloudpickle.dumps((stack, records, held_out))), on_gpu(stack)
     made = checkpoints / f"{name}.pt"
 
     def share() -> None:

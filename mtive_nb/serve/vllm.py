@@ -379,7 +379,8 @@ def main() -> None:
     except LineageError as error:
         sys.exit(f"error: {error}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # ends the context, which stops the server
-    with VllmServer(folder / "trunk", experts, log=folder / "vllm.log") as server:
+    longest = 512 + 2 * ((_pixel_bound(folder / "trunk") or 1024) // 28) ** 2  # a question on two photos
+    with VllmServer(folder / "trunk", experts, log=folder / "vllm.log", max_len_tok=longest) as server:
         print(
             f"{' '.join(server.command())}\n{server.url}/v1 serves {[BASE, *server.first]}; Ctrl-C ends it"
             + (f"\nexport {KEY_ENV}={made}" if made else ""),

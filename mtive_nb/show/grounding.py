@@ -41,10 +41,12 @@ def _write_words(axes: Axes, words: list[tuple[str, float]]) -> None:
     axes.axis("off")
 
 
-def _lay_weights(axes: Axes, path: Path, weights: np.ndarray, largest: float) -> None:
-    """Draw a photo overlaid with the weights (rows, columns) of its tokens: clear for low weights, red for high."""
+def _lay_weights(axes: Axes, path: Path, weights: np.ndarray | None, largest: float) -> None:
+    """Draw a photo overlaid with the weights (rows, columns) of its tokens, if known: clear for low weights, red for high."""
     image = load_image(path)
     axes.imshow(image)
+    if weights is None:
+        return
     strength = np.asarray(Image.fromarray((weights / largest).astype(np.float32)).resize(image.size)).clip(0, 1)
     axes.imshow(strength, cmap="autumn_r", alpha=0.75 * strength)
 
@@ -61,11 +63,14 @@ def grounding_figure(
     grid = figure.subplots(len(rows), most + 1, squeeze=False, width_ratios=(*[1] * most, 4.4))
     for k, ((photos, answer, found), (*places, text)) in enumerate(zip(rows, grid, strict=True)):
         weights = found.maps.mean(0)  # (V,), the images concatenated
-        parts = np.split(weights, np.cumsum([high * wide for high, wide in found.grids])[:-1])
+        parts = [None] * len(photos)  # of a family whose tokens have no grid, the photo alone
+        if found.grids:
+            cuts = np.cumsum([high * wide for high, wide in found.grids])[:-1]
+            parts = [p.reshape(shape) for p, shape in zip(np.split(weights, cuts), found.grids, strict=True)]
         for axes in places:
             axes.axis("off")
-        for axes, photo, part, shape in zip(places, photos, parts, found.grids, strict=False):
-            _lay_weights(axes, photo, part.reshape(shape), weights.max())
+        for axes, photo, part in zip(places, photos, parts, strict=False):
+            _lay_weights(axes, photo, part, weights.max())
         _write_words(text, _words(answer, found))
         text.set_title(captions[k] if captions else "", loc="left", fontsize=9, parse_math=False)
     if title:

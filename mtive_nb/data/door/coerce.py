@@ -63,7 +63,9 @@ def coerced_facts(facts: Mapping[str, object]) -> dict:
             read[name] = value
         elif value.strip():
             read[name] = _read(name, value.strip())
-    if "damaged" in read and isinstance(kind := read.get("damage"), str) and kind.casefold() == "none":  # no kind is named
+    if (
+        "damaged" in read and isinstance(kind := read.get("damage"), str) and kind.casefold() == "none"
+    ):  # no kind is named
         del read["damage"]
     return {name: value for name, value in read.items() if not _is_blank(value)}
 

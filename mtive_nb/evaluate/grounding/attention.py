@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from mtive_nb.data.records import plain, records_sha256
-from mtive_nb.model.batches import batch_of, control_tokens, rough_tokens
+from mtive_nb.model.batches import answer_tokens, batch_of, control_tokens, rough_tokens
 from mtive_nb.model.load import Vlm, answering_fingerprint
 from mtive_nb.model.losses import IGNORE
 from mtive_nb.model.parallel import by_processes
@@ -193,7 +193,7 @@ def read_attention(
         n, looked = len(tokens), None
         if maps:
             looked = (reading.total[b, :n][:, columns[b].any(0)] / len(reading.layers)).cpu().numpy()
-        own = tuple(next(grids, ()) for _ in records[b]["images"])
+        own = tuple(grid for _ in records[b]["images"] if (grid := next(grids, None)))
         of_images = len(counts[b])
         of_heads = heads[b, :, :, :n, :of_images] if by_head else None
         found.append(AnswerAttention(tokens, spans, mass[b, :, :n, :of_images], counts[b], own, looked, of_heads))
@@ -209,10 +209,9 @@ def _grids(vlm: Vlm, inputs: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
 
 
 def _answer_tokens(vlm: Vlm, record: dict) -> tuple[list[str], list[tuple[int, int]]]:
-    """Return the answer's tokens as text and their character spans, without the end token."""
-    answer = plain(record["answer"], control_tokens(vlm.processor))  # as in the batch
-    encoded = vlm.processor.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
-    spans = [tuple(span) for span in encoded["offset_mapping"]]
+    """Return the answer's tokens as text and their character spans, without the end of the turn."""
+    answer = plain(record["answer"].strip(), control_tokens(vlm.processor))  # as in the batch
+    spans = [span for span in answer_tokens(vlm.processor, record["answer"])[1] if span[0] < len(answer)]
     return [answer[a:b] for a, b in spans], spans
 
 

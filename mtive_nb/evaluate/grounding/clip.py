@@ -62,8 +62,9 @@ class Clip:
 
 
 def load_clip(name: str) -> Clip:
-    """Load a CLIP from the hub or a local folder."""
-    return Clip(CLIPModel.from_pretrained(name).eval(), CLIPProcessor.from_pretrained(name))
+    """Load a CLIP from the hub or a local folder, onto a GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Clip(CLIPModel.from_pretrained(name).eval().to(device), CLIPProcessor.from_pretrained(name))
 
 
 def build_dual_encoder(tokenizer: PreTrainedTokenizerBase, *, image_px: int = 112, patch_px: int = 14, width: int = 128,
@@ -122,6 +123,7 @@ def train_dual_encoder(
         lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), logging_steps=max(1, steps // 20), seed=seed,
         save_steps=200, save_total_limit=1, report_to=[], remove_unused_columns=False, disable_tqdm=True, dataloader_drop_last=True,
         use_cpu=not torch.cuda.is_available(), log_level="error", logging_nan_inf_filter=False,
+        dataloader_pin_memory=False,  # `collate` puts batches where the model is
     )  # fmt: skip
     image_px = clip.model.config.vision_config.image_size
     data, watch = _Pairs(pairs, image_px), Watch("dual encoder")
