@@ -69,6 +69,15 @@ def test_gemma_3_has_the_published_number_of_weights_and_of_image_tokens(size, t
     assert sizes.adapter_parameters(model, ["vision.attention", "language"], rank=1) > 0
 
 
+def test_tiles_of_idefics3_are_counted() -> None:
+    """SmolVLM's shape: 512-pixel tiles of 1,024 patches, 64 tokens each; a photo of 4:3 is cut into 4 x 3 of them."""
+    vision = {"image_size": 512, "patch_size": 16}
+    config = AutoConfig.for_model("idefics3", vision_config=vision, scale_factor=4)
+    tokens = [sizes.tiled_tokens(config, max_px=px) for px in (512, 600, 1024, 0)]
+    assert tokens == [64 * tiles for tiles in (1, 5, 5, 13)]
+    assert sizes.own_image_tokens(config) == 13 * 64 and sizes.patches_a_token(config) == 16
+
+
 # MB at 16 bits and per cent of the base, counted apart from this code
 @pytest.mark.parametrize("rank, mb, per_cent", [(32, 57.3, 0.346), (8, 14.3, 0.086)])
 def test_adapter_sizes_at_7b(known, rank, mb, per_cent):

@@ -5,6 +5,7 @@ Letters: B batch, D width, F width of the MLP, R rank, T tokens, P patches.
 
 import json
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 import httpx
@@ -130,19 +131,29 @@ def image_tokens(config: PreTrainedConfig, *, min_px: int, max_px: int) -> int:
 
 
 def own_image_tokens(config: PreTrainedConfig) -> int:
-    """Count the tokens of a 12-megapixel photo under a model's own bounds: 0 for a text model, 256 for Gemma 3.
-
-    1,024 for a family without a rule.
-    """
+    """Count the tokens of a 12-megapixel photo under a model's own bounds: 0 for a text model, 256 for Gemma 3."""
     if not hasattr(config, "vision_config"):
         return 0
     if config.model_type == "qwen2_5_vl":
         return image_tokens(config, min_px=0, max_px=0)
-    return getattr(config, "mm_tokens_per_image", 1024)
+    return tiled_tokens(config, max_px=0) if config.model_type == "idefics3" else config.mm_tokens_per_image
+
+
+def tiled_tokens(config: PreTrainedConfig, *, max_px: int) -> int:
+    """Count the tokens of a 12-megapixel photo in Idefics3: tiles of one size, and the whole beside several.
+
+    max_px: the photo's longest side before it is cut; 0 is four tiles, as in the hub's processors.
+    """
+    tile_px, vision = config.vision_config.image_size, config.vision_config
+    wide = ceil((max_px or 4 * tile_px) / tile_px)
+    tiles = wide * ceil(wide * min(PHOTO_PX) / max(PHOTO_PX))  # the processor enlarges the width first
+    return (tiles + (tiles > 1)) * (tile_px // vision.patch_size) ** 2 // config.scale_factor**2
 
 
 def patches_a_token(config: PreTrainedConfig) -> int:
-    """Count the patches behind an image token: 16 in Gemma 3, whose images have one size, and four elsewhere."""
+    """Count the patches behind an image token: four in Qwen, those of a whole image or tile over its tokens elsewhere."""
+    if config.model_type == "idefics3":
+        return config.scale_factor**2
     tokens = getattr(config, "mm_tokens_per_image", 0)
     return (config.vision_config.image_size // config.vision_config.patch_size) ** 2 // tokens if tokens else 4
 

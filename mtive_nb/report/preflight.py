@@ -182,11 +182,12 @@ def check_memory(report: Report, books: dict[str, Book], model: nn.Module, sized
 
 
 def check_pixels(report: Report, book: Book, config: PreTrainedConfig) -> int:
-    """Return the tokens per image under a notebook's pixel bounds; 1,024 for a model family without a rule."""
+    """Return the tokens per image under a notebook's pixel bounds, or the family's own number."""
     where = book.where("MAX_PX")
+    if config.model_type == "idefics3":
+        return sizes.tiled_tokens(config, max_px=book.values["MAX_PX"])
     if config.model_type != "qwen2_5_vl":
-        report.add("warn", f"{where}: {config.model_type} sizes its images itself; assuming 1,024 tokens per image")
-        return 1024
+        return sizes.own_image_tokens(config)
     try:
         return sizes.image_tokens(config, min_px=book.values["MIN_PX"], max_px=book.values["MAX_PX"])
     except ValueError as error:
