@@ -26,9 +26,10 @@ from mtive_nb.run.guard import die_with_parent
 _mine: LoraStack | Vlm | None = None  # a worker's own copy of the model
 
 
-def on_gpu(model: LoraStack | Vlm) -> bool:
-    """Return whether a model's weights lie on a GPU."""
-    return (model.vlm if isinstance(model, LoraStack) else model).device.type == "cuda"
+def on_gpu(model: object) -> bool:
+    """Return whether a stack or a VLM lies on a GPU; other workers' tools, such as roles behind an address, do not."""
+    device = getattr(getattr(model, "vlm", model), "device", None)
+    return device is not None and device.type == "cuda"
 
 
 def share_of_the_cores(processes: int) -> int:
