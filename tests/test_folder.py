@@ -69,7 +69,9 @@ def test_folder_and_record(home: Path) -> None:
     assert record["seed"] == 5
     assert record["seconds"] >= 0
     assert record["peak_mib"] > 1
-    assert set(record["versions"]) == {"python", "torch", "transformers", "peft", "numpy", "mtive_nb"}
+    assert set(record["versions"]) == {
+        "python", "torch", "transformers", "peft", "accelerate", "trl", "numpy", "mtive_nb",
+    }  # fmt: skip
     assert record["git"] == {"commit": None, "dirty": None}
 
 
