@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from mtive_nb.data.rows import CHOICES, FACT_TYPES, FALSE, TRUE, Fault
 
@@ -70,20 +70,17 @@ def coerced_facts(facts: Mapping[str, object]) -> dict:
     return {name: value for name, value in read.items() if not _is_blank(value)}
 
 
-def one_spelling(rows: Iterable[dict]) -> list[Fault]:
+def one_spelling(rows: Sequence[dict]) -> list[Fault]:
     """Write the values of an attribute that differ in case or spaces alone as the commonest of them, in place.
 
     "Red" and "red" would else be two colours, each a wrong answer for the other. Returns a warning for each change.
     """
-    tables = [row for row in rows if "category" in row]  # products: category and coarse group beside the attributes
-    tables += [table for row in rows for table in (row.get("attributes"), (row.get("facts") or {}).get("attributes"))]
+    places = [(row, name, "category") for row in rows for name in ("category", "coarse") if name in row]
+    for row in rows:
+        for table in (row.get("attributes"), (row.get("facts") or {}).get("attributes")):
+            places += [(table, name, name) for name in table or ()]
+    places = [(table, name, (of, _folded(table[name]))) for table, name, of in places if isinstance(table[name], str)]
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    places = [
-        (table, name, ("category" if name == "coarse" else name, " ".join(value.casefold().split())))
-        for table in filter(None, tables)
-        for name, value in table.items()
-        if isinstance(value, str) and (table.get("attributes") is None or name in ("category", "coarse"))
-    ]
     for table, name, key in places:
         found[key][table[name]] += 1
     commonest = {key: spellings.most_common(1)[0][0] for key, spellings in found.items()}
@@ -95,6 +92,10 @@ def one_spelling(rows: Iterable[dict]) -> list[Fault]:
         for other in spellings
         if other != commonest[name, key]
     ]
+
+
+def _folded(value: str) -> str:
+    return " ".join(value.casefold().split())
 
 
 def _is_blank(value: object) -> bool:
