@@ -98,7 +98,7 @@ def write_lines(lines: Mapping[str, Sequence[Line]], path: str | Path) -> Path:
 def load_lines(path: str | Path) -> dict[str, list[Line]]:
     """Read a file of `write_lines`: {absolute path of the photo: its lines}."""
     path, found = Path(path), {}
-    for _, text in numbered_lines(path):
+    for _, text in numbered_lines(path.read_text(encoding="utf-8")):
         row = json.loads(text)
         found[str((path.parent / row["images"][0]).resolve())] = list(map(stored_line, row["lines"]))
     return found

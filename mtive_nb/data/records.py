@@ -242,10 +242,10 @@ def write_rows(rows: Iterable[dict], path: str | Path) -> Path:
     return path
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the non-empty lines of a file of JSON lines, with their numbers from 1."""
-    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: texts may contain U+2028
-    return ((number, text) for number, text in enumerate(lines, start=1) if text.strip())
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the non-empty lines of the text of a file of JSON lines, with their numbers from 1."""
+    lines = text.split("\n")  # not splitlines: texts may contain U+2028
+    return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def load_records(path: str | Path, *, check_photos: bool = True) -> list[dict]:
@@ -254,7 +254,7 @@ def load_records(path: str | Path, *, check_photos: bool = True) -> list[dict]:
     if not path.is_file():
         raise FileNotFoundError(f"records {path}: no such file; first run the notebook that writes it")
     records, lines = [], []
-    for line, text in numbered_lines(path):
+    for line, text in numbered_lines(path.read_text(encoding="utf-8")):
         try:
             records.append(json.loads(text))
         except ValueError as error:

@@ -63,11 +63,9 @@ class SortedSteps(Sampler[int]):
         for start in range(0, len(self), self.size):
             step = order[start : start + self.size]
             step = step[np.argsort(self.lengths[step], kind="stable")]
-            for begin in range(0, len(step), self.at_once) if self.shares > 1 else ():
+            for begin in range(0, len(step), self.at_once):
                 for first in range(self.shares):
                     yield from step[begin : begin + self.at_once][first :: self.shares].tolist()
-            if self.shares == 1:
-                yield from step.tolist()
 
 
 class TrainableCheckpoints(Trainer):

@@ -116,7 +116,8 @@ def _lines(check: Check) -> Iterator[str]:
 def _usable(catalogue: Catalogue) -> str:
     counts = []
     for kind, rows in (("products", catalogue.products), ("feedback", catalogue.feedback)):
-        usable, own_id = {row[0] for row in map(dataclasses.astuple, rows)}, f"{kind.rstrip('s')}_id"
+        own_id = f"{kind.rstrip('s')}_id"
+        usable = {getattr(row, own_id) for row in rows}
         # A photo that is left out does not leave out its row.
         lost = {
             q.line

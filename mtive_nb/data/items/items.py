@@ -10,7 +10,7 @@ from mtive_nb.data.catalogue import Quarantined
 from mtive_nb.data.door.lines import decoded
 from mtive_nb.data.items.schema import checked
 from mtive_nb.data.photos import PhotoError, load_image
-from mtive_nb.data.records import write_rows
+from mtive_nb.data.records import numbered_lines, write_rows
 from mtive_nb.data.splits import SPLITS, split_of
 
 Box = tuple[float, float, float, float]
@@ -56,9 +56,7 @@ def load_items(path: str | Path) -> tuple[list[Item], list[Quarantined]]:
     fails the schema are left out of their item.
     """
     path, items, faults, seen = Path(path), [], [], set()
-    for line, text in enumerate(decoded(path.read_bytes()).split("\n"), start=1):
-        if not text.strip():
-            continue
+    for line, text in numbered_lines(decoded(path.read_bytes())):
         found: list[tuple[str, object, str]] = []  # field, what was found, reason
         try:
             item = _item(json.loads(text), path.parent, found)
