@@ -74,7 +74,7 @@ class Endpoint:
         self.url, self.model = url.rstrip("/") + "/chat/completions", model
         self.retries, self.backoff_s, self._sleep = retries, backoff_s, sleep
         self.budget_requests, self.requests, self.tok = budget_requests, 0, 0
-        self._silent, self._down = 0, ""  # requests in a row that found no server, and why it counts as down
+        self._silent, self.down = 0, ""  # requests in a row that found no server, and why no further one is sent
         self._refusal, self._refused = "", 0  # the words of the last refusals, and how many in a row; -1: no longer
         self._lock = threading.Lock()
         self._key = os.environ.get(api_key_env, "")
@@ -104,8 +104,8 @@ class Endpoint:
     ) -> tuple[Reply | None, str]:
         body = {"model": self.model, "messages": [{"role": "user", "content": content}], **(request or {})}
         reason, wait_s = "", 0.0
-        if self._down:
-            return None, f"not asked: {SILENT} requests in a row failed ({self._down})"
+        if self.down:
+            return None, f"not asked: {self.down}"
         for attempt in range(self.retries + 1):
             if attempt:
                 # The wait is random, so that many workers do not retry at once.
@@ -135,7 +135,7 @@ class Endpoint:
                 )
         with self._lock:
             self._silent = self._silent + 1 if _NO_SERVER.fullmatch(reason) else 0
-            self._down = self._down or (reason if self._silent >= SILENT else "")
+            self.down = self.down or (f"{SILENT} requests in a row failed ({reason})" if self._silent >= SILENT else "")
         return None, reason
 
     def _count_refusal(self, words: str) -> str:

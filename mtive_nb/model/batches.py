@@ -102,7 +102,7 @@ class Collator:
                     raise ValueError(
                         f"record {row['id']}: the chat template changes the question when an answer follows"
                     )
-                spans.append(self._tokens_after(len(prompt), text))
+                spans.append(len(_tokens_after(self.processor, len(prompt), text)))
         images = [row["pixels"] for row in rows] if any(row["pixels"] for row in rows) else None
         bos = self.processor.tokenizer.bos_token
         written = bos and texts[0].startswith(bos) and not isinstance(self.processor, TextProcessor)
@@ -115,10 +115,15 @@ class Collator:
             batch["labels"] = labels
         return batch
 
-    def _tokens_after(self, start: int, text: str) -> int:
-        """Count the tokens that end after character `start`; some tokenizers split an answer on its own differently."""
-        found = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return sum(end > start for _, end in found["offset_mapping"])
+
+def _tokens_after(processor: ProcessorMixin, start: int, text: str) -> list[tuple[int, int, int]]:
+    """Return the tokens that end after character `start`, each as id, begin and end of its characters.
+
+    Some tokenizers split an answer on its own differently.
+    """
+    found = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens = zip(found["input_ids"], found["offset_mapping"], strict=True)
+    return [(token, begin, end) for token, (begin, end) in tokens if end > start]
 
 
 def answer_tokens(processor: ProcessorMixin, answer: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -132,8 +137,7 @@ def answer_tokens(processor: ProcessorMixin, answer: str) -> tuple[list[int], li
     chat = plain_chat([user_turn("?"), assistant_turn(answer)], control)
     prompt, text = template(chat[:-1], add_generation_prompt=True), template(chat).rstrip()
     begin = text.index(answer, len(prompt))
-    found = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    own = [(i, a, b) for i, (a, b) in zip(found["input_ids"], found["offset_mapping"], strict=True) if b > len(prompt)]
+    own = _tokens_after(processor, len(prompt), text)
     return [i for i, *_ in own], [(max(0, a - begin), max(0, b - begin)) for _, a, b in own]
 
 

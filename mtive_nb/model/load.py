@@ -41,9 +41,7 @@ MAKERS = {"pocket": "notebook 00", "pocket-reader": "python -m mtive_nb.pocket.r
 MARGIN_PX = 2
 PARTS = ("vision", "connector", "language")
 HEAD = "language.head"
-MIXTURE = (
-    "lora_mixture"  # the model's child while a mixture is on; inside PEFT's layers, PEFT would save it with its own
-)
+MIXTURE = "lora_mixture"  # the model's child while a mixture is on; PEFT would save what lies inside its layers
 WRAPPER = "base_model.model."  # PEFT's prefix before the paths of the base's own modules
 _LLAMA = {"attention": r"self_attn\.(q|k|v|o)_proj", "mlp": r"mlp\.(gate|up|down)_proj"}
 # part -> (path of the part, path of one layer, linear layers by kind); regular expressions over full module paths

@@ -23,7 +23,7 @@ class RayProfile(Experts):
         import ray
 
         if not ray.is_initialized():
-            ray.init(ignore_reinit_error=True)
+            ray.init()
         gpus = int(ray.cluster_resources().get("GPU", 0) >= workers)
 
         @ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=3, max_task_retries=3)

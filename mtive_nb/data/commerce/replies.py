@@ -100,8 +100,8 @@ def said_by(
 
     def one(build: Callable[[], list[dict]]) -> Reply:
         nonlocal over
-        if over:
-            return Reply("", f"not asked: {over}")
+        if why := over or endpoint.down:  # before the photo is read
+            return Reply("", f"not asked: {why}")
         try:
             text, reason = endpoint.say(build(), request=request)
         except (OSError, PhotoError) as error:

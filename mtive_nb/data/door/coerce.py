@@ -63,9 +63,8 @@ def coerced_facts(facts: Mapping[str, object]) -> dict:
             read[name] = value
         elif value.strip():
             read[name] = _read(name, value.strip())
-    if (
-        "damaged" in read and isinstance(kind := read.get("damage"), str) and kind.casefold() == "none"
-    ):  # no kind is named
+    kind = read.get("damage")
+    if "damaged" in read and isinstance(kind, str) and kind.casefold() == "none":  # it names no kind
         del read["damage"]
     return {name: value for name, value in read.items() if not _is_blank(value)}
 

@@ -52,6 +52,9 @@ class _Reader:
     same: dict[str, str] = field(default_factory=dict)  # photo -> the first of those that are the same
     lost: dict[str, int] = field(default_factory=dict)  # id of a product that is left out -> its line
     stems: dict[Path, dict[str, str]] = field(default_factory=dict)  # folder -> its files by their names without ending
+    names: dict[Path, dict[str, list[str]]] = field(
+        default_factory=dict
+    )  # folder -> its files by their names' NFC form
     own_facts: frozenset[str] = frozenset()  # facts that tasks of the shop's own read
     warned: dict[tuple[str, str, str], list] = field(default_factory=dict)  # file, field, reason -> warning, its rows
 
@@ -149,9 +152,11 @@ class _Reader:
         try:
             if image.isascii() or path.exists():
                 return image
-            alike = [
-                one.name for one in path.parent.iterdir() if normalize("NFC", one.name) == normalize("NFC", path.name)
-            ]
+            if path.parent not in self.names:
+                self.names[path.parent] = defaultdict(list)
+                for one in path.parent.iterdir():
+                    self.names[path.parent][normalize("NFC", one.name)].append(one.name)
+            alike = self.names[path.parent].get(normalize("NFC", path.name), [])
         except (OSError, ValueError):
             return image
         return image.removesuffix(path.name) + alike[0] if len(alike) == 1 else image
