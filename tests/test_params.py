@@ -26,6 +26,7 @@ SHARES: dict[str, float] = {"AE": 0.5}
 SHUFFLE: bool = True
 ANSWER: str = "yes"
 """
+PROJECT = Path(__file__).parents[1]
 
 
 def make(
@@ -215,7 +216,8 @@ def test_a_mapping_changes_only_the_keys_that_it_names(tmp_path: Path) -> None:
     for text, expected in [
         ("STEPS: {DD: 5}\n", {"AE": 3, "*": 9, "DD": 5}),
         ("STEPS: {AE: null}\nTASKS: [AE, DD]\n", {"*": 9}),
-        ("STEPS: {'*': 1}\n", {"AE": 3, "*": 1}),
+        ("STEPS: {'*': 1}\n", {"*": 1}),
+        ("STEPS: {'*': 1, DD: 2}\n", {"*": 1, "DD": 2}),
     ]:
         assert effective(make(tmp_path, cell, yaml=text))["STEPS"] == expected
     assert per_task({"AE": 3, "*": 9}, ["DD", "AE"]) == {"DD": 9, "AE": 3}
@@ -223,3 +225,13 @@ def test_a_mapping_changes_only_the_keys_that_it_names(tmp_path: Path) -> None:
         per_task({"AE": 3, "DD": 2}, ["AE", "SL"])
     with pytest.raises(ParameterError, match="STEPS of .* has no entry for the task DD"):
         effective(make(tmp_path, cell, yaml="STEPS: {'*': null}\nTASKS: [AE, DD]\n"))
+
+
+@pytest.mark.parametrize(
+    ("profile", "chapter"),
+    [(profile, "06_experts") for profile in ("paper", "h200", "mine-gpu", "mine-hub")]
+    + [("paper", "09_continual"), ("paper", "15_caslie")],
+)
+def test_no_rate_of_the_pocket_base_reaches_a_hub_model(profile: str, chapter: str) -> None:
+    given = effective_parameters(PROJECT / "notebooks" / f"{chapter}.ipynb", params=PROJECT / "params", profile=profile)
+    assert set(given["RATE"].values()) == {1e-4}

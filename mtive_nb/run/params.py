@@ -186,7 +186,8 @@ def close_to(name: str, known: list[str]) -> str:
 def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[str, Any]:
     """Return a notebook's parameters in a profile: its defaults, then `every.yaml`, its own file, and PROFILE.
 
-    Each source overrides the sources before it. A mapping changes only the keys that it names, and null removes a key.
+    Each source overrides the sources before it. A mapping changes only the keys that it names, and null removes a key;
+    one with "*" replaces the whole mapping, since it says what all keys are that it does not name.
     `params` is the folder of profiles. A missing file changes nothing.
     Errors: ParameterError for an unknown profile, an unknown name, a wrong type, a task without a setting, a broken
     file or cell.
@@ -207,7 +208,8 @@ def effective_parameters(notebook: Path, *, params: Path, profile: str) -> dict[
                     f"It declares: {', '.join(declared)}"
                 )
             if isinstance(value, dict) and isinstance(values[name], dict):
-                value = {key: one for key, one in (values[name] | value).items() if one is not None}
+                before = {} if value.get(REST) is not None else values[name]
+                value = {key: one for key, one in (before | value).items() if one is not None}
             try:
                 values[name] = check_type(value, declared[name].annotation)
             except TypeError as error:
