@@ -4,9 +4,10 @@
 
 An arm is one training run of a chapter: an expert or a shared adapter of 06 by its adapter's name (AE, Base_AE, SL,
 Base_SL), the mixture of 08 (Base_MoE), a new task of 09 (PT on the stack, Base_PT on the bare base) or a share of replay
-there, as T4 names it ("Base_SL+Replay(100%)"), or an arm of 15 (uniM3, UIA, CASLIE, context-free, "VLM, photos", "VLM,
-captions"). Everything but rate and passes is the chapter's own setting in the profile: records, rank, placement, batch,
-loss, seed. The chapters before must have run in the profile. Stages 1 and 2: search_stages.py.
+there, as T4 names it ("Base_SL+Replay(100%)"), an arm of 15 (uniM3, UIA, CASLIE, context-free, "VLM, photos", "VLM,
+captions") or a specialist of 29 ("CASLIE, AP"). Everything but rate and passes is the chapter's own setting in the
+profile: records, rank, placement, batch, loss, seed. The chapters before must have run in the profile; of 15, its rows.
+Stages 1 and 2: search_stages.py.
 
 Each pair of a rate and a number of passes is one trial: train on the split train, score on the split val. One line of
 JSON a trial goes to --out; a trial that has its line there is not run again. `passes` counts the arm's records as its
@@ -30,7 +31,7 @@ import torch
 import mtive_nb as m
 from mtive_nb.data.commerce.fuse import fuse, labels_said
 from mtive_nb.data.commerce.mmec import load_written
-from mtive_nb.data.commerce.rows import CommerceRow
+from mtive_nb.data.commerce.rows import COMMERCE_TASKS, CommerceRow
 from mtive_nb.data.emdiv.build import tasks_with_questions
 from mtive_nb.data.records import records_sha256
 from mtive_nb.data.sampling import first_of_each_form, sample_variants
@@ -168,8 +169,9 @@ def of_09(chapters: Chapters, arm: str, stages: tuple) -> Arm | None:
 
 
 def of_15(chapters: Chapters, arm: str) -> Arm | None:
-    """An arm of CASLIE's text model or VLM on the rows that 15 wrote; None where 15 trains no such arm."""
-    if arm not in (*CASLIE_ARMS, *VLM_ARMS):
+    """An arm of CASLIE's text model or VLM on the rows that 15 wrote, or 29's specialist of a task; None for no such arm."""
+    of, _, task = arm.partition(", ")
+    if arm not in (*CASLIE_ARMS, *VLM_ARMS) and (of, task in COMMERCE_TASKS) != ("CASLIE", True):
         return None
     given, run = chapters.parameters("15"), chapters.run("15")
     with TemporaryDirectory() as aside:  # 15 wrote these rows, and has a quarantine of its own
@@ -177,7 +179,8 @@ def of_15(chapters: Chapters, arm: str) -> Arm | None:
     if arm == "VLM, photos":
         records = [fuse(row, arm="image", answer=given["ANSWER"]) for row in rows]
     else:
-        records = m.load_records(run / "records" / f"{VLM_ARMS.get(arm, arm)}.jsonl")
+        records = m.load_records(run / "records" / f"{VLM_ARMS.get(arm, of)}.jsonl")
+        records = [r for r in records if task not in COMMERCE_TASKS or r["task"] == task]
     if arm in VLM_ARMS:
         model = json.loads((chapters.run("04") / "stack" / "stack.json").read_text())["model"]
         stack = m.LoraStack(m.load_vlm(model["name"], max_px=model["max_px"]))

@@ -247,11 +247,9 @@ def test_a_run_cut_short_keeps_what_it_has(rows, server, tmp_path):
     assert caption_all(rows.values(), captioner(server), context=True, path=kept) == found and not server.bodies
 
 
-def test_a_spent_budget_is_a_reason_and_the_rest_is_asked_later(rows, server, tmp_path):
+def test_a_spent_budget_ends_the_run_and_the_rest_is_asked_later(rows, server, tmp_path):
     spent = captioner(server, workers=1, budget_requests=4)
-    with pytest.warns(
-        UserWarning, match=r"7 of 11 photos are without a caption \(7 not asked: the budget of 4 requests is spent"
-    ):
+    with pytest.raises(EndpointError, match="7 of 11 requests were not sent: the budget of 4 requests is spent"):
         caption_all(rows.values(), spent, context=True, path=tmp_path / "k")
     assert len(server.bodies) == spent.endpoint.requests == 4
     whole = caption_all(rows.values(), captioner(server), context=True, path=tmp_path / "k")
@@ -265,9 +263,7 @@ def test_an_endpoint_that_goes_down_midway_ends_the_run_with_its_captions_kept(r
         caption_all(every, captioner(server, workers=1, retries=0), context=True, path=tmp_path / "k")
     server.bodies.clear()
     server.reply = lambda prompt: "red" if len(server.bodies) <= 10 else (503, "")
-    with pytest.warns(
-        UserWarning, match=r"14 of 40 .*8 HTTP 503; 6 not asked: 8 requests in a row failed \(HTTP 503\)"
-    ):
+    with pytest.raises(EndpointError, match=r"6 of 24 .* not sent: 8 requests in a row failed \(HTTP 503\)"):
         caption_all(every, captioner(server, workers=1, retries=0), context=True, path=tmp_path / "k")
     assert len(server.bodies) == 18 and len((tmp_path / "k").read_text().splitlines()) == 26
     server.reply = lambda prompt: "red"

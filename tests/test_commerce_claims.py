@@ -43,9 +43,7 @@ def test_the_best_baseline_is_chosen_for_each_task_and_domain():
     assert hits == set(strong.values())
     board = commerce_claims(records, {"CASLIE": right, **arms}).set_index("claim")
     row = board.loc["caslie-beats-best-baseline-ind"]
-    assert (
-        row["verdict"] == "holds" and row["gain"] == 50
-    )  # points, as a baseline scores 0: 0 of CC, 100 of MPC, halved
+    assert row["verdict"] == "holds" and row["gain"] == 50  # 0 of CC, 100 of MPC, halved
     assert "baselines: VLM, photos; uniM3" in row["remark"]
     with pytest.raises(ValueError, match="expected one of"):
         best_of_baselines(records, {"CASLIE": right})
@@ -58,14 +56,16 @@ def test_tasks_that_were_not_asked_are_named():
     assert "not asked on AP, PRP" in row["remark"] and row["n"] == len(records)
 
 
-def test_a_gain_in_points_names_the_task_that_the_other_arm_never_answers():
+def test_the_relative_gain_stands_beside_with_and_without_sequences():
     records = caslie(tasks=("CC", "SR"))
     right = [r["label"] for r in records]
-    weak = ["x" if r["task"] == "CC" else "A" for r in records]
-    (row,) = commerce_claims(records, {"CASLIE": right, "uniM3": weak}).to_dict("records")
-    assert row["unit"] == "points" and "in points: uniM3 scores 0 on CC" in row["remark"]
-    (row,) = commerce_claims(records, {"CASLIE": right, "uniM3": ["A"] * len(right)}).to_dict("records")
-    assert row["unit"] == "percent_relative" and "in points" not in row["remark"]
+    arms = {
+        "CASLIE": right,
+        "uniM3": [said if r["task"] == "SR" else "x" for r, said in zip(records, right, strict=True)],
+    }
+    (row,) = commerce_claims(records, arms).to_dict("records")
+    assert row["unit"] == "points" and row["published"] is None
+    assert "+100.0% in relation, +4.9% in print; no relative gain over 0 without SR" in row["remark"]
 
 
 def test_accuracy_by_stratum_counts_rows_of_the_stratum_alone():

@@ -115,7 +115,7 @@ def test_all_chapters_train_with_one_loss():
     assert [stem[:2] for stem in defaults] == ["04", "05", "06"] and set(defaults.values()) == {Training(1).balance}
 
 
-@pytest.mark.parametrize("arm", ["AE", "Base_MoE", "PT", "Base_SL+Replay(100%)", "CASLIE"])
+@pytest.mark.parametrize("arm", ["AE", "Base_MoE", "PT", "Base_SL+Replay(100%)", "CASLIE", "CASLIE, SA"])
 def test_rates_are_searched_on_val_and_a_trial_is_not_run_twice(smoke, search, tmp_path, monkeypatch, capsys, arm):
     out = tmp_path / "search.jsonl"
     words = ["smoke", arm, "--rates", "0.001", "0.003", "--passes", "1", "--limit", "1", "--out", str(out)]

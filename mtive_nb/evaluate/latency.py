@@ -50,10 +50,12 @@ def still_runs(
 ) -> dict[str, Callable[[], None]]:
     """Return training runs for time and memory measurements, at learning rate 0: the same cost, unchanged weights.
 
-    Each value of `ways` is a model, an adapter's name and the training records.
+    Each value of `ways` is a model, an adapter's name and the training records. Every run looks at its photos anew, as
+    the first pass of a training does.
     """
 
     def train(model: LoraStack | LoraMixture, adapter: str, records: list[dict]) -> None:
+        model.vlm.kept.forget()
         train_adapter(model, adapter, records, replace(training, rate=0.0))
         model.activate(None)  # a mixture would stay on in the next variant
 

@@ -28,6 +28,11 @@ class KeptPhotos:
     def __reduce__(self) -> tuple:
         return KeptPhotos, (self.limit,)
 
+    def forget(self) -> None:
+        """Keep no photo any longer."""
+        self.states.clear()
+        self.bytes = 0
+
     def of(self, tower: nn.Module, patches: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
         """Return the tower's last hidden state (P, D), before the connector, for patches (P, values) of grids (N, 3)."""
         photos = patches.split(grids.prod(1).tolist())

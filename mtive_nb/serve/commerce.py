@@ -90,7 +90,7 @@ def main(profile: str, source: str, *, output: str, expert: str, batch: int = 32
     left_out = Path(output).with_suffix(".quarantine.csv")
     try:
         Output(output)  # refuse a wrong file before loading a model
-        rows = load_rows(source, photos=Path(source).parent, quarantine=left_out)
+        rows = load_rows(source, quarantine=left_out, look=False)
         answers = score_rows(CommerceExpert(profile, expert), rows, output=output, batch=batch)
     except (OSError, KeyError, ValueError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)

@@ -48,6 +48,7 @@ class Request:
     version: Version | None
     max_new_tokens: int
     deadline: float
+    past_end: bool = False
     pieces: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
     said: list[str] = field(default_factory=list)  # the pieces read so far
     outcome: str | None = None
@@ -166,9 +167,18 @@ class Engine:
         with self.pool.forward:
             self._serving.__exit__(None, None, None)
 
-    def submit(self, record: dict, expert: str | None, *, max_new_tokens: int = 64, limit_s: float = 60.0) -> Request:
+    def submit(
+        self,
+        record: dict,
+        expert: str | None,
+        *,
+        max_new_tokens: int = 64,
+        limit_s: float = 60.0,
+        past_end: bool = False,
+    ) -> Request:
         """Queue a question for an expert (None: the trunk alone).
 
+        past_end: write on to `max_new_tokens`, for timings; it holds where all requests of a batch ask for it.
         Errors: ValueError for an empty or too long question, PhotoError for a missing photo, KeyError for an unknown
         expert; Overloaded if the queue is full; RuntimeError after the end of the engine or of its thread.
         """
@@ -180,7 +190,7 @@ class Engine:
                 raise RuntimeError(f"the engine is closed{f': {self._fault!r}' if self._fault else ''}")
             if self._waiting.qsize() >= self.max_waiting:
                 raise Overloaded(f"{self.max_waiting} requests wait already")
-            request = Request(record, self.pool.hold(expert), max_new_tokens, time.monotonic() + limit_s)
+            request = Request(record, self.pool.hold(expert), max_new_tokens, time.monotonic() + limit_s, past_end)
             self._waiting.put(request)
         return request
 
@@ -263,6 +273,7 @@ class Engine:
             made = model.generate(
                 **inputs,
                 max_new_tokens=longest,
+                min_new_tokens=longest if all(r.past_end for r in requests) else None,
                 do_sample=False,
                 stopping_criteria=[streams],
                 output_logits=self.chance_of is not None,

@@ -34,12 +34,10 @@ def latency_table(times: Mapping[int, pd.DataFrame], *, reference: str) -> pd.Da
 
 
 def asker(server: Engine | VllmClient, record: dict, expert: str | None) -> Callable[[int], object]:
-    """A function that requests an answer of so many tokens from an expert (None: the trunk alone) and waits for its end.
-
-    vLLM writes past the end of an answer; the engine stops there.
-    """
+    """A function that requests an answer of so many tokens, past its end, from an expert (None: the trunk alone)."""
     if isinstance(server, Engine):
-        return lambda tokens: server.submit(record, expert, max_new_tokens=tokens, limit_s=LIMIT_S).text()
+        timed = {"limit_s": LIMIT_S, "past_end": True}
+        return lambda tokens: server.submit(record, expert, max_new_tokens=tokens, **timed).text()
     past_the_end = {"ignore_eos": True}
     return lambda tokens: "".join(server.stream(record, expert, max_new_tokens=tokens, extra_body=past_the_end))
 
@@ -66,12 +64,12 @@ def times_through(
 
 
 def request_seconds(pool: ExpertPool, record: dict, *, tokens: int, requests: int) -> pd.Series:
-    """Seconds of so many requests through an engine, to the pool's experts in turn; one request before is not timed."""
+    """Seconds of requests of so many tokens through an engine, to the pool's experts in turn; one before is not timed."""
     experts = list(pool.experts)
     with Engine(pool, gather_s=0.0) as engine:
 
         def ask(expert: str) -> float:
-            request = engine.submit(record, expert, max_new_tokens=tokens, limit_s=LIMIT_S)
+            request = engine.submit(record, expert, max_new_tokens=tokens, limit_s=LIMIT_S, past_end=True)
             request.text()
             return request.seconds
 

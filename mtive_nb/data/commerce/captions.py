@@ -148,9 +148,20 @@ def ready_captions(rows: Iterable[CommerceRow]) -> dict[str, tuple[Reply, ...]]:
     }
 
 
-def captioned(rows: Iterable[CommerceRow], captions: Mapping[str, Sequence[Reply]]) -> list[CommerceRow]:
-    """Return the rows with these captions as their own, "" where one is missing; `ready_captions` reads them."""
-    return [replace(row, captions=tuple(caption.text for caption in captions[row.row_id])) for row in rows]
+def captioned(
+    rows: Iterable[CommerceRow],
+    captions: Mapping[str, Sequence[Reply]],
+    *,
+    used: Mapping[str, Sequence[bool]] | None = None,
+) -> list[CommerceRow]:
+    """Return the rows with these captions as their own; "" where one is missing, or not `used`. `ready_captions` reads them."""
+    found = []
+    for row in rows:
+        own = captions[row.row_id]
+        kept = used[row.row_id] if used is not None else [True] * len(own)
+        texts = tuple(caption.text if use else "" for caption, use in zip(own, kept, strict=True))
+        found.append(replace(row, captions=texts))
+    return found
 
 
 def caption_faults(rows: Iterable[CommerceRow], captions: Mapping[str, Sequence[Reply]]) -> pd.DataFrame:

@@ -109,6 +109,7 @@ def make_row(maker: Maker, draw: Draw, row_id: str, *, label: str, stratum: str,
             f"{why.most_common(1)[0][0]}; take a shop with more products and photos, or ask for fewer tasks"
         )
     ids = list(dict.fromkeys(shown.product_id for shown in made.photos))
+    asked = made.photos[made.places.index(label) if label in made.places else 0]  # in SR what is bought next
     return CommerceRow(
         row_id=row_id,
         input=made.input,
@@ -116,7 +117,7 @@ def make_row(maker: Maker, draw: Draw, row_id: str, *, label: str, stratum: str,
         options=made.options,
         photos=tuple(shown.path for shown in made.photos),
         places=made.places,
-        product_id=f"user {row_id}" if fields["task"] == "SR" else ids[0],
+        product_id=asked.product_id,
         facts=tuple(shown.facts for shown in made.photos),
         known={"asked": list(made.asked), "products": ids, "group": made.photos[0].group, **made.known},
         stratum=stratum,

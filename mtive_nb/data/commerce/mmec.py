@@ -34,14 +34,16 @@ def load_rows(
     photos: str | Path | None = None,
     names: Mapping[str, str] | None = None,
     cache: str | Path | None = None,
+    look: bool = True,
 ) -> list[CommerceRow]:
     """Read the usable rows of a JSON array or of JSON lines; the others go to `quarantine` (CSV) with the reason.
 
     photos: a folder or archive, in which a photo is found by the end of its URL (default: the file's folder), unless the
     file names one of the same project's outputs from its own place; `cache`: where an archive is unpacked.
     names: further names of tasks and splits, as the file spells them ({"dev_set": "val"}). Each photo is decoded once. A
-    photo that is missing or does not decode is left out with its caption, and a row without any photo with it. Errors:
-    FileNotFoundError; ValueError when no row is usable.
+    photo that is missing or does not decode is left out with its caption, and a row without any photo with it. look=False
+    leaves photos as the file names them, for a reader of texts and captions.
+    Errors: FileNotFoundError; ValueError when no row is usable.
     """
     file = Path(file)
     store = PhotoStore(file.parent if photos is None else photos, cache=cache)
@@ -63,7 +65,7 @@ def load_rows(
             read.append((line, row))
         except RowFault as error:
             left_out.append(quarantined(file.name, line, own, error.fault))
-    rows = list(_with_photos(file, read, store, left_out))
+    rows = list(_with_photos(file, read, store, left_out)) if look else [row for _, row in read]
     write_quarantine(left_out, quarantine)
     if not rows:
         why = f"; the first: {left_out[0].field}: {left_out[0].reason}" if left_out else ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mtive_nb.data.endpoint import BudgetError, Endpoint
+from mtive_nb.data.endpoint import BudgetError, Endpoint, EndpointError
 from mtive_nb.data.photos import PhotoError
 from mtive_nb.run.progress import progress
 
@@ -92,29 +92,38 @@ def said_by(
     """Yield (place, reply) as an endpoint answers, with `workers` requests in flight.
 
     contents: functions that build one user turn's parts, called when the request is sent. A request that fails and a
-    photo that cannot be used give a reply with the reason. After a spent budget, or where the server counts as down, the
-    rest is not sent and has that reason. Errors: EndpointError where the endpoint refuses
-    for good; what has not been sent by then is not sent.
+    photo that cannot be used give a reply with the reason. Errors: EndpointError where the endpoint refuses for good, the
+    budget is spent or the server counts as down; what has not been sent by then is not sent. Replies to what has been
+    sent come first.
     """
-    over = ""
+    over, unasked = "", 0
 
-    def one(build: Callable[[], list[dict]]) -> Reply:
+    def one(build: Callable[[], list[dict]]) -> Reply | None:
         nonlocal over
-        if why := over or endpoint.down:  # before the photo is read
-            return Reply("", f"not asked: {why}")
+        if over or endpoint.down:  # before the photo is read
+            return None
         try:
             text, reason = endpoint.say(build(), request=request)
         except (OSError, PhotoError) as error:
             return Reply("", f"photo: {error}")
         except BudgetError as error:
             over = str(error)
-            return Reply("", f"not asked: {over}")
-        return Reply("", reason) if text is None else Reply(" ".join(text.split()))
+            return None
+        if text is None:
+            return None if reason.startswith("not asked") else Reply("", reason)
+        return Reply(" ".join(text.split()))
 
     with ThreadPoolExecutor(workers) as pool:
         jobs = {pool.submit(one, build): place for place, build in enumerate(contents)}
         try:
             for job in as_completed(jobs):
-                yield jobs[job], job.result()
+                if reply := job.result():
+                    yield jobs[job], reply
+                unasked += not reply
         finally:  # after an error or an interrupt, what has not begun is not sent
             pool.shutdown(cancel_futures=True)
+    if unasked:
+        raise EndpointError(
+            f"{endpoint.model}: {unasked} of {len(contents)} requests were not sent: {over or endpoint.down}. What was answered "
+            "is kept; run again to ask for the rest"
+        )

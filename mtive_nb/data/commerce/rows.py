@@ -52,7 +52,7 @@ class CommerceRow:
     photos: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
-    product_id: str = ""  # rows of one product, or of one user in SR, stand in one split
+    product_id: str = ""  # rows of one product (in SR the one bought next, or a user) stand in one split
     facts: tuple[Mapping[str, str], ...] = ()
     known: Mapping[str, Any] = field(default_factory=dict)
     stratum: str = ""
@@ -62,6 +62,16 @@ class CommerceRow:
     def labels(self) -> tuple[str, ...]:
         """The labels of the options: "A" of "A: exact match"; an option without a colon is its own label."""
         return tuple(option.partition(":")[0].strip() for option in self.options)
+
+
+def check_splits(rows: Iterable[CommerceRow]) -> None:
+    """Check that each task has rows to learn from and rows to be asked. Errors: ValueError that names task and split."""
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        splits.setdefault(row.task, set()).add(row.split)
+    for task, there in splits.items():
+        if missing := [split for split in ("train", "test") if split not in there]:
+            raise ValueError(f"task {task}: found no row of {', '.join(missing)}, only of {', '.join(sorted(there))}")
 
 
 def questions(rows: Iterable[CommerceRow]) -> pd.DataFrame:

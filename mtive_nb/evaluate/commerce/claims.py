@@ -1,7 +1,7 @@
 """CASLIE's claims on answers of its arms, and accuracy by what a photo adds to the text.
 
-A claim compares two arms on the tasks' main metrics, as the paper averages them: the relative gain of each task, or the
-mean of these gains. The arms of a claim, named as in chapters 15 and 29, are registered in `evaluate/design.yaml`.
+A claim compares two arms on the tasks' main metrics, in points: each task's difference, or the mean of these. The arms of
+a claim, named as in chapters 15 and 29, are registered in `evaluate/design.yaml`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mtive_nb.data.commerce.rows import CommerceRow
-from mtive_nb.evaluate.claims import find_claim, measured
+from mtive_nb.evaluate.claims import BOARD_FIELDS, find_claim, measured
 from mtive_nb.evaluate.commerce.scores import DOMAINS, commerce_gains, main_scores, option_of
 from mtive_nb.evaluate.design import load_design
 from mtive_nb.evaluate.intervals import bootstrap_interval
@@ -22,13 +22,16 @@ BASELINES = ("VLM, photos", "CLIP head", "uniM3", "commonest class", "always yes
 def commerce_claims(records: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Return a row of the claims board for each registered claim of CASLIE whose two arms have answers.
 
-    A claim that names tasks which `records` lack is decided on the others, and its remark says so. The remark also says
-    when the gain has another unit than the registered one.
+    A claim that names tasks which `records` lack is decided on the others, and its remark says so. The remark also has
+    the relative gain of the mean over tasks, since the paper prints relative gains, and that without SR where it says so.
     """
     if BASELINES[0] in answers:
         answers = {**answers, "best of baselines": best_of_baselines(records, answers)}
-    there = {_claimed(DOMAINS[record["variant"]], record["task"]) for record in records}
-    rows = []
+    scores = {
+        name: {_claimed(*place): value for place, value in main_scores(records, said).items()}
+        for name, said in answers.items()
+    }
+    there, rows = {_claimed(DOMAINS[record["variant"]], record["task"]) for record in records}, []
     for claim_id, registered in load_design().claims.items():
         (left, right), test = registered.arms, find_claim(claim_id)["test"]
         tasks = [task for task in test["tasks"] if task in there]
@@ -36,18 +39,23 @@ def commerce_claims(records: Sequence[Mapping[str, Any]], answers: Mapping[str, 
             continue
         gains = commerce_gains(records, answers[left], answers[right], tasks=tasks)
         values = {"mean": gains.mean} if test["over_tasks"] == "mean" else gains.by_task
-        unit = None if gains.unit == test["margin_published"]["unit"] else gains.unit
         missing = [task for task in test["tasks"] if task not in there]
         remarks = [f"not asked on {', '.join(missing)}"] * bool(missing)
         remarks += [f"baselines: {'; '.join(b for b in BASELINES if b in answers)}"] * (right == "best of baselines")
-        if unit == "points":
-            scores = main_scores(records, answers[right])
-            zero = [claimed for place, value in scores.items() if value == 0 and (claimed := _claimed(*place)) in tasks]
-            remarks.append(f"in points: {right} scores 0 on {', '.join(zero)}")
-        elif unit:
-            remarks.append(f"in {unit}, registered in {registered.unit}")
-        rows.append(measured(claim_id, values, unit=unit, remark="; ".join(remarks)))
-    return pd.DataFrame(rows)
+        printed = test["margin_published"]
+        beside = f", {printed['value']:+}% in print" if printed["unit"] == "percent_relative" else ""
+        remarks += [f"{_relative(scores[left], scores[right], tasks)} in relation{beside}"]
+        rest = [task for task in tasks if not task.startswith("SR")]
+        if left == "CASLIE" and right in BASELINES and rest != tasks:
+            remarks += [f"{_relative(scores[left], scores[right], rest)} without SR"]
+        rows.append(measured(claim_id, values, unit="points", remark="; ".join(remarks)))
+    return pd.DataFrame(rows, columns=list(BOARD_FIELDS))
+
+
+def _relative(left: Mapping[str, float], right: Mapping[str, float], tasks: Sequence[str]) -> str:
+    """Return by how many percent the mean main metric of `left` over tasks is above that of `right`: "+4.9%"."""
+    above, below = (sum(of[task] for task in tasks) for of in (left, right))
+    return f"{100 * (above / below - 1):+.1f}%" if below else "no relative gain over 0"
 
 
 def _claimed(domain: str, task: str) -> str:

@@ -39,9 +39,11 @@ class TaskHead:
     model: ClassifierMixin
 
     def answer(self, row: CommerceRow, vectors: Vectors) -> str:
-        """Return the label of the likeliest option."""
+        """Return the label of the likeliest option, "" for a row without options among tasks that have them."""
         if not self.ranks:
             return str(self.model.predict(row_features(row, self.parts, vectors)[None])[0])
+        if not row.options:
+            return ""
         return row.labels[int(self.model.predict_proba(option_features(row, self.parts, vectors))[:, -1].argmax())]
 
 
@@ -86,6 +88,7 @@ def fit_clip_head(clip: Clip, train: Sequence[CommerceRow]) -> ClipHead:
 
 def _fitted(rows: Sequence[CommerceRow], vectors: Vectors) -> TaskHead:
     ranks = len({row.options for row in rows}) > 1
+    rows = [row for row in rows if row.options or not ranks]  # a row without options shows nothing to rank
     parts = tuple(dict.fromkeys(part for row in rows for part in _parts(row, one_place=ranks)))
     if ranks:
         x = np.concatenate([option_features(row, parts, vectors) for row in rows])

@@ -190,9 +190,11 @@ def paper_table(scores: pd.DataFrame, table: str, *, rule: str = "wrong") -> pd.
     """Return those `commerce_scores` that one of CASLIE's tables prints, as `run.metrics` reads them.
 
     table: "T4", "T5", "T6", "A3", "A4", "A6" (main metrics) or "A7" to "A13" (one task in full). Further columns: paper,
-    table, column. An arm that the table prints has the paper's name (PRINTED). The released rule's scores have their own table, "T6, failed dropped". Errors: ValueError for a table
-    without scores.
+    table, column. An arm that the table prints has the paper's name (PRINTED). The released rule's scores have their own table, "T6, failed dropped"; without scores the table is empty.
+    Errors: ValueError for another table.
     """
+    if table not in PRINTED:
+        raise ValueError(f"paper_table: found {table!r}; expected T4, T5, T6, A3, A4, A6 or A7 to A13")
     printed, task = columns_of("caslie", table), FULL.get(table)
     own = scores[(scores["rule"] == rule) & (scores["task"].isin([task] if task else MAIN))]
     if task:
@@ -205,8 +207,6 @@ def paper_table(scores: pd.DataFrame, table: str, *, rule: str = "wrong") -> pd.
         own = own if "IND/AP" in printed else own[own["domain"] == "IND"]
     found = own.assign(column=column)
     found = found[found["column"].isin(printed)]
-    if found.empty:
-        raise ValueError(f"paper_table: found no score of {table!r}; expected T4, T5, T6, A3, A4, A6 or A7 to A13")
     place = ("caslie", table) if rule == "wrong" else ("own", f"{table}, failed dropped")
     named = found["system"].replace(PRINTED.get(table, {}))
     return found.assign(system=named, paper=place[0], table=place[1]).reset_index(drop=True)
@@ -214,13 +214,11 @@ def paper_table(scores: pd.DataFrame, table: str, *, rule: str = "wrong") -> pd.
 
 @dataclass(frozen=True)
 class Gains:
-    """Gains of one system over another on the main metrics, all in `unit`.
+    """Gains of one system over another on the main metrics in points, 100 (left - right); mean: that over tasks.
 
-    unit: "percent_relative", 100 (left / right - 1), or "points", 100 (left - right), where right scores 0 in a task.
-    mean: mean over tasks of the gains, as the paper averages.
+    The paper prints left / right - 1. Where right is near 0, one lucky answer would decide such a mean.
     """
 
-    unit: str
     by_task: dict[str, Interval]
     mean: Interval
 
@@ -236,8 +234,7 @@ def commerce_gains(
 ) -> Gains:
     """Return the gains of the answers `left` over the answers `right` in both domains, on `tasks` or all that occur.
 
-    A task out of domain has the claims' name: "AP_ood". A product is drawn with its questions of all tasks. Where right
-    scores 0 in a resample, the difference is divided by one answer in n, so that a gain stays finite.
+    A task out of domain has the claims' name: "AP_ood". A product is drawn with its questions of all tasks.
     Errors: ValueError as commerce_scores, and where no record is of these tasks.
     """
     parts, others = (_confusions(records, said, system=side) for said, side in ((left, "left"), (right, "right")))
@@ -246,14 +243,15 @@ def commerce_gains(
     if not named:
         raise ValueError(f"commerce_gains: found no record of {tasks or 'any task'}; expected some")
     cells = [np.hstack([parts[key].cells, others[key].cells]) for key in named.values()]
-    groups = [group for key in named.values() for group in parts[key].groups]
-    drawn = resampled_sums(block_diag(*cells), groups=groups, seed=seed, resamples=resamples)
-    scores = []
-    for (where, task), own, sums in zip(named.values(), cells, _split(drawn, cells), strict=True):
-        both = np.hsplit(np.vstack([own.sum(axis=0, keepdims=True), sums]), 2)  # first the sample itself
-        scores.append([parts[where, task].score(side, MAIN.get(task, ("Acc",))[0], "wrong") for side in both])
-    counts, products = np.array([len(own) for own in cells]), [set(parts[key].groups) for key in named.values()]
-    return _gains(list(named), np.array(scores), counts, products)
+    products = [parts[key].groups for key in named.values()]
+    drawn = resampled_sums(block_diag(*cells), groups=[one for own in products for one in own], seed=seed, resamples=resamples)  # fmt: skip
+    gains = []  # (1 + R,) a task: the sample itself, then its resamples
+    for key, own, sums in zip(named.values(), cells, _split(drawn, cells), strict=True):
+        both = np.hsplit(np.vstack([own.sum(axis=0, keepdims=True), sums]), 2)
+        said, beside = (parts[key].score(side, MAIN.get(key[1], ("Acc",))[0], "wrong") for side in both)
+        gains.append(100 * (said - beside))
+    by_task = {name: _interval(*one) for name, *one in zip(named, gains, products, strict=True)}
+    return Gains(by_task, _interval(np.mean(gains, axis=0), [one for own in products for one in own]))
 
 
 def _split(sums: np.ndarray, cells: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -261,21 +259,11 @@ def _split(sums: np.ndarray, cells: Sequence[np.ndarray]) -> list[np.ndarray]:
     return np.split(sums, np.cumsum([own.shape[1] for own in cells])[:-1], axis=1)
 
 
-def _gains(names: list[str], scores: np.ndarray, counts: np.ndarray, products: list[set]) -> Gains:
-    """Return gains from scores (tasks, 2, 1 + R) of left and right, of the sample and then of its resamples."""
-    left, right = scores[:, 0], scores[:, 1]  # (tasks, 1 + R)
-    relative = bool((right[:, 0] > 0).all())
-    below = np.where(right > 0, right, 1 / counts[:, None]) if relative else np.ones_like(right)
-
-    def interval(values: np.ndarray, n: int, of: set) -> Interval:
-        low, high = np.quantile(values[1:], (0.025, 0.975))
-        ends = float(min(low, values[0])), float(max(high, values[0]))
-        return Interval(float(values[0]), *ends, int(n), groups=len(of))
-
-    of_task = 100 * (left - right) / below
-    by_task = {name: interval(*one) for name, *one in zip(names, of_task, counts, products, strict=True)}
-    unit = "percent_relative" if relative else "points"
-    return Gains(unit, by_task, interval(of_task.mean(axis=0), counts.sum(), set().union(*products)))
+def _interval(values: np.ndarray, groups: Sequence) -> Interval:
+    """Return values[0] with the 95% interval of its resamples, the rest; groups: the product of each answer."""
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    ends = float(min(low, values[0])), float(max(high, values[0]))
+    return Interval(float(values[0]), *ends, len(groups), groups=len(set(groups)))
 
 
 def ecommmu_points(records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> np.ndarray:
