@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="TASK",
         help="task of rows that name none; repeatable. CASLIE, UIA or uniM3: INPUT is a file of commerce rows (docs/commerce.md)",
     )
-    score.add_argument("--batch", type=int, default=32, metavar="N", help="questions answered together (default: 32)")
+    score.add_argument(
+        "--batch", type=int, metavar="N", help="questions answered together (default: as in chapter 07, 32 at most)"
+    )
     score.add_argument("--workers", type=int, default=0, metavar="N", help="answer on N workers of a Ray cluster")
     for command in (ask, score):
         command.add_argument(

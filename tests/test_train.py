@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from mtive_nb.evaluate.predict import CUT, generate_answers
-from mtive_nb.model import resume
+from mtive_nb.model import resume, train
 from mtive_nb.model.batches import Collator, RecordDataset, batch_of
 from mtive_nb.model.lineage import NotFiniteError
 from mtive_nb.model.load import load_vlm
@@ -293,11 +293,20 @@ def test_the_first_loss_of_a_balance_by_record_is_the_mean_of_single_records(tin
     assert log["loss"].iloc[0] == pytest.approx(sum(alone) / 8, abs=1e-4)
 
 
-def test_further_loggers_are_those_of_the_environment(tmp_path, monkeypatch):
-    arguments = TrainingArguments(**trainer_arguments(Training(1), tmp_path))
+def test_further_loggers_are_those_of_the_environment(tiny, tmp_path, monkeypatch):
+    arguments = TrainingArguments(**trainer_arguments(Training(1), tmp_path, base=tiny.model))
     assert arguments.report_to == []
     monkeypatch.setenv("MTIVE_REPORT_TO", "tensorboard,wandb")
-    assert trainer_arguments(Training(1), tmp_path)["report_to"] == ["tensorboard", "wandb"]
+    assert trainer_arguments(Training(1), tmp_path, base=tiny.model)["report_to"] == ["tensorboard", "wandb"]
+
+
+@pytest.mark.parametrize(("asked", "large", "expected"), [(None, 1, True), (None, 10**9, False), (False, 1, False)])
+def test_activations_of_a_large_base_are_computed_again_unless_told_otherwise(
+    tiny, tmp_path, monkeypatch, asked, large, expected
+):
+    monkeypatch.setattr(train, "LARGE", large)
+    arguments = trainer_arguments(Training(1, checkpointing=asked), tmp_path, base=tiny.model)
+    assert arguments["activation_checkpointing"] is expected
 
 
 @pytest.mark.parametrize(("records", "steps"), [(1600, 100), (16, 8), (17, 9), (1, 1), (0, 1)])

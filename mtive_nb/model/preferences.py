@@ -55,7 +55,7 @@ def train_by_preference(
     if not pairs:
         raise ValueError(f"adapter {name!r}: found no pair of answers to train on")
     rows = _prompts(pairs, stack.vlm, lambda row: {f: [assistant_turn(row[f])] for f in ("chosen", "rejected")})
-    own = trainer_arguments(training, checkpoints / name) | UNLIKE_TRL
+    own = trainer_arguments(training, checkpoints / name, base=stack.vlm.model) | UNLIKE_TRL
     arguments = DPOConfig(**own, **LOSSES[strategy], beta=reference_weight, max_length=None)
     about = {"strategy": strategy, "reference_weight": reference_weight}
     return _train(stack, name, spec, parent, DPOTrainer, {"args": arguments, "train_dataset": rows}, pairs, about)
@@ -94,7 +94,7 @@ def train_by_reward(
         return [reward(records[k], said[0]["content"].strip()) for k, said in zip(number, completions, strict=True)]
 
     drawn = {"num_generations": answers_each, "max_completion_length": max_new_tokens, "temperature": temperature}
-    own = trainer_arguments(training, checkpoints / name) | UNLIKE_TRL
+    own = trainer_arguments(training, checkpoints / name, base=stack.vlm.model) | UNLIKE_TRL
     arguments = GRPOConfig(**own, **drawn, beta=reference_weight)
     settings = {"args": arguments, "train_dataset": rows, "reward_funcs": rewards}
     about = {"reference_weight": reference_weight, "reward": getattr(reward, "__qualname__", type(reward).__qualname__)}

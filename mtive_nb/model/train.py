@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from mtive_nb.data.records import records_sha256
 from mtive_nb.model.batches import Collator, RecordDataset, batch_of, rough_tokens
@@ -153,13 +153,16 @@ class Watch(TrainerCallback):
             self.label = f"{self.what}, loss {state.log_history[-1]['loss']:.3g}"
 
 
+LARGE = 10**9  # weights of a base whose activations are computed a second time rather than kept
+
+
 @dataclass(frozen=True)
 class Training:
     """Training settings of an adapter: `steps` optimizer steps of `batch` x `accumulate` records each.
 
     rate: peak learning rate, reached after 5% of the steps; a cosine to 0 follows. beta: weight of the uniform loss in
     noise_robust_loss, from 0 to 1. balance: what counts equally in the loss, "token" or "record". checkpointing:
-    gradient checkpointing, less memory for more time. save_steps: steps between two checkpoints. workers: processes that
+    gradient checkpointing, less memory for more time; None: for a base of LARGE weights or more. save_steps: steps between two checkpoints. workers: processes that
     decode photos. seed: order of the records and, in `train_adapters`, a new adapter's initial weights; those of
     `stack.add` are torch's next draw.
     """
@@ -170,7 +173,7 @@ class Training:
     accumulate: int = 1
     beta: float = 0.0
     balance: str = "token"
-    checkpointing: bool = False
+    checkpointing: bool | None = None
     save_steps: int = 200
     workers: int = 0
     seed: int = 0
@@ -181,19 +184,20 @@ def steps_for(records: int, most: int, *, passes: float, a_step: int) -> int:
     return max(1, min(most, math.ceil(passes * records / a_step)))
 
 
-def trainer_arguments(training: Training, folder: Path) -> dict:
+def trainer_arguments(training: Training, folder: Path, *, base: PreTrainedModel) -> dict:
     """Return the arguments shared by all trainers of an adapter, named as in transformers' TrainingArguments.
 
     MTIVE_REPORT_TO names further loggers, with commas: "tensorboard,wandb".
     """
-    steps = training.steps
+    steps, again = training.steps, training.checkpointing
+    again = base.num_parameters() >= LARGE if again is None else again
     every = max(1, min(20, steps // 10))
     return {
         "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": training.batch,
         "learning_rate": training.rate, "gradient_accumulation_steps": training.accumulate,
         "lr_scheduler_type": "cosine", "warmup_steps": max(1, steps // 20), "weight_decay": 0.0, "max_grad_norm": 1.0,
         "logging_steps": every, "eval_steps": every * max(1, round(steps / every / EVALUATIONS)), "seed": training.seed, "save_steps": training.save_steps,
-        "save_total_limit": 1, "activation_checkpointing": training.checkpointing, "report_to": [name for name in os.environ.get("MTIVE_REPORT_TO", "").split(",") if name],
+        "save_total_limit": 1, "activation_checkpointing": again, "report_to": [name for name in os.environ.get("MTIVE_REPORT_TO", "").split(",") if name],
         "remove_unused_columns": False, "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
         "log_level": "error", "logging_nan_inf_filter": False,
     }  # fmt: skip
@@ -238,7 +242,7 @@ def train_adapter(
             return train_adapter(stack, name, records, training, held_out=held_out, checkpoints=Path(folder))
     stack.activate(name, trainable=True)
     arguments = TrainingArguments(
-        **trainer_arguments(training, Path(checkpoints) / name),
+        **trainer_arguments(training, Path(checkpoints) / name, base=stack.vlm.model),
         data_seed=training.seed,
         dataloader_num_workers=training.workers,
         eval_strategy="steps" if held_out else "no",

@@ -106,13 +106,19 @@ def check_weights(report: Report, book: Book, parameter: str, *, home: Path) -> 
     return model, 0 if here else 2 * total
 
 
-def check_device(report: Report, needs: float, what: str) -> None:
-    """Check that the GPU has `needs` bytes free; without a GPU, check main memory, for float32."""
+def check_device(report: Report, needs: float, what: str, *, read: float = 0) -> None:
+    """Check that the GPU has `needs` bytes free; without a GPU, check main memory, for float32.
+
+    read: bytes of a checkpoint that pass through main memory before a GPU has them in 4 bits.
+    """
     text = f"{what}: needs about {gb(needs)} GB, the largest peak"
     if torch.cuda.is_available():
         free = torch.cuda.mem_get_info()[0]
         level = "fail" if needs > free else "warn" if needs > 0.9 * free else "ok"
         report.add(level, f"{text}; found {gb(free)} GB free on {torch.cuda.get_device_name()}")
+        free = psutil.virtual_memory().available
+        if read > free:
+            report.add("warn", f"main memory: found {gb(free)} GB free, the checkpoint to be packed has {gb(read)} GB")
         return
     free = psutil.virtual_memory().available
     build = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"

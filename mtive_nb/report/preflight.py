@@ -65,6 +65,10 @@ def preflight(profile: str, *, project: Project | None = None) -> Report:
         if number in OWN_PAGES:
             check_own_files(report, book, OWN_FILES[number], OWN_PAGES[number], home=project.home)
         check_own_model(report, book, *OWN_MODELS[number], project=project)
+    if others := sorted(graph.keys() - books.keys() - own.keys()):
+        report.add(
+            "ok", f"not looked at: chapters {', '.join(others)}; they train adapters of the sizes above or smaller"
+        )
     return report
 
 
@@ -173,7 +177,7 @@ def check_memory(report: Report, books: dict[str, Book], model: nn.Module, sized
     if rows:
         about = f"{quantize or 'bfloat16'}; a record of {sizes.IMAGES} images and {sizes.TEXT_TOK} tokens of text; activations by a rough rule"
         report.tables[f"Memory of training in GB ({about})"] = pd.DataFrame(rows)
-        check_device(report, *max(peaks))
+        check_device(report, *max(peaks), read=2 * total if quantize else 0)
     if expert := max(sized.get("06", {}).values(), default=0):
         parts = sizes.serving_memory(config, total, expert=expert)
         line = {k: gb(n) for k, n in parts.items()} | {"experts beside": f"{parts['experts beside']:,}"}

@@ -27,6 +27,7 @@ from mtive_nb.model.experts import STAGES
 from mtive_nb.model.mixed import images_of_rows, mixed_experts
 from mtive_nb.model.stack import LoraStack, open_stack
 from mtive_nb.run.graph import Project, find_project, find_run
+from mtive_nb.run.stale import read_run
 from mtive_nb.serve.chances import Chances, read_calibration
 from mtive_nb.serve.pinned import check_pin
 from mtive_nb.serve.pool import ExpertPool
@@ -36,6 +37,8 @@ from mtive_nb.serve.versions import Versions, run_folder
 if TYPE_CHECKING:
     import pandas as pd
 
+ANSWER_TOK = 64  # tokens that an answer of any profile may have, at least
+BATCH = 32  # questions asked together, at most
 # Default question of each built-in task.
 QUESTIONS = {
     "AE": ask.AE_GEN,
@@ -68,6 +71,8 @@ class Experts:
 
     name: str
     max_px: int | None = None  # the model's bound on a photo
+    longest: int = ANSWER_TOK  # tokens of an answer, at most, where a call names no other number
+    batch: int = BATCH  # questions that `score` asks together, likewise
     own: Mapping[str, OwnTask] = {}  # the catalogue's own tasks
     chances: Chances
     tasks: list[str]
@@ -89,11 +94,11 @@ class Experts:
         """Return whether there are temperatures for the version that answers a task's questions now."""
         return self.chances.calibrated(task, self.expert_of(task).split(" ")[-1])
 
-    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int | None = None) -> list[Answer]:
         """Answer records together; each record's task selects its expert. Errors: those of `check_question`."""
         raise NotImplementedError
 
-    def ask(self, task: str, *photos: str | Path, question: str = "", max_new_tokens: int = 64) -> Answer:
+    def ask(self, task: str, *photos: str | Path, question: str = "", max_new_tokens: int | None = None) -> Answer:
         """Return the answer of a task's expert about one or two photos; default question: `task_question`.
 
         Errors: KeyError for a task without expert or question, PhotoError for an unusable photo, ValueError for a wrong
@@ -108,8 +113,8 @@ class Experts:
         *,
         tasks: Sequence[str] = (),
         output: str | Path | None = None,
-        batch: int = 32,
-        max_new_tokens: int = 64,
+        batch: int | None = None,
+        max_new_tokens: int | None = None,
     ) -> "pd.DataFrame":
         """Return a row per photo and task of a folder, a CSV or JSON-lines file, or rows; see serve/score.py.
 
@@ -131,6 +136,7 @@ class Profile(Experts):
         for number in ("04", "05", "06"):
             run_folder(folder, number)  # what is missing is said before a model loads
         self.name, self.own = name, profile_tasks(folder)
+        self.longest, self.batch = answer_limits(folder).values()
         self.stack = open_stages(folder)
         self.pool = ExpertPool(self.stack, trunk="IT")
         self.versions = Versions(folder)
@@ -165,8 +171,8 @@ class Profile(Experts):
             self.chances.calibration = self._calibration()
 
     @torch.inference_mode()
-    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
-        """Answer records in one batch; each record's task selects its expert."""
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int | None = None) -> list[Answer]:
+        """Answer records in one batch; each record's task selects its expert. max_new_tokens: default `longest`."""
         for record in records:
             check_question(record)
         self.follow()
@@ -178,7 +184,7 @@ class Profile(Experts):
             with self.pool.forward, mixed_experts(self.stack, experts, trunk="IT", **shown) as model:
                 made = model.generate(
                     **inputs,
-                    max_new_tokens=max_new_tokens,
+                    max_new_tokens=max_new_tokens or self.longest,
                     do_sample=False,
                     output_logits=True,
                     return_dict_in_generate=True,
@@ -235,12 +241,12 @@ class StackExpert(Experts):
         """No answer has a probability."""
         return False
 
-    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int | None = None) -> list[Answer]:
         """Answer records in one batch; no answer has a probability."""
         for record in records:
             check_question(record)
         started = time.perf_counter()
-        how = {"batch": len(records), "max_new_tokens": max_new_tokens, "fold": False}
+        how = {"batch": len(records), "max_new_tokens": max_new_tokens or self.longest, "fold": False}
         texts = generate_answers(self.stack, list(records), **how)
         took_ms = 1000 * (time.perf_counter() - started) / len(records)
         return [Answer(text.strip(), None, "", False, self.expert_of(""), took_ms) for text in texts]
@@ -250,6 +256,17 @@ def profile_tasks(folder: Path) -> dict[str, OwnTask]:
     """Return the own tasks of the catalogue that chapter 01 opened, by name. folder: the profile's outputs."""
     found = find_run(folder, "01")
     return own_tasks(found / "records") if found else {}
+
+
+def answer_limits(folder: Path) -> dict[str, int]:
+    """Return how answers of a profile are generated, as `generate_answers` reads it: max_new_tokens and batch.
+
+    Both are those of chapter 07, where it has run, but no fewer tokens than ANSWER_TOK and no more questions than BATCH.
+    """
+    found = find_run(folder, "07")
+    given = read_run(found)["parameters"] if found else {}
+    tokens, batch = given.get("MAX_NEW_TOKENS", ANSWER_TOK), given.get("BATCH", BATCH)
+    return {"max_new_tokens": max(ANSWER_TOK, tokens), "batch": min(BATCH, batch)}
 
 
 def task_question(task: str, own: Mapping[str, OwnTask] | None = None) -> tuple[str, int]:

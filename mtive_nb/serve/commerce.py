@@ -56,13 +56,14 @@ def commerce_record(row: CommerceRow, expert: str) -> dict:
 
 
 def score_rows(
-    expert: CommerceExpert, rows: Sequence[CommerceRow], *, output: str | Path | None = None, batch: int = 32,
+    expert: CommerceExpert, rows: Sequence[CommerceRow], *, output: str | Path | None = None, batch: int | None = None,
     max_new_tokens: int = ANSWER_TOK,
 ) -> pd.DataFrame:  # fmt: skip
     """Return a row of COLUMNS for each commerce row, in their order. `output`: a file as in `score.Output`.
 
     Errors: those of Output, and ValueError for a batch below 1.
     """
+    batch = expert.batch if batch is None else batch
     if batch < 1:
         raise ValueError(f"batch: found {batch}, expected 1 or more")
     done: list[dict] = []
@@ -85,7 +86,7 @@ def score_rows(
     return pd.DataFrame(done, columns=COLUMNS)
 
 
-def main(profile: str, source: str, *, output: str, expert: str, batch: int = 32) -> int:
+def main(profile: str, source: str, *, output: str, expert: str, batch: int | None = None) -> int:
     """Score a file of rows; return 0 if every row is answered, 1 for some faults, 2 if nothing could be done."""
     left_out = Path(output).with_suffix(".quarantine.csv")
     try:

@@ -56,7 +56,7 @@ class RayProfile(Experts):
     def calibrated(self, task: str) -> bool:
         return self._ray.get(self._workers[0].call.remote("calibrated", task))
 
-    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int | None = None) -> list[Answer]:
         """Answer records, an equal share on each worker; each record's task selects its expert."""
         n = len(self._workers)
         shares = [(worker, records[k::n]) for k, worker in enumerate(self._workers) if records[k::n]]

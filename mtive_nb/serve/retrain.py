@@ -38,7 +38,7 @@ from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Project, find_project
 from mtive_nb.run.lock import profile_lock
 from mtive_nb.run.stale import read_run
-from mtive_nb.serve.answer import profile_tasks, task_question
+from mtive_nb.serve.answer import answer_limits, profile_tasks, task_question
 from mtive_nb.serve.chances import classes_of
 from mtive_nb.serve.hub import model_card
 from mtive_nb.serve.questions import in_words, read_questions
@@ -200,7 +200,7 @@ def _retrain(folder: Path, task: str, source: str | Path, *, force: bool) -> Ret
     right = {}
     for adapter in (name, old.adapter):
         stack.activate(adapter)
-        answers = generate_answers(stack, held_out, what=f"held out, {adapter}")
+        answers = generate_answers(stack, held_out, what=f"held out, {adapter}", **answer_limits(folder))
         right[adapter] = right_answers(held_out, answers, vocabulary)
     classes = classes_of(own_tasks)
     temperatures = fit_temperatures(choices_of_experts(stack, {task: name}, held_out, classes=classes))

@@ -150,14 +150,15 @@ def score(
     *,
     tasks: Sequence[str] = (),
     output: str | Path | None = None,
-    batch: int = 32,
-    max_new_tokens: int = 64,
+    batch: int | None = None,
+    max_new_tokens: int | None = None,
 ) -> pd.DataFrame:
     """Return a row of COLUMNS for each question, in the order of the source (see read_questions).
 
     tasks: asked of every row that names no task. output: file as in Output. batch: questions answered together, of any
     tasks. Errors: those of read_questions and Output; an unknown task or a bad photo is a row with an error.
     """
+    batch = experts.batch if batch is None else batch
     if batch < 1:
         raise ValueError(f"batch: found {batch}, expected 1 or more")
     questions = read_questions(source, tasks=tasks)
@@ -171,7 +172,7 @@ def score(
 
 
 def _scored(
-    experts: Experts, questions: Sequence[Question], *, kept: Output, threads: ThreadPoolExecutor, batch: int, max_new_tokens: int,
+    experts: Experts, questions: Sequence[Question], *, kept: Output, threads: ThreadPoolExecutor, batch: int, max_new_tokens: int | None,
 ) -> Iterator[tuple[int, dict]]:  # fmt: skip
     """Yield each question's number and its row, once the row is written."""
     lengths: dict[tuple[str, str], int] = {}  # (task, question) -> characters of the last answer
@@ -261,7 +262,7 @@ def _content_of(photos: Sequence[Path]) -> str:
         return ""
 
 
-def answer_batch(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tokens: int) -> None:
+def answer_batch(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_new_tokens: int | None) -> None:
     """Answer one batch of (row, record); where it fails, ask one by one, so that only the culprit gets an error."""
     try:
         answers = experts.answers([record for _, record in asked], max_new_tokens=max_new_tokens)
@@ -278,7 +279,7 @@ def answer_batch(experts: Experts, asked: Sequence[tuple[dict, dict]], *, max_ne
 
 
 def main(
-    profile: str, source: str, *, output: str, tasks: Sequence[str] = (), batch: int = 32, server: str = "",
+    profile: str, source: str, *, output: str, tasks: Sequence[str] = (), batch: int | None = None, server: str = "",
     workers: int = 0,
 ) -> int:  # fmt: skip
     """Run the command `score`; return 0 if every question is answered, 1 for some errors, 2 if nothing could be done."""

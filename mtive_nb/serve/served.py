@@ -71,10 +71,10 @@ class ServedProfile(Experts):
     def _label(self, version: str) -> str:
         return f"{version} {self._hash(version)[:8]}".strip()
 
-    def answers(self, records: Sequence[dict], *, max_new_tokens: int = 64) -> list[Answer]:
+    def answers(self, records: Sequence[dict], *, max_new_tokens: int | None = None) -> list[Answer]:
         """Answer records, all requests at once, as the server batches them; each record's task selects its expert."""
         started = time.perf_counter()
-        given = {"max_new_tokens": max_new_tokens, "likeliest": LIKELIEST}
+        given = {"max_new_tokens": max_new_tokens or self.longest, "likeliest": LIKELIEST}
         try:
             replies = list(self._threads.map(lambda r: self.client.ask(r, r["task"], **given), records))
         except (openai.APIError, httpx.HTTPError, RuntimeError) as error:
