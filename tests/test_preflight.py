@@ -65,7 +65,7 @@ def test_shipped_configurations_have_the_published_number_of_weights(known, size
 def test_gemma_3_has_the_published_number_of_weights_and_of_image_tokens(size, total):
     model = sizes.meta_model(sizes.find_config(f"google/gemma-3-{size}-it")[0])
     assert sum(sizes.part_parameters(model).values()) == total
-    assert (sizes.own_image_tokens(model.config), sizes.patches_a_token(model.config)) == (256, 16)
+    assert (sizes.image_tokens(model.config), sizes.patches_a_token(model.config)) == (256, 16)
     assert sizes.adapter_parameters(model, ["vision.attention", "language"], rank=1) > 0
 
 
@@ -73,9 +73,9 @@ def test_tiles_of_idefics3_are_counted() -> None:
     """SmolVLM's shape: 512-pixel tiles of 1,024 patches, 64 tokens each; a photo of 4:3 is cut into 4 x 3 of them."""
     vision = {"image_size": 512, "patch_size": 16}
     config = AutoConfig.for_model("idefics3", vision_config=vision, scale_factor=4)
-    tokens = [sizes.tiled_tokens(config, max_px=px) for px in (512, 600, 1024, 0)]
+    tokens = [sizes.image_tokens(config, max_px=px) for px in (512, 600, 1024, 0)]
     assert tokens == [64 * tiles for tiles in (1, 5, 5, 13)]
-    assert sizes.own_image_tokens(config) == 13 * 64 and sizes.patches_a_token(config) == 16
+    assert sizes.image_tokens(config) == 13 * 64 and sizes.patches_a_token(config) == 16
 
 
 # MB at 16 bits and per cent of the base, counted apart from this code

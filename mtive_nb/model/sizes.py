@@ -115,31 +115,29 @@ def adapter_parameters(model: nn.Module, placement: list[str], *, rank: int) -> 
     return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def image_tokens(config: PreTrainedConfig, *, min_px: int, max_px: int) -> int:
-    """Count the tokens of a 12-megapixel photo under load_vlm's pixel bounds, by Qwen2-VL's own resizing.
+def image_tokens(config: PreTrainedConfig, *, min_px: int = 0, max_px: int = 0) -> int:
+    """Count the tokens of a 12-megapixel photo under load_vlm's pixel bounds; 0 for a model of text alone.
 
-    A bound of 0 means the hub's bound. Errors: ValueError for contradictory bounds, or `max_px` below a token's side.
+    A bound of 0 means the hub's bound. Gemma 3 has 256 for any photo. Errors: ValueError for contradictory bounds of
+    Qwen, or `max_px` below a token's side.
     """
+    if not hasattr(config, "vision_config"):
+        return 0
+    if config.model_type == "idefics3":
+        return _tiled_tokens(config, max_px=max_px)
+    if config.model_type != "qwen2_5_vl":
+        return config.mm_tokens_per_image
     side = config.vision_config.patch_size * config.vision_config.spatial_merge_size
     if 0 < max_px < (least := max(min_px, side)):
         raise ValueError(
             f"found {max_px}; expected {least} (MIN_PX, or the side of a token) or more, or 0 for no bound"
         )
     low, high = min_px or 56, max_px + 2 if max_px else 3584  # load_vlm's 2 px margin for rounding
-    height, width = smart_resize(*PHOTO_PX, factor=side, min_pixels=low**2, max_pixels=high**2)
+    height, width = smart_resize(*PHOTO_PX, factor=side, min_pixels=low**2, max_pixels=high**2)  # Qwen2-VL's own
     return height * width // side**2
 
 
-def own_image_tokens(config: PreTrainedConfig) -> int:
-    """Count the tokens of a 12-megapixel photo under a model's own bounds: 0 for a text model, 256 for Gemma 3."""
-    if not hasattr(config, "vision_config"):
-        return 0
-    if config.model_type == "qwen2_5_vl":
-        return image_tokens(config, min_px=0, max_px=0)
-    return tiled_tokens(config, max_px=0) if config.model_type == "idefics3" else config.mm_tokens_per_image
-
-
-def tiled_tokens(config: PreTrainedConfig, *, max_px: int) -> int:
+def _tiled_tokens(config: PreTrainedConfig, *, max_px: int) -> int:
     """Count the tokens of a 12-megapixel photo in Idefics3: tiles of one size, and the whole beside several.
 
     max_px: the photo's longest side before it is cut; 0 is four tiles, as in the hub's processors.

@@ -186,16 +186,11 @@ def check_memory(report: Report, books: dict[str, Book], model: nn.Module, sized
 
 
 def check_pixels(report: Report, book: Book, config: PreTrainedConfig) -> int:
-    """Return the tokens per image under a notebook's pixel bounds, or the family's own number."""
-    where = book.where("MAX_PX")
-    if config.model_type == "idefics3":
-        return sizes.tiled_tokens(config, max_px=book.values["MAX_PX"])
-    if config.model_type != "qwen2_5_vl":
-        return sizes.own_image_tokens(config)
+    """Return the tokens per image under a notebook's pixel bounds."""
     try:
         return sizes.image_tokens(config, min_px=book.values["MIN_PX"], max_px=book.values["MAX_PX"])
     except ValueError as error:
-        report.add("fail", f"{where}: {error}")
+        report.add("fail", f"{book.where('MAX_PX')}: {error}")
         return 1
 
 
@@ -235,7 +230,7 @@ def check_own_model(report: Report, book: Book, parameter: str, asked: Sequence[
         "trained": adapter,
         "resident": 0,
         "batch": values["BATCH"],
-        "image_tok": sizes.own_image_tokens(model.config),
+        "image_tok": sizes.image_tokens(model.config),
     }
     parts = sizes.training_memory(model.config, sizes.weight_bytes(model), **load)
     kept = parts["checkpointed" if values.get("CHECKPOINTING") else "activations"]
