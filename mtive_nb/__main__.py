@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")
     report.add_argument(
-        "--numbers", action="store_true", help="of these numbers and answers alone, as of a further seed"
+        "--numbers", action="store_true", help="the same for numbers and answers alone, as of a further seed"
     )
     claims = commands.add_parser("claims", help="list a profile's verdicts on the papers' claims, counted by kind")
     claims.add_argument("profile")
@@ -213,7 +213,7 @@ def _run_command(asked: argparse.Namespace) -> int:
     from mtive_nb.report.page import main as report
 
     code = report(asked.profile)
-    if asked.reference:
+    if asked.reference or asked.numbers:
         from mtive_nb.report.reference import DirtyRunError, copy_reference
         from mtive_nb.run.graph import find_project
 
