@@ -1,6 +1,6 @@
 """What does reading an answer's attention cost? Our kernel against eager attention that keeps all maps.
 
-    python benchmarks/grounding.py [--lengths 512 1024 2048] [--rounds 3]
+    python benchmarks/grounding.py [--lengths 512 1024 2048] [--rounds 9]
 
 Model: a language model of Qwen2.5-VL's architecture, 8 layers, random weights (speed does not depend on them). Input:
 batch 2, half of the tokens from an image, 64 answer tokens. Three methods run in turn, `rounds` times: eager attention
@@ -48,7 +48,6 @@ def image_attention(model: torch.nn.Module, way: str, ids: torch.Tensor) -> torc
     columns[..., 8 : 8 + length // 2] = 1
     rows = torch.arange(length - ANSWER, length).expand(BATCH, -1)
     given = {"input_ids": ids, "use_cache": False, "logits_to_keep": 1}
-    model.set_attn_implementation({"text_config": "eager" if way == "eager" else "sdpa"})
     if way == "eager":
         maps = model(**given, output_attentions=True).attentions
         return torch.stack([(m[:, :, rows[0]] @ columns[:, 0, :, None].unsqueeze(1)).mean((1, 3)) for m in maps])
@@ -68,6 +67,7 @@ def _status(field: str) -> int:
 def extra_memory(way: str, length: int) -> int:
     """Return the additional bytes that one forward needs in this process."""
     model = build()
+    model.set_attn_implementation({"text_config": "eager" if way == "eager" else "sdpa"})
     image_attention(model, way, tokens(80))
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
@@ -85,7 +85,7 @@ def alone(way: str, length: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
     model, ways, apart = build(), ("eager", "ours", "plain"), 0.0
     for length in given.lengths:
@@ -94,6 +94,7 @@ def main() -> None:
         for k in range(given.rounds):
             found = {}
             for way in ways[k % 3 :] + ways[: k % 3]:
+                model.set_attn_implementation({"text_config": "eager" if way == "eager" else "sdpa"})
                 started = time.perf_counter()
                 found[way] = image_attention(model, way, ids)
                 seconds[way].append(time.perf_counter() - started)

@@ -2,8 +2,8 @@
 
     python benchmarks/growth.py [STEP ...] [--rows 1000 10000 100000] [--adapters 1000]
 
-Steps: catalogue (read a folder, every photo decoded), records (write and read), sampling, negatives (an index, and 500
-searches), shuffled (images of other products), verified (aspects of listings by the rules, shard by shard), answers (scores
+Steps: catalogue (read a folder, every photo decoded), records (write and read), sampling, negatives (an index, and a
+search for every tenth product), shuffled (images of other products), verified (aspects of listings by the rules, shard by shard), answers (scores
 with intervals), report (a page about a table of answers), pool (of `--adapters` experts on disk, a tenth of them in
 memory); and only if named, for it takes long: grounding (the filter's scores of 140-px photos by the pocket base, shard
 by shard). Rows are made up. Each measurement has a process of its own, which first does the same with few rows. Prints a
@@ -36,7 +36,7 @@ from mtive_nb.data.sampling import sample_variants
 from mtive_nb.report.page import write_report
 from mtive_nb.run.graph import Project
 
-FEW, SEARCHES, PHOTOS = 20, 500, 64
+FEW, SEARCHED, PHOTOS = 20, 10, 64
 WORDS = [f"word{k}" for k in range(2000)]
 
 
@@ -70,8 +70,8 @@ def questions(rows: int, images: list[Path]) -> list[dict]:
     ]  # fmt: skip
 
 
-def catalogue(rows: int, home: Path) -> Callable[[], object]:
-    shown = photos(home, rows)
+def catalogue(rows: int, home: Path, *, side_px: int = 32) -> Callable[[], object]:
+    shown = photos(home, rows, side_px=side_px)
     with (home / "products.jsonl").open("w") as products, (home / "feedback.jsonl").open("w") as feedback:
         for one in listings(rows, shown):
             own = {"product_id": one.product_id, "images": one.images}
@@ -97,7 +97,7 @@ def negatives(rows: int, home: Path) -> Callable[[], object]:
 
     def search() -> list[list[str]]:
         finder = HardNegatives(shop)
-        return [finder.nearest(product.product_id, 6) for product in shop.products[:SEARCHES]]
+        return [finder.nearest(product.product_id, 6) for product in shop.products[::SEARCHED]]
 
     return search
 
@@ -166,7 +166,7 @@ def measured(step: str, rows: int) -> tuple[float, float]:
 
 
 def pool_latencies(adapters: int) -> dict[str, float]:
-    """Return milliseconds to have an expert's weights at hand: read from disk (first), and in memory (steady)."""
+    """Return milliseconds to add an expert, to read evicted weights (first; the page cache has them), and to reuse them."""
     from made_up import randomise, tiny_vlm
 
     from mtive_nb.model.stack import AdapterSpec, LoraStack
@@ -181,12 +181,14 @@ def pool_latencies(adapters: int) -> dict[str, float]:
             stack.unload(f"E{k}")
         size = stack.read(home / "0", "E0").size
         pool = ExpertPool(stack, trunk=None, budget_mib=max(1, adapters // 10) * size / MIB)
+        took: dict[str, list[float]] = {"added": [], "first": [], "steady": []}
         for k in range(adapters):
+            started = time.perf_counter()
             pool.add(f"E{k}", home / str(k))
-        took: dict[str, list[float]] = {"first": [], "steady": []}
+            took["added"].append(1000 * (time.perf_counter() - started))
         for k in np.random.default_rng(0).permutation(adapters - max(1, adapters // 10)).tolist():  # the evicted ones
             version = pool.hold(f"E{k}")
-            for when in took:
+            for when in ("first", "steady"):
                 started = time.perf_counter()
                 pool.in_memory([version])
                 took[when].append(1000 * (time.perf_counter() - started))

@@ -8,12 +8,14 @@ Each mistake of mutations.yaml is made in a copy of the package, where the test 
 module in every way it knows (`make mutation` installs it) and runs, for each mutant, the tests of the module's files
 that reach the changed function. Mutants are kept under outputs/mutation: a second call goes on with what is left;
 `--again` repeats the mutants that survived, after tests were added. `--sample` draws that many mutants of each module.
-Prints a JSON line for each mistake and each module, with the mutants that survived; `mutmut show NAME` in the module's
-folder shows a mutant. mutmut leaves functions with decorators alone (properties, context managers, caches).
+Prints a JSON line for each mistake and each module, with the mutants that survived. Tests that ran out of time are
+counted apart, as a busy machine does that, too. Once the module or its tests change, all its mutants are tried anew.
+`mutmut show NAME` in the module's folder shows a mutant. mutmut leaves functions with decorators alone (properties, context managers, caches).
 """
 
 import argparse
 import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
@@ -47,7 +49,7 @@ TESTS = {
     "model/batches": ("losses", "photos", "mixed"),
 }
 STATS = "mutants/mutmut-stats.json"  # which tests reach which function
-KILLED = ("killed", "timeout", "segfault")
+KILLED, OUT_OF_TIME = ("killed", "segfault"), "timeout"
 
 
 def _tested(copy: Path, tests: Sequence[str]) -> None:
@@ -95,7 +97,9 @@ def named_mistakes() -> Iterator[dict]:
 
 def prepare(module: str) -> Path:
     """Return the folder in which mutmut works on a module, with its configuration."""
-    folder = HOME / "outputs" / "mutation" / module.replace("/", ".")
+    files = [HOME / "mtive_nb" / f"{module}.py", *(HOME / "tests" / f"test_{name}.py" for name in TESTS[module])]
+    content = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
+    folder = HOME / "outputs" / "mutation" / f"{module.replace('/', '.')}-{content}"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("mtive_nb", *COPIED):
         if not (folder / name).exists():
@@ -169,10 +173,11 @@ def of_module(module: str, *, sample: int | None, seed: int, again: bool, childr
     found = outcomes(folder, module)
     counts = Counter(found.get(name, "not tried") for name in chosen)
     killed = sum(counts[status] for status in KILLED)
-    tried = sum(counts.values()) - counts["not tried"]
-    row = {"module": module, "mutants": len(names), "tried": tried, "killed": killed}
+    tried = sum(counts.values()) - counts["not tried"] - counts[OUT_OF_TIME]
+    row = {"module": module, "mutants": len(names), "tried": tried, "killed": killed, OUT_OF_TIME: counts[OUT_OF_TIME]}
     row["score"] = round(killed / tried, 3) if tried else None
-    return row | {"survived": {name: found[name] for name in chosen if found.get(name, "killed") not in KILLED}}
+    over = (*KILLED, OUT_OF_TIME)
+    return row | {"survived": {name: found[name] for name in chosen if found.get(name, "killed") not in over}}
 
 
 def main() -> None:

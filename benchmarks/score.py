@@ -97,9 +97,11 @@ def main() -> None:
         arrivals = [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
 
         def touch() -> None:
-            """Make every photo a new file, which no cache holds."""
+            """Make every photo a new one, which no cache holds."""
             for path in Path(name).iterdir():
                 path.touch()
+            for vlm in (stack.vlm, experts.stack.vlm):
+                vlm.kept.forget()
 
         def by_task(way) -> list[str]:  # noqa: ANN001 - takes a task and its records, returns their answers
             found = [""] * len(rows)

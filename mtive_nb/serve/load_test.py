@@ -12,13 +12,17 @@ from mtive_nb.serve.parity import Reply
 
 @dataclass
 class Load:
-    """Results of a load: seconds of every answered request, and the numbers of failures and of wrong experts."""
+    """Results of a load: seconds of every answered request, and the numbers of failures and of wrong experts.
+
+    refused: requests that were rightly refused; they count as no answer.
+    """
 
     seconds: list[float] = field(default_factory=list)
     failed: int = 0
     wrong: int = 0
     took_s: float = 0.0
     errors: list[str] = field(default_factory=list)
+    refused: int = 0
     swaps: int = 0  # swaps done meanwhile
 
     @property
@@ -31,8 +35,11 @@ class Load:
         return float(np.percentile(self.seconds, share))
 
 
-def closed_loop(ask: Callable[[int], bool], *, requests: int, clients: int) -> Load:
-    """Send requests 0 to `requests` - 1 from `clients` threads; `ask(k)` returns whether the right expert answered."""
+def closed_loop(ask: Callable[[int], bool | None], *, requests: int, clients: int) -> Load:
+    """Send requests 0 to `requests` - 1 from `clients` threads.
+
+    `ask(k)` returns whether the right expert answered, or None where the request was rightly refused.
+    """
     load, lock, left = Load(), threading.Lock(), iter(range(requests))
 
     def client() -> None:
@@ -44,6 +51,9 @@ def closed_loop(ask: Callable[[int], bool], *, requests: int, clients: int) -> L
                 error = repr(problem)
             seconds = time.perf_counter() - started
             with lock:
+                if right is None:
+                    load.refused += 1
+                    continue
                 load.wrong += not right
                 load.failed += bool(error)
                 (load.errors if error else load.seconds).append(error or seconds)
