@@ -1,7 +1,5 @@
 """Records that teach an expert to read items: as many as asked, values changed in prompt and label alike."""
 
-import random
-
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.readers import Barcode, Reading
 from mtive_nb.data.items.schema import checked, gtin_ok, parse_answer, values_of
@@ -37,7 +35,7 @@ def label(item: Item) -> dict:
 def test_other_values_stand_in_prompt_and_label_alike() -> None:
     told = "Printed: LOZ | 250 ML | Color: red | Model KV-61 | barcode 4006381333931."
     seen = {"attributes.brand_name": ["ZEVO"], "attributes.capacity": ["7 HR"], "attributes.colors": ["blue"]}
-    text, answer = other_values(told, LOZ, seen, random.Random(0))
+    text, answer = other_values(told, LOZ, seen, "0")
     values = dict(values_of(answer))
     assert values["attributes.brand_name"] == "ZEVO" and values["attributes.capacity"] == "7 HR"
     barcode, model = values["identifiers.barcodes"], values["identifiers.model_number"]
@@ -48,16 +46,16 @@ def test_other_values_stand_in_prompt_and_label_alike() -> None:
 
 
 def test_a_value_that_was_not_read_stays() -> None:
-    text, answer = other_values("Printed: LOZ.", LOZ, {"attributes.brand_name": ["ZEVO"]}, random.Random(0))
+    text, answer = other_values("Printed: LOZ.", LOZ, {"attributes.brand_name": ["ZEVO"]}, "0")
     assert text == "Printed: ZEVO." and answer["attributes"] == LOZ["attributes"] | {"brand_name": "ZEVO"}
     assert answer["identifiers"] == LOZ["identifiers"]
-    assert other_values("Printed: nothing.", LOZ, {}, random.Random(0)) == ("Printed: nothing.", LOZ)
+    assert other_values("Printed: nothing.", LOZ, {}, "0") == ("Printed: nothing.", LOZ)
 
 
 def test_a_value_changes_as_a_whole_word_only() -> None:
     label = {"attributes": {"brand_name": "CE", "colors": ["red"]}}
     seen = {"attributes.brand_name": ["ZEVO"], "attributes.colors": ["blue"]}
-    text, answer = other_values("Printed: CENTRE CE | CE-1 | Fred, coloured.", label, seen, random.Random(0))
+    text, answer = other_values("Printed: CENTRE CE | CE-1 | Fred, coloured.", label, seen, "0")
     assert text == "Printed: CENTRE ZEVO | ZEVO-1 | Fred, coloured."
     assert answer["attributes"] == {"brand_name": "ZEVO", "colors": ["red"]}
 
@@ -86,3 +84,12 @@ def test_photos_are_left_out_for_the_label_too() -> None:
     assert {item.photos for item in few} >= {("a0", "a1"), ("a0", "a2"), ("a0", "a1", "a2")}
     (flat_one,) = teaching_records(ITEMS[1:], READINGS, label, form="flat")
     assert flat_one["answer"].startswith('{"brand name": "ZEVO"')
+
+
+def test_another_label_of_one_item_changes_no_other_record() -> None:
+    def other(item: Item) -> dict:
+        return {"attributes": {"brand_name": "ZEVO"}} if item.item_id == "b" else label(item)
+
+    one, two = (teaching_records(ITEMS, READINGS, of, varied=3, seed=1) for of in (label, other))
+    apart = [a["id"] for a, b in zip(one, two, strict=True) if a != b]
+    assert apart and all(name.startswith("b") for name in apart)

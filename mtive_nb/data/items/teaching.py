@@ -31,17 +31,19 @@ def teaching_records(
 
     readings: what engines read, by photo. label: the teacher's answer to an item. Prompts are short and long by turns.
     """
-    rng, drawn = random.Random(seed), []
+    drawn: list[tuple[Item, str, dict]] = []
     labels = [label(item) for item in items]
     seen: dict[str, list[str]] = {}
     for path, value in (pair for answer in labels for pair in values_of(answer)):
         seen.setdefault(path, []).append(value)
     for item, answer in zip(items, labels, strict=True):
         drawn.append((item, as_prompt(readings[photo] for photo in item.photos), answer))
-    for item in [*items] * varied:
-        few = _fewer(item, rng)
-        told = as_prompt(readings[photo] for photo in few.photos)
-        drawn.append((few, *other_values(told, label(few), seen, rng)))
+    for k in range(varied):
+        for item in items:  # draws of its own for each, so that another teacher's labels change no other draw
+            draw = f"{seed} {k} {item.item_id}"
+            few = _fewer(item, random.Random(draw))
+            told = as_prompt(readings[photo] for photo in few.photos)
+            drawn.append((few, *other_values(told, label(few), seen, draw)))
     records = []
     for place, (item, told, answer) in enumerate(drawn):
         k = place // len(items)
@@ -56,15 +58,20 @@ def _fewer(item: Item, rng: random.Random) -> Item:
     return replace(item, photos=(item.photos[0], *(photo for photo in item.photos[1:] if photo in kept)), regions=())
 
 
-def other_values(told: str, answer: dict, seen: Mapping[str, Sequence[str]], rng: random.Random) -> tuple[str, dict]:
+def other_values(told: str, answer: dict, seen: Mapping[str, Sequence[str]], draw: str) -> tuple[str, dict]:
     """Return what was read and its label with other values, wherever the label's value stands in the text as whole words.
 
-    Barcodes and model numbers get new digits and letters, other fields one of the values `seen` there.
+    Barcodes and model numbers get new digits and letters, other fields one of the values `seen` there. draw: seed of the
+    draws, one of each value's own.
     """
     values = sorted({value for _, value in values_of(answer)}, key=len, reverse=True)  # "CE 0123" before "CE"
     whole = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, values))})(?!\w)")
     read = set(whole.findall(told))
-    new = {value: _other(path, value, seen, rng) for path, value in values_of(answer) if value in read}
+    new = {
+        value: _other(path, value, seen, random.Random(f"{draw} {path} {value}"))
+        for path, value in values_of(answer)
+        if value in read
+    }
     if not new:
         return told, answer
     changed = [(path, new.get(value, value)) for path, value in values_of(answer)]

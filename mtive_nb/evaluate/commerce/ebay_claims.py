@@ -39,7 +39,11 @@ def adaptation_claims(
         measured("ebay-free-form-extraction-not-helped", free),
     ]
     if verified := _mean_gain(records, answers, adapted, raw, ASPECTS):
-        rows.append(measured("ebay-verified-aspects-train-better", {"mean": verified}))
+        parts = _gains(records, answers, adapted, raw, ASPECTS)
+        of_each = ", ".join(
+            f"{name} {gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})" for name, gain in parts.items()
+        )
+        rows.append(measured("ebay-verified-aspects-train-better", {"mean": verified}, remark=of_each))
     context = context_gain(records, {adapted: answers[adapted]})
     title = context[context["stratum"] == "all"]
     if len(title):

@@ -7,6 +7,7 @@ from mtive_nb.data.items.inputs import item_record
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.schema import parse_answer
 from mtive_nb.evaluate.predict import generate_answers
+from mtive_nb.model.batches import cached_image
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.stack import LoraStack
 
@@ -17,10 +18,16 @@ def item_answers(
 ) -> tuple[list[dict], float]:  # fmt: skip
     """Return the valid part of the active adapter's answer to each item, and the seconds an item.
 
+    The model looks at every photo anew; reading it from disk is not timed.
     told: what engines read from each item's images, as `as_prompt` writes it. Other arguments: as `item_record` and
     `generate_answers`.
     """
     asked = [item_record(item, told=words, form=form, prompt=prompt) for item, words in zip(items, told, strict=True)]
+    vlm = model if isinstance(model, Vlm) else model.vlm
+    for record in asked:
+        for path in record["images"]:
+            cached_image(path, vlm.max_px)
+    vlm.kept.forget()
     started = time.perf_counter()
     said = generate_answers(model, asked, batch=batch, max_new_tokens=max_new_tokens, what=what)
     return [parse_answer(text).answer for text in said], (time.perf_counter() - started) / max(1, len(items))
