@@ -68,7 +68,7 @@ def other_values(told: str, answer: dict, seen: Mapping[str, Sequence[str]], dra
     whole = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, values))})(?!\w)")
     read = set(whole.findall(told))
     new = {
-        value: _other(path, value, seen, random.Random(f"{draw} {path} {value}"))
+        value: _other(path, value, seen, f"{draw} {path} {value}")
         for path, value in values_of(answer)
         if value in read
     }
@@ -78,13 +78,14 @@ def other_values(told: str, answer: dict, seen: Mapping[str, Sequence[str]], dra
     return whole.sub(lambda found: new[found[0]], told), parse_answer(flat(changed)).answer
 
 
-def _other(path: str, value: str, seen: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+def _other(path: str, value: str, seen: Mapping[str, Sequence[str]], draw: str) -> str:
+    rng = random.Random(draw)
     if path == BARCODES:
         digits = "".join(rng.choice("0123456789") for _ in value[:-1])
         return digits + check_digit(digits)
     if path == MODEL_NUMBER:
         return "".join(_of_its_kind(character, rng) for character in value)
-    return rng.choice(seen[path])
+    return min(seen[path], key=lambda one: random.Random(f"{draw} {one}").random())  # one value more moves few draws
 
 
 def _of_its_kind(character: str, rng: random.Random) -> str:
