@@ -68,9 +68,7 @@ def other_values(told: str, answer: dict, seen: Mapping[str, Sequence[str]], dra
     whole = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, values))})(?!\w)")
     read = set(whole.findall(told))
     new = {
-        value: _other(path, value, seen, f"{draw} {path} {value}")
-        for path, value in values_of(answer)
-        if value in read
+        value: _other(path, value, seen, f"{draw} {path} {value}") for path, value in values_of(answer) if value in read
     }
     if not new:
         return told, answer

@@ -9,6 +9,7 @@ under any key. Values in points from 0 to 100 where T1 has the column, else frac
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from mtive_nb.data.commerce.ebay_benches import BENCHES, CLOTHING_TASK
 from mtive_nb.data.commerce.values import normal_value, same_value
 from mtive_nb.data.instructions.ebay_rules import read_pairs
 from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, paired_difference
-from mtive_nb.evaluate.metrics import UNPARSED, accepted_values, classify, majority_share
+from mtive_nb.evaluate.metrics import UNPARSED, accepted_values, classify
 from mtive_nb.evaluate.reading import canonical_key, is_abstention, parse_pairs
 
 OWN_TABLE = "eBay benchmarks"
@@ -32,7 +33,7 @@ def benchmark_scores(
 ) -> pd.DataFrame:
     """Score every benchmark of every system: SCORE_FIELDS, a row per system and column, ready for `run.metrics`.
 
-    Columns of ebay T1, and our own below `own`: raw match, unparsed answers, always the commonest class, precision,
+    Columns of ebay T1, and our own below `own`: raw match, unparsed answers, the commonest value of each aspect, precision,
     recall and invented values of extraction. Errors: ValueError for a wrong number of answers.
     """
     rows: list[tuple] = []
@@ -62,7 +63,21 @@ def _own(system: str, column: str, interval: Interval, better: str) -> tuple:
 def _aspect(items: Sequence[Answered], seed: int) -> list[tuple]:
     normalised = [_matches(record, answer) for record, answer in items]
     raw = [answer.strip() in accepted_values(*record["facts"]["asked"].values()) for record, answer in items]
-    return [("", _mean(normalised, items, seed), "higher"), ("raw", _mean(raw, items, seed), "higher")]
+    values = [normal_value(accepted_values(*record["facts"]["asked"].values())[0]) for record, _ in items]
+    return [
+        ("", _mean(normalised, items, seed), "higher"),
+        ("raw", _mean(raw, items, seed), "higher"),
+        ("always the commonest", _commonest(items, values), "none"),
+    ]
+
+
+def _commonest(items: Sequence[Answered], values: Sequence[str]) -> Interval:
+    """Return the share right by the commonest value of each aspect that is asked for; values: the truth, one an item."""
+    of_aspect: dict[str, Counter] = {}
+    for (record, _), value in zip(items, values, strict=True):
+        of_aspect.setdefault(" ".join(record["facts"]["asked"]), Counter())[value] += 1
+    share = sum(counts.most_common(1)[0][1] for counts in of_aspect.values()) / len(items)
+    return Interval(share, share, share, len(items))
 
 
 def _matches(record: Mapping[str, Any], answer: str) -> bool:
@@ -74,12 +89,10 @@ def _class(items: Sequence[Answered], seed: int) -> list[tuple]:
     for record, answer in items:  # each aspect has its own classes
         found = classify([answer], [record["label"]], classes=record["facts"]["classes"])
         read.append((bool(found.hits[0]), found.predicted[0] == UNPARSED))
-    constant = majority_share([record["label"] for record, _ in items])
-    n = len(items)
     return [
         ("", _mean([hit for hit, _ in read], items, seed), "higher"),
         ("unparsed", _mean([lost for _, lost in read], items, seed), "lower"),
-        ("always the commonest", Interval(constant, constant, constant, n), "none"),
+        ("always the commonest", _commonest(items, [record["label"] for record, _ in items]), "none"),
     ]
 
 
