@@ -1,7 +1,6 @@
 """CASLIE's experts, served: rows of text and captions to a file, and through the engine."""
 
 import dataclasses
-import shutil
 
 import pytest
 from commerce_rows import seven
@@ -93,9 +92,14 @@ def test_the_engine_serves_it_beside_the_bare_text_model(home, text_folder, rows
     assert got[::2] != got[1::2]
 
 
-def test_the_command_answers_rows_names_bad_ones_and_missing_chapters(home, rows, photo_folder, tmp_path, capsys):
-    shutil.copytree(photo_folder, folder := tmp_path / "own")
-    write_rows(rows, folder / "mine.jsonl")
+def test_the_command_answers_rows_names_bad_ones_and_missing_chapters(home, rows, tmp_path, capsys):
+    (folder := tmp_path / "own").mkdir()
+    elsewhere = [
+        tuple(f"elsewhere/{k}.jpg" for k in range(len(row.photos))) for row in rows
+    ]  # captions are read, no photo
+    write_rows(
+        [dataclasses.replace(r, photos=own) for r, own in zip(rows, elsewhere, strict=True)], folder / "mine.jsonl"
+    )
     with (folder / "mine.jsonl").open("a") as file:
         file.write('{"task": "no task"}\n')
     out = home / "answers.jsonl"
