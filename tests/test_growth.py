@@ -11,7 +11,7 @@ def test_every_step_works_on_all_its_rows(tmp_path: Path) -> None:
     assert not done["catalogue"].quarantine
     assert len(done["catalogue"].products) == len(done["catalogue"].feedback) == rows
     assert len(done["records"]) == len(done["shuffled"]) == 2 * len(done["sampling"]) == rows
-    assert len(done["negatives"]) == rows and all(len(found) == 6 for found in done["negatives"])
+    assert len(done["negatives"]) == rows // growth.SEARCHED and all(len(found) == 6 for found in done["negatives"])
     table = done["answers"].set_index("metric")
     assert table.loc["DD/Acc binary", "n"] == rows and table.loc["DD/Acc binary", "value"] < 1
     assert "answers" in done["report"].read_text()
