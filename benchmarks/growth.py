@@ -3,12 +3,12 @@
     python benchmarks/growth.py [STEP ...] [--rows 1000 10000 100000] [--adapters 1000]
 
 Steps: catalogue (read a folder, every photo decoded), records (write and read), sampling, negatives (an index, and a
-search for every tenth product), shuffled (images of other products), verified (aspects of listings by the rules, shard by shard), answers (scores
-with intervals), report (a page about a table of answers), pool (of `--adapters` experts on disk, a tenth of them in
-memory); and only if named, for it takes long: grounding (the filter's scores of 140-px photos by the pocket base, shard
-by shard). Rows are made up. Each measurement has a process of its own, which first does the same with few rows. Prints a
-JSON line each: seconds, by how much memory grew at the peak, and the exponent: 1 where the seconds grow as the rows do,
-since the size before, 2 where they grow as their square.
+search for every tenth product), shuffled (images of other products), verified (aspects of listings by the rules, shard
+by shard), answers (scores with intervals), report (a page about a table of answers), pool (of `--adapters` experts on
+disk, a tenth of them in memory); and only if named, for it takes long: grounding (the filter's scores of 140-px photos by
+the pocket base, shard by shard). Rows are made up. Each measurement has a process of its own, which first does the same
+with few rows. Prints a JSON line each: seconds, by how much memory grew at the peak, and the exponent: 1 where the seconds
+grow as the rows do, since the size before, 2 where they grow as their square.
 """
 
 import argparse

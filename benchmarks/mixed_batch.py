@@ -123,9 +123,7 @@ def main() -> None:
         found = {"metric": metric, "value": round(ratios.median(), 3), "unit": unit, "better": better}
         print(json.dumps(found | {"rounds": ratios.round(3).tolist()}))
     print(json.dumps({"metric": "same_answers", "value": same, "unit": "share of rows", "better": "higher"}))
-    told = (
-        differ[others].float().mean().item() if others else 1.0
-    )  # of the others' rows, answered as by no first expert
+    told = differ[others].float().mean().item() if others else 1.0  # rows of others that the first answers otherwise
     sys.exit(same < 0.9 or told < 0.5)  # an answer may turn where two tokens are as likely
 
 

@@ -77,7 +77,8 @@ def plain(
 
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch // accumulate, learning_rate=RATE,
-        gradient_accumulation_steps=accumulate, report_to=[], lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), save_strategy="no", remove_unused_columns=False,
+        gradient_accumulation_steps=accumulate, report_to=[], lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20),
+        save_strategy="no", remove_unused_columns=False,
         disable_tqdm=True, logging_strategy="no", use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     started = time.perf_counter()

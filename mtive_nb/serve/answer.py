@@ -136,7 +136,8 @@ class Profile(Experts):
         for number in ("04", "05", "06"):
             run_folder(folder, number)  # what is missing is said before a model loads
         self.name, self.own = name, profile_tasks(folder)
-        self.longest, self.batch = answer_limits(folder).values()
+        limits = answer_limits(folder)
+        self.longest, self.batch = limits["max_new_tokens"], limits["batch"]
         self.stack = open_stages(folder)
         self.pool = ExpertPool(self.stack, trunk="IT")
         self.versions = Versions(folder)
@@ -264,7 +265,7 @@ def answer_limits(folder: Path) -> dict[str, int]:
     Both are those of chapter 07, where it has run, but no fewer tokens than ANSWER_TOK and no more questions than BATCH.
     """
     found = find_run(folder, "07")
-    given = read_run(found)["parameters"] if found else {}
+    given = read_run(found).get("parameters", {}) if found else {}
     tokens, batch = given.get("MAX_NEW_TOKENS", ANSWER_TOK), given.get("BATCH", BATCH)
     return {"max_new_tokens": max(ANSWER_TOK, tokens), "batch": min(BATCH, batch)}
 

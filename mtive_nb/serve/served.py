@@ -16,7 +16,7 @@ import openai
 from mtive_nb.model.lineage import MANIFEST, LineageError, line_of, read_files
 from mtive_nb.run.content import read_json
 from mtive_nb.run.graph import Project, find_project, find_run
-from mtive_nb.serve.answer import Answer, Experts, profile_tasks
+from mtive_nb.serve.answer import Answer, Experts, answer_limits, profile_tasks
 from mtive_nb.serve.chances import Chances, read_calibration
 from mtive_nb.serve.vllm import VllmClient
 
@@ -32,6 +32,7 @@ class ServedProfile(Experts):
         trained = find_run(folder, "06")
         model = read_json(trained / "stack" / MANIFEST).get("model", {}) if trained else {}
         self.name, self.max_px, self.own = name, model.get("max_px"), profile_tasks(folder)
+        self.longest = answer_limits(folder)["max_new_tokens"]
         self.client = VllmClient(url, max_px=self.max_px)
         try:
             self.client.find_experts()

@@ -52,9 +52,7 @@ class _Reader:
     same: dict[str, str] = field(default_factory=dict)  # photo -> the first of those that are the same
     lost: dict[str, int] = field(default_factory=dict)  # id of a product that is left out -> its line
     stems: dict[Path, dict[str, str]] = field(default_factory=dict)  # folder -> its files by their names without ending
-    names: dict[Path, dict[str, list[str]]] = field(
-        default_factory=dict
-    )  # folder -> its files by their names' NFC form
+    names: dict[Path, dict[str, list[str]]] = field(default_factory=dict)  # folder -> its files by names in NFC
     own_facts: frozenset[str] = frozenset()  # facts that tasks of the shop's own read
     warned: dict[tuple[str, str, str], list] = field(default_factory=dict)  # file, field, reason -> warning, its rows
 

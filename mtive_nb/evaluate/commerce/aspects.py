@@ -9,7 +9,6 @@ under any key. Values in points from 0 to 100 where T1 has the column, else frac
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from mtive_nb.data.commerce.ebay_benches import BENCHES, CLOTHING_TASK
 from mtive_nb.data.commerce.values import normal_value, same_value
 from mtive_nb.data.instructions.ebay_rules import read_pairs
 from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, paired_difference
-from mtive_nb.evaluate.metrics import UNPARSED, accepted_values, classify
+from mtive_nb.evaluate.metrics import UNPARSED, accepted_values, classify, majority_share
 from mtive_nb.evaluate.reading import canonical_key, is_abstention, parse_pairs
 
 OWN_TABLE = "eBay benchmarks"
@@ -73,10 +72,10 @@ def _aspect(items: Sequence[Answered], seed: int) -> list[tuple]:
 
 def _commonest(items: Sequence[Answered], values: Sequence[str]) -> Interval:
     """Return the share right by the commonest value of each aspect that is asked for; values: the truth, one an item."""
-    of_aspect: dict[str, Counter] = {}
+    of_aspect: dict[str, list[str]] = {}
     for (record, _), value in zip(items, values, strict=True):
-        of_aspect.setdefault(" ".join(record["facts"]["asked"]), Counter())[value] += 1
-    share = sum(counts.most_common(1)[0][1] for counts in of_aspect.values()) / len(items)
+        of_aspect.setdefault(" ".join(record["facts"]["asked"]), []).append(value)
+    share = sum(len(own) * majority_share(own) for own in of_aspect.values()) / len(items)
     return Interval(share, share, share, len(items))
 
 

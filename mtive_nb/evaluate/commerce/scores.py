@@ -190,8 +190,8 @@ def paper_table(scores: pd.DataFrame, table: str, *, rule: str = "wrong") -> pd.
     """Return those `commerce_scores` that one of CASLIE's tables prints, as `run.metrics` reads them.
 
     table: "T4", "T5", "T6", "A3", "A4", "A6" (main metrics) or "A7" to "A13" (one task in full). Further columns: paper,
-    table, column. An arm that the table prints has the paper's name (PRINTED). The released rule's scores have their own table, "T6, failed dropped"; without scores the table is empty.
-    Errors: ValueError for another table.
+    table, column. An arm that the table prints has the paper's name (PRINTED). The released rule's scores have their own
+    table, "T6, failed dropped"; without scores the table is empty. Errors: ValueError for another table.
     """
     if table not in PRINTED:
         raise ValueError(f"paper_table: found {table!r}; expected T4, T5, T6, A3, A4, A6 or A7 to A13")

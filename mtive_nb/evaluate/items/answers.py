@@ -7,7 +7,7 @@ from mtive_nb.data.items.inputs import item_record
 from mtive_nb.data.items.items import Item
 from mtive_nb.data.items.schema import parse_answer
 from mtive_nb.evaluate.predict import generate_answers
-from mtive_nb.model.batches import cached_image
+from mtive_nb.model.batches import RecordDataset
 from mtive_nb.model.load import Vlm
 from mtive_nb.model.stack import LoraStack
 
@@ -24,9 +24,8 @@ def item_answers(
     """
     asked = [item_record(item, told=words, form=form, prompt=prompt) for item, words in zip(items, told, strict=True)]
     vlm = model if isinstance(model, Vlm) else model.vlm
-    for record in asked:
-        for path in record["images"]:
-            cached_image(path, vlm.max_px)
+    decoded = RecordDataset(asked, max_px=vlm.max_px)
+    asked = [decoded[k] for k in range(len(decoded))]
     vlm.kept.forget()
     started = time.perf_counter()
     said = generate_answers(model, asked, batch=batch, max_new_tokens=max_new_tokens, what=what)
