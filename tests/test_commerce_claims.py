@@ -102,6 +102,14 @@ def test_adaptation_is_decided_by_gains_in_points(better):
     assert board.loc["ebay-adaptation-keeps-general-skill", "verdict"] == "does not hold"  # 50 / 30 is above 1.01
 
 
+def test_a_resample_without_a_benchmark_decides_nothing():
+    records = [record | {"product_id": record["id"]} for record in ebay(1)]  # a product each
+    right, wrong = (['{"colour": "red"}' if "dae" in r["task"] else text for r in records] for text in ("red", "blue"))
+    arms = {"verified": right, "raw": wrong, "zero-shot": wrong}
+    board = adaptation_claims(records, arms, pd.DataFrame(columns=["arm"]), adapted="verified", mixed="half")
+    assert board.set_index("claim").loc["ebay-verified-aspects-train-better", "low"] == 100
+
+
 def test_resolution_and_decoder_are_decided_on_their_own_benchmarks():
     classes = [
         {"id": f"{task}{k}", "task": task, "product_id": f"P{k}", "label": "red",

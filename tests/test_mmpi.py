@@ -116,6 +116,8 @@ def test_prompts_of_several_images(shop, views):
     turned = reordered([several], seed=1)[0]
     assert sorted(turned["images"]) == sorted(several["images"]) and turned["images"] != several["images"]
     assert turned["messages"] == several["messages"]
+    twice = several | {"images": several["images"][:1] * 2}
+    assert reordered([twice]) == [twice], "one photo twice has no other order"
 
 
 def test_a_prompt_has_print_then_quarters_and_marks_and_each_can_be_left_out(shop, views, tmp_path):

@@ -15,7 +15,7 @@ from mtive_nb.__main__ import main
 from mtive_nb.data.records import write_records
 from mtive_nb.run.content import public_names
 from mtive_nb.run.graph import Project
-from mtive_nb.serve.answer import open_profile, question_record
+from mtive_nb.serve.answer import Answer, open_profile, question_record
 
 ROOT = Path(__file__).parents[1]
 SPEC = m.AdapterSpec(2, 2.0, ("language",))
@@ -115,3 +115,16 @@ def test_what_cannot_be_asked_is_said_in_one_line(home: Path, monkeypatch: pytes
         assert message in said and said.startswith("error: ") and len(said.splitlines()) == 1
     assert main(["ask", "pocket", "DD", photo]) == 0
     assert "[DD@1 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("probability", "calibrated", "said"),
+    [(None, False, "glass  [AE@1 ab, 12 ms]"), (0.25, True, "glass  (yes: 0.25)  [AE@1 ab, 12 ms]"),
+     (0.25, False, "glass  (yes: 0.25, not calibrated)  [AE@1 ab, 12 ms]")],
+)  # fmt: skip
+def test_the_command_prints_an_answer_with_its_probability_or_without(home, monkeypatch, capsys, probability, calibrated, said):  # fmt: skip
+    monkeypatch.setenv("MTIVE_HOME", str(home))
+    answer = Answer("glass", probability, "yes", calibrated, "AE@1 ab", 12.0)
+    monkeypatch.setattr("mtive_nb.serve.answer.Profile.ask", lambda *_, **__: answer)
+    assert main(["ask", "pocket", "DD", str(home / "photo.jpg")]) == 0
+    assert capsys.readouterr().out == said + "\n"

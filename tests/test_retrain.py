@@ -255,9 +255,11 @@ def test_an_answer_that_begins_with_no_is_no_yes_no_answer(home: Path) -> None:
         "photo,task,question,answer,correct_answer",
         "photo1.png,DD,Which brand?,x,No Name",
         "photo2.png,DD,Ok?,x,No.",
+        'photo3.png,DD,Damaged?,no,"Yes, a dent"',
     ]
     (home / "names.csv").write_text("\n".join(lines) + "\n")
-    brand, polar = correction_records(home / "names.csv", "DD")
+    brand, polar, longer = correction_records(home / "names.csv", "DD")
+    assert (longer["answer"], longer["variant"], longer["label"]) == ("yes", "bin", "yes")
     assert (brand["answer"], brand["variant"], brand["label"]) == ("No Name", "aug", None)
     assert (polar["answer"], polar["variant"], polar["label"]) == ("no", "bin", "no")
     (home / "names.csv").write_text(f"photo,task,question,answer,correct_answer\nphoto1.png,DD,{QUESTION},yes,nein\n")

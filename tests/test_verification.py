@@ -42,6 +42,7 @@ from mtive_nb.data.mart.render import render_mart
 from mtive_nb.data.shop import ShopPart, write_shop
 from mtive_nb.evaluate.commerce.keeping import keeping_scores
 from mtive_nb.evaluate.commerce.planted import keeping_at_rates
+from mtive_nb.serve.verify import captioner_of
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,13 @@ def test_perfect_roles_keep_exactly_the_visible(planted, roles, tmp_path):
     scores = keeping_scores(table).set_index("metric")
     assert scores.loc[["precision", "recall", "f1"], "value"].tolist() == [1, 1, 1]
     assert scores.loc["purity before", "value"] == pytest.approx((table["truth"] == "visible").mean())
+
+
+def test_a_resample_without_kept_aspects_decides_nothing():
+    rows = [("one", "visible", "kept"), ("other", "invisible", "dropped")]
+    table = pd.DataFrame(rows, columns=["listing_id", "truth", "outcome"])
+    precision = keeping_scores(table).set_index("metric").loc["precision"]
+    assert precision[["value", "low", "high"]].tolist() == [1, 1, 1]
 
 
 def test_the_error_rates_of_the_roles_are_found_again(planted, shop, tmp_path):
@@ -402,6 +410,16 @@ def test_the_command_sets_the_fields_of_each_request(shop, serve, tmp_path, caps
     assert main([*words, *fields]) == 2 and "--request is for the endpoint" in capsys.readouterr().err
     assert main([*words, "--url", server.url, "--request", "[]"]) == 2
     assert "REQUEST: found '[]', expected a JSON object" in capsys.readouterr().err and len(server.bodies) == 96
+
+
+def test_a_profile_captions_also_where_an_endpoint_verifies(shop, monkeypatch):
+    from contextlib import nullcontext
+    from types import SimpleNamespace
+
+    experts = SimpleNamespace(expert_of=lambda task: f"{task}@1 ab")
+    monkeypatch.setattr("mtive_nb.serve.answer.open_profile", lambda name: nullcontext(experts))
+    with captioner_of("profile:mine", shop, url="http://127.0.0.1:1/v1") as captioner:
+        assert captioner.name.startswith("AE@1 ab: ")
 
 
 def test_the_command_verifies_a_user_s_folder(shop, tmp_path, capsys):

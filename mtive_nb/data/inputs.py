@@ -114,11 +114,11 @@ def delimited(records: Sequence[dict]) -> list[dict]:
 
 
 def reordered(records: Sequence[dict], *, seed: int = 0) -> list[dict]:
-    """Reorder the images of single-turn records: each record with several images gets a different order."""
+    """Reorder the images of single-turn records: each record with several different images gets another order."""
     rng, changed = np.random.default_rng(seed), []
     for record in records:
         images = list(record["images"])
-        while len(images) > 1 and images == record["images"]:
+        while len(set(images)) > 1 and images == record["images"]:
             images = [images[i] for i in rng.permutation(len(images))]
         changed.append(record | {"images": images})
     return changed

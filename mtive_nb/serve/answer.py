@@ -329,7 +329,8 @@ def main(profile: str, task: str, photos: Sequence[str], *, question: str, serve
     except (FileNotFoundError, KeyError, ValueError, ConnectionError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
-    sure = f"  ({found.probability_of}: {found.probability:.2f}{'' if found.calibrated else ', not calibrated'})"
-    sure = "" if found.probability is None else sure
+    sure = ""  # an open answer has no probability
+    if found.probability is not None:
+        sure = f"  ({found.probability_of}: {found.probability:.2f}{'' if found.calibrated else ', not calibrated'})"
     print(f"{found.text}{sure}  [{found.expert}, {found.milliseconds:.0f} ms]")
     return 0

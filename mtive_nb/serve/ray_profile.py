@@ -33,15 +33,15 @@ class RayProfile(Experts):
                 self.profile = Profile(name, project=project)
 
             def about(self) -> dict:
-                return {"tasks": self.profile.tasks, "max_px": self.profile.max_px, "own": self.profile.own}
+                return {name: getattr(self.profile, name) for name in ("tasks", "max_px", "own", "longest", "batch")}
 
             def call(self, method: str, *given: object, **named: object) -> object:
                 return getattr(self.profile, method)(*given, **named)
 
         project = project or find_project()
         self._ray, self._workers = ray, [Worker.remote(name, project) for _ in range(workers)]
-        about = ray.get(self._workers[0].about.remote())
-        self.name, self.tasks, self.max_px, self.own = name, about["tasks"], about["max_px"], about["own"]
+        self.name = name
+        vars(self).update(ray.get(self._workers[0].about.remote()))
 
     def close(self) -> None:
         """End the workers; the cluster goes on."""

@@ -85,7 +85,7 @@ def correction_records(source: str | Path, task: str, *, own: Mapping[str, OwnTa
                 f"{source}, {question.id}: correct_answer: found {right!r}, expected yes, no or {ACCEPTED}, or nothing"
             )
         photo = file_sha256(question.photos[-1])  # the customer's; with a pair, the shop's comes first
-        polar = right.lower().strip(" .") if right.lower().strip(" .") in YES_NO else None
+        polar = yes_no(right) if {given.lower(), right.lower().strip(" .")} & {*YES_NO} else None
         text = question.text or task_question(task, own)[0]
         record = make_record(
             _key(task, question.photos, text),

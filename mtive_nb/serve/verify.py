@@ -51,8 +51,6 @@ def captioner_of(
     """
     if name == FACTS:
         yield RuleCaptioner(Sight(catalogue, error=0.0))
-    elif url:
-        yield EndpointCaptioner(Endpoint(url, model=name), request=request)
     elif name.startswith(PROFILE):
         from mtive_nb.serve.answer import open_profile
 
@@ -62,6 +60,8 @@ def captioner_of(
                 return [found.text for found in experts.answers(records)]
 
             yield AskingCaptioner(answer, name=experts.expert_of("AE"), question=AE_GEN, task="AE")
+    elif url:
+        yield EndpointCaptioner(Endpoint(url, model=name), request=request)
     else:
         from mtive_nb.evaluate.commerce.visual_roles import vlm_captioner
         from mtive_nb.model.load import load_vlm

@@ -55,8 +55,8 @@ def prompt_of(photo: Photo) -> str:
 class EndpointCaptioner:
     """Captions by the model of an endpoint, `workers` requests in flight.
 
-    request: further fields of every request, in place of REQUEST. usd_per_mtok: price of a million tokens, for the
-    estimate that is printed before a run. A caption is cut after MAX_WORDS words; of under two characters, it is a fault.
+    request: further fields of every request, in place of REQUEST. A caption is cut after MAX_WORDS words; of under two
+    characters, it is a fault.
     """
 
     def __init__(

@@ -10,7 +10,8 @@ from scipy.linalg import block_diag
 from mtive_nb.data.commerce.ebay_benches import BENCHES
 from mtive_nb.evaluate.claims import measured
 from mtive_nb.evaluate.commerce.aspects import answer_points, context_gain
-from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums
+from mtive_nb.evaluate.differences import mean_of
+from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, mean_of_sums
 
 # The claims' names of benchmarks -> those of T1.
 ASPECTS = {
@@ -105,10 +106,6 @@ def _mean_gain(
     apart = [(gains, products) for gains, products in apart if products]
     if not apart:
         return None
-    blocks = [np.stack([gains, np.ones(len(gains))], axis=1) for gains, _ in apart]  # (n, 2) each
-    features = block_diag(*blocks)  # (n of all, 2 benchmarks)
-
-    def mean(sums: np.ndarray) -> np.ndarray:
-        return np.mean(sums[:, ::2] / np.maximum(sums[:, 1::2], 1), axis=1)
-
-    return bootstrap_sums(features, mean, groups=[product for _, products in apart for product in products])
+    parts = [(np.stack([gains, np.ones(len(gains))], axis=1), mean_of_sums) for gains, _ in apart]  # (n, 2) each
+    features = block_diag(*(own for own, _ in parts))  # (n of all, 2 benchmarks)
+    return bootstrap_sums(features, mean_of(parts), groups=[one for _, products in apart for one in products])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mtive_nb.data.commerce.listings import TRUTHS
-from mtive_nb.evaluate.intervals import Interval, bootstrap_sums
+from mtive_nb.evaluate.intervals import Interval, bootstrap_sums, mean_of_sums
 
 _COLUMNS = ("metric", "value", "low", "high", "n", "unit", "better")
 
@@ -52,9 +52,7 @@ def keeping_scores(verdicts: pd.DataFrame, *, seed: int = 0, resamples: int = 20
 def _share(top: np.ndarray, bottom: np.ndarray, groups: list[str], *, seed: int, resamples: int) -> Interval:
     features = np.stack([top, bottom], axis=1).astype(float)
     options = {"groups": groups, "seed": seed, "resamples": resamples}
-    return bootstrap_sums(
-        features, lambda s: s[:, 0] / np.maximum(s[:, 1], 1), n=int(np.count_nonzero(bottom)), **options
-    )
+    return bootstrap_sums(features, mean_of_sums, n=int(np.count_nonzero(bottom)), **options)
 
 
 def _row(metric: str, interval: Interval, *, better: str) -> tuple:
