@@ -184,8 +184,7 @@ def test_title_helps_where_it_names_the_answer(records):
 
 def test_retention_compares_each_adapter_with_the_base_by_skill(tiny, tmp_path, monkeypatch):
     from mtive_nb.model.stack import AdapterSpec, LoraStack
-    from mtive_nb.pocket.exam import ALL_SKILLS, exam_change
-    from mtive_nb.pocket.retention import exam_retention
+    from mtive_nb.pocket.exam import ALL_SKILLS, exam_change, exam_retention
 
     stack, asked_of = LoraStack(tiny), []
     for name in ("IT1", "IT2"):
@@ -196,8 +195,7 @@ def test_retention_compares_each_adapter_with_the_base_by_skill(tiny, tmp_path, 
         wrong = {(): 1, ("IT1",): 2, ("IT2",): 6}[asked.active]
         return ["?" if k < wrong else r["answer"] for k, r in enumerate(records)]
 
-    for module in ("retention", "exam"):
-        monkeypatch.setattr(f"mtive_nb.pocket.{module}.generate_answers", answers)
+    monkeypatch.setattr("mtive_nb.pocket.exam.generate_answers", answers)
     found = exam_retention(stack, ["IT1", "IT2"], folder=tmp_path, n=20).set_index(["adapter", "skill"])
     assert asked_of == [(), ("IT1",), ("IT2",)] and stack.active == ("IT2",)
     assert found.xs(ALL_SKILLS, level="skill")["change"].to_dict() == {"IT1": -5, "IT2": -25}

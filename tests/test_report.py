@@ -203,7 +203,7 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
     assert [[t["verdict"] for t in c["tries"]] for c in joined] == [["open", "holds"], [], []]
     page = write_report(project, "pocket").read_text()
     assert "Decided again (26_why, EX)" in page and "no router, told 2.25 (0.5 to 4), <b>holds</b>" in page
-    assert "n 2,880 · 3 seeds" in page and "Not decided here (" in page and "1.03" in page
+    assert "n 2,880 · 3 seeds" in page and "Not measured, or not testable here (" in page and "1.03" in page
 
 
 def test_page_stands_alone(project: Project) -> None:

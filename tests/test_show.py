@@ -55,7 +55,7 @@ def test_bars_stand_at_their_values_with_their_intervals():
     assert {t.get_text() for t in figure.legends[0].get_texts()} == {
         "zero-shot",
         "MTIVE_MTL",
-        "chance: no look at the photo",
+        "always the commonest answer",
     }
 
 
@@ -67,7 +67,7 @@ def test_an_axis_names_measure_range_n_and_direction_and_a_zero_is_written():
     assert axes.get_ylabel() == "Accuracy, 0-100, n = 240, higher is better"
     assert [t.get_text() for t in axes.get_xticklabels()] == ["attributes (AE)", "own-task", "damage (DD)"]
     assert [t.get_text() for t in axes.texts] == ["0"] * 3
-    assert "chance: no look at the photo" in [t.get_text() for t in figure.legends[0].get_texts()]
+    assert "always the commonest answer" in [t.get_text() for t in figure.legends[0].get_texts()]
 
 
 def test_many_systems_on_few_columns_become_rows_with_their_names_and_values():
@@ -127,7 +127,8 @@ def test_a_matrix_and_the_other_charts_say_tasks_in_words_and_n_where_it_is_know
     assert [t.get_text() for t in axes.get_xticklabels()] == ["attributes (AE)", "expert 0"]
     frame = pd.DataFrame({"x": [1, 2], "value": [1.0, 2.0], "low": 0.5, "high": 2.5, "n": [100, 240], "by": "a"})
     assert lines(frame, "x", "value").axes[0].get_ylabel() == "value, n = 100 to 240"
-    assert curves(frame, "x", by="by", panel="by").axes[0].get_ylabel() == "n = 100 to 240, higher is better"
+    label = curves(frame, "x", by="by", panel="by").axes[0].get_ylabel()
+    assert label.replace("\n", " ") == "n = 100 to 240, higher is better, bands: 95% intervals"
     differences = gaps(frame.assign(group="a", label="b"), unit="points").axes[0]
     assert differences.get_xlabel() == "difference in points, n = 100 to 240, dashed: none"
 

@@ -118,7 +118,7 @@ def _decided(found: Mapping[str, Interval], rule: Mapping, *, mean: Interval | N
     ranks = {task: ((FAILS, OPEN, HOLDS).index(verdicts[task]), _slack(one, **rule)) for task, one in found.items()}
     decisive = "mean" if mean else min(ranks, key=ranks.get)
     one = mean or found[decisive]
-    ends = {"gain": one.value, "low": one.low, "high": one.high, "n": one.n, "products": one.groups}
+    ends = one.row("gain") | {"products": one.groups}
     by_task = ", ".join(f"{task} {said}" for task, said in verdicts.items())
     all_ends = {task: astuple(v) for task, v in ({"mean": mean} if mean else found).items()}
     said = {"verdict": verdict(one.low, one.high, **rule), "decided_by": decisive, **ends, "by_task": by_task}

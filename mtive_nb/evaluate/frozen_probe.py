@@ -66,5 +66,5 @@ def probe_scores(
         probe = linear_probe().fit(seen(known), [label(r) for r in known])
         hits = probe.predict(seen(held_out)) == np.array([label(r) for r in held_out])
         interval = bootstrap_interval(hits.astype(float), groups=[r["product_id"] for r in held_out])
-        found.append({"system": system, "column": column, "value": interval.value, "low": interval.low, "high": interval.high, "n": len(held_out)})  # fmt: skip
+        found.append({"system": system, "column": column} | interval.row())
     return pd.DataFrame(found, columns=["system", "column", "value", "low", "high", "n"])

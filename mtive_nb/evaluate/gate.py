@@ -149,8 +149,7 @@ def well_formed_percent(records: list[dict], answers: list[str], words: frozense
     """Return the share of well-formed answers in per cent, with Wilson's interval; NaN without records."""
     if not records:
         return Interval(math.nan, math.nan, math.nan, 0)
-    found = wilson_interval(sum(map(well_formed, records, answers, [words] * len(records))), len(records))
-    return Interval(100 * found.value, 100 * found.low, 100 * found.high, found.n)
+    return wilson_interval(sum(map(well_formed, records, answers, [words] * len(records))), len(records)).times(100)
 
 
 def _is_object(text: str) -> bool:

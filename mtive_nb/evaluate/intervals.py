@@ -39,6 +39,14 @@ class Interval:
     level: float = 0.95
     groups: int | None = None
 
+    def row(self, name: str = "value") -> dict[str, float]:
+        """Return the value under `name`, low, high and n, as cells of a table."""
+        return {name: self.value, "low": self.low, "high": self.high, "n": self.n}
+
+    def times(self, factor: float) -> Interval:
+        """Return the interval in another unit, such as 100 times a share."""
+        return replace(self, value=factor * self.value, low=factor * self.low, high=factor * self.high)
+
 
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray,

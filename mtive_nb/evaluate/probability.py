@@ -180,8 +180,7 @@ def calibration_table(confident: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame
     for (task, kind), some in confident.groupby(["task", "kind"], sort=False):
         for state in ("before", "after"):
             error = calibration(some.assign(confidence=some[state]), seed=seed)["ECE"]
-            found = {"value": error.value, "low": error.low, "high": error.high, "n": error.n}
-            rows.append({"task": task, "kind": kind, "state": state} | found)
+            rows.append({"task": task, "kind": kind, "state": state} | error.row())
     return pd.DataFrame(rows, columns=["task", "kind", "state", "value", "low", "high", "n"])
 
 

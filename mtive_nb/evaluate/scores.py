@@ -139,8 +139,7 @@ def attribute_scores(
         for attribute, pairs in hits.items():
             values, products = zip(*pairs, strict=True)
             interval = bootstrap_interval(values, groups=products, seed=seed)
-            rows.append({"system": system, "attribute": attribute, "value": interval.value, "low": interval.low,
-                         "high": interval.high, "n": len(values)})  # fmt: skip
+            rows.append({"system": system, "attribute": attribute} | interval.row())
     return pd.DataFrame(rows, columns=["system", "attribute", "value", "low", "high", "n"])
 
 
@@ -170,9 +169,7 @@ def paired_gains(
         for other in over:
             a, b = (judged[name].loc[here, "accuracy"].to_numpy() for name in (system, other))
             gain = paired_difference(a, b, groups=[o for o, kept in zip(owners, here, strict=True) if kept], seed=seed)
-            rows.append(
-                {"task": task, "over": other, "gain": gain.value, "low": gain.low, "high": gain.high, "n": gain.n}
-            )
+            rows.append({"task": task, "over": other} | gain.row("gain"))
     return pd.DataFrame(rows, columns=["task", "over", "gain", "low", "high", "n"])
 
 
@@ -277,5 +274,4 @@ def _exact(task: str, items: list[Answered], options: dict[str, int]) -> list[di
 def _row(
     paper: str, table: str, metric: str, interval: Interval, *, unit: str = "fraction", better: str = "higher"
 ) -> dict[str, Any]:
-    ends = {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
-    return {"paper": paper, "table": table, "metric": metric, "unit": unit, "better": better} | ends
+    return {"paper": paper, "table": table, "metric": metric, "unit": unit, "better": better} | interval.row()

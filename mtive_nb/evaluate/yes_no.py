@@ -41,7 +41,7 @@ def accuracy_table(records: Sequence[dict], right: Mapping[str, np.ndarray], *, 
     for system, of_records in right.items():
         for task, found in _means(records, of_records, seed=seed).items():
             row = {"system": system, "column": f"{'Overall' if task == 'mean' else task}/Acc"}
-            rows.append(row | {"value": found.value, "low": found.low, "high": found.high, "n": found.n})
+            rows.append(row | found.row())
     return pd.DataFrame(rows)
 
 
@@ -110,9 +110,8 @@ def _means(records: Sequence[dict], values: np.ndarray, *, seed: int = 0) -> dic
     found = {}
     for name, chosen in {**{task: [k] for k, task in enumerate(tasks)}, "mean": list(range(len(tasks)))}.items():
         one = bootstrap_sums(sums, _mean_of_tasks(chosen, len(tasks)), seed=seed, groups=groups)
-        ends = {end: 100 * getattr(one, end) for end in ("value", "low", "high")}
         asked = np.flatnonzero(of_task[:, chosen].any(axis=1))
-        found[name] = replace(one, **ends, n=len(asked), groups=len({groups[k] for k in asked}))
+        found[name] = replace(one.times(100), n=len(asked), groups=len({groups[k] for k in asked}))
     return found
 
 

@@ -1,6 +1,7 @@
 """The pocket base's exam on held-out general scenes and plain words, its loss on plain texts, and its card."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mtive_nb.run.processes import spread
 EXAM_SEED = 977  # a stream of scenes that no training run uses
 WORLD_SEED = 978  # the same for plain words
 ALL_SKILLS = "all skills"
+CHANGES = ("adapter", "skill", "n", "before", "after", "change", "low", "high")  # of exam_retention
 
 
 def has_exam(vlm: Vlm) -> bool:
@@ -99,28 +101,36 @@ def exam_scores(records: list[dict], answers: list[str], *, seed: int = 0) -> pd
     return pd.DataFrame(rows)
 
 
-def exam_change(stack: LoraStack, adapter: str, *, folder: Path, n: int) -> pd.DataFrame:
-    """Return what an adapter and its parents change in the exam: the same `n` scenes with them and on the bare base.
+def exam_retention(stack: LoraStack, adapters: Sequence[str], *, folder: Path, n: int, against: str | None = None) -> pd.DataFrame:  # fmt: skip
+    """Return what each adapter, with its parents, changes in the exam, by skill, in points from 0 to 100.
 
-    A row per skill, then ALL_SKILLS; columns: skill, n, before, after (exact match), change, low, high (its paired 95%
-    interval); all but n in points from 0 to 100. The adapter is active afterwards. There is no row for n = 0 or for a
-    model that is no pocket base.
+    A row per adapter and skill, then ALL_SKILLS, on the same `n` scenes; columns: CHANGES. `before` is the exact
+    match with the adapter `against`, by default that of the bare base; low and high are the paired 95% interval of the
+    change. No row for n = 0 or a model that is no pocket base. The last adapter is active afterwards.
     """
-    columns = ["skill", "n", "before", "after", "change", "low", "high"]
     if not n or not has_exam(stack.vlm):
-        return pd.DataFrame(columns=columns)
-    records, hits = exam_records(folder, n=n, words=words_of(stack.vlm)), {}
-    for name in (None, adapter):
-        stack.activate(name)
-        answers = generate_answers(stack, records, max_new_tokens=48, what="exam")
-        hits[name] = np.array([100.0 * (a == r["answer"]) for a, r in zip(answers, records, strict=True)])
-    skills, rows = np.array([r["task"] for r in records]), []
-    for skill in (*[s for s in SKILLS if s in skills], ALL_SKILLS):
-        kept = (skills == skill) | (skill == ALL_SKILLS)
-        change = paired_difference(hits[adapter][kept], hits[None][kept])
-        means = hits[None][kept].mean(), hits[adapter][kept].mean()
-        rows.append((skill, change.n, *means, change.value, change.low, change.high))
-    return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(columns=CHANGES)
+    records, rows = exam_records(folder, n=n, words=words_of(stack.vlm)), []
+
+    def hits(adapter: str | None) -> np.ndarray:
+        stack.activate(adapter)
+        answers = generate_answers(stack, records, max_new_tokens=48, what=f"exam {adapter or 'base'}")
+        return np.array([100.0 * (a == r["answer"]) for a, r in zip(answers, records, strict=True)])
+
+    before, skills = hits(against), np.array([r["task"] for r in records])
+    for adapter in adapters:
+        after = hits(adapter)
+        for skill in (*[s for s in SKILLS if s in skills], ALL_SKILLS):
+            kept = (skills == skill) | (skill == ALL_SKILLS)
+            change = paired_difference(after[kept], before[kept])
+            means = before[kept].mean(), after[kept].mean()
+            rows.append((adapter, skill, change.n, *means, change.value, change.low, change.high))
+    return pd.DataFrame(rows, columns=CHANGES)
+
+
+def exam_change(stack: LoraStack, adapter: str, *, folder: Path, n: int) -> pd.DataFrame:
+    """Return what one adapter, with its parents, changes in the exam: `exam_retention` without the column adapter."""
+    return exam_retention(stack, [adapter], folder=folder, n=n).drop(columns="adapter")
 
 
 def overall_change(change: pd.DataFrame) -> Interval:

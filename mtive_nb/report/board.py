@@ -1,5 +1,6 @@
 """How the page shows the board of the papers' claims, and the tiles on top of the report."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mtive_nb.report.verdicts import claims_board, whole_board
 from mtive_nb.run.published import PAPERS, load_published
 
 NOT_DECIDED = "not measured"
+UNITS = {"percent_points": "points of percent", "f1_points": "points of F1", "x": "times"}
 SYMBOLS = {"holds": "✔", "open": "?", "does not hold": "✘", NOT_DECIDED: "–"}
 
 
@@ -24,16 +26,26 @@ def shown_board(folders: list[Path]) -> list[dict[str, Any]]:
 def _about(claim: dict[str, Any]) -> dict[str, Any]:
     """Return what a row of the board shows beside the claim's own fields."""
     test = {c["id"]: c["test"] for c in load_claims()}.get(claim["claim"], {})
-    sides = {side: SYSTEMS.get(test.get(side), str(test.get(side) or "")) for side in ("left", "right")}
+    sides = {side: SYSTEMS.get(test.get(side), _in_words(str(test.get(side) or ""))) for side in ("left", "right")}
     verdict = claim["verdict"] if claim["verdict"] in VERDICTS else NOT_DECIDED
-    parts = [part.partition(" ") for part in claim.get("by_task", "").split(", ")]
-    tasks = [(task, said) for task, _, said in parts if said in VERDICTS]
+    tasks = re.findall(rf"(.+?) ({'|'.join(VERDICTS)})(?:, |$)", claim.get("by_task", ""))
     paper = PAPERS.get(claim["claim"].split("-")[0], "")
     entry = load_design().find(claim["claim"])
     about = (
         {"design": entry.in_words(), "kind": KINDS[entry.kind]} if entry else {"design": "", "kind": "not registered"}
     )
-    return sides | about | {"paper": paper, "mark": verdict, "symbol": SYMBOLS[verdict], "tasks": tasks}
+    words = {
+        "unit": UNITS.get(unit := claim.get("unit") or "", unit),
+        "decided_by": _in_words(claim.get("decided_by", "")),
+    }
+    return sides | about | words | {"paper": paper, "mark": verdict, "symbol": SYMBOLS[verdict], "tasks": tasks}
+
+
+def _in_words(name: str) -> str:
+    """Return a side of a claim in words: "item_expert[labels=crops,input=main]" -> "item expert (labels: crops, input: main)"."""
+    name, _, settings = name.replace("_", " ").partition("[")
+    name = name.replace(":", " ") if settings == "" and name.startswith("constant:") else name
+    return name + (f" ({settings.rstrip(']').replace('=', ': ').replace(',', ', ')})" if settings else "")
 
 
 def claim_tiles(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:

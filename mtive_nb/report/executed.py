@@ -116,7 +116,9 @@ def _small_output(output: dict[str, Any], *, side_px: int, home: Path) -> dict[s
         lines = "".join(output["text"]).splitlines(keepends=True)
         output["text"] = "".join(line for line in lines if MARK not in line).replace(f"{home}/", "")
         return output if output["text"] else None
-    data = {k: v for k, v in output.get("data", {}).items() if "widget" not in k}
+    data = output.get("data", {})
+    if any("widget" in kind for kind in data):  # a progress bar, or a page that needs a kernel
+        return None
     for kind, value in list(data.items()):
         if kind in PICTURES:
             del data[kind]

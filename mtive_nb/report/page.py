@@ -81,14 +81,19 @@ def gather(project: Project, folder: Path, *, page_dir: Path, others: Iterable[P
 
 def real_photos(metrics: list[dict[str, Any]], runs: dict[str, Any]) -> list[str]:
     """Return, in sentences, where real photos stand: scores of this profile on them, and the profiles made of them."""
-    of_metrics = [m for m in metrics if "real photos" in m["table"]]
-    found = [f"{m['table']}, {m['row']}: {m['value']:.2f} ({m['column']}, n {m['n']})" for m in of_metrics[:2]]
+    parts: dict[str, list[str]] = {}
+    for m in metrics:
+        if "real photos" in m["table"] and m["unit"] == "fraction":
+            one_measure = m["column"].startswith("EX/EM")
+            title, arm = (m["table"], m["row"]) if one_measure else (f"{m['table']}, {m['row']}", m["column"])
+            parts.setdefault(title, []).append(f"{arm} {m['value'] * m['n']:.0f} of {m['n']}")
+    found = [f"{title}: {'; '.join(shares)}" for title, shares in parts.items()]
     for k, run in enumerate(runs["runs"]):
         if run["source"] == "mart":
             continue
         means = {line["system"]: line["cells"][k] for line in runs["lines"] if line["measure"] == runs["mean"]}
         shown = [f"{s} {means[s]['value']}" for s in ("MTIVE_MTL", "Base_MTL", "majority") if means.get(s)]
-        found.append(f"profile {run['profile']}, mean accuracy: {', '.join(shown)}")
+        found.append(f"profile {run['profile']}, mean accuracy over its tasks, 0 to 100: {', '.join(shown)}")
     return found
 
 

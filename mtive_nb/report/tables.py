@@ -23,14 +23,14 @@ def number(value: float, unit: str = "", *, sign: bool = False) -> str:
     """Format a number for a table: its unit's decimals, else four significant digits; commas between thousands."""
     plus = "+" if sign else ""
     if unit in DECIMALS:
-        return f"{value:{plus},.{DECIMALS[unit]}f}"
+        return f"{round(value, DECIMALS[unit]) or 0.0:{plus},.{DECIMALS[unit]}f}"  # no "-0.0"
     if float(value).is_integer() and abs(value) < 1e9:
         return f"{int(value):{plus},}"
     return f"{value:{plus},.1f}" if abs(value) >= 1000 else f"{value:{plus}.4g}"
 
 
-def cell_of(metric: dict[str, Any]) -> dict[str, str]:
-    """Return one of our numbers as texts for a table cell: value, interval, n with seed, and notebook."""
+def cell_of(metric: dict[str, Any], *, with_unit: bool = False) -> dict[str, str]:
+    """Return one of our numbers as texts for a table cell: value, interval, n with seed (and unit), and notebook."""
     low, high = metric.get("low"), metric.get("high")
     unit = metric["unit"]
     value, interval = number(metric["value"], unit), "no interval"
@@ -40,6 +40,7 @@ def cell_of(metric: dict[str, Any]) -> dict[str, str]:
         interval = ""  # a count or a setting
     seeds = metric.get("seeds", 1)
     basis = f"n {metric['n']:,} · " + (f"{seeds} seeds" if seeds > 1 else f"seed {metric['seed']}")
+    basis = f"{unit} · {basis}" if with_unit else basis
     return {"value": value, "interval": interval, "basis": basis, "notebook": metric["notebook"], "gap": ""}
 
 
@@ -106,10 +107,15 @@ def _column(
     base = as_difference(printed.get((reference, column)))
     mine = ours.get((reference, column), [])
     same_scale = about is not None and about.relative_to and base is not None and mine
+    units = {m["unit"] for (_, name), same in ours.items() if name == column for m in same}
     cells = {}
     for row in rows:
         paper, found = printed.get((row, column)), ours.get((row, column), [])
-        cell = {"paper": paper.value if paper else "", "gap": "", "ours": [cell_of(m) for m in found]}
+        cell = {
+            "paper": paper.value if paper else "",
+            "gap": "",
+            "ours": [cell_of(m, with_unit=len(units) > 1) for m in found],
+        }
         if same_scale:
             value = as_difference(paper)
             cell["gap"] = "" if value is None else number(value - base, "points", sign=True)
@@ -153,7 +159,8 @@ def _head(column: str, metrics: list[dict[str, Any]], about: Table | None) -> di
     if about and not direction:
         direction = next((d for name, d, _ in about.metrics if column.split("/")[-1] == name.split(" ")[0]), "")
     arrow = {"higher": "higher is better", "lower": "lower is better"}.get(direction, "")
-    return {"name": column, "unit": mine["unit"] if mine else "", "arrow": arrow, "ours": bool(mine)}
+    units = {m["unit"] for m in metrics if m["column"] == column}
+    return {"name": column, "unit": units.pop() if len(units) == 1 else "", "arrow": arrow, "ours": bool(mine)}
 
 
 def column_groups(columns: Iterable[str]) -> list[tuple[str, list[str]]]:

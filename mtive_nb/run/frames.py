@@ -16,6 +16,7 @@ def show_frames_well() -> None:
 
     pandas.set_option("display.html.use_mathjax", False)  # two prices are no formula
     pandas.set_option("styler.html.mathjax", False)
+    pandas.set_option("display.max_colwidth", 160)  # a claim in full
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
         shell.display_formatter.formatters["text/html"].for_type(pandas.DataFrame, left_aligned)

@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from mtive_nb.run.published import load_tables
 from mtive_nb.show.style import (
     ARROWS,
+    GRID,
     INK,
+    LABEL_CHARS,
     METRIC_WORDS,
     RANGES,
     TASK_WORDS,
@@ -25,24 +27,27 @@ from mtive_nb.show.style import (
 )
 
 MANY_SYSTEMS, FEW_COLUMNS = 3, 2
-LEGEND_COLUMNS, LABEL_CHARS = 5, 50
-CHANCE = "chance: no look at the photo"
+LEGEND_COLUMNS, WIDEST = 5, 10.0  # inches, so that texts stay readable at the width of a page
+SEEN = 0.006  # of the highest bar: a lower one is not seen
+CHANCE = "always the commonest answer"
 
 
 def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None, title: str = "", better: str = "higher",
-                        chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
+                        measure: str = "", chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
     """Plot bars of `value` with intervals `low` to `high`: a group per column, a bar per system.
 
     `frame` is long (system, column, value, low, high, and unit and n if known); without rows the plot is empty.
-    `columns`: order of the groups, default that of the frame. `chance` draws a dashed line per group: the score of
+    `columns`: order of the groups, default that of the frame. `measure`: what the values are and in which range, where
+    columns and unit do not say it. `chance` draws a dashed line per group: the score of
     always giving the commonest answer. `dots` (system, column, value) mark the single runs that a bar combines. Many
     systems on few columns become rows of bars, a panel per column.
     """
     columns = list(dict.fromkeys(frame["column"])) if columns is None else columns
     systems = list(dict.fromkeys(frame["system"]))
     if len(columns) <= FEW_COLUMNS and len(systems) >= MANY_SYSTEMS:
-        return _rows_of_bars(frame, columns, systems, title=title, better=better, chance=chance or {}, dots=dots)
-    figure = new_figure(max(8.0, 1.1 + 0.26 * len(systems) * len(columns)), 3.8)
+        about = {"title": title, "better": better, "measure": measure}
+        return _rows_of_bars(frame, columns, systems, **about, chance=chance or {}, dots=dots)
+    figure = new_figure(min(WIDEST, max(8.0, 1.1 + 0.26 * len(systems) * len(columns))), 3.8)
     axes = figure.subplots()
     width, colours = 0.84 / max(1, len(systems)), colours_of(systems)
     for k, system in enumerate(systems):
@@ -50,7 +55,7 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
         at = np.arange(len(columns)) + (k - (len(systems) - 1) / 2) * width
         look = {"color": colours[system], "label": system, "error_kw": {"lw": 0.9, "capsize": 1.5}}
         axes.bar(at, rows["value"], width * 0.92, yerr=_errors(rows), **look)
-        _mark_zeros(axes, at, rows["value"])
+        _mark_small(axes, at, rows["value"], highest=frame["value"].abs().max())
         if dots is not None:
             own = dots[(dots["system"] == system) & dots["column"].isin(columns)]
             where = at[own["column"].map(columns.index)]
@@ -66,15 +71,15 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
     spoken = [own.get(c) or _spoken(c) for c in columns]
     names = ["\n".join(fill(part, chars, break_long_words=False) for part in name.split(", ")) for name in spoken]
     axes.set_xticks(range(len(columns)), names)
-    axes.set_ylabel(fill(_measure(frame, columns, better), LABEL_CHARS), fontsize=9)
+    axes.set_ylabel(fill(_measure(frame, columns, better, measure), LABEL_CHARS), fontsize=9)
     _finish(axes, frame, title)
     _legend(figure, axes)
     return figure
 
 
 def _rows_of_bars(
-    frame: pd.DataFrame, columns: Sequence[str], systems: list[str], *, title: str, better: str, chance: dict[str, float],
-    dots: pd.DataFrame | None = None,
+    frame: pd.DataFrame, columns: Sequence[str], systems: list[str], *, title: str, better: str, measure: str,
+    chance: dict[str, float], dots: pd.DataFrame | None = None,
 ) -> Figure:  # fmt: skip
     """Plot a panel per column with a row per system, named beside its bar."""
     figure = new_figure(8.0, 1.0 + 0.3 * len(systems))
@@ -89,14 +94,17 @@ def _rows_of_bars(
         for y, (value, end) in enumerate(zip(rows["value"], high, strict=True)):
             if pd.notna(value):
                 where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
-                axes.annotate(f"{value:#.3g}" if value else "0", (max(end, 0), y), **where)
+                points = "unit" in part and {*part["unit"].dropna()} <= {"points", "points 0-100", "percent"}
+                text = f"{value:.1f}" if points else f"{value:#.3g}"
+                axes.annotate(text if value else "0", (max(end, 0), y), **where)
         if dots is not None:
             own = dots[(dots["column"] == column) & dots["system"].isin(systems)]
             axes.scatter(own["value"], own["system"].map(systems.index), s=7, color="black", zorder=3, linewidths=0)
         if column in chance:
             axes.axvline(chance[column], color="black", linestyle="--", linewidth=0.9, label=CHANCE)
         axes.set_yticks(range(len(systems)), systems)
-        axes.set_xlabel(_measure(part, [column], better), fontsize=9)
+        direction = part["better"].iloc[0] if "better" in part and len(part) else better  # a panel may have its own
+        axes.set_xlabel(_measure(part, [column], direction, measure), fontsize=9)
         axes.margins(x=0.12)
         _finish(axes, part, _spoken(column) if len(columns) > 1 else title, horizontal=True)
     panels[0].invert_yaxis()
@@ -118,11 +126,12 @@ def _errors(rows: pd.DataFrame) -> np.ndarray:
     return np.clip(np.vstack([rows["value"] - rows["low"], rows["high"] - rows["value"]]), 0, None)
 
 
-def _mark_zeros(axes: Axes, at: np.ndarray, values: pd.Series) -> None:
-    """Write "0" where a bar has no height, to tell it from a missing bar."""
+def _mark_small(axes: Axes, at: np.ndarray, values: pd.Series, *, highest: float) -> None:
+    """Write the value where a bar has no height that one sees, and "n/a" where none was measured."""
+    look = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": INK}
     for x, value in zip(at, values, strict=True):
-        if value == 0:
-            axes.annotate("0", (x, 0), (0, 2), textcoords="offset points", ha="center", fontsize=7, color=INK)
+        if pd.isna(value) or abs(value) < SEEN * highest:
+            axes.annotate("n/a" if pd.isna(value) else f"{value:.1g}", (x, 0), (0, 2), **look)
 
 
 def _finish(axes: Axes, frame: pd.DataFrame, title: str, *, horizontal: bool = False) -> None:
@@ -130,21 +139,23 @@ def _finish(axes: Axes, frame: pd.DataFrame, title: str, *, horizontal: bool = F
     tidy(axes)
     if horizontal:
         axes.grid(visible=False, axis="y")
-        axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+        axes.grid(axis="x", color=GRID, linewidth=0.7)
     if (frame["value"] < 0).any():
         (axes.axvline if horizontal else axes.axhline)(0, color=INK, linewidth=0.8)
 
 
 def _spoken(column: str) -> str:
     """Return a group's name: "AE/Acc" -> "attributes (AE)", "Existing/AE" -> "attributes (AE), existing"."""
-    task, _, metric = column.partition("/")
+    task, _, metric = column.removesuffix(" binary").partition("/")
     if metric in TASK_WORDS:
         return f"{TASK_WORDS[metric]}, {task.lower()}"
     return TASK_WORDS.get(task, task if metric in METRIC_WORDS else column) if metric in (*METRIC_WORDS, "") else column
 
 
-def _measure(frame: pd.DataFrame, columns: Sequence[str], better: str) -> str:
+def _measure(frame: pd.DataFrame, columns: Sequence[str], better: str, measure: str) -> str:
     """Return the axis label, as far as known: measure, range or unit, number of items, direction."""
+    if measure:
+        return joined(measure, counted(frame), ARROWS[better])
     metrics = {c.partition("/")[2].split(" ")[0] for c in columns}
     name = METRIC_WORDS.get(next(iter(metrics)), "") if len(metrics) == 1 else ""
     known = bool(name) or list(columns) == ["accuracy"]

@@ -1,5 +1,7 @@
 """Charts: lines over steps, reliability, differences, matrices, shares; bars stand in `bars.py`."""
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -8,6 +10,7 @@ from matplotlib.figure import Figure
 from mtive_nb.show.style import (
     ARROWS,
     GRID,
+    LABEL_CHARS,
     TASK_WORDS,
     colour_of,
     colours_of,
@@ -50,7 +53,8 @@ def lines(
         if dashed:
             points, label = rows.dropna(subset=beside), joined(str(name), labelled(beside))
             axes.plot(points[x], points[beside], "o--", color=colour, linewidth=1.2, markersize=3, label=label)
-    axes.set(xlabel=labelled(x), ylabel=joined(labelled(y), counted(frame), ARROWS[better]))
+    axes.set_xlabel(labelled(x))
+    axes.set_ylabel(fill(joined(labelled(y), counted(frame), ARROWS[better]), LABEL_CHARS), fontsize=9)
     entitle(axes, title)
     if (frame[y] >= 0).all():
         most = frame[[y, beside] if dashed else [y]].max().max()
@@ -78,7 +82,9 @@ def curves(frame: pd.DataFrame, x: str, *, by: str, panel: str, title: str = "",
         axes.set_title(TASK_WORDS.get(name, str(name)), fontsize=9)
         axes.set_xlabel(labelled(x), fontsize=8)
         tidy(axes)
-    figure.axes[0].set_ylabel(joined(unit, counted(frame), ARROWS[better]), fontsize=8)
+    label = joined(unit, counted(frame), ARROWS[better], "bands: 95% intervals")
+    figure.axes[0].set_ylabel(fill(label, LABEL_CHARS), fontsize=8)
+    figure.axes[0].set_ylim(bottom=min(0.0, frame["low"].min()))
     figure.axes[-1].legend(fontsize=7, frameon=False)
     return figure
 
@@ -103,7 +109,7 @@ def reliability(frame: pd.DataFrame, *, states: dict[str, str], bins: int = 5, t
         )
         axes.set_title(f"{panel}\nn = {len(rows)}", fontsize=9)
         tidy(axes)
-    figure.axes[0].set_ylabel("accuracy, 0-1, higher is better", fontsize=8)
+    figure.axes[0].set_ylabel("accuracy, 0-1; best on the diagonal", fontsize=8)
     figure.axes[0].legend(fontsize=7.5, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
@@ -153,7 +159,7 @@ def matrix(
     figure = new_figure(3.4 + 1.1 * values.shape[1], 1.4 + 0.55 * values.shape[0])
     axes = figure.subplots()
     words = lambda name: TASK_WORDS.get(name, str(name).replace("_", " "))  # noqa: E731
-    values = values.rename(index=words, columns=words)
+    values = values.rename(index=words, columns=words).round(2) + 0.0  # no "-0.00"
     look = {"vmin": low, "vmax": high, "cmap": "RdBu" if low < 0 else "Blues", "linewidths": 1}
     sns.heatmap(values, ax=axes, annot=True, fmt=".2f", annot_kws={"size": 9}, **look)
     axes.set(xlabel=columns, ylabel=rows)

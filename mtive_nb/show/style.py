@@ -48,6 +48,7 @@ METRIC_WORDS = {
 RANGES = {"points 0-100": "0-100", "fraction": "0-1", "share": "0-1", "f1": "0-1"}  # of a unit
 UNITS = {"loss": "nats a token", "answer_loss": "nats a token"}  # of a column whose name leaves it out
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "none": ""}
+LABEL_CHARS = 50  # of a line of an axis label
 INK, GRID = "#222222", "#dddddd"
 CONES = np.array([
     [0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
@@ -112,7 +113,9 @@ def labelled(name: str) -> str:
     if name in UNITS:
         return f"{name.replace('_', ' ')}, {UNITS[name]}"
     text, _, unit = name.rpartition("_")
-    return f"{text}, {unit}" if text and unit in ("ms", "s", "MiB", "px", "tok", "nat") else name.replace("_", " ")
+    return (
+        f"{text}, {unit}" if text and unit in ("ms", "s", "MiB", "px", "tok", "nat", "bits") else name.replace("_", " ")
+    )
 
 
 def counted(frame: pd.DataFrame) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 from mtive_nb.data.commerce.ebay_benches import BENCHES, CLOTHING_TASK
 from mtive_nb.data.commerce.values import normal_value, same_value
 from mtive_nb.data.instructions.ebay_rules import read_pairs
-from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, paired_difference, shares
+from mtive_nb.evaluate.intervals import Interval, bootstrap_interval, bootstrap_sums, paired_difference
 from mtive_nb.evaluate.metrics import UNPARSED, accepted_values, classify, majority_share
 from mtive_nb.evaluate.reading import canonical_key, is_abstention, parse_pairs
 
@@ -51,12 +51,11 @@ def benchmark_scores(
 
 
 def _headline(system: str, column: str, interval: Interval) -> tuple:
-    points = (100 * interval.value, 100 * interval.low, 100 * interval.high)
-    return "ebay", "T1", system, column, *points, interval.n, "points 0-100", "higher"
+    return "ebay", "T1", system, column, *interval.times(100).row().values(), "points 0-100", "higher"
 
 
 def _own(system: str, column: str, interval: Interval, better: str) -> tuple:
-    return "own", OWN_TABLE, system, column, interval.value, interval.low, interval.high, interval.n, "fraction", better
+    return "own", OWN_TABLE, system, column, *interval.row().values(), "fraction", better
 
 
 def _aspect(items: Sequence[Answered], seed: int) -> list[tuple]:
@@ -101,7 +100,7 @@ def _extraction(items: Sequence[Answered], seed: int) -> list[tuple]:
 
     def share(top: float, column: int, *bottom: int) -> Interval:
         def ratio(sums: np.ndarray) -> np.ndarray:
-            return top * shares(sums[:, column], sums[:, list(bottom)].sum(1))
+            return top * sums[:, column] / np.maximum(sums[:, list(bottom)].sum(1), 1)  # stating nothing scores 0
 
         return bootstrap_sums(counts, ratio, groups=groups, seed=seed)
 

@@ -90,6 +90,5 @@ def by_stratum(rows: Sequence[CommerceRow], answers: Mapping[str, Sequence[str]]
         for (domain, stratum), own in places.items():
             right = [100.0 * (option_of(said[k]) == rows[k].output) for k in own]
             one = bootstrap_interval(right, groups=[rows[k].product_id for k in own], seed=seed)
-            ends = {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
-            table.append({"system": system, "domain": domain, "column": stratum} | ends)
+            table.append({"system": system, "domain": domain, "column": stratum} | one.row())
     return pd.DataFrame(table).assign(unit="points 0-100", better="higher")

@@ -160,9 +160,8 @@ def commerce_scores(
             for metric, rule in product(METRICS, RULES):
                 score = partial(cells.score, metric=metric, rule=rule)
                 found = bootstrap_sums(cells.cells, score, groups=cells.groups, seed=seed, resamples=resamples)
-                ends = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
                 kind = ("count", "lower") if metric == "#Failed" else ("fraction", "higher")
-                rows.append(about | {"metric": metric, "rule": rule, "unit": kind[0], "better": kind[1]} | ends)
+                rows.append(about | {"metric": metric, "rule": rule, "unit": kind[0], "better": kind[1]} | found.row())
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
@@ -293,6 +292,5 @@ def ecommmu_scores(
             groups = [(r.get("run"), r["product_id"]) for r, mine in zip(records, own, strict=True) if mine]
             one = bootstrap_interval(right[own], groups=groups, seed=seed)
             place = {"paper": "ebay", "table": "T5", "column": f"{name}/{'R@1' if name == 'SR' else 'Acc'}"}
-            ends = {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
-            rows.append({"system": system} | place | ends | {"unit": "percent", "better": "higher"})
+            rows.append({"system": system} | place | one.row() | {"unit": "percent", "better": "higher"})
     return pd.DataFrame(rows)

@@ -75,8 +75,7 @@ def share_used(rows: Iterable[CommerceRow], used: Mapping[str, Sequence[bool]], 
         if pairs:
             values, groups = 100.0 * np.array([use for use, _ in pairs]), [product for _, product in pairs]
             one = bootstrap_interval(values, groups=groups, seed=seed)
-            ends = {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
-            table.append({"row": "caption used", "column": column} | ends | {"unit": "percent", "better": "none"})
+            table.append({"row": "caption used", "column": column} | one.row() | {"unit": "percent", "better": "none"})
     return pd.DataFrame(table)
 
 
@@ -96,8 +95,7 @@ def agreement_of_judges(votes: pd.DataFrame, *, seed: int = 0, resamples: int = 
         if len(pairs):
             groups = list(both.index.get_level_values("product_id"))
             found = bootstrap_interval(pairs, statistic=kappa, groups=groups, seed=seed, resamples=resamples)
-            ends = {"value": found.value, "low": found.low, "high": found.high}
-            ends["agreement"] = float((pairs[:, 0] == pairs[:, 1]).mean())
+            ends = found.row() | {"agreement": float((pairs[:, 0] == pairs[:, 1]).mean())}
         table.append(row | ends)
     names = ["judge", "other", "value", "low", "high", "agreement", "n", "unit", "better"]
     return pd.DataFrame(table, columns=names)  # of one judge: no row
@@ -129,7 +127,6 @@ def accuracy_of_votes(
         used = decide(rows, votes, judges[:size])
         kept = pd.Series([used[ballot.row.row_id][ballot.place] for ballot in ballots], dtype=float)
         one = bootstrap_interval((truth == kept).to_numpy(dtype=float), groups=groups, seed=seed)
-        ends = {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
         shares = {"useful dropped": 1 - kept[truth].mean(), "others kept": kept[~truth].mean()}
-        table.append({"judges": size} | ends | {"unit": "share", "better": "higher"} | shares)
+        table.append({"judges": size} | one.row() | {"unit": "share", "better": "higher"} | shares)
     return pd.DataFrame(table)

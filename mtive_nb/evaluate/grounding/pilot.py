@@ -83,8 +83,7 @@ def pilot_table(
         auroc = bootstrap_interval(pair, statistic=_auroc, resamples=500, seed=seed, groups=groups)
         balanced = _balanced(right, test["visible"], groups=groups, seed=seed)
         for column, found in (("AUROC", auroc), ("balanced accuracy", balanced)):
-            rows.append({"system": name, "column": column, "value": found.value, "low": found.low, "high": found.high,
-                         "n": found.n})  # fmt: skip
+            rows.append({"system": name, "column": column} | found.row())
     return pd.DataFrame(rows)
 
 

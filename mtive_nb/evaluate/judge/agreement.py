@@ -39,8 +39,7 @@ def agreement(tables: Mapping[str, pd.DataFrame], *, seed: int = 0, resamples: i
                 seen = (values > cut).astype(float) if name == "kappa" else values
                 found = _interval(seen, statistic, groups=list(both["product_id"]), seed=seed, resamples=resamples)
                 row = {"judges": " v. ".join(tables), "task": task, "score": score, "statistic": name}
-                row |= {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
-                rows.append(row | {"left_out": len(part) - len(both)})
+                rows.append(row | found.row() | {"left_out": len(part) - len(both)})
     return pd.DataFrame(rows)
 
 
