@@ -5,7 +5,23 @@
 
 import argparse
 import sys
+from importlib import import_module
 
+# What each command calls, with its options as keywords; imported only then.
+MAINS = {
+    "run": "run.execute:main",
+    "ask": "serve.answer:main",
+    "score": "serve.score:main",
+    "items": "serve.items:main",
+    "retrain": "serve.retrain:main",
+    "versions": "serve.retrain:show_versions",
+    "push": "serve.hub:main",
+    "report": "report.reference:main",
+    "claims": "report.verdicts:main",
+    "check": "data.door.check:main",
+    "verify": "serve.verify:main",
+    "preflight": "report.preflight:main",
+}
 REQUEST = "further fields of each request, a JSON object (default: temperature and max_tokens)"
 
 
@@ -116,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
         "check", help="check a catalogue folder: usable rows, questions by task and split, faults; no model"
     )
     check.add_argument("folder")
-    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
     verify = commands.add_parser(
         "verify", help="check which attributes of a catalogue's products their photos bear out (docs/verification.md)"
     )
@@ -146,83 +162,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> int:
     """Run one command; report an error in the user's files as one message, without a traceback."""
-    asked = parser().parse_args(words)
+    asked = vars(parser().parse_args(words))
     from mtive_nb.run.graph import GraphError
     from mtive_nb.run.lock import LockedError
     from mtive_nb.run.params import ParameterError
 
+    module, _, name = MAINS[asked.pop("command")].partition(":")
     try:
-        return _run_command(asked)
+        return getattr(import_module(f"mtive_nb.{module}"), name)(**asked)
     except (GraphError, LockedError, ParameterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _run_command(asked: argparse.Namespace) -> int:
-    if asked.command == "run":
-        from mtive_nb.run.execute import main as run
-
-        options = {"jobs": asked.jobs, "dry_run": asked.dry_run, "force": asked.force, "only": asked.only}
-        return run(asked.profile, numbers=asked.numbers, **options)
-    if asked.command == "ask":
-        from mtive_nb.serve.answer import main as ask
-
-        return ask(asked.profile, asked.task, asked.photos, question=asked.question, server=asked.server)
-    if asked.command == "score":
-        from mtive_nb.serve.score import main as score
-
-        options = {"output": asked.output, "tasks": asked.tasks, "batch": asked.batch, "server": asked.server}
-        options |= {"workers": asked.workers}
-        return score(asked.profile, asked.source, **options)
-    if asked.command == "items":
-        from mtive_nb.serve.items import main as items
-
-        reader = {"profile": asked.profile, "endpoint": asked.endpoint, "model": asked.model}
-        reader |= {"request": asked.request}
-        return items(asked.folder, output=asked.output, most_photos=asked.most_photos, **reader)
-    if asked.command == "retrain":
-        from mtive_nb.serve.retrain import main as retrain
-
-        return retrain(asked.profile, asked.task, asked.source, force=asked.force, server=asked.server)
-    if asked.command == "versions":
-        from mtive_nb.serve.retrain import show_versions
-
-        return show_versions(asked.profile, asked.task, asked.number, pin=asked.pin)
-    if asked.command == "push":
-        from mtive_nb.serve.hub import main as push
-
-        return push(asked.profile, asked.repo, tasks=asked.tasks, public=asked.public, output=asked.output)
-    if asked.command == "claims":
-        from mtive_nb.report.verdicts import main as claims
-
-        return claims(asked.profile)
-    if asked.command == "check":
-        from mtive_nb.data.door.check import main as check
-
-        return check(asked.folder, as_json=asked.json)
-    if asked.command == "verify":
-        from mtive_nb.serve.verify import main as verify
-
-        options = {"output": asked.output, "captioner": asked.captioner, "verifier": asked.verifier}
-        options |= {"url": asked.url, "request": asked.request, "workers": asked.workers}
-        return verify(asked.folder, **options)
-    if asked.command == "preflight":
-        from mtive_nb.report.preflight import main as preflight
-
-        return preflight(asked.profile)
-    from mtive_nb.report.page import main as report
-
-    code = report(asked.profile)
-    if asked.reference or asked.numbers:
-        from mtive_nb.report.reference import DirtyRunError, copy_reference
-        from mtive_nb.run.graph import find_project
-
-        try:
-            print(f"reference: {copy_reference(find_project(), asked.profile, whole=not asked.numbers)}")
-        except DirtyRunError as error:
-            print(error, file=sys.stderr)
-            return 1
-    return code
 
 
 if __name__ == "__main__":

@@ -327,4 +327,4 @@ def too_small(asked: Mapping, found: Mapping) -> str:
     """Return that a result surely lies within the smallest difference that matters to `asked`, or an empty text."""
     within = asked["smallest"] and max(abs(found["low"]), abs(found["high"])) < asked["smallest"]
     unit = asked.get("unit", "points")
-    return f"smaller than what matters, {asked['smallest']:g} ({unit})" if within else ""
+    return f"smaller than what matters, {asked['smallest']:g} ({unit.replace('_', ' ')})" if within else ""

@@ -11,7 +11,7 @@ from mtive_nb.report.verdicts import claims_board, whole_board
 from mtive_nb.run.published import PAPERS, load_published
 
 NOT_DECIDED = "not measured"
-UNITS = {"percent_points": "points of percent", "f1_points": "points of F1", "x": "times"}
+UNITS = {"percent_points": "percentage points", "f1_points": "points of F1", "x": "times"}
 SYMBOLS = {"holds": "✔", "open": "?", "does not hold": "✘", NOT_DECIDED: "–"}
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mtive_nb.evaluate.design import load_design, registered_at
-from mtive_nb.model.lineage import LineageError
 from mtive_nb.report.board import claim_tiles, headline, shown_board
 from mtive_nb.report.chapters import notebook_part, run_folders
 from mtive_nb.report.compare import compared_runs
 from mtive_nb.report.tables import paper_table
-from mtive_nb.report.verdicts import by_kind, claims_board, out_of_reach, summary, tally
+from mtive_nb.report.verdicts import by_kind, out_of_reach, tally
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.run.graph import GraphError, Project, find_project
+from mtive_nb.run.graph import GraphError, Project
 from mtive_nb.run.metrics import read_metrics
 from mtive_nb.run.progress import duration
 from mtive_nb.run.published import PAPERS, load_tables
@@ -115,17 +114,3 @@ def write_report(
     content = gather(project, folder, page_dir=page.parent, others=others)
     write_atomic(page, environment.get_template("page.html.jinja").render(**content))
     return page
-
-
-def main(profile: str) -> int:
-    """Run the command `report`: write the page and the experts' model card, print how many claims hold, by kind."""
-    from mtive_nb.serve.hub import model_card  # imports torch
-
-    project = find_project()
-    print(f"report: {write_report(project, profile)}")
-    try:
-        write_atomic(project.outputs / profile / "model_card.md", model_card(project.outputs / profile))
-    except (FileNotFoundError, LineageError):
-        pass  # a profile without experts, or without their files
-    print("\n".join(summary(claims_board(run_folders(project.outputs / profile)))))
-    return 0

@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from mtive_nb.model.lineage import LineageError
 from mtive_nb.report.chapters import CARDS, FIGURE_PX, example_cards, run_folders, small_picture
 from mtive_nb.report.executed import copy_executed, with_runs
 from mtive_nb.report.page import write_report
+from mtive_nb.report.verdicts import claims_board, summary
 from mtive_nb.run.atomic import write_atomic
-from mtive_nb.run.graph import Project
+from mtive_nb.run.graph import Project, find_project
 from mtive_nb.run.stale import read_run
 
 MAX_BYTES = 2**20
@@ -88,3 +91,26 @@ def _fits(path: Path, *, tell: Callable[[str], None]) -> bool:
     if not fits:
         tell(f"{path.parent.parent.name}/{path.parent.name}/{path.name}: larger than 1 MiB, not copied")
     return fits
+
+
+def main(profile: str, *, reference: bool = False, numbers: bool = False) -> int:
+    """Run the command `report`: write the page and the experts' model card, print how many claims hold, by kind.
+
+    reference: also copy the results to outputs/reference/; numbers: the same for numbers and answers alone.
+    """
+    from mtive_nb.serve.hub import model_card  # imports torch
+
+    project = find_project()
+    print(f"report: {write_report(project, profile)}")
+    try:
+        write_atomic(project.outputs / profile / "model_card.md", model_card(project.outputs / profile))
+    except (FileNotFoundError, LineageError):
+        pass  # a profile without experts, or without their files
+    print("\n".join(summary(claims_board(run_folders(project.outputs / profile)))))
+    try:
+        if reference or numbers:
+            print(f"reference: {copy_reference(project, profile, whole=not numbers)}")
+    except DirtyRunError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
