@@ -111,6 +111,18 @@ def test_cancel_ends_what_still_answers_and_keeps_what_was_said(page):
     assert page.slow.cancelled and "cancelled" in page.demo.said.value and "second" not in page.demo.said.value
 
 
+def test_answers_about_other_photos_go_and_running_ones_are_cancelled(page):
+    demo = page.demo
+    demo.ask.click()
+    until(lambda: "first" in demo.said.value)
+    running = list(demo.answers)
+    demo.sample.value = 1
+    assert demo.said.value == "" and not demo.ask.disabled
+    for answer in running:
+        answer.thread.join()
+    assert page.slow.cancelled and demo.said.value == ""
+
+
 def test_photos_come_from_samples_uploads_and_paths(page):
     demo = page.demo
     assert demo.question.value == "Is it red?" and demo.photos.value.count("<img") == 1

@@ -204,6 +204,10 @@ class ExpertDemo(widgets.VBox):
         rows = pd.DataFrame([{"images": images, "file": ", ".join(Path(i).name for i in images)}])
         self.photos.value = answer_table(rows, side_px=self._side_px).data
         self.images = images
+        self._cancel()
+        with self._lock:  # answers about other photos go
+            self.answers, self.said.value, self.looked.value = [], "", ""
+            self.ask.disabled, self.cancel.disabled, self.look.disabled = False, True, True
 
     def _show_who(self) -> None:
         """Offer the answerers that are available now; selected answerers stay selected."""
@@ -227,6 +231,8 @@ class ExpertDemo(widgets.VBox):
     def _show_answers(self) -> None:
         """Show the answers so far; the answers' threads call this."""
         with self._lock:
+            if not self.answers:  # cancelled by a change of photos
+                return
             self.said.value = answers_html(self.answers, truth=self._truth(), threshold=self.threshold.value)
             if all(a.state for a in self.answers):
                 self.ask.disabled, self.cancel.disabled = False, True
