@@ -220,7 +220,7 @@ def _chat_fault(record: dict) -> tuple[str, object, str] | None:
 
 
 def write_records(records: Iterable[dict], path: str | Path) -> Path:
-    """Check the records and write them as `write_rows` does; returns the path."""
+    """Check the records and write them as `write_rows` does; returns the path. Errors: RecordError for a wrong record."""
     records = list(records)
     _check(records, Path(path))
     return write_rows(records, path)

@@ -174,7 +174,10 @@ def paired_gains(
 
 
 def wide_table(scores: pd.DataFrame, *, paper: str, table: str) -> pd.DataFrame:
-    """Return a display table: systems as rows, metrics as columns, each cell `value [low, high]`."""
+    """Return a paper's table to display: systems as rows, metrics ("AE/Acc") as columns, cells "value [low, high]".
+
+    scores: from `score_table`; shares have three decimals, points one.
+    """
     part = scores[(scores["paper"] == paper) & (scores["table"] == table)]
     digits = np.where(part["unit"] == "fraction", 3, 1)
     cells = [

@@ -62,7 +62,7 @@ def train_adapters(
     """Train every plan's adapter, leave all adapters on `stack` and return {name: log of train_adapter}.
 
     The result is the same for any number of `processes`, each with its share of the cores. `each` distributes the
-    work: by_processes here, or by_ray of serve/cluster.py, with the same result.
+    work: by_processes here, or by_ray of serve/cluster.py, with the same result. Errors: those of train_adapter.
     """
     if processes < 2:
         return {plan.name: _train(stack, plan, checkpoints) for plan in plans}

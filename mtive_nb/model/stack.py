@@ -331,7 +331,10 @@ class LoraStack:
 
 
 def load_stack(vlm: Vlm, *adapters: tuple[Path, str]) -> LoraStack:
-    """Return a stack with the (folder, name) adapters loaded in order, parents first; the last adapter is active."""
+    """Return a stack with the (folder, name) adapters loaded in order, parents first; the last adapter is active.
+
+    Errors: LineageError for files or parents that do not belong together, NotFiniteError for weights that are no numbers.
+    """
     stack = LoraStack(vlm)
     for folder, name in adapters:
         stack.load(folder, name)
@@ -356,5 +359,5 @@ def load_base(folder: Path, *, attention: str | None = None, quantize: str | Non
 
 
 def open_stack(*adapters: tuple[Path, str], attention: str | None = None, quantize: str | None = None) -> LoraStack:
-    """Load adapters over the model that the first adapter's stack.json names; options as in load_base."""
+    """Load adapters over the model that the first adapter's stack.json names; options and errors as in load_base, load_stack."""
     return load_stack(load_base(adapters[0][0], attention=attention, quantize=quantize), *adapters)

@@ -15,7 +15,10 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the maximum ranks that vLLM ac
 
 
 def export_trunk(stack: LoraStack, folder: Path, name: str | None) -> Path:
-    """Write base + `name` with its ancestors (None: the bare base), merged, and the processor; returns the folder."""
+    """Write base + `name` with its ancestors (None: the bare base), merged, and the processor; returns the folder.
+
+    Errors: ValueError for a base in 4 bits, RuntimeError while the stack serves.
+    """
     merged = stack.merged_trunk(name)
     merged.model.save_pretrained(folder)
     merged.processor.save_pretrained(folder)

@@ -53,7 +53,8 @@ class Serviced:
 class ExpertPool:
     """Experts over one trunk of a stack. Any thread may call any method, and none waits while another reads a folder.
 
-    Errors: KeyError for an unknown expert or version; LineageError for a folder that does not belong on the trunk, or
+    budget_mib: memory for experts' weights; beyond it, those unused for longest leave. seed: of the draw among versions
+    that share an expert's requests. Errors: KeyError for an unknown expert or version; LineageError for a folder that does not belong on the trunk, or
     whose content is no longer what an evicted version first held; NotFiniteError; RuntimeError for an adapter that
     changes nothing; MemoryError if the budget is too small.
     """

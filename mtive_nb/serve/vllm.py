@@ -248,7 +248,8 @@ class VllmServer(VllmClient):
     """vLLM's OpenAI-compatible server of an exported trunk. A context manager: inside, the server is healthy.
 
     `experts` {name: folder} are in service from the start, each as its version 1, "DD@1". Default `dtype`: the trunk's
-    own. `options` go to the command line unchanged.
+    own. `max_len_tok`: of prompt and answer together; `limit_s`: until the server is healthy. `options` go to the command
+    line unchanged.
     Errors: FileNotFoundError if no environment has vLLM; RuntimeError with the end of the log if it does not start.
     """
 
