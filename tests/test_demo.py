@@ -292,6 +292,11 @@ def test_each_answer_to_a_sample_is_marked_and_one_to_a_question_of_ones_own_is_
     demo.ask.click()
     demo.wait()
     assert "truth" not in demo.said.value
+    facts = sample | {"answer": '{"brand": "UNTAL", "colour": "red"}'}
+    demo = ExpertDemo(lambda: {"one": lambda _: ['{"brand": "UNTAL", "colour": "blue"}']}, [facts], uploads=tmp_path)
+    demo.ask.click()
+    demo.wait()
+    assert "1 of 2 facts right" in demo.said.value
 
 
 def test_a_sample_is_a_button_with_its_photo_and_name(page):

@@ -20,6 +20,7 @@ from mtive_nb.run.graph import Project
 from mtive_nb.run.metrics import read_metrics
 from mtive_nb.run.progress import duration
 from mtive_nb.run.stale import read_run
+from mtive_nb.show.pictures import to_the_letter
 
 FIGURE_PX, THUMBNAIL_PX = 1100, 132
 CARDS, MOST_CARDS = "tables/cards.json", 24  # a chapter's examples as the page shows them, for a copy without records
@@ -134,7 +135,7 @@ def _mark(record: dict[str, Any], row: dict[str, str], answer: str, judge: RuleJ
 
     An answer that states all that was asked, but also something false, is partly right.
     """
-    if answer.strip().lower() == row["truth"].strip().lower():
+    if to_the_letter(answer, row["truth"]):
         return "right"
     if judge is None or record.get("variant") == "bin" or not record or facts_of(record) is None:
         return "wrong"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 
 from mtive_nb.data.records import assistant_turn, user_turn
+from mtive_nb.evaluate.reading import parse_pairs
 from mtive_nb.show.pictures import answer_table, to_the_letter
 
 Way = Callable[[dict], Iterable[str]]
@@ -130,7 +131,14 @@ def _notes(answer: LiveAnswer, truth: str, threshold: float) -> str:
     """Return lines below a finished answer: whether it is the truth to the letter, if that is known; its probability."""
     if answer.state != "done":
         return ""
-    right = to_the_letter(answer.text, truth)
-    mark = f"<br><b style='color:{'#0d6b3f' if right else '#a11d2b'}'>{'✔ right' if right else '✘ not the truth'}</b>"
+    asked, said = parse_pairs(truth), parse_pairs(answer.text)
+    right = sum(to_the_letter(said.get(name), value) for name, value in asked.items())
+    if to_the_letter(answer.text, truth):
+        mark, colour = "✔ right", "#0d6b3f"
+    elif right:  # an answer of several facts
+        mark, colour = f"◐ {right} of {len(asked)} facts right", "#7a4b00"
+    else:
+        mark, colour = "✘ not the truth", "#a11d2b"
+    mark = f"<br><b style='color:{colour}'>{mark}</b>"
     chance = html.escape(chance_in_words(*answer.chance, threshold=threshold))
     return f"{mark if truth else ''}{f'<br><i>{chance}</i>' if chance else ''}"
