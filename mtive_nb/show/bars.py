@@ -16,6 +16,7 @@ from mtive_nb.show.style import (
     LABEL_CHARS,
     METRIC_WORDS,
     RANGES,
+    SYSTEMS,
     TASK_WORDS,
     colour_of,
     colours_of,
@@ -36,14 +37,15 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
                         measure: str = "", chance: dict[str, float] | None = None, dots: pd.DataFrame | None = None) -> Figure:  # fmt: skip
     """Plot bars of `value` with intervals `low` to `high`: a group per column, a bar per system.
 
-    `frame` is long (system, column, value, low, high, and unit and n if known); without rows the plot is empty.
-    `columns`: order of the groups, default that of the frame. `measure`: what the values are and in which range, where
-    columns and unit do not say it. `chance` draws a dashed line per group: the score of
-    always giving the commonest answer. `dots` (system, column, value) mark the single runs that a bar combines. Many
-    systems on few columns become rows of bars, a panel per column.
+    `frame` is long (system, column, value, low, high, and unit and n if known); without rows the plot is empty. T1's
+    systems stand in their own order, others in that of the frame. `columns`: order of the groups, default that of the
+    frame. `measure`: what the values are and in which range, where columns and unit do not say it. `chance` draws a dashed
+    line per group: the score of always giving the commonest answer. `dots` (system, column, value) mark the single runs
+    that a bar combines. Many systems on few columns become rows of bars, a panel per column.
     """
     columns = list(dict.fromkeys(frame["column"])) if columns is None else columns
-    systems = list(dict.fromkeys(frame["system"]))
+    order = {system: k for k, system in enumerate(SYSTEMS)}
+    systems = sorted(dict.fromkeys(frame["system"]), key=lambda system: order.get(system, len(order)))
     if len(columns) <= FEW_COLUMNS and len(systems) >= MANY_SYSTEMS:
         about = {"title": title, "better": better, "measure": measure}
         return _rows_of_bars(frame, columns, systems, **about, chance=chance or {}, dots=dots)
