@@ -103,11 +103,11 @@ def test_the_rule_reads_its_limits_from_the_design(monkeypatch: pytest.MonkeyPat
 
 def test_a_row_says_what_it_lacks_and_what_is_too_small_to_matter() -> None:
     few = measured("mtive-stack-beats-base-mtl", {"mean": Interval(0.4, 0.1, 0.7, 960, groups=60)})
-    lacks = "1 of 5 runs, 60 of 300 products, 240 of 1,000 questions a task"
+    lacks = "1 of 5 runs, 60 of 300 products, 240 of 1,000 questions per task"
     assert (few["kind"], few["short"]) == ("comparative", lacks)
     assert few["verdict"] == "holds" and few["remark"] == f"smaller than what matters, 1 (points); {ONE_RUN}"
     by_item = measured("ebay-crops-at-inference-help", {"item_intelligence": Interval(9, 5, 13, 40)})
-    assert by_item["short"] == "40 of 300 products, 40 of 300 questions a task"  # an item is a product
+    assert by_item["short"] == "40 of 300 products, 40 of 300 questions per task"  # an item is a product
     exact = measured("mtive-frozen-weights-untouched", {"tensors": 0.0}, n=7)
     assert (exact["kind"], exact["short"], exact["remark"]) == ("exact", "", "")
     with pytest.raises(DesignError, match="caslie-mid-size-is-best: not registered; add its entry"):
@@ -131,11 +131,11 @@ def test_a_shortfall_is_of_runs_products_and_questions() -> None:
     asked = {"runs": 5, "products": 300, "questions": 1000}
     assert shortfall(asked, runs=5, products=300, questions=1000) == ""
     assert shortfall(asked, runs=4, products=299, questions=999) == (
-        "4 of 5 runs, 299 of 300 products, 999 of 1,000 questions a task"
+        "4 of 5 runs, 299 of 300 products, 999 of 1,000 questions per task"
     )
     assert shortfall(asked | {"products": 0}, runs=5, products=None, questions=1000) == ""
     assert shortfall(load_design().curves, runs=1, products=60, questions=240) == (
-        "60 of 300 products, 240 of 1,000 questions a task"
+        "60 of 300 products, 240 of 1,000 questions per task"
     )
 
 

@@ -46,7 +46,7 @@ def test_a_claim_is_decided_over_all_registered_runs_that_there_are(two_runs: Pr
         "2",
         "holds",
     ]
-    assert helps["short"] == "2 of 5 runs, 120 of 300 products, 200 of 1,000 questions a task"
+    assert helps["short"] == "2 of 5 runs, 120 of 300 products, 200 of 1,000 questions per task"
     once = found["vitpro-icl-helps-pretrained"]  # of one_run: a second run is not joined
     assert (once["gain"], once["seeds"], once["remark"]) == ("3.0", "1", ONE_RUN)
     exact = found["mtive-add-expert-keeps-old-outputs"]

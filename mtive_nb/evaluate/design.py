@@ -90,7 +90,7 @@ class Design:
         """Return the entry in one line, for the report."""
         parts = [f"{self.arms[0]} v. {self.arms[1]}", self.unit, f"{self.runs} run{'s' if self.runs > 1 else ''}"]
         parts += [] if self.drawn == "none" else [f"drawn by {self.drawn}"]
-        least = f"{self.products:,} products and {self.questions:,} questions a task at least"
+        least = f"{self.products:,} products and {self.questions:,} questions per task at least"
         parts += [least] if self.questions else []
         parts += [f"at least {self.trials} settings an arm searched on val"] if self.trials else []
         limits = {"tolerance": self.tolerance, "bound": self.bound, "smallest effect of interest": self.smallest}
@@ -99,12 +99,12 @@ class Design:
 
 
 def shortfall(asked: Mapping[str, Any], *, runs: int, products: int | None, questions: int) -> str:
-    """Return what a result lacks of the runs, test products and questions a task of `asked`, or an empty text.
+    """Return what a result lacks of the runs, test products and questions per task of `asked`, or an empty text.
 
     products: None where they were not counted, which is said.
     """
     found = {"runs": runs, "products": products, "questions": questions}
-    names = {"questions": "questions a task"}
+    names = {"questions": "questions per task"}
     return ", ".join(
         f"{'an unknown number' if is_ is None else f'{is_:,}'} of {asked[what]:,} {names.get(what, what)}"
         for what, is_ in found.items()

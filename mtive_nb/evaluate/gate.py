@@ -88,7 +88,7 @@ def gate_sentence(gate: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Fall:
-    """Mean loss on `n` held-out records before and after a stage, in nats a token; NaN without records."""
+    """Mean loss on `n` held-out records before and after a stage, in nats per token; NaN without records."""
 
     start: float
     end: float
@@ -116,7 +116,9 @@ class Fall:
         if not self.n:
             return "No record is held out (split val), so no loss was measured"
         verb = "fell" if self.end < self.start else "rose"
-        return f"The held-out loss {verb} from {self.start:.2f} to {self.end:.2f} nats a token ({-self.percent:+.0f}%)"
+        return (
+            f"The held-out loss {verb} from {self.start:.2f} to {self.end:.2f} nats per token ({-self.percent:+.0f}%)"
+        )
 
 
 def shop_words(records: Iterable[Mapping[str, Any]], vocabulary: Mapping[str, Iterable[str]]) -> frozenset[str]:

@@ -328,6 +328,6 @@ def answer_losses(model: LoraStack | Vlm, records: Sequence[dict], *, batch: int
 
 
 def held_out_loss(model: LoraStack | Vlm, records: list[dict], *, batch: int = 32) -> float:
-    """Return the mean loss on the records' answers in nats a token, with the active adapters; NaN without records."""
+    """Return the mean loss on the records' answers in nats per token, with the active adapters; NaN without records."""
     losses = answer_losses(model, records, batch=batch)
     return losses["nats"].sum() / losses["tokens"].sum() if records else math.nan

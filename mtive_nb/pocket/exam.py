@@ -67,7 +67,7 @@ def held_out_texts(n: int) -> list[str]:
 
 
 def loss_on_texts(vlm: Vlm, texts: list[str]) -> float:
-    """Return the mean loss in nats a token when the model writes each text as its answer to an empty question."""
+    """Return the mean loss in nats per token when the model writes each text as its answer to an empty question."""
     records = [_record(k, ("", text, "speak"), []) for k, text in enumerate(texts)]
     return held_out_loss(vlm, records)
 

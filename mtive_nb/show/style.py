@@ -46,7 +46,7 @@ METRIC_WORDS = {
     "F1w": "Weighted F1",
 }
 RANGES = {"points 0-100": "0-100", "fraction": "0-1", "share": "0-1", "f1": "0-1"}  # of a unit
-UNITS = {"loss": "nats a token", "answer_loss": "nats a token"}  # of a column whose name leaves it out
+UNITS = {"loss": "nats per token", "answer_loss": "nats per token"}  # of a column whose name leaves it out
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "none": ""}
 LABEL_CHARS = 50  # of a line of an axis label
 INK, GRID = "#222222", "#dddddd"
@@ -109,7 +109,7 @@ def apart(one: str, other: str) -> float:
 
 
 def labelled(name: str) -> str:
-    """Return a column's name as an axis label: "P50_ms" -> "P50, ms", "loss" -> "loss, nats a token"."""
+    """Return a column's name as an axis label: "P50_ms" -> "P50, ms", "loss" -> "loss, nats per token"."""
     if name in UNITS:
         return f"{name.replace('_', ' ')}, {UNITS[name]}"
     text, _, unit = name.rpartition("_")
