@@ -17,7 +17,7 @@ from PIL import Image
 
 from mtive_nb.data.records import make_record, write_records
 from mtive_nb.evaluate.claims import ONE_RUN
-from mtive_nb.report.board import headline
+from mtive_nb.report.board import headline, shown_board
 from mtive_nb.report.chapters import CARDS, captions, run_folders
 from mtive_nb.report.compare import compared_runs
 from mtive_nb.report.executed import MAX_BYTES, chapter_links, small_notebook
@@ -204,6 +204,17 @@ def test_claims_are_joined_from_the_chapters_that_decided_them(project: Project)
     page = write_report(project, "pocket").read_text()
     assert "Decided again (26_why, EX)" in page and "no router, told 2.25 (0.5 to 4), <b>holds</b>" in page
     assert "n 2,880 · 3 seeds" in page and "Not measured, or not testable here (" in page and "1.03" in page
+
+
+def test_the_board_says_units_sides_and_parts_in_words(project: Project) -> None:
+    head = "claim,statement,priority,verdict,decided_by,gain,low,high,by_task,n,seeds,published,unit\n"
+    row = 'mtive-hot-swap-no-interruption,S,1,holds,one_part,1,1,1,"swaps, engine holds, swaps, vLLM does not hold",9,1,,x\n'
+    write_atomic(project.outputs / "pocket" / "14_serving" / "tables" / "claims.csv", head + row)
+    shown = {claim["claim"]: claim for claim in shown_board(run_folders(project.outputs / "pocket"))}
+    found = shown["mtive-hot-swap-no-interruption"]
+    assert found["tasks"] == [("swaps, engine", "holds"), ("swaps, vLLM", "does not hold")]
+    assert (found["unit"], found["decided_by"]) == ("times", "one part")
+    assert shown["ebay-crops-beat-pan-and-scan"]["right"] == "ii ft small (labels: crops, input: pan and scan)"
 
 
 def test_page_stands_alone(project: Project) -> None:

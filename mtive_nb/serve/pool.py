@@ -54,7 +54,8 @@ class ExpertPool:
     """Experts over one trunk of a stack. Any thread may call any method, and none waits while another reads a folder.
 
     budget_mib: memory for experts' weights; beyond it, those unused for longest leave. seed: of the draw among versions
-    that share an expert's requests. Errors: KeyError for an unknown expert or version; LineageError for a folder that does not belong on the trunk, or
+    that share an expert's requests.
+    Errors: KeyError for an unknown expert or version; LineageError for a folder that does not belong on the trunk, or
     whose content is no longer what an evicted version first held; NotFiniteError; RuntimeError for an adapter that
     changes nothing; MemoryError if the budget is too small.
     """
