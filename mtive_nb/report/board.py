@@ -43,8 +43,7 @@ def _about(claim: dict[str, Any]) -> dict[str, Any]:
 
 def _in_words(name: str) -> str:
     """Return a side of a claim in words: "item_expert[labels=crops,input=main]" -> "item expert (labels: crops, input: main)"."""
-    name, _, settings = name.replace("_", " ").partition("[")
-    name = name.replace(":", " ") if settings == "" and name.startswith("constant:") else name
+    name, _, settings = name.replace("_", " ").replace("constant:", "constant ").partition("[")
     return name + (f" ({settings.rstrip(']').replace('=', ': ').replace(',', ', ')})" if settings else "")
 
 

@@ -4,6 +4,7 @@
 embedded, so the page needs no network and no other file.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,13 +81,12 @@ def gather(project: Project, folder: Path, *, page_dir: Path, others: Iterable[P
 
 def real_photos(metrics: list[dict[str, Any]], runs: dict[str, Any]) -> list[str]:
     """Return, in sentences, where real photos stand: scores of this profile on them, and the profiles made of them."""
-    parts: dict[str, list[str]] = {}
-    for m in metrics:
-        if "real photos" in m["table"] and m["unit"] == "fraction":
-            one_measure = m["column"].startswith("EX/EM")
-            title, arm = (m["table"], m["row"]) if one_measure else (f"{m['table']}, {m['row']}", m["column"])
-            parts.setdefault(title, []).append(f"{arm} {m['value'] * m['n']:.0f} of {m['n']}")
-    found = [f"{title}: {'; '.join(shares)}" for title, shares in parts.items()]
+    shares = [m for m in metrics if "real photos" in m["table"] and m["unit"] == "fraction"]
+    columns, parts = Counter(table for table, _ in {(m["table"], m["column"]) for m in shares}), {}
+    for m in shares:
+        title, arm = (f"{m['table']}, {m['row']}", m["column"]) if columns[m["table"]] > 1 else (m["table"], m["row"])
+        parts.setdefault(title, []).append(f"{arm} {m['value'] * m['n']:.0f} of {m['n']}")
+    found = [f"{title}: {'; '.join(said)}" for title, said in parts.items()]
     for k, run in enumerate(runs["runs"]):
         if run["source"] == "mart":
             continue

@@ -93,12 +93,12 @@ def _rows_of_bars(
         look = {"xerr": _errors(rows), "color": colours, "error_kw": {"lw": 0.9, "capsize": 1.5}}
         axes.barh(range(len(systems)), rows["value"], 0.75, **look)
         high = rows[["value", "high"]].max(axis=1)
+        in_points = "unit" in part and {*part["unit"].dropna()} <= {"points", "points 0-100", "percent"}
+        digits = ".1f" if in_points else "#.3g"
         for y, (value, end) in enumerate(zip(rows["value"], high, strict=True)):
             if pd.notna(value):
                 where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
-                points = "unit" in part and {*part["unit"].dropna()} <= {"points", "points 0-100", "percent"}
-                text = f"{value:.1f}" if points else f"{value:#.3g}"
-                axes.annotate(text if value else "0", (max(end, 0), y), **where)
+                axes.annotate(f"{value:{digits}}" if value else "0", (max(end, 0), y), **where)
         if dots is not None:
             own = dots[(dots["column"] == column) & dots["system"].isin(systems)]
             axes.scatter(own["value"], own["system"].map(systems.index), s=7, color="black", zorder=3, linewidths=0)

@@ -19,7 +19,8 @@ ARMS = {
     "commonest class": SYSTEMS["majority"], "always yes": SYSTEMS["zero-shot"], "untuned": SYSTEMS["zero-shot"],
     "uniM3": "#7db4e6", "UIA": "#2f6fb0", "CASLIE": "#14213d", "context-free": "#c94f9e", "VLM, photos": "#e0b422",
     "VLM, captions": "#8a5a00", "specialists": "#e07b39",
-    "VIT-Pro": "#b3403f", "VIT-Pro (w/ ICL)": "#f0a39b", "untuned (w/ ICL)": "#4b5157", "all pairs": "#7db4e6",
+    "VIT-Pro": "#b3403f", "VIT-Pro (w/ ICL)": "#f0a39b", "untuned (w/ ICL)": "#4b5157", "untuned (uncut)": "#d9d9d9",
+    "VIT-Pro (uncut)": "#7a1f1f", "all pairs": "#7db4e6",
     "attention filter": "#7f56c5", "random subset": "#e0b422", "known to be grounded": "#14694d",
     "raw": "#f0a39b", "verified": "#2f6fb0", "true": "#14213d", "native": "#6cc3a2", "square": "#e0b422",
     "after listings": "#c94f9e",
@@ -47,6 +48,7 @@ METRIC_WORDS = {
 }
 RANGES = {"points 0-100": "0-100", "fraction": "0-1", "share": "0-1", "f1": "0-1"}  # of a unit
 UNITS = {"loss": "nats per token", "answer_loss": "nats per token"}  # of a column whose name leaves it out
+SUFFIXES = ("ms", "s", "MiB", "px", "tok", "nat", "bits")  # units that end a column's name
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "none": ""}
 LABEL_CHARS = 50  # of a line of an axis label
 INK, GRID = "#222222", "#dddddd"
@@ -113,9 +115,7 @@ def labelled(name: str) -> str:
     if name in UNITS:
         return f"{name.replace('_', ' ')}, {UNITS[name]}"
     text, _, unit = name.rpartition("_")
-    return (
-        f"{text}, {unit}" if text and unit in ("ms", "s", "MiB", "px", "tok", "nat", "bits") else name.replace("_", " ")
-    )
+    return f"{text}, {unit}" if text and unit in SUFFIXES else name.replace("_", " ")
 
 
 def counted(frame: pd.DataFrame) -> str:
