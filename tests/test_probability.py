@@ -110,6 +110,11 @@ def test_a_few_right_answers_do_not_demand_certainty():
     sure = [polar(2.0)] * 4
     assert 0.4 < fit_temperature(sure, [1.0] * 4) < 1.0 < fit_temperature(sure, [0.0] * 4) < 20
     assert fit_temperature([], []) == pytest.approx(1.0, abs=1e-3)
+    few, narrow, wide = (
+        fit_temperature(sure, [0.0] * 4),
+        *(fit_temperature(sure, [0.0] * 4, spread=s) for s in (0.01, 10)),
+    )
+    assert 1.0 < narrow < 1.01 < few < fit_temperature(sure * 20, [0.0] * 80) and few < wide
 
 
 def table_of(choices: list[Choice], right: np.ndarray, *, split: str, task: str = "DD") -> pd.DataFrame:

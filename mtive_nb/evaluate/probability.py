@@ -22,6 +22,7 @@ from mtive_nb.run import progress
 
 YES_NO = ("yes", "no")
 KINDS = ("yes/no", "class")
+SPREAD = 0.25  # of the prior on log temperature; benchmarks/temperature.py chose it on val
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
@@ -128,10 +129,10 @@ def choices_of_experts(
     return table.assign(right=[float(a == b) for a, b in zip(said, table["truth"], strict=True)])
 
 
-def fit_temperature(choices: Sequence[Choice], right: Sequence[float]) -> float:
+def fit_temperature(choices: Sequence[Choice], right: Sequence[float], *, spread: float = SPREAD) -> float:
     """Return the temperature that minimises the negative log-likelihood of being right, from e^-3 to e^3.
 
-    A weak prior, log temperature ~ N(0, 1), keeps a few answers that are all right from demanding certainty.
+    A prior, log temperature ~ N(0, spread), keeps a few answers from demanding much; above 0.
     """
     right = np.asarray(right, float)
     owner = np.array([k for k, choice in enumerate(choices) for _ in choice.partings], int)
@@ -144,7 +145,7 @@ def fit_temperature(choices: Sequence[Choice], right: Sequence[float]) -> float:
         scaled = logits / np.exp(log_temperature)
         logs = np.bincount(owner, scaled[:, 0] - logsumexp(scaled, axis=1), minlength=len(choices))
         sure = np.clip(np.exp(logs), 1e-12, 1 - 1e-12)
-        return log_temperature**2 / 2 - np.sum(right * np.log(sure) + (1 - right) * np.log1p(-sure))
+        return (log_temperature / spread) ** 2 / 2 - np.sum(right * np.log(sure) + (1 - right) * np.log1p(-sure))
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
