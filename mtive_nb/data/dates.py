@@ -45,10 +45,12 @@ _MONTH = (
 )
 _TWO, _DAY = r"(\d{1,2})", r"(\d{1,2})(?:ST|ND|RD|TH)?"
 _YEAR, _LONG_YEAR = r"((?:19|20)\d{2}|\d{2})", r"((?:19|20)\d{2})"
+_BETWEEN = "(?: ?[./–-] ?| )"
 # The forms of a date, each with its groups of year, month and, where it has one, day.
 _FORMS: tuple[tuple[str, tuple[int, ...]], ...] = (
-    (rf"{_LONG_YEAR}[ ./-]{_TWO}[ ./-]{_TWO}", (1, 2, 3)),
-    (rf"{_TWO}[ ./-]{_TWO}[ ./-]{_YEAR}", (3, 2, 1)),
+    (rf"{_LONG_YEAR}{_BETWEEN}{_TWO}{_BETWEEN}{_TWO}", (1, 2, 3)),
+    (rf"{_LONG_YEAR}[ ./-]?{_MONTH}[ ./-]?{_DAY}", (1, 2, 3)),
+    (rf"{_TWO}{_BETWEEN}{_TWO}{_BETWEEN}{_YEAR}", (3, 2, 1)),
     (rf"{_DAY}(?: OF)?[ ./-]?{_MONTH}[ ./,'-]{{0,2}}{_YEAR}", (3, 2, 1)),
     (rf"{_MONTH}[ ./-]{{1,2}}{_DAY}[ ./,-]{{1,2}}{_YEAR}", (3, 1, 2)),
     (rf"{_MONTH}[ ./,'-]{{0,2}}{_YEAR}", (2, 1)),
@@ -70,19 +72,23 @@ DATE = re.compile(_ANY_DATE, re.IGNORECASE)
 _BEFORE_DATE = rf"(?=[ .:]*(?:\d|{_ungrouped(_MONTH)}))"
 _LABELS = {
     "expiry": r"EXP(?:IRY|IRES?|IRED|IRING|IRATION|D)?|BEST (?:BEFORE|BY|IF USED BY)|USE[ -](?:BY|BEFORE)"
-    rf"|CONSUME (?:BY|BEFORE)|BB[ED]?|UNTIL|E{_BEFORE_DATE}",
-    "production": rf"MF[GDR]|MANUFACTUR\w*|PROD(?:UCTION|UCED)?|PACK(?:ED|ING)|PK[DG]|MADE(?! IN\b)|P{_BEFORE_DATE}",
+    rf"|CONSUME (?:BY|BEFORE)|B\.?B\.?|BB[ED]|MHD|UNTIL|E{_BEFORE_DATE}",
+    "production": rf"MF[GDR]|MANUFACTUR\w*|PROD(?:UCTION|UCED)?|PACK(?:ED|AGED|ING)|PACKAGING DATE"
+    rf"|PK[DG]|ROASTED|BOTTLED|HERGESTELLT|MADE(?! IN\b)|(?:DOM|P){_BEFORE_DATE}",
     "lot": rf"LOT|BATCH|CODE|REF|SERIAL|L{_BEFORE_DATE}",
 }
 _KNOWN_LABELS = {name: re.compile(rf"(?:{words})(?![^\W\d_])", re.IGNORECASE) for name, words in _LABELS.items()}
-_LABEL = rf"(?<!\w)(?:{'|'.join(_LABELS.values())})(?![^\W\d_])"
+_LABEL_WORDS = rf"(?:{'|'.join(_LABELS.values())})(?![^\W\d_])"
+_LABEL = rf"(?<!\w)(?<!not )(?<!not the ){_LABEL_WORDS}"
 _TOKEN = re.compile(
-    rf"(?P<date>{_ANY_DATE})(?:\s*(?:\(|(?:(?:is|was) )?(?:the|its) )(?P<after>{_LABEL}))?|{_LABEL}", re.IGNORECASE
+    rf"(?P<date>{_ANY_DATE})(?:\s*(?:\(|(?:(?:is|was) )?(?:the|its) )(?P<after>{_LABEL})"
+    rf"|(?P<denied> (?:is not|isn't|was not|wasn't) (?:the|its) {_LABEL_WORDS}))?|{_LABEL}",
+    re.IGNORECASE,
 )
 _GLUED = re.compile(rf"{_LABEL}(?=\d)", re.IGNORECASE)  # EXP26/11/2021
 _WORD = re.compile(r"\b(?!(?:dates?|end|on|and|of|by|no|the)\b)\w+", re.IGNORECASE)  # but words between label and date
 _PREFIX = re.compile(rf"^(?:{_LABELS['expiry']}|{_LABELS['production']})(?![A-Z])(?: (?:DATE|END|ON))*[ .:]*")
-_EDGES = " \t\r\n\"'`.,;:!?()[]"
+_EDGES = " \t\r\n\"'`.,;:!?()[]*"
 
 
 def format_date(date: dt.date, fmt: str) -> str:
@@ -120,7 +126,7 @@ def strip_prefix(text: str) -> str:
 class StatedDate:
     """A date of a text as it is written, its label ("expiry", "production", "lot", or None), and its ISO date.
 
-    `iso` is None where the calendar has no such day.
+    A date of which the text says only what it is not has the label "other". `iso` is None where the calendar has no such day.
     """
 
     text: str
@@ -173,7 +179,9 @@ def _labelled(text: str, labels: list[re.Match], dates: list[re.Match]) -> list[
         labels = labels[-1:]
     words = [label[0] for label in labels] + [None] * len(dates)
     return [
-        StatedDate(date["date"], _label_of(date["after"] or word), parse_date(date["date"]))
+        StatedDate(
+            date["date"], "other" if date["denied"] else _label_of(date["after"] or word), parse_date(date["date"])
+        )
         for date, word in zip(dates, words, strict=False)
     ]
 
