@@ -176,10 +176,10 @@ def endpoint():
             self.keys.append((self.path, self.headers.get("Authorization")))
             step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
             status, content = step if isinstance(step, tuple) else (200, step)
-            body = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+            answer = json.dumps({"choices": [{"message": {"content": content}}]}) if status == 200 else content
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(answer.encode())
 
         def log_message(self, *_):
             pass

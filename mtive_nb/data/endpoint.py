@@ -11,6 +11,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +29,9 @@ _THIS_REQUEST = (400, 413, 422)  # too large, filtered: the next request may pas
 PATCH_PX = 28  # a token of Qwen2.5-VL covers a square of this side; other models are of the same order
 LOOKED_AT = 32  # photos whose size is looked up for an estimate
 SILENT = 8  # requests in a row, each with all its retries, after which an endpoint counts as down
-REFUSALS = 8  # in a row, in the same words, before any reply: then it is not a fault of one request
+REFUSALS = (
+    8  # in the same words, but for numbers and quotations, before any reply: then it is not a fault of one request
+)
 
 Reply = TypeVar("Reply", dict, str)
 
@@ -41,7 +44,9 @@ class BudgetError(RuntimeError):
     """The budget of requests or tokens is spent."""
 
 
-_NO_SERVER = re.compile(r"no answer: \w+|HTTP (408|429|5\d\d)")
+_NO_CHAT = "reply is no chat completion"
+_NO_SERVER = re.compile(rf"no answer: |HTTP (?:408|429|5\d\d)|{_NO_CHAT}")
+_VARIES = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|\S*\d\S*""")  # in the words of a refusal: what was sent, ids, times
 
 
 class Endpoint:
@@ -75,9 +80,13 @@ class Endpoint:
         self.retries, self.backoff_s, self._sleep = retries, backoff_s, sleep
         self.budget_requests, self.requests, self.tok = budget_requests, 0, 0
         self._silent, self.down = 0, ""  # requests in a row that found no server, and why no further one is sent
-        self._refusal, self._refused = "", 0  # the words of the last refusals, and how many in a row; -1: no longer
+        self._refused, self._answers = Counter(), False  # refusals by their words, until a request is answered
         self._lock = threading.Lock()
-        self._key = os.environ.get(api_key_env, "")
+        self._key = os.environ.get(api_key_env, "").strip()
+        if not self._key.isascii():
+            raise ValueError(
+                f"{api_key_env}: found a key with letters outside ASCII, expected it as the provider wrote it"
+            )
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._client = httpx.Client(timeout=timeout_s, headers=headers)
 
@@ -118,33 +127,33 @@ class Endpoint:
                 reason = f"no answer: {type(error).__name__}"
                 continue
             status = response.status_code
-            if status == 200:
-                self._refused = -1
-                reply, reason = self._read(response, read)
+            whole, words = _object_of(response), self._words(response)
+            if status in _THIS_REQUEST or status == 200 and whole.get("error"):
+                return None, self._count_refusal(f"HTTP {status}: {words}")
+            if status == 200 and (text := self._text(whole)) is None:
+                reason = f"{_NO_CHAT}: {words}"
+            elif status == 200:
+                reply, reason = read(text)
                 if reply is not None:
                     self._silent = 0
                     return reply, ""
             elif status in _TRY_AGAIN or status >= 500:
-                reason, wait_s = f"HTTP {status}", _asked_wait_s(response)
-            elif status in _THIS_REQUEST:
-                return None, self._count_refusal(f"HTTP {status}: {self._quote(response)}")
+                reason, wait_s = f"HTTP {status}{words and f': {words}'}", _asked_wait_s(response)
             else:
                 raise EndpointError(
-                    f"{self.url}: HTTP {status} for model {self.model!r}: {self._quote(response)}. "
-                    "Check address, model and key"
+                    f"{self.url}: HTTP {status} for model {self.model!r}: {words}. Check address, model and key"
                 )
         with self._lock:
-            self._silent = self._silent + 1 if _NO_SERVER.fullmatch(reason) else 0
+            self._silent = self._silent + 1 if _NO_SERVER.match(reason) else 0
             self.down = self.down or (f"{SILENT} requests in a row failed ({reason})" if self._silent >= SILENT else "")
         return None, reason
 
     def _count_refusal(self, words: str) -> str:
-        """Return the words of one request's refusal. Errors: EndpointError where every request so far is refused so."""
+        """Return the words of one request's refusal. Errors: EndpointError where no request has been answered so far."""
         with self._lock:
-            if self._refused >= 0:
-                self._refused = self._refused + 1 if words == self._refusal else 1
-            self._refusal = words
-            if self._refused >= REFUSALS:
+            kind = _VARIES.sub("", words)
+            self._refused[kind] += 1
+            if self._refused[kind] >= REFUSALS and not self._answers:
                 raise EndpointError(
                     f"{self.url}: refuses every request for model {self.model!r}: {words}. "
                     "Check model and fields of the request"
@@ -157,27 +166,54 @@ class Endpoint:
                 raise BudgetError(f"the budget of {self.budget_requests} requests is spent")
             self.requests += 1
 
-    def _read(
-        self, response: httpx.Response, read: Callable[[str], tuple[Reply | None, str]]
-    ) -> tuple[Reply | None, str]:
+    def _text(self, whole: Mapping[str, Any]) -> str | None:
+        """Return the text of a chat completion, "" for a message without one; None for anything else."""
         try:
-            whole = response.json()
-            with self._lock:
-                self.tok += int((whole.get("usage") or {}).get("total_tokens") or 0)
-            text = final_answer(whole["choices"][0]["message"]["content"])
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            return None, "reply is no chat completion"
-        return read(text if isinstance(text, str) else "")
+            message = whole["choices"][0]["message"]
+            content = message.get("content")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            return None
+        with self._lock:
+            self.tok += _total_tok(whole)
+            self._answers = True
+        if isinstance(content, list):  # parts
+            content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+        return _writable(final_answer(content)) if isinstance(content, str) else ""
 
-    def _quote(self, response: httpx.Response) -> str:
-        text = response.text.replace(self._key, "[key]") if self._key else response.text
-        return text[:200]
+    def _words(self, response: httpx.Response) -> str:
+        """Return what a server says beside its status: its error's message, or how its reply begins."""
+        error = _object_of(response).get("error")
+        message = error.get("message") if isinstance(error, Mapping) else error
+        text = message if isinstance(message, str) and message else response.text
+        return _writable(text.replace(self._key, "[key]") if self._key else text)[:200]
+
+
+def _object_of(response: httpx.Response) -> dict:
+    """Return a reply's JSON object, {} where it is none."""
+    try:
+        whole = response.json()
+    except (ValueError, RecursionError):
+        return {}
+    return whole if isinstance(whole, dict) else {}
+
+
+def _total_tok(whole: Mapping[str, Any]) -> int:
+    try:
+        return int(whole["usage"]["total_tokens"])
+    except (KeyError, TypeError, ValueError, OverflowError):  # not every server counts
+        return 0
+
+
+def _writable(text: str) -> str:
+    """Return a text that a file can hold: half a surrogate pair, as a cut-off reply has, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _json_in(text: str, fault: Callable[[dict], str | None]) -> tuple[dict | None, str]:
     """The object that the model wrote; a code fence or words around the JSON are tolerated."""
     try:
         reply = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        reply = json.loads(_writable(json.dumps(reply, ensure_ascii=False)))  # escapes hide halves of pairs
     except (ValueError, RecursionError):
         return None, "reply is not the JSON asked for"
     found = fault(reply)

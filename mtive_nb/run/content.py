@@ -44,11 +44,12 @@ def hash_files(folder: Path, names: Iterable[str], *, known: Mapping[str, list])
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON mapping; return {} if the file is missing or broken."""
+    """Read a JSON mapping; return {} if the file is missing, broken, or holds something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def results_of(folder: Path) -> Hashes:

@@ -19,6 +19,7 @@ from mtive_nb.data.instructions.build import FORMATS, PAIR_TYPES, UNCERTAIN, Pai
 from mtive_nb.data.photos import file_sha256
 from mtive_nb.data.records import BRACKETS, plain
 from mtive_nb.run.atomic import write_atomic
+from mtive_nb.run.content import read_json
 
 __all__ = ["PROMPT", "LlmGenerator", "prompt_of"]
 
@@ -93,9 +94,9 @@ class LlmGenerator:
         asked = json.dumps([self.model, self.request, prompt, file_sha256(image)], sort_keys=True)
         key = hashlib.sha256(asked.encode()).hexdigest()
         stored = self.cache / f"{key}.json"
-        if stored.is_file():
+        if kept := read_json(stored):
             self.cached += 1
-            return _pairs(json.loads(stored.read_text(encoding="utf-8")))[0]
+            return _pairs(kept)[0]
         content = [photo_part(image), {"type": "text", "text": prompt}]
         reply, reason = self._endpoint.ask(content, _fault, request=self.request)
         if reply is None:

@@ -198,8 +198,11 @@ class EndpointVerifier:
             reply, reason = None, str(error)
         if reply is None:
             return [Verdict("failed", reason)] * len(aspects)
-        rows = sorted(reply["verdicts"], key=lambda row: row["aspect"])
-        return [Verdict("kept" if row["follows"] else "dropped", str(row.get("why", ""))) for row in rows]
+        rows = sorted(reply["verdicts"], key=lambda row: int(row["aspect"]))
+        return [Verdict("kept" if _FOLLOWS[row["follows"]] else "dropped", str(row.get("why", ""))) for row in rows]
+
+
+_FOLLOWS = {True: True, False: False, "true": True, "false": False}  # as some models write it
 
 
 def _endpoint_name(endpoint: Endpoint, request: Mapping, prompt: str) -> str:
@@ -216,9 +219,11 @@ def _verdicts_fault(reply: dict, n: int) -> str | None:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         return f"verdicts is {str(rows)[:60]!r}, expected a list of objects"
     numbers = [row.get("aspect") for row in rows]
-    if any(type(k) is not int for k in numbers) or sorted(numbers) != list(range(1, n + 1)):
+    if sorted(str(k) for k in numbers if type(k) in (int, str)) != sorted(str(k + 1) for k in range(n)):
         return f"verdicts on aspects {numbers}, expected one each of 1 to {n}"
-    bad = next((row for row in rows if not isinstance(row.get("follows"), bool)), None)
+    bad = next(
+        (row for row in rows if type(row.get("follows")) not in (bool, str) or row["follows"] not in _FOLLOWS), None
+    )
     return None if bad is None else f"follows is {str(bad.get('follows'))[:60]!r}, expected true or false"
 
 

@@ -33,6 +33,7 @@ from mtive_nb.data.records import BRACKETS, plain, question_of, user_turn
 from mtive_nb.evaluate.judge.rule import ACCURATE, ANALYSIS, INACCURATE, Judge, Judgement, judge_all
 from mtive_nb.run import progress
 from mtive_nb.run.atomic import write_atomic
+from mtive_nb.run.content import read_json
 
 JUDGED = "judged"
 LOWEST, HIGHEST = 1, 10  # the scale of T12's marks and of T11's confidence
@@ -165,8 +166,8 @@ class LlmJudge:
         asked = json.dumps([self.name, self.request, material], sort_keys=True)
         key = hashlib.sha256(asked.encode()).hexdigest()
         stored = self.cache / f"{key}.json"
-        if stored.is_file():
-            return json.loads(stored.read_text(encoding="utf-8")), ""
+        if reply := read_json(stored):
+            return reply, ""
         if key in self._failed:
             return None, f"failed: {self._failed[key]}"
         content = [photo_part(p) if isinstance(p, Path) else {"type": "text", "text": p} for p in parts]
@@ -231,7 +232,7 @@ def _photos(record: Mapping[str, Any]) -> list[str | Path]:
 def _number(value: object) -> float:
     """Return a mark as a number, also one written as text ("8", "8/10"); NaN for anything else."""
     if type(value) in (int, float):
-        return float(value)
+        return float(value) if abs(value) < 1e9 else math.nan  # a mark is small; an int may be too long for a float
     written = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*(?:/\s*{HIGHEST}\s*)?", value) if isinstance(value, str) else None
     return float(written[1]) if written else math.nan
 
