@@ -21,6 +21,7 @@ from mtive_nb.data.records import load_records, write_records
 from mtive_nb.data.rows import FACT_TYPES
 from mtive_nb.data.shop import ShopPart, read_shop, split_photos, write_shop
 from mtive_nb.data.splits import assert_no_leaks
+from mtive_nb.run.params import ParameterError
 
 
 @pytest.fixture
@@ -322,8 +323,39 @@ def test_a_required_field_without_a_column_is_named_once(folder):
 
 def test_a_folder_without_products_names_the_tables_it_has(folder):
     write(folder, "export.csv", ["product_id"])
-    with pytest.raises(FileNotFoundError, match=r"holds no products\.jsonl or products\.csv, but export\.csv: rename"):
+    with pytest.raises(FileNotFoundError, match=r"holds no products\.jsonl or products\.csv, but export\.csv: save"):
         load_catalogue(folder)
+    (folder / "products.jsonl").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"products\.jsonl is a folder, expected a file"):
+        load_catalogue(folder)
+
+
+def test_a_workbook_under_another_name_is_named(folder):
+    (folder / "products.csv").write_bytes(b"PK\x03\x04" + bytes(40))
+    with pytest.raises(FileNotFoundError, match=r"products\.csv is a workbook .*save the table as CSV"):
+        load_catalogue(folder)
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link"])
+@pytest.mark.parametrize("name", ["splits.json", "columns.yaml"])
+def test_a_file_of_settings_that_cannot_be_read_is_named(folder, name, kind):
+    (folder / name).mkdir() if kind == "folder" else (folder / name).symlink_to("gone")
+    (fault,) = load(folder, [product(1)]).quarantine
+    assert fault.file == name and "not usable" in fault.reason
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link"])
+def test_tasks_that_cannot_be_read_are_an_error(folder, kind):
+    (folder / "tasks.yaml").mkdir() if kind == "folder" else (folder / "tasks.yaml").symlink_to("gone")
+    with pytest.raises(ParameterError, match=r"tasks\.yaml: "):
+        load(folder, [product(1)])
+
+
+def test_a_mapping_of_few_lines_and_a_billion_words_costs_nothing(folder):
+    levels = [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 10)]
+    (folder / "columns.yaml").write_text("\n".join(["a0: &a0 [x]", *levels, "title: *a9"]))
+    catalogue = load(folder, [product(1)])
+    assert len(catalogue.products) == 1 and {row.field for row in catalogue.quarantine} >= {"a9", "title"}
 
 
 def test_a_photo_that_may_not_be_read_is_a_quarantined_photo(folder, monkeypatch):

@@ -147,4 +147,6 @@ def write_quarantine(rows: list[Quarantined], path: str | Path) -> Path:
 def _tables_in(root: Path) -> str:
     """The end of a message: tables in a folder that have another name."""
     names = sorted(path.name for path in root.glob("*") if path.suffix in (".csv", ".jsonl", ".tsv", ".xlsx", ".json"))
-    return f", but {', '.join(names[:5])}: rename your table, or save it as CSV" if names else ""
+    if folders := [name for name in names if (root / name).is_dir()]:
+        return f"; {folders[0]} is a folder, expected a file"
+    return f", but {', '.join(names[:5])}: save your table as products.csv" if names else ""

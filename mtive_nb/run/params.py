@@ -80,6 +80,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except FileNotFoundError:
         raise ParameterError(f"{path}: there is no such parameter file") from None
+    except OSError as error:
+        raise ParameterError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ParameterError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
     except (yaml.YAMLError, RecursionError) as error:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import reprlib
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -235,7 +236,7 @@ class _Reader:
     def _named_splits(self, ids: set[str]) -> dict[str, str]:
         path = self.catalogue.root / "splits.json"
         try:
-            splits = read_json(path.read_bytes()) if path.is_file() else {}
+            splits = read_json(path.read_bytes()) if os.path.lexists(path) else {}
             if not isinstance(splits, dict):
                 raise ValueError(f"expected an object, found {type(splits).__name__}")
         except (OSError, ValueError, RecursionError) as error:
@@ -299,6 +300,8 @@ def quarantined(name: str, line: int | None, own: str, fault: Fault) -> Quaranti
 
 def _short(found: object, limit: int = 120) -> str:
     """A text of at most `limit` characters that every encoding can write."""
+    if isinstance(found, (list, dict)):
+        found = reprlib.repr(found)  # the start alone: YAML's aliases make gigabytes of a few lines
     text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=repr)
     text = text[: 2 * limit].encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= limit else text[: limit - 3] + "..."

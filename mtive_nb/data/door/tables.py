@@ -6,6 +6,7 @@ reader says so once a file.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class Columns:
 def read_columns(root: Path) -> tuple[Columns, list[Fault]]:
     """The mapping of `columns.yaml`, empty without the file, and the faults of its entries, which are left out."""
     path = root / COLUMNS_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Columns(), []
     try:
         read = yaml.safe_load(decoded(path.read_bytes())) or {}
@@ -73,9 +74,11 @@ def find_table(root: Path, kind: str) -> Path | None:
 def read_table(path: Path, kind: str, *, columns: Columns) -> tuple[list[Row], list[Fault]]:
     """The rows of a file in our fields, and a warning for each ignored column and absent field.
 
-    Errors: OSError if the file cannot be read.
+    Errors: OSError if the file cannot be read, or is a workbook.
     """
     raw, header = path.read_bytes(), []
+    if raw.startswith(b"PK\x03\x04"):
+        raise OSError(f"{path.name} is a workbook or another archive, expected text; save the table as CSV (UTF-8)")
     wanted = {*FIELDS[kind], *(name for theirs in columns.names.values() for name in theirs)}
     lines = json_lines(raw) if path.suffix == ".jsonl" else csv_lines(raw, header, wanted=wanted)
     places: dict[str, list[str]] = {}  # the export's column -> our fields

@@ -7,6 +7,7 @@ are written in the same form (tasks.py).
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -111,7 +112,7 @@ def own_tasks(folder: str | Path) -> dict[str, OwnTask]:
     path = Path(folder) / FILE
     if (other := path.with_suffix(".yml")).is_file():
         raise ParameterError(f"{other}: expected the name {FILE}; rename the file")
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     try:
         content = load_yaml(path)
