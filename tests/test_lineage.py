@@ -1,6 +1,8 @@
 """One truth about an adapter: whatever is edited, the stack and the pool refuse it in words."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
+import mtive_nb.model.saved
 from mtive_nb.model.lineage import (
     CONFIG,
     MANIFEST,
@@ -20,7 +23,7 @@ from mtive_nb.model.lineage import (
     signature,
 )
 from mtive_nb.model.load import base_fingerprint, load_vlm
-from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
+from mtive_nb.model.stack import AdapterSpec, LoraStack, load_base, load_stack
 from mtive_nb.serve.export import export_expert
 from mtive_nb.serve.pool import ExpertPool
 
@@ -169,6 +172,60 @@ def test_what_disagrees_with_its_own_spec_is_refused_even_if_signed_anew(made, s
     assert not (tmp_path / "served").exists()
 
 
+NO_SPECS = [
+    {"rank": 4.0}, {"rank": "4"}, {"rank": 0}, {"rank": True}, {"alpha": "8"}, {"alpha": float("inf")}, {"alpha": float("nan")},
+    {"placement": []}, {"placement": [5]}, {"placement": None}, {"layers": [0]}, {"layers": {"language": 5}},
+    {"layers": {"language": ["x("]}}, {"dora": "yes"}, {"dropout": 1.0}, {"dropout": "a"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", NO_SPECS, ids=str)
+def test_a_spec_of_no_adapter_is_refused_in_words_even_if_signed_anew(made, saved, change):
+    spec = read_manifest(saved)["adapters"]["AE"]["spec"]
+    in_line(saved, "AE", spec=spec | change)
+    sign_anew(saved, "AE")
+    for refusing in (
+        lambda: made.load(saved, "AE", alias="again"),
+        lambda: ExpertPool(made, trunk="IT").add("AE", saved),
+    ):
+        with pytest.raises(LineageError, match="is none of a AdapterSpec"):
+            refusing()
+    assert "again" not in made.specs
+
+
+@pytest.mark.parametrize("files", [{WEIGHTS: 5}, [], "x"], ids=str)
+def test_an_entry_without_hashes_of_files_is_refused_in_words(made, saved, files):
+    in_line(saved, "AE", files=files)
+    with pytest.raises(LineageError, match="other fields than"):
+        made.load(saved, "AE", alias="again")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn], ids=str)
+def test_weights_of_another_kind_are_refused_in_words(made, saved, dtype):
+    in_weights(saved, "AE", lambda t: t.update({name: weight.to(dtype) for name, weight in list(t.items())}))
+    sign_anew(saved, "AE")
+    with pytest.raises(LineageError, match="expected floating point of 16 bits or more"):
+        made.load(saved, "AE", alias="again")
+
+
+@pytest.mark.parametrize("file", [MANIFEST, f"AE/{CONFIG}"])
+def test_deeply_nested_json_is_refused_in_words(made, saved, file):
+    (saved / file).write_text("[" * 200_000)
+    if file != MANIFEST:
+        sign_anew(saved, "AE")
+    with pytest.raises(LineageError, match="half-written or edited|not the JSON object"):
+        made.load(saved, "AE", alias="again")
+
+
+def test_magnitudes_that_are_no_numbers_are_found(tiny_folder):
+    stack = over(tiny_folder)
+    stack.add("D", AdapterSpec(4, 8, ("language.attention",), dora=True))
+    for name, weight in stack.adapter_weights("D").items():
+        weight.fill_(torch.nan) if "magnitude" in name else weight.normal_(0, 0.1)
+    with pytest.raises(NotFiniteError, match="magnitude"):
+        stack.assert_alive("D")
+
+
 def test_an_export_is_the_signed_files_alone(made, saved, tmp_path):
     (saved / "AE" / "note.txt").write_text("of somebody else")
     copy = export_expert(made, saved, tmp_path / "served", "AE", trunk="IT")
@@ -211,6 +268,51 @@ def test_a_parent_trained_on_must_be_saved_again_before_its_child(made, saved, t
     with pytest.raises(LineageError, match="save its parent 'IT' first"):
         made.save(tmp_path / "later", "AE")
     made.put_weights("IT", {n: w - 1 for n, w in made.adapter_weights("IT").items()})
+
+
+def test_a_save_that_fails_leaves_what_was_saved_before(made, tiny_folder, tmp_path, monkeypatch):
+    for name in ("IT", "AE"):
+        made.save(tmp_path, name)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(mtive_nb.model.saved, "write_manifest", full)
+        made.save(tmp_path, "AE")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert over(tiny_folder, (tmp_path, "IT"), (tmp_path, "AE")).hashes["AE"] == made.hashes["AE"]
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_save_drops_no_entry_in_silence(made, saved, capsys):
+    (saved / MANIFEST).write_text((saved / MANIFEST).read_text()[:-20])
+    with pytest.raises(LineageError, match="half-written or edited"):
+        made.save(saved, "AE")
+    (saved / MANIFEST).unlink()
+    made.save(saved, "AE")
+    rewrite(saved / MANIFEST, base="another")
+    made.save(saved, "IT")
+    assert "AE stand on another base or other pixel bounds: dropped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": 5},
+        {"name": ""},
+        {"name": ["pocket"]},
+        {"attention": 3},
+        {"max_px": "abc"},
+        {"max_px": -4},
+        {"min_px": 1.5},
+    ],
+)
+def test_a_model_that_stack_json_cannot_mean_is_refused_in_words(saved, change):
+    manifest = read_manifest(saved)
+    rewrite(saved / MANIFEST, model=manifest["model"] | change)
+    with pytest.raises(LineageError, match=f"its model has .* as '{next(iter(change))}'"):
+        load_base(saved)
 
 
 def test_every_value_of_the_base_counts(tiny_folder, saved):

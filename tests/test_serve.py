@@ -344,16 +344,40 @@ def test_a_bad_photo_fails_its_own_request_alone(pool, alone, records, tmp_path)
         ({"images": ["gone.png"]}, PhotoError, "gone.png: no such file"),
         ({"images": []}, ValueError, "photos: found 0, expected 1"),
         ({"expert": "XX"}, KeyError, "no expert 'XX' in service; there are"),
+        ({"question": "\u200b\u2060"}, ValueError, "question: found none"),
+        ({"record": {}}, ValueError, "record: found no messages"),
+        ({"record": {"messages": []}}, ValueError, "record: found no messages"),
+        ({"record": {"messages": "red?"}}, ValueError, "record: found no messages"),
+        ({"record": make_record(0, images=17)}, ValueError, "photos: found 17, expected 16 at most"),
         ({"max_new_tokens": 0}, ValueError, "max_new_tokens: found 0"),
+        ({"max_new_tokens": float("nan")}, ValueError, "max_new_tokens: found nan"),
+        ({"limit_s": None}, ValueError, "limit_s: found None"),
+        ({"limit_s": float("nan")}, ValueError, "limit_s: found nan"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_before_it_waits(pool, records, changed, error, words):
     engine = Engine(pool)
     record = make_record(0, question=changed["question"]) if "question" in changed else records[0]
-    record["images"] = changed.get("images", records[0]["images"])
+    record = changed.get("record", record | {"images": changed.get("images", records[0]["images"])})
+    options = {"max_new_tokens": 4} | {k: v for k, v in changed.items() if k in ("max_new_tokens", "limit_s")}
     with pytest.raises(error, match=re.escape(words)):
-        engine.submit(record, changed.get("expert", "AE"), max_new_tokens=changed.get("max_new_tokens", 4))
+        engine.submit(record, changed.get("expert", "AE"), **options)
     assert not any(row["requests"] for row in pool.state())
+
+
+def test_an_engine_starts_once(pool):
+    with Engine(pool) as engine, pytest.raises(RuntimeError, match="has been started before"):
+        engine.__enter__()
+    assert pool.stack.held == ()
+
+
+@pytest.mark.parametrize("weights", [{1: float("nan")}, {1: float("inf")}, {1: 0.0}, {1: -1.0}])
+def test_weights_that_share_out_nothing_are_refused(pool, weights):
+    with pytest.raises(KeyError, match="found weights"):
+        pool.split("AE", weights)
+    assert pool.hold("AE") is not None
+    with pytest.raises(ValueError, match="budget_mib: found nan"):
+        ExpertPool(pool.stack, trunk=pool.trunk, budget_mib=float("nan"))
 
 
 def test_an_engine_whose_thread_died_refuses_at_once(pool, records, monkeypatch):

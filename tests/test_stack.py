@@ -7,8 +7,9 @@ from conftest import randomise
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
+from mtive_nb.model.lineage import WEIGHTS
 from mtive_nb.model.load import load_vlm, part_of
-from mtive_nb.model.stack import WEIGHTS, AdapterSpec, LineageError, LoraStack, load_stack
+from mtive_nb.model.stack import AdapterSpec, LineageError, LoraStack, load_stack
 
 SPECS = {
     "PT": AdapterSpec(8, 16, ("vision.attention", "connector", "language.attention")),

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mtive_nb.evaluate.predict import generate_answers
-from mtive_nb.model.lineage import sha256_of
+from mtive_nb.model.lineage import WEIGHTS, sha256_of
 from mtive_nb.model.load import load_vlm
-from mtive_nb.model.stack import WEIGHTS, AdapterSpec, LoraStack, load_stack
+from mtive_nb.model.stack import AdapterSpec, LoraStack, load_stack
 from mtive_nb.serve.engine import Engine
 from mtive_nb.serve.load_test import loads_under_swaps
 from mtive_nb.serve.parity import Reply

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from mtive_nb.evaluate.predict import CUT, generate_answers
@@ -18,6 +18,7 @@ from mtive_nb.model.losses import IGNORE, noise_robust_loss
 from mtive_nb.model.stack import AdapterSpec, LoraStack
 from mtive_nb.model.train import (
     SortedSteps,
+    StageTrainer,
     Training,
     Watch,
     answer_losses,
@@ -125,6 +126,7 @@ CHANGES = {
     "initial weights": lambda o: o | {"drawn": 1},
     "base": lambda o: o | {"scale": 1.5},
     "bounds": lambda o: o | {"max_px": 28},
+    "held-out records": lambda o: o | {"held_out": o["records"][:2]},
 }
 
 
@@ -132,13 +134,14 @@ def with_answer(record: dict, answer: str) -> dict:
     return {"answer": answer, "messages": [*record["messages"][:-1], {"role": "assistant", "content": answer}]}
 
 
-def trained(tiny_folder, kept: Path, *, records, folder, rate=1e-2, steps=4, seed=0, spec=SPEC, drawn=0, scale=1.0, max_px=None):  # fmt: skip
+def trained(tiny_folder, kept: Path, *, records, folder, rate=1e-2, steps=4, seed=0, spec=SPEC, drawn=0, scale=1.0, max_px=None, held_out=()):  # fmt: skip
     """The weights of an adapter trained with checkpoints in `kept`."""
     stack = LoraStack(load_vlm(str(tiny_folder), dtype="float32", device="cpu", max_px=max_px))
     stack.vlm.model.lm_head.weight.data *= scale
     torch.manual_seed(drawn)
     stack.add("PT", spec)
-    train_adapter(stack, "PT", records, Training(steps, rate, 4, seed=seed, save_steps=2), checkpoints=kept)
+    training = Training(steps, rate, 4, seed=seed, save_steps=2)
+    train_adapter(stack, "PT", records, training, checkpoints=kept, held_out=list(held_out) or None)
     return weights(stack)
 
 
@@ -170,12 +173,42 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
 
 
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    for at in range(len(content) // 2, len(content) // 2 + 64):
+        content[at] ^= 255
+    file.write_bytes(content)
+
+
+def wild_weights(file: Path) -> None:
+    save_file({name: weight * float("nan") for name, weight in load_file(file).items()}, file)
+
+
+def wild_moments(file: Path) -> None:
+    saved = torch.load(file, weights_only=True)
+    for row in saved["state"].values():
+        row["exp_avg"].fill_(float("inf"))
+    torch.save(saved, file)
+
+
+def a_file(at: Path) -> None:
+    shutil.rmtree(at)
+    at.write_text("not a folder")
+
+
 HALVES = {
     "weights alone": lambda at: [file.unlink() for file in at.iterdir() if file.name != "trainable.safetensors"],
     "no weights": lambda at: (at / "trainable.safetensors").unlink(),
     "half the weights": lambda at: cut(at / "trainable.safetensors"),
     "half the optimizer": lambda at: cut(at / "optimizer.pt"),
     "half the state": lambda at: cut(at / "trainer_state.json"),
+    "an empty state": lambda at: (at / "trainer_state.json").write_text("{}"),
+    "no optimizer": lambda at: (at / "optimizer.pt").unlink(),
+    "no scheduler": lambda at: (at / "scheduler.pt").unlink(),
+    "a damaged optimizer": lambda at: damage(at / "optimizer.pt"),
+    "weights that are no numbers": lambda at: wild_weights(at / "trainable.safetensors"),
+    "moments that are no numbers": lambda at: wild_moments(at / "optimizer.pt"),
+    "a file in its place": a_file,
 }
 
 
@@ -189,6 +222,7 @@ def test_a_half_written_checkpoint_is_passed_over_for_the_last_whole_one(
         trained(tiny_folder, tmp_path / "cut", **given)
     folder = tmp_path / "cut" / "PT"
     shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-4")
+    shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-2.bak")  # somebody's copy
     HALVES[what](folder / "checkpoint-4")
     found = trained(tiny_folder, tmp_path / "cut", **given)
     assert "checkpoint-4 was half-written; goes on from checkpoint-2" in capsys.readouterr().out
@@ -200,6 +234,49 @@ def test_a_half_written_checkpoint_is_passed_over_for_the_last_whole_one(
     found = trained(tiny_folder, tmp_path / "cut", **given)
     assert "starts anew" in capsys.readouterr().out
     assert all(torch.allclose(found[name], weight, atol=1e-6) for name, weight in whole.items())
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"null", b"[" * 100_000])
+def test_a_broken_key_starts_anew(tiny_folder, records, tmp_path, interrupted, capsys, content):
+    with interrupted(4):
+        trained(tiny_folder, tmp_path, records=records, folder=tmp_path, steps=6)
+    (tmp_path / "PT" / resume.KEY).write_bytes(content)
+    (tmp_path / "PT.before").write_text("not a folder")
+    trained(tiny_folder, tmp_path, records=records, folder=tmp_path, steps=6)
+    assert "starts anew" in capsys.readouterr().out
+
+
+def test_a_run_finds_its_own_checkpoints_again_after_another_run(tiny_folder, records, tmp_path, interrupted, capsys):
+    whole = trained(tiny_folder, tmp_path / "whole", records=records, folder=tmp_path, steps=6)
+    for rate in (1e-2, 2e-2):
+        with interrupted(4):
+            trained(tiny_folder, tmp_path / "kept", records=records, folder=tmp_path, steps=6, rate=rate)
+    capsys.readouterr()
+    found = trained(tiny_folder, tmp_path / "kept", records=records, folder=tmp_path, steps=6, rate=1e-2)
+    assert "goes on from its own, which lay there" in capsys.readouterr().out
+    assert all(torch.allclose(found[name], weight, atol=1e-6) for name, weight in whole.items())
+
+
+def test_a_held_out_loss_that_is_no_number_ends_the_training(tiny_folder, records, tmp_path, monkeypatch):
+    loss_of = StageTrainer.compute_loss
+
+    def broken(self, model, inputs, return_outputs=False, **more):
+        found = loss_of(self, model, inputs, return_outputs=return_outputs, **more)
+        if model.training:
+            return found
+        return (found[0] * float("nan"), found[1]) if return_outputs else found * float("nan")
+
+    monkeypatch.setattr(StageTrainer, "compute_loss", broken)
+    with pytest.raises(NotFiniteError, match=r"adapter 'PT': the held-out loss is nan at step \d of 4"):
+        train_adapter(fresh(tiny_folder), "PT", records, Training(4, 1e-2, 4), held_out=records[:2])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"steps": -1}, {"batch": 0}, {"accumulate": 0}, {"rate": float("nan")}, {"rate": -1.0}]
+)
+def test_settings_that_train_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"Training: {next(iter(wrong))}: found "):
+        Training(**{"steps": 1} | wrong)
 
 
 @pytest.mark.parametrize("steps", [2, 5])  # the first step of a warm-up has a rate of 0

@@ -10,8 +10,10 @@ a hash that is pinned elsewhere shows the edit (serve/pinned.py).
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,6 +51,28 @@ class AdapterSpec:
     dora: bool = False
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Errors: ValueError naming the field, what was found and what was expected."""
+        layers, whole = self.layers, lambda value: isinstance(value, Integral) and not isinstance(value, bool)
+        expected = {
+            "rank": (whole(self.rank) and self.rank >= 1, "a whole number from 1"),
+            "alpha": (isinstance(self.alpha, Real) and math.isfinite(self.alpha), "a finite number"),
+            "placement": (self.placement and all(isinstance(part, str) for part in self.placement), "names of parts"),
+            "layers": (
+                layers is None or isinstance(layers, dict) and all(_are(whole, own) for own in layers.values()),
+                "{part: layer numbers} or None",
+            ),
+            "dora": (isinstance(self.dora, bool), "True or False"),
+            "dropout": (isinstance(self.dropout, Real) and 0 <= self.dropout < 1, "a share from 0 to below 1"),
+        }
+        for name, (right, what) in expected.items():
+            if not right:
+                raise ValueError(f"AdapterSpec: {name}: found {getattr(self, name)!r}, expected {what}")
+
+
+def _are(right: Callable[[object], bool], values: object) -> bool:
+    return isinstance(values, list | tuple | range) and all(map(right, values))
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -75,7 +99,7 @@ def read_manifest(folder: Path) -> dict:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         about = {"base": str, "model": dict, "adapters": dict} | ({"mixtures": dict} if "mixtures" in manifest else {})
         wrong = [name for name, kind in about.items() if not isinstance(manifest[name], kind)]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LineageError(
             f"{path}: half-written or edited, found {type(error).__name__} ({error}); save its adapters again"
         ) from None
@@ -111,7 +135,9 @@ def line_of(
     try:
         line = Lineage(**rows[name])
         signed = signature(manifest, kind, name, rows[name])
-    except TypeError:
+        if not all(isinstance(sha256, str) for sha256 in line.files.values()):
+            raise TypeError("files")
+    except (TypeError, AttributeError):
         raise LineageError(
             f"{path}: the entry of {name!r} has other fields than {', '.join(Lineage.__dataclass_fields__)}: edited, or "
             "saved by an earlier version; train the adapter again"
@@ -155,7 +181,7 @@ def check_config(content: bytes, spec: AdapterSpec, *, where: Path) -> None:
     try:
         found = json.loads(content)
         wrong = [name for name, value in expected.items() if found.get(name, value) != value]
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise LineageError(f"{where / CONFIG}: not the JSON object that PEFT writes") from None
     if wrong:
         name = wrong[0]
@@ -169,12 +195,14 @@ def check_tensors(
 ) -> None:
     """Refuse tensors that are not exactly those of `shapes`, {name: shape}, all finite.
 
-    Errors: LineageError naming a missing or extra tensor or another shape, NotFiniteError.
+    Errors: LineageError naming a missing or extra tensor, another shape or kind of numbers; NotFiniteError.
     """
     for said, names in (("lacks", shapes.keys() - found.keys()), ("has an extra", found.keys() - shapes.keys())):
         if names:
             raise LineageError(f"{where}: {said} tensor {min(names)} ({len(names)} in all); expected {len(shapes)}")
     for name, shape in shapes.items():
+        if not found[name].is_floating_point() or found[name].element_size() < 2:
+            raise LineageError(f"{where}: {name} is of {found[name].dtype}, expected floating point of 16 bits or more")
         if tuple(found[name].shape) != shape:
             raise LineageError(f"{where}: {name} has the shape {tuple(found[name].shape)}, its spec expects {shape}")
     check_finite(found, where=where)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load, save_file
 from torch import nn
 from torch.nn.functional import one_hot
 from torch.utils.hooks import RemovableHandle
@@ -23,9 +23,8 @@ from torch.utils.hooks import RemovableHandle
 from mtive_nb.model.batches import batch_of
 from mtive_nb.model.lineage import check_finite, check_tensors, spec_of
 from mtive_nb.model.load import MIXTURE, Vlm, part_of, target_modules
-from mtive_nb.model.saved import check_line, write_line
+from mtive_nb.model.saved import check_line, saving
 from mtive_nb.model.stack import LoraStack
-from mtive_nb.run.atomic import write_atomic
 
 WEIGHTS = "mixture.safetensors"
 
@@ -196,11 +195,11 @@ class LoraMixture:
 
         Errors: LineageError for a parent that has not been saved, NotFiniteError.
         """
-        path, weights = Path(folder) / self.name / WEIGHTS, self.weights.state_dict()
+        folder, weights = Path(folder), self.weights.state_dict()
         check_finite(weights, where=f"mixture {self.name!r}")
-        write_atomic(path, save(weights))
-        write_line(self.stack, "mixtures", [path], parent=self.parent, spec=self.spec)
-        return path.parent
+        with saving(self.stack, "mixtures", folder, self.name, parent=self.parent, spec=self.spec) as (made, _):
+            save_file(weights, made / WEIGHTS)
+        return folder / self.name
 
     @classmethod
     def load(cls, stack: LoraStack, folder: Path, name: str) -> "LoraMixture":

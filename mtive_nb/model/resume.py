@@ -6,18 +6,21 @@ written, are not resumed from.
 
 import hashlib
 import json
-import shutil
+import math
+import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mtive_nb.model.lineage import NotFiniteError
-from mtive_nb.run.atomic import write_atomic
+from mtive_nb.run.atomic import remove, write_atomic
 from mtive_nb.run.content import code_of_chapter, digest, read_json
 from mtive_nb.run.provenance import versions
 
@@ -40,44 +43,58 @@ def trainable_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a Trainer's checkpoint was written to its end: the state, which comes last, and every file before it."""
-    weights, archives = list(checkpoint.glob("*.safetensors")), [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]
+    """Whether a Trainer's checkpoint can be resumed from.
+
+    It has its state, which comes last, and every file before it, undamaged; weights and optimizer are finite.
+    """
     try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-        for file in weights:
-            with safe_open(file, "pt"):
-                pass  # its header is read, and the file's size compared
-    except (OSError, ValueError, SafetensorError):
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+        weights = [tensor for file in checkpoint.glob("*.safetensors") for tensor in load_file(file).values()]
+        archives = {file.name: zipfile.ZipFile(file).testzip() for file in checkpoint.glob("*.pt*")}
+        saved = torch.load(checkpoint / OPTIMIZER_NAME, map_location="cpu", weights_only=True)["state"]
+        moments = [value for row in saved.values() for value in row.values() if isinstance(value, torch.Tensor)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, RuntimeError):
         return False
-    return bool(weights) and all(zipfile.is_zipfile(file) for file in archives)
+    except (SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError):
+        return False
+    undamaged = SCHEDULER_NAME in archives and not any(archives.values())
+    return undamaged and bool(weights) and all(tensor.isfinite().all() for tensor in (*weights, *moments))
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, whole or not, the last one last."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the last whole checkpoint in a folder, or None."""
-    return max(
-        filter(is_whole, folder.glob("checkpoint-*")), key=lambda path: int(path.name.split("-")[1]), default=None
-    )
+    return next(filter(is_whole, reversed(checkpoints_in(folder))), None)
 
 
 def keep_own(folder: Path, about: Mapping[str, object]) -> None:
-    """Leave only whole checkpoints of the run `about`, a JSON object, in its folder, and say what else was there."""
+    """Leave only whole checkpoints of the run `about`, a JSON object, in its folder, and say what else was there.
+
+    Those of the run before go aside, and come back where that run is the one to go on.
+    """
     now, before = json.loads(json.dumps(about)), read_json(folder / KEY)
-    found = list(folder.glob("checkpoint-*"))
-    if found and now != before:
-        aside = folder.with_name(folder.name + BEFORE)
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        other = [
-            _difference(name, before.get(name), now.get(name))
-            for name in now | before
-            if now.get(name) != before.get(name)
-        ]
+    if checkpoints_in(folder) and now != before:
+        aside, old = folder.with_name(folder.name + BEFORE), folder.with_name(folder.name + ".old")
+        mine = read_json(aside / KEY) == now
+        remove(old)
+        folder.rename(old)
+        if mine:
+            aside.rename(folder)
+        remove(aside)
+        old.rename(aside)
+        other = [_difference(n, before.get(n), now.get(n)) for n in now | before if now.get(n) != before.get(n)]
+        goes_on = "goes on from its own, which lay there" if mine else "starts anew"
         print(
-            f"{folder.name}: found checkpoints of another training run, now in {aside.name} ({'; '.join(other)}); starts anew"
+            f"{folder.name}: found checkpoints of another training run, now in {aside.name} ({'; '.join(other)}); {goes_on}"
         )
-    elif half := [path for path in found if not is_whole(path)]:
+    if half := [path for path in checkpoints_in(folder) if not is_whole(path)]:
         for path in half:
-            shutil.rmtree(path)
+            remove(path)
         last = last_checkpoint(folder)
         goes_on = f"goes on from {last.name}" if last else "starts anew"
         print(f"{folder.name}: {', '.join(path.name for path in half)} was half-written; {goes_on}")
@@ -107,6 +124,11 @@ class Finite(TrainerCallback):
         wild = [name for name, weight in trainable_weights(model).items() if not weight.isfinite().all()]
         if wild:
             self.refuse(f"{len(wild)} weights are not finite (e.g. {wild[0]})", step=state.global_step)
+
+    def on_evaluate(self, args, state, control, *, metrics, **_) -> None:  # noqa: ANN001
+        wild = {name: value for name, value in metrics.items() if name.endswith("loss") and not math.isfinite(value)}
+        if wild:
+            self.refuse(f"the held-out loss is {next(iter(wild.values()))}", step=state.global_step)
 
     def refuse(self, found: str, *, step: int) -> None:
         """Raise NotFiniteError with what was found, the step and the rate."""

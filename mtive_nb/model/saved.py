@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
@@ -14,6 +16,7 @@ from safetensors.torch import load
 from mtive_nb.model.lineage import (
     BOUNDS,
     CONFIG,
+    MANIFEST,
     WEIGHTS,
     AdapterSpec,
     Lineage,
@@ -29,6 +32,7 @@ from mtive_nb.model.lineage import (
     write_manifest,
 )
 from mtive_nb.model.load import WRAPPER, target_modules
+from mtive_nb.run.atomic import remove
 
 if TYPE_CHECKING:
     import torch
@@ -46,32 +50,46 @@ class Saved:
     sha256: str
 
 
-def check_parent(stack: LoraStack, name: str, parent: str | None) -> None:
-    """Refuse to save an adapter over a parent that has not been saved as it is now. Errors: LineageError."""
+@contextmanager
+def saving(
+    stack: LoraStack, kind: str, folder: Path, name: str, *, parent: str | None, spec: object
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield an empty folder for an adapter's files, and a dictionary that has its hash afterwards: {"sha256": hash}.
+
+    When the block succeeds, the files take their place, folder / name / file, and an entry in the folder's stack.json
+    under `kind` signs them. Until then, and after an error, what lay there before is as it was. Entries of another base,
+    or of other pixel bounds, are dropped, which is said. Errors: LineageError for a parent not saved, or a broken stack.json.
+    """
     if parent is not None and parent not in stack.hashes:
         raise LineageError(f"adapter {name!r}: save its parent {parent!r} first; the lineage needs the parent's hash")
-
-
-def write_line(stack: LoraStack, kind: str, files: Sequence[Path], *, parent: str | None, spec: object) -> str:
-    """Record saved files, folder / name / file, in the folder's stack.json under `kind`; return the adapter's hash.
-
-    Entries of another base, or of other pixel bounds, are dropped. Errors: LineageError for a parent not saved.
-    """
-    folder, name = files[0].parent.parent, files[0].parent.name
-    check_parent(stack, name, parent)
     manifest = {"base": stack.base_fingerprint, "model": stack.vlm.settings, "adapters": {}}
-    try:
-        if _ground(before := read_manifest(folder)) == _ground(manifest):
+    if (folder / MANIFEST).exists():
+        before = read_manifest(folder)
+        if _ground(before) == _ground(manifest):
             manifest = before
-    except LineageError:  # none yet, or broken: this entry begins a new file
-        pass
-    hashes = {file.name: sha256_of(file) for file in files}
-    row = asdict(Lineage(parent, stack.hashes[parent] if parent else None, "", asdict(spec), hashes))
-    row = json.loads(json.dumps(row))  # as it will be read
-    row["sha256"] = signature(manifest, kind, name, row)
-    manifest.setdefault(kind, {})[name] = row
-    write_manifest(folder, manifest)
-    return row["sha256"]
+        elif others := sorted({*before["adapters"], *before.get("mixtures", {})} - {name}):
+            print(f"{folder / MANIFEST}: {', '.join(others)} stand on another base or other pixel bounds: dropped")
+    folder.mkdir(parents=True, exist_ok=True)
+    signed: dict[str, str] = {}
+    with TemporaryDirectory(dir=folder, prefix=f".{name}.") as place:
+        made, target, old = Path(place) / name, folder / name, Path(place) / "before"
+        made.mkdir()
+        yield made, signed
+        hashes = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
+        row = asdict(Lineage(parent, stack.hashes[parent] if parent else None, "", asdict(spec), hashes))
+        row = json.loads(json.dumps(row))  # as it will be read
+        row["sha256"] = signed["sha256"] = signature(manifest, kind, name, row)
+        manifest.setdefault(kind, {})[name] = row
+        if target.exists():
+            target.rename(old)
+        try:
+            made.rename(target)
+            write_manifest(folder, manifest)
+        except BaseException:
+            remove(target)
+            if old.exists():
+                old.rename(target)
+            raise
 
 
 def _ground(manifest: dict) -> list:

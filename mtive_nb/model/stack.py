@@ -20,15 +20,13 @@ from mtive_nb.model.lineage import (
     BOUNDS,
     CONFIG,
     MANIFEST,
-    WEIGHTS,
     AdapterSpec,
     LineageError,
     check_finite,
     read_manifest,
 )
 from mtive_nb.model.load import MIXTURE, Vlm, base_fingerprint, load_vlm, part_of, target_modules
-from mtive_nb.model.saved import check_parent, read_saved, write_line
-from mtive_nb.run.atomic import write_atomic
+from mtive_nb.model.saved import read_saved, saving
 
 
 class LoraStack:
@@ -177,8 +175,9 @@ class LoraStack:
         return self.adapter(name).norms(family=self.vlm.family)
 
     def assert_alive(self, name: str) -> None:
-        """Raise RuntimeError if the adapter changes nothing in a part that its placement names."""
+        """Raise RuntimeError if the adapter changes nothing in a part that its placement names, NotFiniteError for no numbers."""
         self.adapter(name).assert_alive(family=self.vlm.family)
+        check_finite(self.adapter_weights(name), where=f"adapter {name!r}")  # DoRA's magnitudes, too
 
     @contextmanager
     def folded(self, *, keep: str | None = None) -> Iterator[bool]:
@@ -267,14 +266,15 @@ class LoraStack:
         Errors: LineageError for a parent that has not been saved, NotFiniteError.
         """
         folder, parent = Path(folder), self.parents[name]
-        check_parent(self, name, parent)
         check_finite(self.adapter_weights(name), where=f"adapter {name!r}")
-        self.peft.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
-        file = folder / name / CONFIG  # PEFT writes a set in any order, and the base's place on this machine
-        config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": self.vlm.name}
-        write_atomic(file, json.dumps(config | {"target_modules": sorted(config["target_modules"])}, indent=2))
-        files = [folder / name / WEIGHTS, file]
-        self.hashes[name] = write_line(self, "adapters", files, parent=parent, spec=self.specs[name])
+        with saving(self, "adapters", folder, name, parent=parent, spec=self.specs[name]) as (made, signed):
+            self.peft.save_pretrained(made.parent, selected_adapters=[name], save_embedding_layers=False)
+            file = made / CONFIG  # PEFT writes a set in any order, and the base's place on this machine
+            config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": self.vlm.name}
+            file.write_text(
+                json.dumps(config | {"target_modules": sorted(config["target_modules"])}, indent=2), encoding="utf-8"
+            )
+        self.hashes[name] = signed["sha256"]
         return folder / name
 
     def load(self, folder: Path, name: str, *, alias: str | None = None) -> None:
@@ -349,6 +349,12 @@ def load_base(folder: Path, *, attention: str | None = None, quantize: str | Non
     settings = read_manifest(folder)["model"]
     if absent := {"name", "attention", *BOUNDS} - settings.keys():
         raise LineageError(f"{Path(folder) / MANIFEST}: its model has no {min(absent)!r}; save its adapters again")
+    right = {name: isinstance(settings[name], str) and settings[name].strip() for name in ("name", "attention")}
+    right |= {name: settings[name] is None or type(settings[name]) is int and settings[name] > 0 for name in BOUNDS}
+    if wrong := [name for name in right if not right[name]]:
+        raise LineageError(
+            f"{Path(folder) / MANIFEST}: its model has {settings[wrong[0]]!r} as {wrong[0]!r}: edited; save its adapters again"
+        )
     return load_vlm(
         settings["name"],
         attention=attention or settings["attention"],

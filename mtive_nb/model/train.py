@@ -178,6 +178,14 @@ class Training:
     workers: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Errors: ValueError naming the field, what was found and what was expected."""
+        for name in ("steps", "batch", "accumulate"):
+            if (found := getattr(self, name)) < 1:
+                raise ValueError(f"Training: {name}: found {found}, expected 1 or more")
+        if not 0 <= self.rate < math.inf:
+            raise ValueError(f"Training: rate: found {self.rate}, expected a finite rate, 0 or more")
+
 
 def steps_for(records: int, most: int, *, passes: float, a_step: int) -> int:
     """Return the optimizer steps of at most `passes` passes over `records` records, `a_step` a step: from 1 to `most`."""
@@ -260,6 +268,7 @@ def train_adapter(
     )  # fmt: skip
     stack.assert_trainable(name)
     about = _about(stack, name, records, training, processes=arguments.world_size)
+    about |= {"held-out records": records_sha256(held_out)} if held_out else {}
     # Accelerate's mark of an earlier training run: with it, the model is not wrapped and processes train separately.
     vars(stack.model).pop("_is_accelerate_prepared", None)
     start = {n: weight.clone() for n, weight in trainable_weights(stack.model).items()}

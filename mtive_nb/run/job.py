@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mtive_nb.run.atomic import write_atomic
+from mtive_nb.run.atomic import remove, write_atomic
 from mtive_nb.run.content import RESULTS, read_json, results_digest, results_of
 from mtive_nb.run.graph import Notebook
 from mtive_nb.run.guard import RUN_DIR, end_workers_of
@@ -41,13 +41,13 @@ def clear_partial(profile_dir: Path, name: str, *, fingerprint: dict[str, Any]) 
     """
     partial, failed = partial_dir(profile_dir, name), failed_dir(profile_dir, name)
     spent_s = 0.0
-    if read_json(partial / FINGERPRINT) == fingerprint:
+    if partial.is_dir() and read_json(partial / FINGERPRINT) == fingerprint:
         spent_s = _spent_s(partial)
         for path in partial.iterdir():
             if path.name not in (CHECKPOINTS, FINGERPRINT):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
     else:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         partial.mkdir(parents=True)
         if read_json(failed / FINGERPRINT) == fingerprint and (failed / CHECKPOINTS).is_dir():
             spent_s = _spent_s(failed)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import torch
@@ -137,14 +138,15 @@ class Engine:
         max_waiting: int = 256,
         gather_s: float = 0.005,
         max_chars: int = 8000,
+        max_photos: int = 16,
         chance_of: Callable[..., Chance] | None = None,
     ) -> None:
-        """`max_chars`: longest text of a question, so that one request cannot fill the memory of its batch.
+        """`max_chars`, `max_photos`: of a question, so that one request cannot fill the memory of its batch.
 
         `chance_of`: reads each answer's probability (Chances.of), from logits that are kept until its batch is done.
         """
         self.pool, self.vlm, self.max_batch, self.gather_s = pool, pool.stack.vlm, max_batch, gather_s
-        self.max_chars, self.chance_of = max_chars, chance_of
+        self.max_chars, self.max_photos, self.chance_of = max_chars, max_photos, chance_of
         self._waiting: queue.SimpleQueue[Request | object] = queue.SimpleQueue()  # no put waits inside the door
         self.max_waiting = max_waiting
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -152,6 +154,8 @@ class Engine:
         self._fault: BaseException | None = None  # what ended the thread
 
     def __enter__(self) -> "Engine":
+        if self._thread.ident is not None:
+            raise RuntimeError("the engine has been started before; make another one")
         self.pool.stack.model.eval()
         stack = self.pool.stack  # which a profile may serve already (serve/answer.py)
         self._serving = nullcontext() if stack.held else stack.serving(self.pool.trunk)  # a request costs its expert
@@ -182,9 +186,11 @@ class Engine:
         Errors: ValueError for an empty or too long question, PhotoError for a missing photo, KeyError for an unknown
         expert; Overloaded if the queue is full; RuntimeError after the end of the engine or of its thread.
         """
-        check_question(record, max_chars=self.max_chars)
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: found {max_new_tokens}, expected 1 or more")
+        check_question(record, max_chars=self.max_chars, max_photos=self.max_photos)
+        if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
+            raise ValueError(f"max_new_tokens: found {max_new_tokens!r}, expected a whole number from 1")
+        if not (isinstance(limit_s, Real) and limit_s >= 0):
+            raise ValueError(f"limit_s: found {limit_s!r}, expected seconds")
         with self._door:
             if self._closed:
                 raise RuntimeError(f"the engine is closed{f': {self._fault!r}' if self._fault else ''}")

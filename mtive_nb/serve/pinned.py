@@ -35,7 +35,7 @@ def check_pin(profile_dir: Path, name: str, sha256: str) -> None:
         return
     try:
         expected = json.loads(file.read_text(encoding="utf-8")).get(name)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise LineageError(f"{file}: no JSON object of names and hashes; pin the adapters again") from None
     if sha256 != expected:
         shown = f"{expected[:12]}... is pinned" if isinstance(expected, str) else "none is pinned"

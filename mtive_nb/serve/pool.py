@@ -7,6 +7,7 @@ beyond the budget are evicted, least recently used first, and loaded again when 
 folder must be what the version first held.
 """
 
+import math
 import random
 import threading
 from collections.abc import Sequence
@@ -61,6 +62,8 @@ class ExpertPool:
     """
 
     def __init__(self, stack: LoraStack, *, trunk: str | None, budget_mib: float = float("inf"), seed: int = 0) -> None:
+        if not budget_mib > 0:
+            raise ValueError(f"budget_mib: found {budget_mib}, expected more than 0")
         self.stack, self.trunk, self.budget = stack, trunk, budget_mib * MIB
         self._books = threading.RLock()
         self.forward = threading.Lock()  # of the model: one batch at a time, since its hooks belong to one
@@ -111,7 +114,7 @@ class ExpertPool:
         with self._books:
             entry = self._expert(expert)
             missing = [number for number in weights if number not in entry.versions]
-            if missing or not any(weights.values()) or min(weights.values()) < 0:
+            if missing or not 0 < sum(weights.values()) < math.inf or min(weights.values()) < 0:
                 raise KeyError(
                     f"expert {expert!r}: found weights {weights}, expected some of versions {sorted(entry.versions)}"
                 )

@@ -4,6 +4,7 @@ Fields of a row: `photo` (path relative to the file; several separated by `|`, o
 `task`, `question` and `id`. Other fields are ignored. A row without a task is asked by each of the given tasks.
 """
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from mtive_nb.data.records import parts_of, question_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 FIELDS = ("photo", "photo2", "task", "question", "id")
-MAX_CHARS = 100_000  # of a question; the engine, which answers strangers, has a lower bound
+MAX_CHARS, MAX_PHOTOS = 100_000, 100  # of a question; the engine, which answers strangers, has lower bounds
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,24 @@ class Question:
     row: Mapping = field(default_factory=dict, compare=False)
 
 
-def check_question(record: Mapping, *, max_chars: int = MAX_CHARS) -> None:
+def check_question(record: Mapping, *, max_chars: int = MAX_CHARS, max_photos: int = MAX_PHOTOS) -> None:
     """Refuse a record that no model can answer, before it waits for one.
 
-    Errors: ValueError for a question that is empty or longer than `max_chars`, or with another number of photos than it
-    shows; PhotoError for a missing photo.
+    Errors: ValueError for a record without question, one longer than `max_chars` or with more photos than `max_photos`,
+    or with another number of photos than it shows; PhotoError for a missing photo.
     """
-    if not question_of(record).strip():
+    try:
+        parts = [part for message in record["messages"][:-1] for part in parts_of(message)]
+        asked = any(unicodedata.category(letter)[0] in "LNPS" for letter in question_of(record))
+    except (LookupError, TypeError, AttributeError):
+        raise ValueError("record: found no messages of a chat, expected those of a record (data/records.py)") from None
+    if not asked:
         raise ValueError("question: found none, expected a question about the photos")
-    parts = [part for message in record["messages"][:-1] for part in parts_of(message)]
     if (chars := sum(len(part["text"]) for part in parts if part["type"] == "text")) > max_chars:
         raise ValueError(f"question: found {chars} characters, expected {max_chars} at most")
     photos, shown = record.get("pixels") or record["images"], sum(part["type"] == "image" for part in parts)
+    if shown > max_photos:
+        raise ValueError(f"photos: found {shown}, expected {max_photos} at most")
     if len(photos) != shown:
         raise ValueError(f"photos: found {len(photos)}, expected {shown}, as many as the question shows")
     for image in () if record.get("pixels") else photos:
