@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,6 +193,57 @@ def test_a_spec_of_no_adapter_is_refused_in_words_even_if_signed_anew(made, save
         with pytest.raises(LineageError, match="is none of a AdapterSpec"):
             refusing()
     assert "again" not in made.specs
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rank": 0}, "rank: found 0, expected a whole number from 1"),
+        ({"alpha": "8"}, "alpha: found '8', expected a finite number"),
+        ({"placement": ()}, "placement: found (), expected names of parts"),
+        ({"layers": [0]}, "layers: found [0], expected {part: layer numbers} or None"),
+        ({"dora": 1}, "dora: found 1, expected True or False"),
+        ({"dropout": -0.1}, "dropout: found -0.1, expected a share from 0 to below 1"),
+    ],
+)
+def test_a_spec_says_what_is_wrong_with_it(change, words):
+    with pytest.raises(ValueError, match=re.escape(f"AdapterSpec: {words}") + "$"):
+        replace(SPEC, **change)
+    assert replace(SPEC, rank=1, dropout=0.5, layers={"language": (0, 1)}).rank == 1
+
+
+def test_a_signature_is_of_the_content_and_not_of_the_order_of_fields(saved):
+    manifest = read_manifest(saved)
+    row = manifest["adapters"]["AE"]
+    turned = row | {field: dict(reversed(row[field].items())) for field in ("spec", "files")}
+    assert list(turned["spec"]) != list(row["spec"])
+    assert signature(manifest, "adapters", "AE", turned) == row["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ("weights: a tensor less", r": lacks tensor base_model\S+ \(1 in all\); expected 20$"),
+        ("weights: a tensor more", r": has an extra tensor extra \(1 in all\); expected 20$"),
+        ("weights: another shape", r": base_model\S+ has the shape \(4, \d+\), its spec expects \(4, \d+\)$"),
+    ],
+)
+def test_tensors_that_are_not_those_of_the_spec_are_named(made, saved, edit, words):
+    EDITS[edit](saved, "AE")
+    sign_anew(saved, "AE")
+    with pytest.raises(LineageError, match=words):
+        made.load(saved, "AE", alias="again")
+
+
+def test_a_changed_file_is_named_with_both_hashes(made, saved):
+    expected = read_manifest(saved)["adapters"]["AE"]["files"][CONFIG]
+    (saved / "AE" / CONFIG).write_text("{}")
+    now = sha256_of(saved / "AE" / CONFIG)
+    with pytest.raises(LineageError, match=rf"expected sha256 {expected[:12]}\.\.\., now {now[:12]}\.\.\.\)$"):
+        made.load(saved, "AE", alias="again")
+    (saved / "AE" / CONFIG).unlink()
+    with pytest.raises(LineageError, match=rf"expected sha256 {expected[:12]}\.\.\., no such file\)$"):
+        made.load(saved, "AE", alias="again")
 
 
 @pytest.mark.parametrize("files", [{WEIGHTS: 5}, [], "x"], ids=str)

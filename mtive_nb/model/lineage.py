@@ -136,7 +136,7 @@ def line_of(
         line = Lineage(**rows[name])
         signed = signature(manifest, kind, name, rows[name])
         if not all(isinstance(sha256, str) for sha256 in line.files.values()):
-            raise TypeError("files")
+            raise TypeError
     except (TypeError, AttributeError):
         raise LineageError(
             f"{path}: the entry of {name!r} has other fields than {', '.join(Lineage.__dataclass_fields__)}: edited, or "
