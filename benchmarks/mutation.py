@@ -45,7 +45,7 @@ TESTS = {
     "run/stale": ("graph",),
     "model/mixed": ("mixed",),
     "model/lineage": ("lineage", "stack"),
-    "model/stack": ("stack", "lineage"),
+    "model/stack": ("stack", "lineage", "kept"),
     "model/batches": ("losses", "photos", "mixed"),
 }
 STATS = "mutants/mutmut-stats.json"  # which tests reach which function

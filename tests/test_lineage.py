@@ -25,7 +25,7 @@ from mtive_nb.model.lineage import (
     signature,
 )
 from mtive_nb.model.load import base_fingerprint, load_vlm
-from mtive_nb.model.stack import AdapterSpec, LoraStack, load_base, load_stack
+from mtive_nb.model.stack import AdapterSpec, LoraStack, load_base, load_stack, open_stack
 from mtive_nb.serve.export import export_expert
 from mtive_nb.serve.pool import ExpertPool
 
@@ -366,6 +366,32 @@ def test_a_model_that_stack_json_cannot_mean_is_refused_in_words(saved, change):
     rewrite(saved / MANIFEST, model=manifest["model"] | change)
     with pytest.raises(LineageError, match=f"its model has .* as '{next(iter(change))}'"):
         load_base(saved)
+
+
+@pytest.mark.parametrize(
+    ("stated", "given", "loaded"),
+    [
+        ({}, {}, {"attention": "eager", "quantize": ""}),
+        ({"quantize": "nf4"}, {}, {"attention": "eager", "quantize": "nf4"}),
+        ({"quantize": "nf4"}, {"attention": "sdpa", "quantize": ""}, {"attention": "sdpa", "quantize": ""}),
+    ],
+)
+def test_a_stack_opens_over_the_model_that_it_names_or_that_is_asked_for(
+    made, saved, monkeypatch, stated, given, loaded
+):
+    stated = {"name": "shop/model", "attention": "eager", "min_px": 28, "max_px": 56} | stated
+    rewrite(saved / MANIFEST, model=stated)
+    asked = []
+    monkeypatch.setattr("mtive_nb.model.stack.load_vlm", lambda name, **options: asked.append({"name": name} | options))
+    monkeypatch.setattr("mtive_nb.model.stack.load_stack", lambda vlm, *adapters: adapters)
+    assert open_stack((saved, "IT"), (saved, "AE"), **given) == ((saved, "IT"), (saved, "AE"))
+    assert asked == [{"name": "shop/model", "min_px": 28, "max_px": 56} | loaded]
+
+
+def test_a_saved_configuration_names_the_model_and_no_place_of_this_machine(made, saved):
+    config = json.loads((saved / "AE" / CONFIG).read_text())
+    assert config["base_model_name_or_path"] == made.vlm.name
+    assert config["target_modules"] == sorted(config["target_modules"])
 
 
 def test_every_value_of_the_base_counts(tiny_folder, saved):
