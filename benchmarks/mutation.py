@@ -46,7 +46,7 @@ TESTS = {
     "model/mixed": ("mixed",),
     "model/lineage": ("lineage", "stack"),
     "model/stack": ("stack", "lineage", "kept"),
-    "model/batches": ("losses", "photos", "mixed"),
+    "model/batches": ("batches",),
 }
 STATS = "mutants/mutmut-stats.json"  # which tests reach which function
 KILLED, OUT_OF_TIME = ("killed", "segfault"), "timeout"

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from mtive_nb.evaluate.predict import CUT, generate_answers
 from mtive_nb.model import resume, train
-from mtive_nb.model.batches import Collator, RecordDataset, batch_of
+from mtive_nb.model.batches import batch_of
 from mtive_nb.model.lineage import NotFiniteError
 from mtive_nb.model.load import load_vlm
 from mtive_nb.model.losses import IGNORE, noise_robust_loss
@@ -42,15 +42,6 @@ def weights(stack: LoraStack) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in stack.model.named_parameters() if "lora_" in n}
 
 
-def test_labels_are_the_answer_and_its_end_mark(tiny, records, photo_folder):
-    data = RecordDataset(records)
-    batch = Collator(tiny.processor)([data[i] for i in range(len(data))])
-    for record, ids, labels in zip(records, batch["input_ids"], batch["labels"], strict=True):
-        kept = ids[labels != IGNORE]
-        assert tiny.processor.tokenizer.decode(kept) == record["answer"] + "<|im_end|>"
-        assert torch.equal(kept, labels[labels != IGNORE])
-
-
 def test_steps_hold_random_records_sorted_by_length():
     lengths = [7, 3, 9, 1, 8, 2, 6, 4, 5, 0]
     sampler = SortedSteps(lengths, size=4, seed=0)
@@ -68,15 +59,6 @@ def test_steps_hold_random_records_sorted_by_length():
     taken = [[k for b in range(p, 16, 4) for k in of_four[4 * b : 4 * b + 4]] for p in range(4)]  # a batch each in turn
     assert sorted(k for own in taken for k in own) == list(range(64))
     assert max(map(sum, taken)) - min(map(sum, taken)) < 64, "no process has all the long records"
-
-
-def test_images_beyond_one_stay_with_their_rows(tiny, records, photo_folder):
-    data = RecordDataset(records)
-    collate = Collator(tiny.processor, answers=False)
-    with torch.inference_mode():
-        together = tiny.model(**collate([data[0], data[1], data[3]])).logits[:, -1]
-        alone = torch.stack([tiny.model(**collate([data[i]])).logits[0, -1] for i in (0, 1, 3)])
-    assert torch.allclose(together, alone, atol=1e-4)
 
 
 def test_training_lowers_the_loss_and_touches_the_adapter_alone(tiny_folder, records, photo_folder, tmp_path):
