@@ -32,14 +32,14 @@ import yaml
 
 HOME = Path(__file__).resolve().parents[1]
 MISTAKES = Path(__file__).with_name("mutations.yaml")
-COPIED = ("tests", "notebooks", "params", "docs")  # beside the package, where tests look for them
+COPIED = ("tests", "notebooks", "params", "docs", "benchmarks")  # beside the package, where tests look for them
 # The deciding modules, quick ones first, and the files with their tests.
 TESTS = {
     "data/splits": ("splits",),
     "model/losses": ("losses",),
     "evaluate/intervals": ("intervals", "deciding"),
     "evaluate/metrics": ("metrics", "readings"),
-    "evaluate/claims": ("board", "deciding"),
+    "evaluate/claims": ("board", "deciding", "design"),
     "evaluate/scores": ("scores", "deciding"),
     "evaluate/statements": ("statements", "judge", "readings"),
     "run/stale": ("graph",),

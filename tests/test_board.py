@@ -55,7 +55,11 @@ def test_what_a_chapter_measured_is_decided_by_the_claims_own_rule():
     assert exact["verdict"] == HOLDS and exact["by_task"] == "engine holds, vLLM holds" and exact["n"] == 800
     broken = measured("mtive-hot-swap-no-interruption", {"engine": 0.0, "vLLM": 2.0}, n=800)
     assert broken["verdict"] == FAILS and broken["gain"] == 2.0 and broken["decided_by"] == "vLLM"
-    assert measured("mtive-stack-equals-merged-shared", {"AE": 2e-5})["verdict"] == HOLDS
+    same = measured("mtive-stack-equals-merged-shared", {"AE": 2e-5})
+    assert same["verdict"] == HOLDS and same["n"] == 1
+    other = measured("mtive-shared-lora-is-faster", {"request": Interval(-17.0, -20.0, -14.0, 30)}, unit="x")
+    assert other["unit"] == "x" and other["published"] is None
+    assert measured("mtive-shared-lora-is-faster", {"request": 1.0})["published"] == -17.0
     with pytest.raises(KeyError, match="mtive-nothing"):
         measured("mtive-nothing", {"AE": 1.0})
 

@@ -108,6 +108,9 @@ def test_a_row_says_what_it_lacks_and_what_is_too_small_to_matter() -> None:
     assert few["verdict"] == "holds" and few["remark"] == f"smaller than what matters, 1 (points); {ONE_RUN}"
     by_item = measured("ebay-crops-at-inference-help", {"item_intelligence": Interval(9, 5, 13, 40)})
     assert by_item["short"] == "40 of 300 products, 40 of 300 questions per task"  # an item is a product
+    of_one_task = measured("vitpro-attention-higher-when-grounded", {"mean": Interval(9, 5, 13, 1000, groups=300)})
+    of_three = measured("vitpro-freezing-lm-worse-than-vision", {"mean": Interval(9, 5, 13, 2999, groups=300)})
+    assert (of_one_task["short"], of_three["short"]) == ("", "999 of 1,000 questions per task")
     exact = measured("mtive-frozen-weights-untouched", {"tensors": 0.0}, n=7)
     assert (exact["kind"], exact["short"], exact["remark"]) == ("exact", "", "")
     with pytest.raises(DesignError, match="caslie-mid-size-is-best: not registered; add its entry"):

@@ -5,6 +5,7 @@ from sklearn.metrics import f1_score
 
 from mtive_nb.data.records import make_record
 from mtive_nb.evaluate.examples import example_rows
+from mtive_nb.evaluate.judge.rule import Judgement
 from mtive_nb.evaluate.scores import OWN_TABLE, SCORE_FIELDS, T1_TASKS, accuracy_rows, score_table, wide_table
 from mtive_nb.run import start_run
 from mtive_nb.run.published import columns_of
@@ -217,6 +218,37 @@ def test_paired_gains_compare_the_same_records():
     rows = paired_gains(records, answers, {"damage": ["dent", "tear"]}, system="good", over=["poor", "good"], seed=0)
     assert rows["gain"].tolist() == [50.0, 0.0] and rows["low"].iloc[0] > 0 and rows["high"].iloc[1] == 0
     assert rows["n"].tolist() == [20, 20]
+
+
+class Lenient:
+    """A judge to whom every answer is right."""
+
+    def judge(self, record, answer):
+        return Judgement(100.0, 100.0, 0.0, 1, 0)
+
+
+def test_gains_are_those_of_the_judge_that_is_given_and_of_products_of_their_run(monkeypatch):
+    from mtive_nb.evaluate import scores
+
+    record = {
+        "id": "0", "product_id": "p", "task": "DD", "variant": "gen", "messages": [], "images": [], "answer": "dent",
+        "label": "dent", "facts": {"asked": {"damage": "dent"}, "known": {"damage": "dent", "damaged": "yes"}},
+    }  # fmt: skip
+    records = [record | {"id": str(k), "run": run} for k, run in enumerate(("a", "a", "b"))]
+    answers, drawn = {"good": ["dent"] * 3, "poor": ["tear"] * 3}, []
+    paired = scores.paired_difference
+
+    def noted(*values, groups, **options):
+        drawn.append(groups)
+        return paired(*values, groups=groups, **options)
+
+    monkeypatch.setattr(scores, "paired_difference", noted)
+    rows = scores.paired_gains(records, answers, system="good", over=["poor"])
+    assert rows["gain"].tolist() == [100.0] and rows["task"].tolist() == ["DD"] and rows["over"].tolist() == ["poor"]
+    assert drawn == [[("a", "p"), ("a", "p"), ("b", "p")]]
+    assert scores.paired_gains(records, answers, system="good", over=["poor"], judge=Lenient())["gain"].tolist() == [
+        0.0
+    ]
 
 
 def test_accuracy_of_any_task_in_points() -> None:
