@@ -4,9 +4,10 @@
 
 An arm is one training run of a chapter: an expert or a shared adapter of 06 by its adapter's name (AE, Base_AE, SL,
 Base_SL), the mixture of 08 (Base_MoE), a new task of 09 (PT on the stack, Base_PT on the bare base) or a share of replay
-there, as T4 names it ("Base_SL+Replay(100%)"), an arm of 15 (uniM3, UIA, CASLIE, context-free, "VLM, photos", "VLM,
-captions") or a specialist of 29 ("CASLIE, AP"). Everything but rate and passes is the chapter's own setting in the
-profile: records, rank, placement, batch, loss, seed. The chapters before must have run in the profile; of 15, its rows.
+there, as T4 names it ("Base_SL+Replay(100%)"), a wide shared adapter of 26 (wide, wide_on_stages), an arm of 15 (uniM3,
+UIA, CASLIE, context-free, "VLM, photos", "VLM, captions") or a specialist of 29 ("CASLIE, AP"). Everything but rate and
+passes is the chapter's own setting in the profile: records, rank, placement, batch, loss, seed. The chapters before must
+have run in the profile; of 15, its rows.
 Stages 1 and 2: search_stages.py.
 
 Each pair of a rate and a number of passes is one trial: train on the split train, score on the split val. One line of
@@ -46,6 +47,10 @@ from mtive_nb.serve.retrain import right_answers
 from mtive_nb.serve.score import CASLIE_ARMS
 from mtive_nb.serve.versions import run_folder
 
+WIDE = {
+    "wide": "Base_SL",
+    "wide_on_stages": "SL",
+}  # 26's shared adapters -> those of 06 which they are but for the rank
 VLM_ARMS = {"VLM, photos": "", "VLM, captions": "CASLIE"}  # arms of 15's VLM -> the records that 15 wrote for them
 
 
@@ -199,10 +204,13 @@ def arm_of(chapters: Chapters, name: str) -> Arm:
     stages = (chapters.run("04") / "stack", "PT"), (chapters.run("05") / "stack", "IT")
     if name == "Base_MoE":
         return mixture_of_08(chapters, stages)
+    if name in WIDE:
+        arm, wider = of_06(chapters, WIDE[name], stages), chapters.parameters("26")["WIDER"]
+        return replace(arm, name=name, spec=replace(arm.spec, rank=wider * arm.spec.rank, alpha=wider * arm.spec.alpha))
     if found := of_06(chapters, name, stages) or of_09(chapters, name, stages):
         return found
     raise ValueError(
-        f"arm: found {name!r}, expected an adapter of 06, Base_MoE, a new task of 09, T4's row or an arm of 15"
+        f"arm: found {name!r}, expected an adapter of 06, Base_MoE, a new task of 09, T4's row, an arm of 15 or of {[*WIDE]}"
     )
 
 
