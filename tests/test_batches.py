@@ -13,6 +13,7 @@ from mtive_nb.model.batches import (
     Collator,
     RecordDataset,
     answer_tokens,
+    batch_of,
     cached_image,
     control_tokens,
     rough_tokens,
@@ -46,6 +47,14 @@ def test_a_prompt_ends_where_the_answer_begins_and_holds_the_question(tiny, reco
     told = Collator(tiny.processor)([data[0]])
     answer = (told["labels"][0] != IGNORE).sum()
     assert torch.equal(told["input_ids"][0, :-answer], asked["input_ids"][0])
+
+
+def test_a_batch_of_records_is_the_collator_s_of_their_photos(tiny, records, photo_folder):
+    data = RecordDataset(records[:3], tiny.max_px)
+    for answers in (False, True):
+        expected = Collator(tiny.processor, answers=answers)([data[k] for k in range(3)])
+        found = batch_of(tiny, records[:3], answers=answers)
+        assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_prepared_photos_are_taken_as_they_are(records):
