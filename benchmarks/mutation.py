@@ -32,7 +32,14 @@ import yaml
 
 HOME = Path(__file__).resolve().parents[1]
 MISTAKES = Path(__file__).with_name("mutations.yaml")
-COPIED = ("tests", "notebooks", "params", "docs", "benchmarks", "Makefile")  # beside the package, where tests look for them
+COPIED = (
+    "tests",
+    "notebooks",
+    "params",
+    "docs",
+    "benchmarks",
+    "Makefile",
+)  # beside the package, where tests look for them
 # The deciding modules, quick ones first, and the files with their tests.
 TESTS = {
     "data/splits": ("splits",),

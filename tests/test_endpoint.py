@@ -85,6 +85,12 @@ def test_a_refusal_of_every_request_ends_the_run_whatever_varies_in_its_words(se
     assert endpoint.requests < 2 * REFUSALS
 
 
+def test_an_error_with_status_200_is_tried_again_where_its_code_says_so():
+    busy = httpx.Response(200, json={"error": {"code": 429, "message": "busy"}})
+    assert endpoint_that(lambda k: busy if k == 1 else chat("red")).say([]) == ("red", "")
+    assert endpoint_that(lambda _: chat("red", error={"message": "a warning"})).say([]) == ("red", "")
+
+
 def test_refusals_of_single_requests_do_not_end_a_run_that_gets_answers():
     endpoint = endpoint_that(lambda k: chat("red") if k % 3 == 1 else httpx.Response(400, content=b"filtered"))
     said = [endpoint.say([])[0] for _ in range(6 * REFUSALS)]

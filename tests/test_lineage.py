@@ -4,9 +4,10 @@ import errno
 import json
 import os
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
@@ -25,7 +26,9 @@ from mtive_nb.model.lineage import (
     signature,
 )
 from mtive_nb.model.load import base_fingerprint, load_vlm
+from mtive_nb.model.saved import saving
 from mtive_nb.model.stack import AdapterSpec, LoraStack, load_base, load_stack, open_stack
+from mtive_nb.model.train import Training
 from mtive_nb.serve.export import export_expert
 from mtive_nb.serve.pool import ExpertPool
 
@@ -244,6 +247,21 @@ def test_a_changed_file_is_named_with_both_hashes(made, saved):
     (saved / "AE" / CONFIG).unlink()
     with pytest.raises(LineageError, match=rf"expected sha256 {expected[:12]}\.\.\., no such file\)$"):
         made.load(saved, "AE", alias="again")
+
+
+def test_numbers_of_a_table_become_python_s():
+    spec = AdapterSpec(np.int64(4), np.float32(8), ("language",), dropout=np.float64(0.5))
+    assert json.dumps(asdict(spec)) and (type(spec.rank), type(spec.alpha)) == (int, float)
+    training = Training(np.int64(4), np.float64(0.01))
+    assert (type(training.steps), type(training.rate)) == (int, float)
+
+
+def test_a_mixture_takes_no_adapter_s_name(made, saved):
+    with pytest.raises(LineageError, match="'AE' is one of the adapters already"):
+        with saving(made, "mixtures", saved, "AE", parent="IT", spec=SPEC) as (folder, _):
+            (folder / "mixture.safetensors").write_bytes(b"")
+    made.load(saved, "AE", alias="again")
+    made.unload("again")
 
 
 @pytest.mark.parametrize("files", [{WEIGHTS: 5}, [], "x"], ids=str)

@@ -45,12 +45,13 @@ _MONTH = (
 )
 _TWO, _DAY = r"(\d{1,2})", r"(\d{1,2})(?:ST|ND|RD|TH)?"
 _YEAR, _LONG_YEAR = r"((?:19|20)\d{2}|\d{2})", r"((?:19|20)\d{2})"
-_BETWEEN = "(?: ?[./–-] ?| )"
+_SPACED = " ?[./–-] ?"
 # The forms of a date, each with its groups of year, month and, where it has one, day.
 _FORMS: tuple[tuple[str, tuple[int, ...]], ...] = (
-    (rf"{_LONG_YEAR}{_BETWEEN}{_TWO}{_BETWEEN}{_TWO}", (1, 2, 3)),
+    (rf"{_LONG_YEAR}[ ./–-]{_TWO}[ ./–-]{_TWO}", (1, 2, 3)),
     (rf"{_LONG_YEAR}[ ./-]?{_MONTH}[ ./-]?{_DAY}", (1, 2, 3)),
-    (rf"{_TWO}{_BETWEEN}{_TWO}{_BETWEEN}{_YEAR}", (3, 2, 1)),
+    (rf"{_TWO}[ ./–-]{_TWO}[ ./–-]{_YEAR}", (3, 2, 1)),
+    (rf"{_TWO}{_SPACED}{_TWO}{_SPACED}{_LONG_YEAR}", (3, 2, 1)),
     (rf"{_DAY}(?: OF)?[ ./-]?{_MONTH}[ ./,'-]{{0,2}}{_YEAR}", (3, 2, 1)),
     (rf"{_MONTH}[ ./-]{{1,2}}{_DAY}[ ./,-]{{1,2}}{_YEAR}", (3, 1, 2)),
     (rf"{_MONTH}[ ./,'-]{{0,2}}{_YEAR}", (2, 1)),
@@ -73,16 +74,18 @@ _BEFORE_DATE = rf"(?=[ .:]*(?:\d|{_ungrouped(_MONTH)}))"
 _LABELS = {
     "expiry": r"EXP(?:IRY|IRES?|IRED|IRING|IRATION|D)?|BEST (?:BEFORE|BY|IF USED BY)|USE[ -](?:BY|BEFORE)"
     rf"|CONSUME (?:BY|BEFORE)|B\.?B\.?|BB[ED]|MHD|UNTIL|E{_BEFORE_DATE}",
-    "production": rf"MF[GDR]|MANUFACTUR\w*|PROD(?:UCTION|UCED)?|PACK(?:ED|AGED|ING)|PACKAGING DATE"
-    rf"|PK[DG]|ROASTED|BOTTLED|HERGESTELLT|MADE(?! IN\b)|(?:DOM|P){_BEFORE_DATE}",
+    "production": rf"MF[GDR]|MANUFACTUR\w*|PROD(?:UCTION|UCED)?|PACK(?:ED|ING)|PACKAGING DATE|PK[DG]"
+    rf"|MADE(?! IN\b)|(?:(?:PACKAGED|ROASTED|BOTTLED|HERGESTELLT)(?: (?:ON|AM))?|DOM|P){_BEFORE_DATE}",
     "lot": rf"LOT|BATCH|CODE|REF|SERIAL|L{_BEFORE_DATE}",
 }
 _KNOWN_LABELS = {name: re.compile(rf"(?:{words})(?![^\W\d_])", re.IGNORECASE) for name, words in _LABELS.items()}
-_LABEL_WORDS = rf"(?:{'|'.join(_LABELS.values())})(?![^\W\d_])"
-_LABEL = rf"(?<!\w)(?<!not )(?<!not the ){_LABEL_WORDS}"
+_LABEL = rf"(?<!\w)(?:{'|'.join(_LABELS.values())})(?![^\W\d_])"
+_NOT = r"(?:not|isn't|wasn't) (?:the |its |an? )?"
 _TOKEN = re.compile(
-    rf"(?P<date>{_ANY_DATE})(?:\s*(?:\(|(?:(?:is|was) )?(?:the|its) )(?P<after>{_LABEL})"
-    rf"|(?P<denied> (?:is not|isn't|was not|wasn't) (?:the|its) {_LABEL_WORDS}))?|{_LABEL}",
+    rf"(?P<date>{_ANY_DATE})"
+    rf"(?:\s*(?:\(|(?:(?:is|was) )?(?:the|its) )(?P<after>{_LABEL})"
+    rf"|(?P<denied> (?:(?:is|was) )?{_NOT}{_LABEL})(?:(?: date)? but (?:the|its) (?P<but>{_LABEL}))?)?"
+    rf"|(?P<refused>\b{_NOT}{_LABEL})|{_LABEL}",
     re.IGNORECASE,
 )
 _GLUED = re.compile(rf"{_LABEL}(?=\d)", re.IGNORECASE)  # EXP26/11/2021
@@ -170,25 +173,28 @@ def stated_date(text: str, label: str) -> str:
 
 
 def _labelled(text: str, labels: list[re.Match], dates: list[re.Match]) -> list[StatedDate]:
-    """Give a run of dates the labels that stand before it."""
+    """Give a run of dates the labels that stand before it; `not the expiry` counts where no other label stands there."""
+    labels = [label for label in labels if not label["refused"]] or labels[-1:]
     if dates and labels:
         gap = text[labels[-1].end() : dates[0].start()]
         labels = [] if "\n" in gap and _WORD.search(gap) else labels
     columns = all(not _WORD.search(text[a.end() : b.start()]) for a, b in pairwise(labels))
     if len(labels) != len(dates) or not columns:
         labels = labels[-1:]
-    words = [label[0] for label in labels] + [None] * len(dates)
     return [
-        StatedDate(
-            date["date"], "other" if date["denied"] else _label_of(date["after"] or word), parse_date(date["date"])
-        )
-        for date, word in zip(dates, words, strict=False)
+        StatedDate(date["date"], _label_of(date, label), parse_date(date["date"]))
+        for date, label in zip(dates, [*labels, *[None] * len(dates)], strict=False)
     ]
 
 
-def _label_of(word: str | None) -> str | None:
+def _label_of(date: re.Match, label: re.Match | None) -> str | None:
+    """Return a date's label from its own token and the label before it."""
+    if (word := date["after"] or date["but"]) is None and label and not label["refused"]:
+        word = label[0]
+    if word is None:
+        return "other" if date["denied"] or label else None
     # a single letter is a label only before a date
-    return next((name for name, known in _KNOWN_LABELS.items() if word and known.match(f"{word} 1")), None)
+    return next((name for name, known in _KNOWN_LABELS.items() if known.match(f"{word} 1")), None)
 
 
 def random_dates(

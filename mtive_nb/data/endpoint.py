@@ -29,9 +29,7 @@ _THIS_REQUEST = (400, 413, 422)  # too large, filtered: the next request may pas
 PATCH_PX = 28  # a token of Qwen2.5-VL covers a square of this side; other models are of the same order
 LOOKED_AT = 32  # photos whose size is looked up for an estimate
 SILENT = 8  # requests in a row, each with all its retries, after which an endpoint counts as down
-REFUSALS = (
-    8  # in the same words, but for numbers and quotations, before any reply: then it is not a fault of one request
-)
+REFUSALS = 8  # in the same words, but for numbers and quotations, before any reply: not a fault of one request
 
 Reply = TypeVar("Reply", dict, str)
 
@@ -127,16 +125,20 @@ class Endpoint:
                 reason = f"no answer: {type(error).__name__}"
                 continue
             status = response.status_code
-            whole, words = _object_of(response), self._words(response)
-            if status in _THIS_REQUEST or status == 200 and whole.get("error"):
-                return None, self._count_refusal(f"HTTP {status}: {words}")
-            if status == 200 and (text := self._text(whole)) is None:
-                reason = f"{_NO_CHAT}: {words}"
-            elif status == 200:
+            whole = _object_of(response)
+            if status == 200 and (text := self._text(whole)) is not None:
                 reply, reason = read(text)
                 if reply is not None:
                     self._silent = 0
                     return reply, ""
+                continue
+            words = self._words(response, whole)
+            if status == 200 and whole.get("error"):
+                status = _status_of(whole["error"])
+            if status in _THIS_REQUEST:
+                return None, self._count_refusal(f"HTTP {status}: {words}")
+            if status == 200:
+                reason = f"{_NO_CHAT}: {words}"
             elif status in _TRY_AGAIN or status >= 500:
                 reason, wait_s = f"HTTP {status}{words and f': {words}'}", _asked_wait_s(response)
             else:
@@ -149,7 +151,7 @@ class Endpoint:
         return None, reason
 
     def _count_refusal(self, words: str) -> str:
-        """Return the words of one request's refusal. Errors: EndpointError where no request has been answered so far."""
+        """Return the words of one request's refusal. Errors: EndpointError at the REFUSALS-th before any answer."""
         with self._lock:
             kind = _VARIES.sub("", words)
             self._refused[kind] += 1
@@ -180,9 +182,9 @@ class Endpoint:
             content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
         return _writable(final_answer(content)) if isinstance(content, str) else ""
 
-    def _words(self, response: httpx.Response) -> str:
+    def _words(self, response: httpx.Response, whole: Mapping[str, Any]) -> str:
         """Return what a server says beside its status: its error's message, or how its reply begins."""
-        error = _object_of(response).get("error")
+        error = whole.get("error")
         message = error.get("message") if isinstance(error, Mapping) else error
         text = message if isinstance(message, str) and message else response.text
         return _writable(text.replace(self._key, "[key]") if self._key else text)[:200]
@@ -195,6 +197,12 @@ def _object_of(response: httpx.Response) -> dict:
     except (ValueError, RecursionError):
         return {}
     return whole if isinstance(whole, dict) else {}
+
+
+def _status_of(error: object) -> int:
+    """Return the status that an error with status 200 has by its own words, 400 without one."""
+    code = error.get("code") if isinstance(error, Mapping) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 400
 
 
 def _total_tok(whole: Mapping[str, Any]) -> int:

@@ -132,7 +132,7 @@ def choices_of_experts(
 def fit_temperature(choices: Sequence[Choice], right: Sequence[float], *, spread: float = SPREAD) -> float:
     """Return the temperature that minimises the negative log-likelihood of being right, from e^-3 to e^3.
 
-    A prior, log temperature ~ N(0, spread), keeps a few answers from demanding much; above 0.
+    A prior, log temperature ~ N(0, spread), keeps a few answers from moving it far from 1. spread: above 0.
     """
     right = np.asarray(right, float)
     owner = np.array([k for k, choice in enumerate(choices) for _ in choice.partings], int)

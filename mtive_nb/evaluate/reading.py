@@ -35,7 +35,7 @@ _PAIR = re.compile(r"""["']?([A-Za-z][\w -]*?)["']?\s*:\s*(?:"([^"\n]*)"|'([^'\n
 
 _TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
 _WRAPPERS = {"attributes", "answer", "output", "result"}  # keys around the object that was asked for
-_BARE = {"true": "yes", "false": "no", "null": "unanswerable", "none": "unanswerable"}  # words of JSON and Python
+_BARE = {"true": "yes", "True": "yes", "false": "no", "False": "no", "null": UNANSWERABLE, "None": UNANSWERABLE}
 
 _SUBJECT = r"(?:sorry,? )?(?:(?:i|we|you|it|this|that|(?:the|an?|no) [\w ]{1,30}?) (?:(?:is|are|was) )?)?"
 # What may stay unseen; not `damage`: who sees no damage has answered.
@@ -67,9 +67,10 @@ _DENIED = re.compile(r"\b(?:not|never|cannot|\w+n't)\b[^.;,:!?\n]*\b(?:yes|no)\b
 _SETTLED = re.compile(r"\b(?:answer(?:\s+(?:is|would\s+be)\b|\s*[:=])|wait\b|actually\b)\W*(yes|no)\b")
 _NEGATED = (
     r"\b(?:not|no|never|neither|nor|without|rather than|instead of|\w+n't) "
-    r"(?:(?:appear|seem|look)(?:ing)? (?:to be )?|\w+ly |yet |be |been )?(?:an? |the )?"
+    r"(?:(?:appear|seem|look)(?:ing)? (?:to be )?|(?!only )\w+ly |yet |be |been )?(?:an? |the )?"
 )
-_MODAL = re.compile(r"\bcan(?:'t\b|(?= (?:not )?(?:be|have|make|only|read|say|see|tell)\b))")  # `can` that is no can
+# `can`, the packaging and not the verb
+THE_CAN = r"can(?!\s*(?:be|not|see|also|help|read|tell|say|make|only see|you)\b|['’])"
 
 
 def normalise_answer(text: str) -> str:
@@ -113,17 +114,19 @@ def _object_in(text: str) -> Iterable[tuple[str, Any]]:
     body = text[: text.rfind("}") + 1] or text
     for read in (_json, lambda t: _json(_TRAILING_COMMA.sub("", t)), ast.literal_eval):
         try:
-            found = dict(read(body))
+            found = read(body)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
             continue
         inner = found.get(next(iter(found), ""))
         return (inner if isinstance(inner, dict) and found.keys() <= _WRAPPERS else found).items()
-    return [(m[1], _BARE.get(m[4].lower(), m[4]) if m[4] else m[2] or m[3] or "") for m in _PAIR.finditer(text)]
+    return [(m[1], _BARE.get(m[4], m[4]) if m[4] else m[2] or m[3] or "") for m in _PAIR.finditer(text)]
 
 
 def _json(text: str) -> dict[str, Any]:
     """Read an object; a repeated key keeps its first value."""
-    return json.loads(text, object_pairs_hook=lambda pairs: {key: value for key, value in reversed(pairs)})
+    return json.loads(text, object_pairs_hook=lambda pairs: {**dict(pairs), **dict(reversed(pairs))})
 
 
 def _as_text(value: Any) -> str:
@@ -145,7 +148,8 @@ def yes_no(text: str) -> str | None:
     """
     pairs = parse_pairs(text)
     plain = normalise_answer(pairs.get("answer", next(iter(pairs.values())) if len(pairs) == 1 else text))
-    plain = _SPOKEN.sub(lambda word: "yes" if word[1] else "no", plain)
+    if not re.search(r"\b(?:yes|no)\b", plain):
+        plain = _SPOKEN.sub(lambda word: "yes" if word[1] else "no", plain)
     plain = _NO_ANSWER.sub(" ", _ECHO.sub(" ", _CLAUSE.sub(", ", plain)))
     if settled := _SETTLED.findall(plain):
         return settled[-1]
@@ -168,8 +172,9 @@ def class_of(text: str, classes: Sequence[str]) -> str | None:
     if set(by_text) == {"yes", "no"}:
         answer = yes_no(text)
         return by_text[answer] if answer else None
-    names = "|".join(re.escape(name) for name in sorted(by_text, key=len, reverse=True))
-    plain = _MODAL.sub(" ", plain)
+    names = [THE_CAN if name == "can" else re.escape(name) for name in sorted(by_text, key=len, reverse=True)]
     # Lazy, so that a class that itself begins with `not` is read as that class.
-    found = {by_text[m[2]] for m in re.finditer(rf"({_NEGATED})??(?<!\w)({names})(?!\w)", plain) if m[1] is None}
+    found = {
+        by_text[m[2]] for m in re.finditer(rf"({_NEGATED})??(?<!\w)({'|'.join(names)})(?!\w)", plain) if m[1] is None
+    }
     return found.pop() if len(found) == 1 else None

@@ -15,16 +15,13 @@ from typing import Any
 from mtive_nb.data.dates import DATE, dates_in
 from mtive_nb.data.records import final_answer, one_form
 from mtive_nb.evaluate.metrics import DATE_ATTRIBUTES, accepted_values, facts_of
-from mtive_nb.evaluate.reading import canonical_key, is_abstention, normalise_answer, parse_pairs
+from mtive_nb.evaluate.reading import THE_CAN, canonical_key, is_abstention, normalise_answer, parse_pairs
 
 Vocabulary = Mapping[str, Sequence[str]]
 
 # Attributes read by dedicated rules rather than as words of the vocabulary.
 _OWN_RULES = {"match", "damaged", "damage", "differs", "count", *DATE_ATTRIBUTES}
 _NO_VALUE = {"yes", "no", "none", "other"}
-
-# "can" the packaging and "can" the verb
-_VERB_CAN = r"can(?!\s*(?:be|not|see|also|help|read|tell|you)\b|['’])"
 
 # The end of a sentence or a line, or a comma; not a comma or full stop inside a date or a number.
 _SEGMENT_END = re.compile(r"[;!?\n]+|[.,](?=\s*$)|[.,]\s+(?!\d)|\s+but\s+", re.IGNORECASE)
@@ -237,7 +234,5 @@ def _alternatives(values: Iterable[str]) -> re.Pattern[str]:
     for value in sorted(values, key=len, reverse=True):
         words = [re.escape(word) for word in value.split()]
         gaps = [r"\s*" if a[-1].isdigit() else r"\s+(?:(?:the|an?)\s+)?" for a in words[:-1]]
-        patterns.append(
-            _VERB_CAN if value == "can" else "".join(w + g for w, g in zip(words, [*gaps, ""], strict=True))
-        )
+        patterns.append(THE_CAN if value == "can" else "".join(w + g for w, g in zip(words, [*gaps, ""], strict=True)))
     return re.compile(rf"(?<!\w)({'|'.join(patterns) or '(?!)'})(?:s|es)?(?!\w)")

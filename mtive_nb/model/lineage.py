@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,11 +53,19 @@ class AdapterSpec:
 
     def __post_init__(self) -> None:
         """Errors: ValueError naming the field, what was found and what was expected."""
-        layers, whole = self.layers, lambda value: isinstance(value, Integral) and not isinstance(value, bool)
+        for name in ("rank", "alpha", "dropout"):  # a number of a table becomes one of Python
+            if hasattr(found := getattr(self, name), "item"):
+                object.__setattr__(self, name, found.item())
+        layers, whole = self.layers, lambda value: isinstance(value, int) and not isinstance(value, bool)
         expected = {
             "rank": (whole(self.rank) and self.rank >= 1, "a whole number from 1"),
             "alpha": (isinstance(self.alpha, Real) and math.isfinite(self.alpha), "a finite number"),
-            "placement": (self.placement and all(isinstance(part, str) for part in self.placement), "names of parts"),
+            "placement": (
+                self.placement
+                and not isinstance(self.placement, str)
+                and _are(lambda p: isinstance(p, str), self.placement),
+                "names of parts",
+            ),
             "layers": (
                 layers is None or isinstance(layers, dict) and all(_are(whole, own) for own in layers.values()),
                 "{part: layer numbers} or None",
@@ -71,7 +79,7 @@ class AdapterSpec:
 
 
 def _are(right: Callable[[object], bool], values: object) -> bool:
-    return isinstance(values, list | tuple | range) and all(map(right, values))
+    return isinstance(values, list | tuple) and all(map(right, values))
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ def read_manifest(folder: Path) -> dict:
         wrong = [name for name, kind in about.items() if not isinstance(manifest[name], kind)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LineageError(
-            f"{path}: half-written or edited, found {type(error).__name__} ({error}); save its adapters again"
+            f"{path}: half-written or edited, found {type(error).__name__} ({error}); restore it, or delete it and save its adapters again"
         ) from None
     if wrong:
         raise LineageError(f"{path}: found {manifest[wrong[0]]!r} as {wrong[0]!r}; save its adapters again")

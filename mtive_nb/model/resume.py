@@ -7,14 +7,12 @@ written, are not resumed from.
 import hashlib
 import json
 import math
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -50,15 +48,17 @@ def is_whole(checkpoint: Path) -> bool:
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
         weights = [tensor for file in checkpoint.glob("*.safetensors") for tensor in load_file(file).values()]
-        archives = {file.name: zipfile.ZipFile(file).testzip() for file in checkpoint.glob("*.pt*")}
+        damaged = [_first_damage(file) for file in (checkpoint / SCHEDULER_NAME, *checkpoint.glob("*.pt*"))]
         saved = torch.load(checkpoint / OPTIMIZER_NAME, map_location="cpu", weights_only=True)["state"]
         moments = [value for row in saved.values() for value in row.values() if isinstance(value, torch.Tensor)]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, RuntimeError):
+        return bool(weights) and not any(damaged) and all(tensor.isfinite().all() for tensor in (*weights, *moments))
+    except Exception:  # noqa: BLE001 - of a damaged file, readers raise nearly any type
         return False
-    except (SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError):
-        return False
-    undamaged = SCHEDULER_NAME in archives and not any(archives.values())
-    return undamaged and bool(weights) and all(tensor.isfinite().all() for tensor in (*weights, *moments))
+
+
+def _first_damage(archive: Path) -> str | None:
+    with zipfile.ZipFile(archive) as file:
+        return file.testzip()
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -78,15 +78,17 @@ def keep_own(folder: Path, about: Mapping[str, object]) -> None:
     Those of the run before go aside, and come back where that run is the one to go on.
     """
     now, before = json.loads(json.dumps(about)), read_json(folder / KEY)
-    if checkpoints_in(folder) and now != before:
-        aside, old = folder.with_name(folder.name + BEFORE), folder.with_name(folder.name + ".old")
-        mine = read_json(aside / KEY) == now
+    aside, old = folder.with_name(folder.name + BEFORE), folder.with_name(folder.name + ".old")
+    mine = read_json(aside / KEY) == now
+    if now != before and (mine or checkpoints_in(folder)):
         remove(old)
-        folder.rename(old)
+        if folder.exists():
+            folder.rename(old)
         if mine:
             aside.rename(folder)
         remove(aside)
-        old.rename(aside)
+        if old.exists():
+            old.rename(aside)
         other = [_difference(n, before.get(n), now.get(n)) for n in now | before if now.get(n) != before.get(n)]
         goes_on = "goes on from its own, which lay there" if mine else "starts anew"
         print(
@@ -97,7 +99,7 @@ def keep_own(folder: Path, about: Mapping[str, object]) -> None:
             remove(path)
         last = last_checkpoint(folder)
         goes_on = f"goes on from {last.name}" if last else "starts anew"
-        print(f"{folder.name}: {', '.join(path.name for path in half)} was half-written; {goes_on}")
+        print(f"{folder.name}: {', '.join(path.name for path in half)} was half-written or damaged; {goes_on}")
     write_atomic(folder / KEY, json.dumps(now, indent=1))
 
 

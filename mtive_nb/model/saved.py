@@ -16,6 +16,7 @@ from safetensors.torch import load
 from mtive_nb.model.lineage import (
     BOUNDS,
     CONFIG,
+    KINDS,
     MANIFEST,
     WEIGHTS,
     AdapterSpec,
@@ -62,34 +63,44 @@ def saving(
     """
     if parent is not None and parent not in stack.hashes:
         raise LineageError(f"adapter {name!r}: save its parent {parent!r} first; the lineage needs the parent's hash")
-    manifest = {"base": stack.base_fingerprint, "model": stack.vlm.settings, "adapters": {}}
-    if (folder / MANIFEST).exists():
-        before = read_manifest(folder)
-        if _ground(before) == _ground(manifest):
-            manifest = before
-        elif others := sorted({*before["adapters"], *before.get("mixtures", {})} - {name}):
-            print(f"{folder / MANIFEST}: {', '.join(others)} stand on another base or other pixel bounds: dropped")
+    _entries(stack, folder)  # a broken stack.json is refused before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     signed: dict[str, str] = {}
     with TemporaryDirectory(dir=folder, prefix=f".{name}.") as place:
         made, target, old = Path(place) / name, folder / name, Path(place) / "before"
         made.mkdir()
         yield made, signed
+        manifest = _entries(stack, folder)
+        if others := [other for other in KINDS if other != kind and name in manifest.get(other, ())]:
+            raise LineageError(f"{folder / MANIFEST}: {name!r} is one of the {others[0]} already; choose another name")
         hashes = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
         row = asdict(Lineage(parent, stack.hashes[parent] if parent else None, "", asdict(spec), hashes))
         row = json.loads(json.dumps(row))  # as it will be read
         row["sha256"] = signed["sha256"] = signature(manifest, kind, name, row)
         manifest.setdefault(kind, {})[name] = row
-        if target.exists():
-            target.rename(old)
         try:
+            if target.exists():
+                target.rename(old)
             made.rename(target)
             write_manifest(folder, manifest)
         except BaseException:
-            remove(target)
             if old.exists():
+                remove(target)
                 old.rename(target)
             raise
+
+
+def _entries(stack: LoraStack, folder: Path) -> dict:
+    """Return the folder's stack.json, without entries of another base. Errors: LineageError for a broken file."""
+    manifest = {"base": stack.base_fingerprint, "model": stack.vlm.settings, "adapters": {}}
+    if not (folder / MANIFEST).exists():
+        return manifest
+    before = read_manifest(folder)
+    if _ground(before) == _ground(manifest):
+        return before | {"model": stack.vlm.settings}
+    if others := sorted({*before["adapters"], *before.get("mixtures", {})}):
+        print(f"{folder / MANIFEST}: {', '.join(others)} stand on another base or other pixel bounds: dropped")
+    return manifest
 
 
 def _ground(manifest: dict) -> list:

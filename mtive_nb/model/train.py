@@ -180,9 +180,12 @@ class Training:
 
     def __post_init__(self) -> None:
         """Errors: ValueError naming the field, what was found and what was expected."""
+        for name in ("steps", "batch", "accumulate", "rate"):  # a number of a table becomes one of Python
+            if hasattr(found := getattr(self, name), "item"):
+                object.__setattr__(self, name, found.item())
         for name in ("steps", "batch", "accumulate"):
-            if (found := getattr(self, name)) < 1:
-                raise ValueError(f"Training: {name}: found {found}, expected 1 or more")
+            if not isinstance(found := getattr(self, name), int) or found < 1:
+                raise ValueError(f"Training: {name}: found {found!r}, expected a whole number from 1")
         if not 0 <= self.rate < math.inf:
             raise ValueError(f"Training: rate: found {self.rate}, expected a finite rate, 0 or more")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -183,11 +183,11 @@ class Engine:
         """Queue a question for an expert (None: the trunk alone).
 
         past_end: write on to `max_new_tokens`, for timings; it holds where all requests of a batch ask for it.
-        Errors: ValueError for an empty or too long question, PhotoError for a missing photo, KeyError for an unknown
+        Errors: ValueError for an empty or too long question, or too many photos, PhotoError for a missing photo, KeyError for an unknown
         expert; Overloaded if the queue is full; RuntimeError after the end of the engine or of its thread.
         """
         check_question(record, max_chars=self.max_chars, max_photos=self.max_photos)
-        if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
+        if not (isinstance(max_new_tokens, Integral) and max_new_tokens >= 1):
             raise ValueError(f"max_new_tokens: found {max_new_tokens!r}, expected a whole number from 1")
         if not (isinstance(limit_s, Real) and limit_s >= 0):
             raise ValueError(f"limit_s: found {limit_s!r}, expected seconds")
