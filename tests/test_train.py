@@ -228,13 +228,17 @@ def test_a_broken_key_starts_anew(tiny_folder, records, tmp_path, interrupted, c
     assert "starts anew" in capsys.readouterr().out
 
 
-def test_a_run_finds_its_own_checkpoints_again_after_another_run(tiny_folder, records, tmp_path, interrupted, capsys):
-    whole = trained(tiny_folder, tmp_path / "whole", records=records, folder=tmp_path, steps=6)
-    for rate in (1e-2, 2e-2):
-        with interrupted(4):
-            trained(tiny_folder, tmp_path / "kept", records=records, folder=tmp_path, steps=6, rate=rate)
+@pytest.mark.parametrize("last", [4, 1])  # a step after the other run's first checkpoint, or before it
+def test_a_run_finds_its_own_checkpoints_again_after_another_run(
+    tiny_folder, records, tmp_path, interrupted, capsys, last
+):
+    given = {"records": records, "folder": tmp_path, "steps": 6}
+    whole = trained(tiny_folder, tmp_path / "whole", **given)
+    for rate, step in ((1e-2, 4), (2e-2, last)):
+        with interrupted(step):
+            trained(tiny_folder, tmp_path / "kept", rate=rate, **given)
     capsys.readouterr()
-    found = trained(tiny_folder, tmp_path / "kept", records=records, folder=tmp_path, steps=6, rate=1e-2)
+    found = trained(tiny_folder, tmp_path / "kept", **given)
     assert "goes on from its own, which lay there" in capsys.readouterr().out
     assert all(torch.allclose(found[name], weight, atol=1e-6) for name, weight in whole.items())
 
