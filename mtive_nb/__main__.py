@@ -4,6 +4,7 @@
 """
 
 import argparse
+import gc
 import sys
 from importlib import import_module
 
@@ -168,8 +169,14 @@ def main(words: list[str] | None = None) -> int:
     from mtive_nb.run.params import ParameterError
 
     module, _, name = MAINS[asked.pop("command")].partition(":")
+    gc.disable()  # a quarter of the time of torch's and transformers' imports goes into collections that find nothing
     try:
-        return getattr(import_module(f"mtive_nb.{module}"), name)(**asked)
+        command = getattr(import_module(f"mtive_nb.{module}"), name)
+    finally:
+        gc.freeze()
+        gc.enable()
+    try:
+        return command(**asked)
     except (GraphError, LockedError, ParameterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

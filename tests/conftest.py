@@ -1,6 +1,7 @@
 """Shared pieces: a tiny Qwen2.5-VL with random weights, and photos of coloured noise to ask it about."""
 
 import copy
+import gc
 import importlib.util
 import os
 import subprocess
@@ -18,6 +19,14 @@ import pytest
 from PIL import Image
 
 from mtive_nb.run.graph import find_run
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frozen() -> None:
+    """What the imports made is left out of later collections: the Trainer asks for one at each training, 0.3 s."""
+    import mtive_nb.model.train  # noqa: F401
+
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

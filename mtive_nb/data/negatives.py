@@ -8,6 +8,7 @@ share of differing bits of the perceptual hashes, and the root mean square diffe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 
 import imagehash
@@ -21,6 +22,7 @@ from mtive_nb.data.photos import load_image
 
 VISIBLE_ATTRIBUTES = ("category", "name", "brand", "colour", "packaging")  # what a photo shows; not size or price
 NEGATIVES_CONSIDERED = 6  # draw among the hardest, so that a product does not always meet the same negative
+HASH_BITS = 64
 AT_ONCE = 64  # places that are sorted before the others
 COLUMNS = ["product_id", "rank", "negative_id", "similarity", "visual_distance", "same_coarse", "differs"]
 
@@ -46,7 +48,7 @@ class HardNegatives:
         self._vectors = _vectors(list(self.products.values()))  # (N, words), sparse
         self._groups: dict[int, tuple[np.ndarray, csr_matrix]] = {}  # a group's places and vectors, cut out once
         self._distances: dict[tuple[int, int], float] = {}
-        self._prints: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._prints: dict[int, tuple[int, np.ndarray]] = {}
         self._root = catalogue.root
 
     def nearest(self, product_id: str, k: int = 1) -> list[str]:
@@ -125,16 +127,17 @@ class HardNegatives:
         key = (min(one, other), max(one, other))
         if key not in self._distances:
             (bits_a, small_a), (bits_b, small_b) = self._print(key[0]), self._print(key[1])
-            pixels = float(np.sqrt(np.mean((small_a - small_b) ** 2)) / 255)
-            self._distances[key] = max(float(np.mean(bits_a != bits_b)), pixels)
+            gaps = small_a - small_b
+            pixels = math.sqrt(gaps @ gaps / len(gaps)) / 255
+            self._distances[key] = max((bits_a ^ bits_b).bit_count() / HASH_BITS, pixels)
         return self._distances[key]
 
-    def _print(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """A photo's perceptual hash, 64 bits, and its thumbnail (4, 4, 3); photos are opened when first compared."""
+    def _print(self, index: int) -> tuple[int, np.ndarray]:
+        """A photo's perceptual hash and its thumbnail, (4 * 4 * 3,); photos are opened when first compared."""
         if index not in self._prints:
             image = load_image(self._root / self.products[self._ids[index]].images[0])
-            small = np.asarray(image.resize((4, 4), Image.Resampling.BOX), dtype=np.float32)
-            self._prints[index] = imagehash.phash(image).hash.reshape(-1), small
+            small = np.asarray(image.resize((4, 4), Image.Resampling.BOX), dtype=float).reshape(-1)
+            self._prints[index] = int(str(imagehash.phash(image)), 16), small
         return self._prints[index]
 
 
