@@ -95,7 +95,7 @@ def page(request, live):
             page = browser.new_page(viewport={"width": 1300, "height": 2400})
             page.set_default_timeout(PATIENCE_MS)
             dialog = page.locator(".jp-Dialog .jp-mod-accept")  # on a busy machine JupyterLab may ask for the kernel
-            page.add_locator_handler(dialog, lambda accept: accept.first.click())
+            page.add_locator_handler(dialog, lambda accept: accept.first.click(), no_wait_after=True)  # or twice
             if request.param == "lab":
                 page.goto(f"http://127.0.0.1:{port}/lab/tree/demo.ipynb?reset")
                 page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
