@@ -9,6 +9,7 @@ documentation of transformers and PEFT: it opens each photo once, in the collato
 come, and takes the model's own loss over all logits, in the fastest of 1, 2 and 4 batches a step. With `--tower frozen`
 the adapter stands in connector and language part, as in the notebooks. How often a photo comes back decides what a
 frozen tower saves: `--photos` of each of 48 products are in the run, and the last line says how often each came.
+`--profile` runs the package alone and prints which share of the processor's time goes into PRODUCTS, which both ways need.
 """
 
 import argparse
@@ -47,6 +48,13 @@ TARGETS = {
 }
 RANK = 32
 RATE, MAX_PX = 2e-3, 140
+PRODUCTS = (
+    "mm",
+    "addmm",
+    "bmm",
+    "convolution",
+    "scaled_dot_product",
+)  # matrix products, attention, the patches' convolution
 WARM_STEPS, SHAPES = 2, (1, 2, 4)  # batches a step that the plain script tries
 
 
@@ -121,6 +129,17 @@ def measured(way: str, train: list[dict], test: list[dict], folder: Path, seed: 
     return seconds, held_out_loss(model, test)
 
 
+def share_of_products(records: list[dict], folder: Path, given: argparse.Namespace) -> float:
+    """Return the share of a training run's processor time that goes into PRODUCTS, by torch's profiler."""
+    common = {"batch": given.batch, "accumulate": given.accumulate, "placement": PLACEMENTS[given.tower]}
+    package(records[: WARM_STEPS * given.batch], steps=WARM_STEPS, folder=folder / "warm", **common)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        package(records, steps=given.steps, folder=folder / "timed", **common)
+    spent = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    products = [name for name in spent if any(f"::{p}" in name or f"_{p}" in name for p in PRODUCTS)]
+    return sum(spent[name] for name in products) / sum(spent.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
@@ -129,12 +148,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tower", choices=PLACEMENTS, default="trained", help="frozen: no adapter in the vision tower")
     parser.add_argument("--photos", type=int, default=4, help="of each product")
+    parser.add_argument("--profile", action="store_true", help="where the package's time goes, in place of rounds")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = render_mart(Path(name) / "mart", products=48, photos=given.photos, dates=1, seed=0)
         catalogue = load_catalogue(root)
         train = build_dialogues(catalogue, given.steps * given.batch, split="train", seed=0)
         test = build_dialogues(catalogue, 128, split="test", seed=0)
+        if given.profile:
+            share = round(share_of_products(train, Path(name), given), 3)
+            row = {
+                "metric": f"share_of_products, tower {given.tower}",
+                "value": share,
+                "unit": "share of processor time",
+            }
+            return print(json.dumps(row | {"better": "none"}))
         ratios, losses = [], []
         for k in range(given.rounds):
             found = {}
