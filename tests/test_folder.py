@@ -1,11 +1,13 @@
 """Run folders: records, metrics, tables, figures, seeds."""
 
+import gc
 import json
 import random
 import re
 import subprocess
 import sys
 import types
+import weakref
 from pathlib import Path
 
 import IPython
@@ -322,3 +324,16 @@ def test_progress_is_one_bar_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_durations() -> None:
     assert [duration(s) for s in (8, 185, 4800)] == ["8 s", "3 min 05 s", "1 h 20 min"]
+
+
+def test_a_second_run_in_the_same_kernel_keeps_nothing_of_the_first_alive(home):
+    class Model:
+        pass
+
+    start_run("01_a", profile="smoke", seed=0)
+    frozen, model = gc.get_freeze_count(), Model()
+    model.itself, gone = model, weakref.ref(model)
+    start_run("01_a", profile="smoke", seed=0)
+    del model
+    gc.collect()
+    assert 0 < gc.get_freeze_count() <= frozen and gone() is None

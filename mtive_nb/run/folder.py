@@ -199,7 +199,8 @@ def start_run(name: str, *, profile: str, seed: int) -> Run:
     if not profile or Path(profile).name != profile:
         raise ParameterError(f"profile {profile!r}: expected a plain name, such as pocket")
     _seed(seed)
-    gc.freeze()  # what the imports made stays: a collection of it takes 0.3 s, and the Trainer asks for one at each training
+    if not gc.get_freeze_count():  # in a kernel once, or a second run of the notebook would keep the first one's models
+        gc.freeze()  # a collection of what the imports made takes 0.3 s, and the Trainer asks for one at each training
     project = find_project()
     siblings = Path(os.environ.get("MTIVE_PROFILE_DIR") or project.outputs / profile)
     directory = Path(os.environ.get("MTIVE_RUN_DIR") or siblings / name)
