@@ -165,6 +165,7 @@ def main(words: list[str] | None = None) -> int:
     """Run one command; report an error in the user's files as one message, without a traceback."""
     asked = vars(parser().parse_args(words))
     from mtive_nb.run.graph import GraphError
+    from mtive_nb.run.imported import keep_imported
     from mtive_nb.run.lock import LockedError
     from mtive_nb.run.params import ParameterError
 
@@ -173,7 +174,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         command = getattr(import_module(f"mtive_nb.{module}"), name)
     finally:
-        gc.freeze()
+        keep_imported()
         gc.enable()
     try:
         return command(**asked)

@@ -1,7 +1,6 @@
 """Shared pieces: a tiny Qwen2.5-VL with random weights, and photos of coloured noise to ask it about."""
 
 import copy
-import gc
 import importlib.util
 import os
 import subprocess
@@ -19,14 +18,15 @@ import pytest
 from PIL import Image
 
 from mtive_nb.run.graph import find_run
+from mtive_nb.run.imported import keep_imported
 
 
 @pytest.fixture(autouse=True, scope="session")
 def frozen() -> None:
-    """What the imports made is left out of later collections: the Trainer asks for one at each training, 0.3 s."""
+    """As in a chapter: what the imports made is left out of later collections."""
     import mtive_nb.model.train  # noqa: F401
 
-    gc.freeze()
+    keep_imported()
 
 
 @pytest.fixture(autouse=True)

@@ -53,9 +53,7 @@ class AdapterSpec:
 
     def __post_init__(self) -> None:
         """Errors: ValueError naming the field, what was found and what was expected."""
-        for name in ("rank", "alpha", "dropout"):  # a number of a table becomes one of Python
-            if hasattr(found := getattr(self, name), "item"):
-                object.__setattr__(self, name, found.item())
+        as_python(self, "rank", "alpha", "dropout")
         layers, whole = self.layers, lambda value: isinstance(value, int) and not isinstance(value, bool)
         expected = {
             "rank": (whole(self.rank) and self.rank >= 1, "a whole number from 1"),
@@ -76,6 +74,13 @@ class AdapterSpec:
         for name, (right, what) in expected.items():
             if not right:
                 raise ValueError(f"AdapterSpec: {name}: found {getattr(self, name)!r}, expected {what}")
+
+
+def as_python(settings: object, *fields: str) -> None:
+    """Turn fields of a frozen dataclass from numbers of a table (NumPy's) into Python's, which JSON can hold."""
+    for name in fields:
+        if hasattr(found := getattr(settings, name), "item"):
+            object.__setattr__(settings, name, found.item())
 
 
 def _are(right: Callable[[object], bool], values: object) -> bool:

@@ -67,11 +67,6 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the last whole checkpoint in a folder, or None."""
-    return next(filter(is_whole, reversed(checkpoints_in(folder))), None)
-
-
 def keep_own(folder: Path, about: Mapping[str, object]) -> None:
     """Leave only whole checkpoints of the run `about`, a JSON object, in its folder, and say what else was there.
 
@@ -97,8 +92,8 @@ def keep_own(folder: Path, about: Mapping[str, object]) -> None:
     if half := [path for path in checkpoints_in(folder) if not is_whole(path)]:
         for path in half:
             remove(path)
-        last = last_checkpoint(folder)
-        goes_on = f"goes on from {last.name}" if last else "starts anew"
+        whole = checkpoints_in(folder)
+        goes_on = f"goes on from {whole[-1].name}" if whole else "starts anew"
         print(f"{folder.name}: {', '.join(path.name for path in half)} was half-written or damaged; {goes_on}")
     write_atomic(folder / KEY, json.dumps(now, indent=1))
 
@@ -156,5 +151,5 @@ def go_on(trainer: Trainer, about: Mapping[str, object], *, by: str = __name__) 
     with trainer.args.main_process_first(local=False):
         if trainer.is_world_process_zero():
             keep_own(folder, about)
-    last = last_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    whole = checkpoints_in(folder)
+    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)

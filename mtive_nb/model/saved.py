@@ -63,7 +63,8 @@ def saving(
     """
     if parent is not None and parent not in stack.hashes:
         raise LineageError(f"adapter {name!r}: save its parent {parent!r} first; the lineage needs the parent's hash")
-    _entries(stack, folder)  # a broken stack.json is refused before anything is written
+    if (folder / MANIFEST).exists():
+        read_manifest(folder)  # a broken one is refused before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     signed: dict[str, str] = {}
     with TemporaryDirectory(dir=folder, prefix=f".{name}.") as place:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 from mtive_nb.data.records import records_sha256
 from mtive_nb.model.batches import Collator, RecordDataset, batch_of, rough_tokens
+from mtive_nb.model.lineage import as_python
 from mtive_nb.model.load import Vlm, answering_fingerprint
 from mtive_nb.model.losses import IGNORE, noise_robust_loss
 from mtive_nb.model.mixture import LoraMixture
@@ -180,9 +181,7 @@ class Training:
 
     def __post_init__(self) -> None:
         """Errors: ValueError naming the field, what was found and what was expected."""
-        for name in ("steps", "batch", "accumulate", "rate"):  # a number of a table becomes one of Python
-            if hasattr(found := getattr(self, name), "item"):
-                object.__setattr__(self, name, found.item())
+        as_python(self, "steps", "batch", "accumulate", "rate")
         for name in ("steps", "batch", "accumulate"):
             if not isinstance(found := getattr(self, name), int) or found < 1:
                 raise ValueError(f"Training: {name}: found {found!r}, expected a whole number from 1")

@@ -1,6 +1,5 @@
 """A run folder: the files of one notebook run, each written atomically."""
 
-import gc
 import json
 import os
 import random
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mtive_nb.run.atomic import replacing, write_atomic
 from mtive_nb.run.frames import show_frames_well
 from mtive_nb.run.graph import find_project, find_run
+from mtive_nb.run.imported import keep_imported
 from mtive_nb.run.metrics import KEY, checked_metric, lines_of
 from mtive_nb.run.params import ParameterError
 from mtive_nb.run.provenance import device_name, git_state, parameters_in_cells, peak_gpu_mib, peak_mib, versions
@@ -199,8 +199,7 @@ def start_run(name: str, *, profile: str, seed: int) -> Run:
     if not profile or Path(profile).name != profile:
         raise ParameterError(f"profile {profile!r}: expected a plain name, such as pocket")
     _seed(seed)
-    if not gc.get_freeze_count():  # in a kernel once, or a second run of the notebook would keep the first one's models
-        gc.freeze()  # a collection of what the imports made takes 0.3 s, and the Trainer asks for one at each training
+    keep_imported()
     project = find_project()
     siblings = Path(os.environ.get("MTIVE_PROFILE_DIR") or project.outputs / profile)
     directory = Path(os.environ.get("MTIVE_RUN_DIR") or siblings / name)
