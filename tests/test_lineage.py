@@ -258,7 +258,7 @@ def test_numbers_of_a_table_become_python_s():
 
 def test_a_mixture_takes_no_adapter_s_name(made, saved):
     with pytest.raises(LineageError, match="'AE' is one of the adapters already"):
-        with saving(made, "mixtures", saved, "AE", parent="IT", spec=SPEC) as (folder, _):
+        with saving(made, "mixtures", saved, "AE", parent="IT", spec=SPEC) as folder:
             (folder / "mixture.safetensors").write_bytes(b"")
     made.load(saved, "AE", alias="again")
     made.unload("again")

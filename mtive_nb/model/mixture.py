@@ -197,7 +197,7 @@ class LoraMixture:
         """
         folder, weights = Path(folder), self.weights.state_dict()
         check_finite(weights, where=f"mixture {self.name!r}")
-        with saving(self.stack, "mixtures", folder, self.name, parent=self.parent, spec=self.spec) as (made, _):
+        with saving(self.stack, "mixtures", folder, self.name, parent=self.parent, spec=self.spec) as made:
             save_file(weights, made / WEIGHTS)
         return folder / self.name
 

@@ -52,10 +52,8 @@ class Saved:
 
 
 @contextmanager
-def saving(
-    stack: LoraStack, kind: str, folder: Path, name: str, *, parent: str | None, spec: object
-) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield an empty folder for an adapter's files, and a dictionary that has its hash afterwards: {"sha256": hash}.
+def saving(stack: LoraStack, kind: str, folder: Path, name: str, *, parent: str | None, spec: object) -> Iterator[Path]:
+    """Yield an empty folder for an adapter's files.
 
     When the block succeeds, the files take their place, folder / name / file, and an entry in the folder's stack.json
     under `kind` signs them. Until then, and after an error, what lay there before is as it was. Entries of another base,
@@ -66,18 +64,17 @@ def saving(
     if (folder / MANIFEST).exists():
         read_manifest(folder)  # a broken one is refused before anything is written
     folder.mkdir(parents=True, exist_ok=True)
-    signed: dict[str, str] = {}
     with TemporaryDirectory(dir=folder, prefix=f".{name}.") as place:
         made, target, old = Path(place) / name, folder / name, Path(place) / "before"
         made.mkdir()
-        yield made, signed
+        yield made
         manifest = _entries(stack, folder)
         if others := [other for other in KINDS if other != kind and name in manifest.get(other, ())]:
             raise LineageError(f"{folder / MANIFEST}: {name!r} is one of the {others[0]} already; choose another name")
         hashes = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
         row = asdict(Lineage(parent, stack.hashes[parent] if parent else None, "", asdict(spec), hashes))
         row = json.loads(json.dumps(row))  # as it will be read
-        row["sha256"] = signed["sha256"] = signature(manifest, kind, name, row)
+        row["sha256"] = signature(manifest, kind, name, row)
         manifest.setdefault(kind, {})[name] = row
         try:
             if target.exists():

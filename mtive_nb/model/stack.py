@@ -23,6 +23,7 @@ from mtive_nb.model.lineage import (
     AdapterSpec,
     LineageError,
     check_finite,
+    line_of,
     read_manifest,
 )
 from mtive_nb.model.load import MIXTURE, Vlm, base_fingerprint, load_vlm, part_of, target_modules
@@ -267,14 +268,14 @@ class LoraStack:
         """
         folder, parent = Path(folder), self.parents[name]
         check_finite(self.adapter_weights(name), where=f"adapter {name!r}")
-        with saving(self, "adapters", folder, name, parent=parent, spec=self.specs[name]) as (made, signed):
+        with saving(self, "adapters", folder, name, parent=parent, spec=self.specs[name]) as made:
             self.peft.save_pretrained(made.parent, selected_adapters=[name], save_embedding_layers=False)
             file = made / CONFIG  # PEFT writes a set in any order, and the base's place on this machine
             config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": self.vlm.name}
             file.write_text(
                 json.dumps(config | {"target_modules": sorted(config["target_modules"])}, indent=2), encoding="utf-8"
             )
-        self.hashes[name] = signed["sha256"]
+        self.hashes[name] = line_of(folder, name, check=False).sha256
         return folder / name
 
     def load(self, folder: Path, name: str, *, alias: str | None = None) -> None:
