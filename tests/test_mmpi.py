@@ -13,7 +13,7 @@ from mtive_nb.data.inputs import at_ratio, delimited, partly_uncut, reordered, s
 from mtive_nb.data.mart.render import render_mart, render_views
 from mtive_nb.data.ocr import Line
 from mtive_nb.data.records import record_fault, user_turn
-from mtive_nb.data.shop import ShopPart
+from mtive_nb.data.shop import ShopPart, further_tests
 
 SHARES = {f"{task}/{variant}": 30 for task in ("AE", "DD", "PM") for variant in ("bin", "gen")}
 
@@ -63,6 +63,21 @@ def test_a_shop_has_both_benches_each_part_with_its_own_tasks(shop, tmp_path):
     assert all(tested[r["id"]] == r["answer"] for r in several if r["split"] == "test")
     drawn = {r["id"].split("/")[2] for r in several if r["task"] == "DD"}
     assert {p.name.rsplit("_view", 1)[0] for p in (tmp_path / "images").iterdir()} == drawn
+
+
+def test_further_products_are_those_of_a_larger_shop_and_all_tests(shop, tmp_path):
+    few = ShopPart(dataclasses.replace(shop, products=shop.products[:40]), ("AE", "DD", "PM"))
+    more = further_tests(few, tmp_path, products=8, seed=3)
+    assert [product.product_id for product in more.catalogue.products] == [f"M{k:05d}" for k in range(40, 48)]
+    for product in more.catalogue.products:
+        drawn, same = (of.root / product.images[0] for of in (more.catalogue, shop))
+        assert drawn.read_bytes() == same.read_bytes()
+    counts = {f"{task}/bin/{split}": 6 for task in more.tasks for split in ("train", "test")}
+    one, several = build_shop_mmpi([more], counts, several=6, views=tmp_path / "views", shop_seed=3)
+    assert {r["split"] for r in one + several} == {"test"} and Counter(r["task"] for r in one) == dict.fromkeys(
+        more.tasks, 6
+    )
+    assert {r["source"] for r in one} == {"mart"} and all(len(r["images"]) == 3 for r in several if r["task"] == "DD")
 
 
 def test_views_show_the_same_item_with_its_damage(shop, views, tmp_path):

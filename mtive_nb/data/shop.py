@@ -85,6 +85,18 @@ def open_shop(
     ]
 
 
+def further_tests(part: ShopPart, folder: str | Path, *, products: int, workers: int = 1, seed: int = 0) -> ShopPart:
+    """Render `products` more of the Pocket Mart `part` into `folder`/mart; all are tests, with four photos each.
+
+    The test set grows, and the training set stays. `seed` is the shop's: the new products are those that a larger shop
+    would have. No photo is a close-up of a date.
+    """
+    first, size = len(part.catalogue.products), {"products": products, "photos": 4, "dates": 0}
+    more = load_catalogue(render_mart(Path(folder) / "mart", first=first, **size, workers=workers, seed=seed))
+    tests = dict.fromkeys((product.product_id for product in more.products), "test")
+    return ShopPart(dataclasses.replace(more, splits=tests), part.tasks)
+
+
 def expand_counts(
     *, train: Mapping[str, int], val: int, test: Mapping[str, int], parts: Iterable[ShopPart] = ()
 ) -> dict[str, int]:

@@ -164,8 +164,9 @@ def render_mart(
     seed: int = 0,
     ungrounded_share: float = 0.35,
     workers: int = 1,
+    first: int = 0,
 ) -> Path:
-    """Renders a shop into `folder` (replacing an earlier shop) and returns the folder.
+    """Renders products `first` and on of a shop into `folder` (replacing an earlier shop) and returns the folder.
 
     photos: customer photos per product, of which `dates` are close-ups of the date print. The shop is written beside
     the folder and renamed when complete. Errors: ValueError for numbers out of range, FileExistsError when the folder
@@ -180,7 +181,7 @@ def render_mart(
         task = partial(
             _render_product, folder=made, photos=photos, dates=dates, seed=seed, ungrounded_share=ungrounded_share
         )
-        rows = spread(task, range(products), processes=workers, chunk=4)
+        rows = spread(task, range(first, first + products), processes=workers, chunk=4)
         _write_lines(made / "products.jsonl", [product for product, _ in rows])
         _write_lines(made / "feedback.jsonl", [line for _, feedback in rows for line in feedback])
         if folder.exists():
