@@ -11,7 +11,7 @@ from mtive_nb.evaluate.design import registered_at
 from mtive_nb.evaluate.intervals import Interval
 from mtive_nb.report.chapters import run_folders
 from mtive_nb.report.page import write_report
-from mtive_nb.report.verdicts import BASES, by_kind, claims_board, decided_on
+from mtive_nb.report.verdicts import BASES, by_kind, claims_board, decided_on, summary
 from mtive_nb.run.atomic import write_atomic
 from mtive_nb.run.graph import Project
 
@@ -67,7 +67,7 @@ def test_claims_are_counted_by_kind(two_runs: Project, monkeypatch, capsys) -> N
     whole = (
         f"Decided (not open): 4 of {len(testable)} testable claims of priority 1 and 2, 1 of these with the variance"
     )
-    assert whole in said
+    assert whole in said and "Open: 0; 0 of these differences" in said
     assert "VIT-Pro, trained v. untrained: 3 testable, 1 holds, 0 open, 0 does not hold, 2 not measured" in said
     assert "MTIVE: 1 decided with training variance, 0 decided on one run, 1 decided exactly" in said
     assert "VIT-Pro: 0 decided with training variance, 2 decided on one run, 0 decided exactly" in said
@@ -82,6 +82,16 @@ def test_the_page_shows_each_claim_s_design_and_the_counts_by_kind(two_runs: Pro
     assert ONE_RUN in page and '<th scope="col">decided on one run</th>' in page
     assert f"{registered_at()}." in page and "<td>trained v. untrained</td>" in page
     assert page.count("Needs paid models: ") == 1
+
+
+def test_open_differences_that_are_surely_too_small_to_matter_are_counted(tmp_path: Path) -> None:
+    small, unclear = Interval(0.1, -0.6, 0.8, 400, groups=60), Interval(0.1, -6.0, 8.0, 400, groups=60)
+    rows = [measured("mtive-stack-beats-base-mtl", {"mean": small})]
+    rows.append(measured("mtive-stack-cuts-hallucination", {"mean": unclear}))
+    folder = tmp_path / "outputs" / "pocket" / "20_report"
+    write_atomic(folder / "tables" / "claims.csv", pd.DataFrame(rows).to_csv(index=False))
+    said = summary(claims_board([folder]))
+    assert "Open: 2; 1 of these differences are surely smaller than what matters" in said
 
 
 def test_one_run_never_counts_as_decided_with_the_variance_of_training() -> None:

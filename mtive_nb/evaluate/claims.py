@@ -49,6 +49,7 @@ SUPPORT = {
 }  # fmt: skip
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 VERDICTS = (HOLDS, OPEN, FAILS)
+SMALL = "smaller than what matters"  # a remark; the verdict stays
 NOT_MEASURED = "not measured in this run"
 ONE_RUN = "one run, without the variance of training"
 # Names of claims.yaml -> rows of our tables.
@@ -327,4 +328,4 @@ def too_small(asked: Mapping, found: Mapping) -> str:
     """Return that a result surely lies within the smallest difference that matters to `asked`, or an empty text."""
     within = asked["smallest"] and max(abs(found["low"]), abs(found["high"])) < asked["smallest"]
     unit = asked.get("unit", "points")
-    return f"smaller than what matters, {asked['smallest']:g} ({unit.replace('_', ' ')})" if within else ""
+    return f"{SMALL}, {asked['smallest']:g} ({unit.replace('_', ' ')})" if within else ""

@@ -11,7 +11,18 @@ from typing import Any
 
 import pandas as pd
 
-from mtive_nb.evaluate.claims import FAILS, HOLDS, ONE_RUN, VERDICTS, board, find_claim, load_claims, pooled_claims
+from mtive_nb.evaluate.claims import (
+    FAILS,
+    HOLDS,
+    ONE_RUN,
+    OPEN,
+    SMALL,
+    VERDICTS,
+    board,
+    find_claim,
+    load_claims,
+    pooled_claims,
+)
 from mtive_nb.evaluate.design import KINDS, load_design, registered_at
 from mtive_nb.report.chapters import run_folders
 from mtive_nb.report.tables import number, short
@@ -159,7 +170,8 @@ def summary(claims: list[dict[str, Any]]) -> list[str]:
     both = [row for row in tally(whole) if row["priority"] == "1 and 2"]
     testable, decided = sum(row["testable"] for row in both), sum(row[HOLDS] + row[FAILS] for row in both)
     of_basis = {row["paper"]: ", ".join(f"{row[basis]} {basis}" for basis in BASES) for row in both}
-    with_variance = sum(row[WITH_VARIANCE] for row in both)
+    with_variance, undecided = sum(row[WITH_VARIANCE] for row in both), sum(row[OPEN] for row in both)
+    small = sum(SMALL in c["remark"] for c in whole if c["verdict"] == OPEN and c["priority"] in ("1", "2"))
     needs = [f"{need} ({len(statements)})" for need, statements in out_of_reach().items()]
     return [
         *(line(row, f"claims of priority {row['priority']}") for row in tally(whole)),
@@ -169,6 +181,7 @@ def summary(claims: list[dict[str, Any]]) -> list[str]:
         *(f"{paper}: {counts}" for paper, counts in of_basis.items()),
         f"Decided (not open): {decided} of {testable} testable claims of priority 1 and 2, {with_variance} of these with "
         "the variance of training",
+        f"Open: {undecided}; {small} of these differences are surely {SMALL}",
         f"What no chapter decides needs: {'; '.join(needs)}",
         f"Design registered: {registered_at()}",
     ]
