@@ -67,7 +67,7 @@ def test_a_shop_has_both_benches_each_part_with_its_own_tasks(shop, tmp_path):
 
 def test_further_products_are_those_of_a_larger_shop_and_all_tests(shop, tmp_path):
     few = ShopPart(dataclasses.replace(shop, products=shop.products[:40]), ("AE", "DD", "PM"))
-    more = further_tests(few, tmp_path, products=8, seed=3)
+    (more,) = further_tests([few], tmp_path, products=8, seed=3)
     assert [product.product_id for product in more.catalogue.products] == [f"M{k:05d}" for k in range(40, 48)]
     for product in more.catalogue.products:
         drawn, same = (of.root / product.images[0] for of in (more.catalogue, shop))
@@ -78,6 +78,12 @@ def test_further_products_are_those_of_a_larger_shop_and_all_tests(shop, tmp_pat
         more.tasks, 6
     )
     assert {r["source"] for r in one} == {"mart"} and all(len(r["images"]) == 3 for r in several if r["task"] == "DD")
+
+
+def test_only_pocket_mart_has_further_products(shop, tmp_path):
+    own = ShopPart(dataclasses.replace(shop, name="own"), ("AE",))
+    assert further_tests([own], tmp_path, products=8) == [] == further_tests([ShopPart(shop, ())], tmp_path, products=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_views_show_the_same_item_with_its_damage(shop, views, tmp_path):

@@ -85,16 +85,21 @@ def open_shop(
     ]
 
 
-def further_tests(part: ShopPart, folder: str | Path, *, products: int, workers: int = 1, seed: int = 0) -> ShopPart:
-    """Render `products` more of the Pocket Mart `part` into `folder`/mart; all are tests, with four photos each.
+def further_tests(
+    parts: Sequence[ShopPart], folder: str | Path, *, products: int, workers: int = 1, seed: int = 0
+) -> list[ShopPart]:
+    """Render `products` more of Pocket Mart into `folder`/mart, all tests, and return them as a part of the shop.
 
     The test set grows, and the training set stays. `seed` is the shop's: the new products are those that a larger shop
-    would have. No photo is a close-up of a date.
+    would have, with four photos each, none a close-up of a date. Empty for no products, and for any other shop.
     """
+    part = parts[0]
+    if not products or part.catalogue.name != "mart":
+        return []
     first, size = len(part.catalogue.products), {"products": products, "photos": 4, "dates": 0}
     more = load_catalogue(render_mart(Path(folder) / "mart", first=first, **size, workers=workers, seed=seed))
     tests = dict.fromkeys((product.product_id for product in more.products), "test")
-    return ShopPart(dataclasses.replace(more, splits=tests), part.tasks)
+    return [ShopPart(dataclasses.replace(more, splits=tests), part.tasks)]
 
 
 def expand_counts(
