@@ -276,10 +276,10 @@ def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     said: list[str] = []
     target = copy_reference(project, "pocket", tell=said.append)
     found = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
-    inside = ["07_evaluation.ipynb", "figures/big.png", "figures/loss.png", "metrics.jsonl", "run.json"]
+    inside = ["07_evaluation.ipynb", "figures/big.jpeg", "figures/loss.png", "metrics.jsonl", "run.json"]
     inside += ["tables/long.csv"]
     assert found == [f"07_evaluation/{name}" for name in inside] + ["README.md", "report.html"]
-    assert (target / "07_evaluation/figures/big.png").stat().st_size < 2**20 < len(large)
+    assert (target / "07_evaluation/figures/big.jpeg").stat().st_size < 2**20 < len(large)
     assert 'href="07_evaluation/07_evaluation.ipynb"' in (target / "report.html").read_text()
     assert "(07_evaluation/07_evaluation.ipynb)" in (target / "README.md").read_text()
     assert said == ["07_evaluation: run by hand, its numbers carry no stamp of the runner"]

@@ -51,7 +51,7 @@ def test_bars_stand_at_their_values_with_their_intervals():
     figure = bars_with_intervals(pd.DataFrame(rows), columns=["AE", "DD"], chance={"DD": 0.5})
     axes = figure.axes[0]
     assert sorted(p.get_height() for p in axes.patches) == [0.2, 0.2, 0.7, 0.7]
-    assert axes.get_ylabel() == "higher is better"
+    assert axes.get_ylabel() == "95% intervals, higher is better"
     assert {t.get_text() for t in figure.legends[0].get_texts()} == {
         "zero-shot",
         "MTIVE_MTL",
@@ -64,7 +64,7 @@ def test_an_axis_names_measure_range_n_and_direction_and_a_zero_is_written():
     frame = pd.DataFrame(rows).assign(n=240, unit="points 0-100")
     figure = bars_with_intervals(frame, chance={"AE/Acc": 50.0})
     axes = figure.axes[0]
-    assert axes.get_ylabel() == "Accuracy, 0-100, n = 240, higher is better"
+    assert axes.get_ylabel() == "Accuracy, 0-100, n = 240\n95% intervals, higher is better"
     assert [t.get_text() for t in axes.get_xticklabels()] == ["attributes (AE)", "own-task", "damage (DD)"]
     assert [t.get_text() for t in axes.texts] == ["0"] * 3
     assert "always the commonest answer" in [t.get_text() for t in figure.legends[0].get_texts()]
@@ -79,7 +79,8 @@ def test_many_systems_on_few_columns_become_rows_with_their_names_and_values():
     assert [bar.get_width() for bar in figure.axes[1].patches] == [0.0, 0.1, 0.2, 0.3]
     assert [t.get_text() for t in figure.axes[0].texts] == ["0", "0.100", "0.200", "0.300"]
     (dots,) = [c.get_offsets().tolist() for c in figure.axes[1].collections if isinstance(c, PathCollection)]
-    assert dots == [[0.25, 2.0]] and figure.axes[0].get_xlabel() == "ECE, lower is better"
+    assert dots == [[0.25, 2.2]]  # beside the whisker
+    assert figure.axes[0].get_xlabel() == "ECE\n95% intervals, lower is better"
 
 
 def drawn(figure):
@@ -112,12 +113,17 @@ def test_a_paper_s_table_names_the_measure_and_its_tasks_are_words():
     rows = [{"system": s, "column": c, "value": 40.0, "low": 39.0, "high": 41.0} for s in "ab" for c in ("Existing/AE", "New/PP")]  # fmt: skip
     frame = pd.DataFrame(rows).assign(paper="mtive", table="T4", unit="points", n=200)
     axes = bars_with_intervals(frame).axes[0]
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["attributes (AE)\nexisting", "placement (PP)\nnew"]
-    assert axes.get_ylabel().split() == "Accuracy or exact match, points, n = 200, higher is better".split()
+    assert [t.get_text() for t in axes.get_xticklabels()] == [
+        "attributes (AE)\nexisting\naccuracy", "placement (PP)\nnew\naccuracy",
+    ]  # fmt: skip
+    label = "Accuracy or exact match, points, n = 200 95% intervals, higher is better"
+    assert axes.get_ylabel().split() == label.split()
     of_each = bars_with_intervals(frame.assign(paper="caslie", column=["AP", "CC"] * 2)).axes[0]
     assert [t.get_text() for t in of_each.get_xticklabels()] == ["AP\nF1", "CC\nR@1"]
+    dated = bars_with_intervals(frame.assign(column=["Existing/AE", "Existing/EX"] * 2)).axes[0]
+    assert [t.get_text() for t in dated.get_xticklabels()][1] == "dates (EX)\nexisting\nexact match"
     one = frame.assign(paper="ebay", table="T1", column=["General", "DAE"] * 2, unit="points 0-100")
-    assert bars_with_intervals(one).axes[0].get_ylabel() == "Accuracy, 0-100, n = 200, higher is better"
+    assert bars_with_intervals(one).axes[0].get_ylabel() == "Accuracy, 0-100, n = 200\n95% intervals, higher is better"
 
 
 def test_a_matrix_and_the_other_charts_say_tasks_in_words_and_n_where_it_is_known():
@@ -126,17 +132,18 @@ def test_a_matrix_and_the_other_charts_say_tasks_in_words_and_n_where_it_is_know
     assert [t.get_text() for t in axes.get_yticklabels()] == ["attributes (AE)", "damage (DD)"]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["attributes (AE)", "expert 0"]
     frame = pd.DataFrame({"x": [1, 2], "value": [1.0, 2.0], "low": 0.5, "high": 2.5, "n": [100, 240], "by": "a"})
-    assert lines(frame, "x", "value").axes[0].get_ylabel() == "value, n = 100 to 240"
+    assert lines(frame, "x", "value").axes[0].get_ylabel() == "value, n = 100 to 240\nbands: 95% intervals"
     label = curves(frame, "x", by="by", panel="by").axes[0].get_ylabel()
-    assert label.replace("\n", " ") == "n = 100 to 240, higher is better, bands: 95% intervals"
+    assert label.replace("\n", " ") == "n = 100 to 240 bands: 95% intervals, higher is better"
     differences = gaps(frame.assign(group="a", label="b"), unit="points").axes[0]
-    assert differences.get_xlabel() == "difference in points, n = 100 to 240, dashed: none"
+    ends = "95% intervals, dashed: none, hollow: as it stands"
+    assert differences.get_xlabel() == f"difference in points, n = 100 to 240, {ends}"
 
 
 def test_confusions_count_what_was_answered_to_what_is_true():
     rows = [("DD", "yes", "yes"), ("DD", "yes", "no"), ("DD", "no", "neither"), ("PM", "no", "no")]
     figure = confusions(pd.DataFrame(rows, columns=["task", "truth", "answer"]))
-    assert [axes.get_title() for axes in figure.axes] == ["DD, n = 3", "PM, n = 1"]
+    assert [axes.get_title() for axes in figure.axes] == ["damage (DD)\nn = 3", "matching (PM)\nn = 1"]
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["no", "yes", "neither"]
     assert [t.get_text() for t in figure.axes[0].texts] == ["0", "0", "1", "1", "1", "0"]
     none = confusions(pd.DataFrame([], columns=["task", "truth", "answer"]), title="yes and no")

@@ -67,15 +67,25 @@ def small_picture(data: bytes, *, side_px: int) -> bytes:
     return min((p.getvalue() for p in packed), key=len)
 
 
+def picture_kind(data: bytes) -> str:
+    """Return what a small picture is, PNG or JPEG."""
+    return "PNG" if data.startswith(b"\x89PNG") else "JPEG"
+
+
 def picture_url(data: bytes) -> str:
     """Return a PNG or JPEG file as a data URL."""
-    return data_url(data, kind="PNG" if data.startswith(b"\x89PNG") else "JPEG")
+    return data_url(data, kind=picture_kind(data))
+
+
+def figure_paths(folder: Path) -> list[Path]:
+    """Return the files of a run folder's figures, by name; a reference holds its photos as JPEG."""
+    return sorted(path for path in (folder / "figures").glob("*") if path.suffix in (".png", ".jpeg"))
 
 
 def figure_files(folder: Path) -> list[dict[str, Any]]:
     """Return the figures of a run folder: caption, data URL, width and height in pixels."""
     figures = []
-    for path in sorted((folder / "figures").glob("*.png")):
+    for path in figure_paths(folder):
         data = small_picture(path.read_bytes(), side_px=FIGURE_PX)
         width, height = Image.open(io.BytesIO(data)).size
         about = {"name": path.stem, "caption": caption_of(folder.name, path.stem), "uri": picture_url(data)}

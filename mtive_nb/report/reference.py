@@ -8,7 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mtive_nb.model.lineage import LineageError
-from mtive_nb.report.chapters import CARDS, FIGURE_PX, example_cards, run_folders, small_picture
+from mtive_nb.report.chapters import (
+    CARDS,
+    FIGURE_PX,
+    example_cards,
+    figure_paths,
+    picture_kind,
+    run_folders,
+    small_picture,
+)
 from mtive_nb.report.executed import copy_executed, with_runs
 from mtive_nb.report.page import write_report
 from mtive_nb.report.verdicts import claims_board, summary
@@ -46,7 +54,8 @@ def copy_reference(project: Project, profile: str, *, whole: bool = True, tell: 
             copy = aside / folder.name / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".png":
-                write_atomic(copy, small_picture(path.read_bytes(), side_px=FIGURE_PX))
+                picture = small_picture(path.read_bytes(), side_px=FIGURE_PX)
+                write_atomic(copy.with_suffix(f".{picture_kind(picture).lower()}"), picture)
             else:
                 shutil.copyfile(path, copy)
         if whole and (cards := example_cards(folder, folders)):
@@ -83,7 +92,7 @@ def _kept(folder: Path, *, whole: bool, tell: Callable[[str], None]) -> list[Pat
         return [p for p in (*numbers, folder / "tables" / "answers.csv") if p.exists()]
     kept = [p for p in numbers if p.exists()]
     kept += [p for p in sorted((folder / "tables").glob("*.csv")) if _fits(p, tell=tell)]
-    return kept + sorted((folder / "figures").glob("*.png"))
+    return kept + figure_paths(folder)
 
 
 def _fits(path: Path, *, tell: Callable[[str], None]) -> bool:

@@ -1,7 +1,5 @@
 """Charts: lines over steps, reliability, differences, matrices, shares; bars stand in `bars.py`."""
 
-from textwrap import fill
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -10,7 +8,6 @@ from matplotlib.figure import Figure
 from mtive_nb.show.style import (
     ARROWS,
     GRID,
-    LABEL_CHARS,
     TASK_WORDS,
     colour_of,
     colours_of,
@@ -20,6 +17,7 @@ from mtive_nb.show.style import (
     labelled,
     new_figure,
     tidy,
+    two_lines,
 )
 
 FEW_POINTS = 12  # fewer are drawn as points, without a rolling mean
@@ -37,7 +35,9 @@ def lines(
 ) -> Figure:
     """Plot `y` over `x`, one pale line per value of `by`, each with its rolling mean on top; few points are joined.
 
-    `beside` names a column of the same unit that is dashed beside `y` where the frame has values of it. The axis of values that are never negative starts at zero.
+    `beside` names a column of the same unit that is dashed beside `y` where the frame has values of it. A band shows
+    the intervals `low` to `high` of a frame that has these columns. The axis of values that are never negative starts
+    at zero.
     """
     figure = new_figure()
     axes = figure.subplots()
@@ -48,13 +48,16 @@ def lines(
         colour = colours[str(name)]
         few = len(rows) <= FEW_POINTS
         axes.plot(rows[x], rows[y], color=colour, alpha=0.3, linewidth=1)
-        smooth = rows[y].rolling(1 if few else len(rows) // 8, min_periods=1, center=True).mean()
+        smooth = rows[y].rolling(1 if few else len(rows) // 8 | 1, min_periods=1, center=True).mean()  # odd: no lag
+        if {"low", "high"} <= set(rows):
+            axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
         axes.plot(rows[x], smooth, "o-" if few else "-", color=colour, linewidth=1.8, label=str(name) or "training")
         if dashed:
             points, label = rows.dropna(subset=beside), joined(str(name), labelled(beside))
             axes.plot(points[x], points[beside], "o--", color=colour, linewidth=1.2, markersize=3, label=label)
     axes.set_xlabel(labelled(x))
-    axes.set_ylabel(fill(joined(labelled(y), counted(frame), ARROWS[better]), LABEL_CHARS), fontsize=9)
+    band = "bands: 95% intervals" if {"low", "high"} <= set(frame) else ""
+    axes.set_ylabel(two_lines(joined(labelled(y), counted(frame)), joined(band, ARROWS[better])), fontsize=9)
     entitle(axes, title)
     if (frame[y] >= 0).all():
         most = frame[[y, beside] if dashed else [y]].max().max()
@@ -82,8 +85,8 @@ def curves(frame: pd.DataFrame, x: str, *, by: str, panel: str, title: str = "",
         axes.set_title(TASK_WORDS.get(name, str(name)), fontsize=9)
         axes.set_xlabel(labelled(x), fontsize=8)
         tidy(axes)
-    label = joined(unit, counted(frame), ARROWS[better], "bands: 95% intervals")
-    figure.axes[0].set_ylabel(fill(label, LABEL_CHARS), fontsize=8)
+    label = two_lines(joined(unit, counted(frame)), joined("bands: 95% intervals", ARROWS[better]))
+    figure.axes[0].set_ylabel(label, fontsize=8)
     figure.axes[0].set_ylim(bottom=min(0.0, frame["low"].min()))
     figure.axes[-1].legend(fontsize=7, frameon=False)
     return figure
@@ -103,13 +106,14 @@ def reliability(frame: pd.DataFrame, *, states: dict[str, str], bins: int = 5, t
         for k, (column, label) in enumerate(states.items()):
             cut = pd.qcut(rows[column].rank(method="first"), min(bins, len(rows)), labels=False)
             means = rows.groupby(cut)[[column, "right"]].mean()
-            axes.plot(means[column], means["right"], "o-", color=colour_of("", k), markersize=4, label=label)
+            style = {"color": colour_of("", k), "markersize": 4, "label": label}
+            axes.plot(means[column], means["right"], "o--" if k else "o-", **style)
         axes.set(
             xlim=(min(0.4, frame[list(states)].min().min() - 0.02), 1.02), ylim=(0, 1.05), xlabel="confidence, 0-1"
         )
         axes.set_title(f"{panel}\nn = {len(rows)}", fontsize=9)
         tidy(axes)
-    figure.axes[0].set_ylabel("accuracy, 0-1; best on the diagonal", fontsize=8)
+    figure.axes[0].set_ylabel(f"accuracy, 0-1, in {bins} equal bins; best on the diagonal", fontsize=8)
     figure.axes[0].legend(fontsize=7.5, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
@@ -126,7 +130,9 @@ def gaps(frame: pd.DataFrame, *, unit: str, title: str = "") -> Figure:
     axes.axvline(0, color="black", linestyle="--", linewidth=0.9)
     named, y = {}, 0
     for k, (group, part) in enumerate(frame.groupby("group", sort=False)):
-        axes.text(0.005, y, group, transform=axes.get_yaxis_transform(), va="center", fontsize=8, fontweight="bold")
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # the line of no difference passes below
+        place = {"transform": axes.get_yaxis_transform(), "va": "center", "zorder": 5, "bbox": behind}
+        axes.text(0.005, y, group, fontsize=8, fontweight="bold", **place)
         for row in part.itertuples():
             y, colour = y + 1, colour_of("", k)
             filling = "white" if row.Index == part.index[0] else colour
@@ -135,7 +141,10 @@ def gaps(frame: pd.DataFrame, *, unit: str, title: str = "") -> Figure:
             named[y] = row.label
         y += 1
     axes.set_yticks(list(named), list(named.values()))
-    axes.set(ylim=(y - 0.4, -0.7), xlabel=joined(f"difference in {unit}", counted(frame), "dashed: none"))
+    axes.set(
+        ylim=(y - 0.4, -0.7),
+        xlabel=joined(f"difference in {unit}", counted(frame), "95% intervals", "dashed: none", "hollow: as it stands"),
+    )
     entitle(axes, title)
     tidy(axes)
     axes.grid(axis="x", color=GRID, linewidth=0.7)
@@ -176,15 +185,16 @@ def confusions(frame: pd.DataFrame, *, title: str = "") -> Figure:
     `frame`: a row per question with task, truth and answer. A column "neither" counts unreadable answers.
     """
     tasks = list(dict.fromkeys(frame["task"]))
+    most = frame.groupby(["task", "truth", "answer"]).size().max() if tasks else 1  # one scale for all
     figure = new_figure(max(3.0, 2.1 * len(tasks)), 2.1)
     for axes, task in zip(figure.subplots(1, max(1, len(tasks)), squeeze=False)[0], tasks, strict=False):
         part = frame[frame["task"] == task]
         counts = pd.crosstab(part["truth"], part["answer"])
         names = sorted(set(part["truth"]) | set(part["answer"]), key=lambda n: (n not in set(part["truth"]), n))
         counts = counts.reindex(index=sorted(set(part["truth"])), columns=names, fill_value=0)
-        sns.heatmap(counts, ax=axes, annot=True, fmt="d", cmap="Blues", vmin=0, cbar=False, linewidths=1)
+        sns.heatmap(counts, ax=axes, annot=True, fmt="d", cmap="Blues", vmin=0, vmax=most, cbar=False, linewidths=1)
         axes.set(xlabel="answered", ylabel="true")
-        axes.set_title(f"{task}, n = {len(part)}", fontsize=9)
+        axes.set_title(f"{TASK_WORDS.get(task, task)}\nn = {len(part)}", fontsize=9)
         axes.tick_params(length=0, labelsize=8)
     if not tasks:
         figure.axes[0].axis("off")
@@ -208,7 +218,8 @@ def stacked_shares(counts: pd.DataFrame, *, title: str = "") -> Figure:
             height=0.7,
         )
         left += shares[column].to_numpy()
-    axes.set_yticks(range(len(shares)), [f"{name}, n = {n:,.0f}" for name, n in counts.sum(axis=1).items()])
+    rows = [f"{TASK_WORDS.get(name, name)}, n = {n:,.0f}" for name, n in counts.sum(axis=1).items()]
+    axes.set_yticks(range(len(shares)), rows)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share, 0-1")
     entitle(axes, title)

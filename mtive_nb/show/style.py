@@ -20,7 +20,7 @@ ARMS = {
     "uniM3": "#7db4e6", "UIA": "#2f6fb0", "CASLIE": "#14213d", "context-free": "#c94f9e", "VLM, photos": "#e0b422",
     "VLM, captions": "#8a5a00", "specialists": "#e07b39",
     "VIT-Pro": "#b3403f", "VIT-Pro (w/ ICL)": "#f0a39b", "untuned (w/ ICL)": "#4b5157", "untuned (uncut)": "#d9d9d9",
-    "VIT-Pro (uncut)": "#7a1f1f", "all pairs": "#7db4e6",
+    "VIT-Pro (uncut)": "#7a1f1f", "default (OCR+IS+native)": "#b3403f", "all pairs": "#7db4e6",
     "attention filter": "#7f56c5", "random subset": "#e0b422", "known to be grounded": "#14694d",
     "raw": "#f0a39b", "verified": "#2f6fb0", "true": "#14213d", "native": "#6cc3a2", "square": "#e0b422",
     "after listings": "#c94f9e",
@@ -127,6 +127,11 @@ def counted(frame: pd.DataFrame) -> str:
 def joined(*parts: str) -> str:
     """Return an axis label of its known parts: "Accuracy, 0-100, n = 240, higher is better"."""
     return ", ".join(filter(None, parts))
+
+
+def two_lines(*lines: str) -> str:
+    """Return an axis label of lines, each broken where it would be longer than an axis."""
+    return "\n".join(fill(line, LABEL_CHARS) for line in lines if line)
 
 
 def entitle(axes, title: str) -> None:  # noqa: ANN001 - matplotlib's Axes
