@@ -256,7 +256,7 @@ FIGURES = {
     "19": ["MTIVE_IT", "on the annotator's answers", "on preferences", "by reward"],
     "21": [f"over {name}" for name in ("zero-shot", "Base_SL", "Base_MTL", "MTIVE_SL")],
     "24": [f"{name}{of}" for of in ("", " (uncut)", " (w/ ICL)") for name in ("untuned", "VIT-Pro")],
-    "25": ["untuned", "all pairs", "attention filter", "random subset", "known to be grounded"],
+    "25": ["untuned", "all pairs", "attention filter", "random subset", "grounded first"],
     "27": list(GROUNDS), "29": ["CASLIE", "specialists"], "30": ["native", "square", "after listings", "verified"],
     "parts": ["untuned", *PARTS], "tasks": list(TASKS), "own": [f"arm {k}" for k in range(len(OTHERS))],
 }  # fmt: skip

@@ -21,7 +21,7 @@ ARMS = {
     "VLM, captions": "#8a5a00", "specialists": "#e07b39",
     "VIT-Pro": "#b3403f", "VIT-Pro (w/ ICL)": "#f0a39b", "untuned (w/ ICL)": "#4b5157", "untuned (uncut)": "#d9d9d9",
     "VIT-Pro (uncut)": "#7a1f1f", "default (OCR+IS+native)": "#b3403f", "all pairs": "#7db4e6",
-    "attention filter": "#7f56c5", "random subset": "#e0b422", "known to be grounded": "#14694d",
+    "attention filter": "#7f56c5", "random subset": "#e0b422", "grounded first": "#14694d",
     "raw": "#f0a39b", "verified": "#2f6fb0", "true": "#14213d", "native": "#6cc3a2", "square": "#e0b422",
     "after listings": "#c94f9e",
 }  # fmt: skip
