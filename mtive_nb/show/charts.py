@@ -113,7 +113,7 @@ def reliability(frame: pd.DataFrame, *, states: dict[str, str], bins: int = 5, t
         )
         axes.set_title(f"{panel}\nn = {len(rows)}", fontsize=9)
         tidy(axes)
-    figure.axes[0].set_ylabel(f"accuracy, 0-1, in {bins} equal bins; best on the diagonal", fontsize=8)
+    figure.axes[0].set_ylabel(f"accuracy, 0-1, in {bins} equal bins\nbest on the diagonal", fontsize=8)
     figure.axes[0].legend(fontsize=7.5, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
