@@ -102,6 +102,24 @@ def further_tests(
     return [ShopPart(dataclasses.replace(more, splits=tests), part.tasks)]
 
 
+def further_yes_no(
+    parts: Sequence[ShopPart],
+    folder: str | Path,
+    *,
+    tasks: Sequence[str],
+    products: int,
+    count: int,
+    hard_share: float,
+    shop_seed: int,
+    seed: int = 0,
+    workers: int = 1,
+) -> list[dict]:
+    """Return EMDIV's yes/no questions about `further_tests`, at most `count` per task; hard_share and seed as in 01."""
+    wanted = {f"{task}/bin/test": count for task in tasks}
+    more = further_tests(parts, folder, products=products, workers=workers, seed=shop_seed)
+    return [r for part in more for r in build_shop_emdiv([part], wanted, hard_share=hard_share, seed=seed).records]
+
+
 def expand_counts(
     *, train: Mapping[str, int], val: int, test: Mapping[str, int], parts: Iterable[ShopPart] = ()
 ) -> dict[str, int]:
