@@ -13,7 +13,7 @@ from mtive_nb.data.inputs import at_ratio, delimited, partly_uncut, reordered, s
 from mtive_nb.data.mart.render import render_mart, render_views
 from mtive_nb.data.ocr import Line
 from mtive_nb.data.records import record_fault, user_turn
-from mtive_nb.data.shop import ShopPart, further_tests
+from mtive_nb.data.shop import ShopPart, further_tests, further_yes_no
 
 SHARES = {f"{task}/{variant}": 30 for task in ("AE", "DD", "PM") for variant in ("bin", "gen")}
 
@@ -77,6 +77,12 @@ def test_further_products_are_those_of_a_larger_shop_and_all_tests(shop, tmp_pat
     assert {r["split"] for r in one + several} == {"test"} and Counter(r["task"] for r in one) == dict.fromkeys(
         more.tasks, 6
     )
+    asked = {"tasks": ("DD", "PM"), "products": 8, "count": 4, "hard_share": 1.0, "shop_seed": 3}
+    polar = further_yes_no([few], tmp_path, **asked)
+    assert Counter((r["task"], r["variant"], r["split"]) for r in polar) == {
+        (t, "bin", "test"): 4 for t in ("DD", "PM")
+    }
+    assert {r["product_id"] for r in polar} <= {product.product_id for product in more.catalogue.products}
     assert {r["source"] for r in one} == {"mart"} and all(len(r["images"]) == 3 for r in several if r["task"] == "DD")
 
 

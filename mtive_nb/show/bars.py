@@ -44,8 +44,8 @@ def bars_with_intervals(frame: pd.DataFrame, *, columns: list[str] | None = None
     `frame` is long (system, column, value, low, high, and unit and n if known); without rows the plot is empty. T1's
     systems stand in their own order, others in that of the frame. `columns`: order of the groups, default that of the
     frame. `measure`: what the values are and in which range, where columns and unit do not say it. `chance` draws a dashed
-    line per group, named `line`: by default the score of always giving the commonest answer. `dots` (system, column, value) mark the single runs
-    that a bar combines. Many systems on few columns become rows of bars, a panel per column.
+    line per group, named `line`: by default the score of always giving the commonest answer. `dots` (system, column,
+    value) mark the single runs that a bar combines. Many systems on few columns become rows of bars, a panel per column.
     """
     columns = list(dict.fromkeys(frame["column"])) if columns is None else columns
     order = {system: k for k, system in enumerate(SYSTEMS)}
@@ -103,14 +103,8 @@ def _rows_of_bars(
                 axes.annotate(f"{value:{digits}}" if value else "0", (max(end, 0), y), **where)
         if dots is not None:
             own = dots[(dots["column"] == column) & dots["system"].isin(systems)]
-            axes.scatter(
-                own["value"],
-                [systems.index(s) + 0.2 for s in own["system"]],
-                s=7,
-                color="black",
-                zorder=3,
-                linewidths=0,
-            )
+            beside = [systems.index(system) + 0.2 for system in own["system"]]  # the whisker
+            axes.scatter(own["value"], beside, s=7, color="black", zorder=3, linewidths=0)
         if column in chance:
             axes.axvline(chance[column], color="black", linestyle="--", linewidth=0.9, label=line)
         axes.set_yticks(range(len(systems)), systems)
