@@ -222,14 +222,14 @@ def test_an_archive_serves_as_its_folder_does_and_is_unpacked_once(photos: Path,
         with zipfile.ZipFile(archive, "w") as zipped:
             for path in photos.iterdir():
                 zipped.write(path, f"deep/{path.name}")
-            zipped.writestr("../../outside.jpg", b"x")
+            zipped.writestr("../../escaped.jpg", b"x")
     else:
         with tarfile.open(archive, "w:gz") as tape:
             tape.add(photos, "deep")
     store = PhotoStore(archive, cache=photos.parent / "cache")
     path, fault = store.find(URL.format("3.jpg"))
     assert fault is None and Path(path).read_bytes() == (photos / "3.jpg").read_bytes()
-    assert not list(photos.parents[1].glob("outside.jpg")) and len(list((photos.parent / "cache").iterdir())) == 1
+    assert not list(photos.parents[1].glob("escaped.jpg")) and len(list((photos.parent / "cache").iterdir())) == 1
     Path(path).write_bytes(b"kept")
     assert Path(PhotoStore(archive, cache=photos.parent / "cache").find("3.jpg")[0]).read_bytes() == b"kept"
 
@@ -237,7 +237,7 @@ def test_an_archive_serves_as_its_folder_does_and_is_unpacked_once(photos: Path,
 def test_an_archive_that_leads_out_or_is_broken_is_refused(photos: Path) -> None:
     evil = photos.parent / "evil.tar"
     with tarfile.open(evil, "w") as tape:
-        tape.addfile(tarfile.TarInfo("../outside.jpg"), io.BytesIO())
+        tape.addfile(tarfile.TarInfo("../escaped.jpg"), io.BytesIO())
     (photos.parent / "broken.zip").write_bytes(b"PK\3\4 nothing")
     for name, reason in (("evil.tar", "outside"), ("broken.zip", "neither a zip nor a tar")):
         with pytest.raises(ValueError, match=f"{name}: cannot be unpacked: .*{reason}"):
