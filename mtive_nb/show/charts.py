@@ -44,23 +44,24 @@ def lines(
     groups = list(frame.groupby(by, sort=False)) if by else [("", frame)]
     colours = colours_of(str(name) for name, _ in groups)
     dashed = frame[beside].notna().any() if beside in frame else False
+    banded = {"low", "high"} <= set(frame)
     for name, rows in groups:
         colour = colours[str(name)]
         few = len(rows) <= FEW_POINTS
         axes.plot(rows[x], rows[y], color=colour, alpha=0.3, linewidth=1)
         smooth = rows[y].rolling(1 if few else len(rows) // 8 | 1, min_periods=1, center=True).mean()  # odd: no lag
-        if {"low", "high"} <= set(rows):
+        if banded:
             axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
         axes.plot(rows[x], smooth, "o-" if few else "-", color=colour, linewidth=1.8, label=str(name) or "training")
         if dashed:
             points, label = rows.dropna(subset=beside), joined(str(name), labelled(beside))
             axes.plot(points[x], points[beside], "o--", color=colour, linewidth=1.2, markersize=3, label=label)
     axes.set_xlabel(labelled(x))
-    band = "bands: 95% intervals" if {"low", "high"} <= set(frame) else ""
+    band = "bands: 95% intervals" if banded else ""
     axes.set_ylabel(two_lines(joined(labelled(y), counted(frame)), joined(band, ARROWS[better])), fontsize=9)
     entitle(axes, title)
     if (frame[y] >= 0).all():
-        most = frame[[y, beside] if dashed else [y]].max().max()
+        most = frame[[y, *[beside] * bool(dashed), *["high"] * banded]].max().max()
         axes.set_ylim(0, 1.08 * float(most) or 1.0)
     if dashed or (by and frame[by].nunique() > 1):
         axes.legend(fontsize=8, frameon=False, ncols=2)
