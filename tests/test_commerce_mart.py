@@ -227,6 +227,23 @@ def test_the_same_arguments_give_the_same_rows_and_a_seed_others() -> None:
     assert mart_rows(small, counts=counts) != mart_rows(small, counts=counts, seed=1)
 
 
+def test_further_products_add_tests_and_change_no_row() -> None:
+    first, rest = shop(480), shop(780)
+    rest = dataclasses.replace(rest, products=rest.products[480:], feedback=rest.feedback[6 * 480 :])
+    counts, own = {"train": 8, "test": 40, "ood": 4}, {one.product_id for one in rest.products}
+    more = mart_rows(rest, counts={"test": 60, "ood": 6}, after=counts)
+    made = [*mart_rows(first, counts=counts), *more]
+    assert Counter((row.task, row.split) for row in more) == {
+        (t, s): n for t in MAKERS for s, n in (("test", 60), ("ood", 6))
+    }
+    assert len({row.row_id for row in made}) == len(made) and {row.product_id for row in more} <= own
+    groups = {split: {row.known["group"] for row in made if row.split == split} for split in ("test", "ood")}
+    assert len(groups["ood"]) == 3 and not groups["ood"] & groups["test"]
+    in_domain = {one.product_id for one in rest.products} - {row.product_id for row in more if row.split == "ood"}
+    assert len({row.product_id for row in more if row.split == "test"}) > len(in_domain) / 2  # not a quarter of them
+    assert len({json.dumps([row.input, row.photos]) for row in made}) == len(made)
+
+
 def test_a_shop_too_small_and_wrong_names_are_said() -> None:
     with pytest.raises(ValueError, match=r"mart/SR/val/0000, stratum needed, label .: none of .*more products"):
         mart_rows(shop(24), counts={"val": 4}, tasks=["SR"], strata={"needed": 1})

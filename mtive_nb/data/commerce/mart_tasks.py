@@ -43,12 +43,15 @@ def mart_rows(
     strata: Mapping[str, float] | None = None,
     tasks: Collection[str] = tuple(MAKERS),
     ood_groups: Collection[str] | None = None,
+    after: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> list[CommerceRow]:
     """Make the rows of Pocket Mart's `catalogue` (see `render_mart`); the same arguments give the same rows.
 
     counts: rows of each task by split; default COUNTS. strata: shares of "needed", "redundant", "idle"; default: equal.
-    tasks: default: all seven. ood_groups: the groups held out, at least three; default: three drawn by `seed`. Photos
+    tasks: default: all seven. ood_groups: the groups held out, at least three; default: three drawn by `seed`. after: rows
+    per task and split of a first part of the shop, whose rows stay as they are; the catalogue then has further products,
+    which are all tests in domain, and its rows are numbered on. `seed` and groups are those of the first part. Photos
     of every product serve several rows, but those of one split alone. The default counts need about 240 products with
     six photos; a few rows a task need 144 with three, one of them a close-up of a date. Errors: ValueError for wrong
     arguments, and where the shop is too small for a row, naming the row, its stratum, label and what was looked for.
@@ -69,16 +72,17 @@ def mart_rows(
             f"product {strange.product_id}: coarse: found {strange.coarse!r}, expected a group of Pocket Mart, as "
             f"`render_mart` draws it: {', '.join(circle)}; for rows of your own see docs/commerce.md"
         )
-    photos = _photos_by_split(catalogue, held_out, seed)
-    total = sum(counts.values()) * len(tasks)
-    numbers = iter(10_000 + rng.permutation(max(90_000, total))[:total])
+    photos = _photos_by_split(catalogue, held_out, (0, 0, 1) if after else IN_DOMAIN_SHARES, seed)
+    first, total = (sum(of.values()) * len(tasks) for of in (after or {}, counts))
+    numbers = iter(10_000 + rng.permutation(max(90_000, first + total))[first : first + total])
     rows = []
     for task in tasks:
         for split, n in counts.items():
-            place = [seed, list(MAKERS).index(task), ROW_SPLITS.index(split)]
+            start = (after or {}).get(split, 0)
+            place = [seed, list(MAKERS).index(task), ROW_SPLITS.index(split), start]
             groups = held_out if split == "ood" else inside
             draw = Draw(photos[split], np.random.default_rng(place), groups=groups)
-            for k, (stratum, label) in enumerate(plan_rows(n, strata, LABEL_SHARES[task], draw.rng)):
+            for k, (stratum, label) in enumerate(plan_rows(n, strata, LABEL_SHARES[task], draw.rng), start):
                 draw.number = int(next(numbers))
                 fields = {"task": task, "split": split, "instruction": INSTRUCTIONS[task], "source": "mart"}
                 row_id = f"mart/{task}/{split}/{k:04d}"
@@ -86,7 +90,9 @@ def mart_rows(
     return rows
 
 
-def _photos_by_split(catalogue: Catalogue, held_out: Sequence[str], seed: int) -> dict[str, list[Shown]]:
+def _photos_by_split(
+    catalogue: Catalogue, held_out: Sequence[str], shares: tuple[float, float, float], seed: int
+) -> dict[str, list[Shown]]:
     products = {product.product_id: product for product in catalogue.products}
     found: dict[str, list[Shown]] = {split: [] for split in ROW_SPLITS}
     for row in catalogue.feedback:
@@ -94,7 +100,7 @@ def _photos_by_split(catalogue: Catalogue, held_out: Sequence[str], seed: int) -
         known = known_truth(row.facts)
         facts = {name: known[name] for name in FACTS if known.get(name, UNANSWERABLE) != UNANSWERABLE}
         path = str((catalogue.root / row.images[0]).resolve())
-        ours = split_of(product.product_id, shares=IN_DOMAIN_SHARES, seed=seed)
+        ours = split_of(product.product_id, shares=shares, seed=seed)
         split = "ood" if product.coarse in held_out else ours
         found[split].append(Shown(path, product.product_id, product.coarse, product.attributes, facts))
     return found
