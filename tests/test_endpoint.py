@@ -97,6 +97,20 @@ def test_refusals_of_single_requests_do_not_end_a_run_that_gets_answers():
     assert said.count("red") == 2 * REFUSALS
 
 
+def test_a_403_refuses_one_request_among_answered_ones_and_a_run_before_or_between_them():
+    forbidden = httpx.Response(403, content=b"moderation")
+    one = endpoint_that(lambda k: forbidden if k % 3 == 2 else chat("red"))
+    said = [one.say([]) for _ in range(6 * REFUSALS)]
+    assert said.count((None, "HTTP 403: moderation")) == 2 * REFUSALS
+    with pytest.raises(EndpointError, match="Check address, model and key"):
+        endpoint_that(lambda _: forbidden).say([])
+    revoked = endpoint_that(lambda k: chat("red") if k == 1 else forbidden)
+    with pytest.raises(EndpointError, match="Check address, model and key"):
+        for _ in range(2 * REFUSALS):
+            revoked.say([])
+    assert revoked.requests == 1 + REFUSALS
+
+
 @pytest.mark.parametrize("follows", [True, "true"])
 def test_a_verifier_reads_numbers_and_truth_values_as_texts(follows):
     said = {"verdicts": [{"aspect": "2", "follows": "false"}, {"aspect": 1, "follows": follows, "why": "seen"}]}

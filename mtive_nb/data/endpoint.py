@@ -26,6 +26,7 @@ LONGEST_WAIT_S = 60.0
 SENT_PX = 2048  # side of the square whose area a sent photo has at most; providers shrink larger photos anyway
 _TRY_AGAIN = (408, 429)  # and 5xx
 _THIS_REQUEST = (400, 413, 422)  # too large, filtered: the next request may pass
+_FORBIDDEN = 403  # a filtered request between answered ones, or a key without rights
 PATCH_PX = 28  # a token of Qwen2.5-VL covers a square of this side; other models are of the same order
 LOOKED_AT = 32  # photos whose size is looked up for an estimate
 SILENT = 8  # requests in a row, each with all its retries, after which an endpoint counts as down
@@ -54,7 +55,8 @@ class Endpoint:
     wait is `backoff_s` at most and doubles each time, unless `Retry-After` is longer (at most `LONGEST_WAIT_S`).
     budget_requests counts every attempt (None: no limit). Requests in
     flight when the budget is spent still finish.
-    After SILENT requests in a row that found no server, each with all its retries, no further one is sent.
+    After SILENT requests in a row that found no server, each with all its retries, no further one is sent. A 403 refuses
+    one request, unless no request was answered before, or REFUSALS in a row get it.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Endpoint:
         self.budget_requests, self.requests, self.tok = budget_requests, 0, 0
         self._silent, self.down = 0, ""  # requests in a row that found no server, and why no further one is sent
         self._refused, self._answers = Counter(), False  # refusals by their words, until a request is answered
+        self._forbidden = 0  # in a row
         self._lock = threading.Lock()
         self._key = os.environ.get(api_key_env, "").strip()
         if not self._key.isascii():
@@ -129,13 +132,13 @@ class Endpoint:
             if status == 200 and (text := self._text(whole)) is not None:
                 reply, reason = read(text)
                 if reply is not None:
-                    self._silent = 0
+                    self._silent = self._forbidden = 0
                     return reply, ""
                 continue
             words = self._words(response, whole)
             if status == 200 and whole.get("error"):
                 status = _status_of(whole["error"])
-            if status in _THIS_REQUEST:
+            if status in _THIS_REQUEST or self._filtered(status):
                 return None, self._count_refusal(f"HTTP {status}: {words}")
             if status == 200:
                 reason = f"{_NO_CHAT}: {words}"
@@ -161,6 +164,14 @@ class Endpoint:
                     "Check model and fields of the request"
                 )
         return words
+
+    def _filtered(self, status: int) -> bool:
+        """Count a 403, and return whether it refuses this request alone."""
+        if status != _FORBIDDEN:
+            return False
+        with self._lock:
+            self._forbidden += 1
+            return self._answers and self._forbidden < REFUSALS
 
     def _spend(self) -> None:
         with self._lock:

@@ -67,12 +67,14 @@ def paper_table(
     rows = [*known, *dict.fromkeys(row for row, _ in ours if row not in known)]
     groups, rescaled = [], set()
     for title, columns in column_groups(columns_of(paper, table)):
-        cells = {c: _column(c, rows, printed, ours, about) for c in columns}
+        mine = {c: [m for (_, name), same in ours.items() if name == c for m in same] for c in columns}
+        units = {c: {m["unit"] for m in mine[c]} for c in columns}
+        cells = {c: _column(c, rows, printed, ours, about, with_unit=len(units[c]) > 1) for c in columns}
         rescaled |= {_reference(c, printed) for c in columns if any(cell["gap"] for cell in cells[c].values())}
         lines = [{"name": r, "cells": [cells[c][r] for c in columns], "only_ours": r not in known} for r in rows]
         lines = [line | {"ours": any(c["ours"] for c in line["cells"])} for line in lines]
         lines = [line for line in lines if line["ours"] or any(c["paper"] for c in line["cells"])]
-        groups.append({"title": title, "heads": [_head(c, metrics, about) for c in columns], "rows": lines})
+        groups.append({"title": title, "heads": [_head(c, mine[c], units[c], about) for c in columns], "rows": lines})
     shown = own.get(about.ours) if about else None
     notebooks = sorted({m["notebook"] for m in metrics} | ({about.ours.split("/")[0]} if shown else set()))
     remarks = [f"{p.row}, {p.column}: {p.note}" for p in printed.values() if _is_remark(p.note)]
@@ -101,20 +103,21 @@ def _column(
     printed: dict[tuple[str, str], Published],
     ours: dict[tuple[str, str], list[dict[str, Any]]],
     about: Table | None,
+    *,
+    with_unit: bool,
 ) -> dict[str, dict[str, Any]]:
     """Return a column's cells by row; if the paper prints differences, both are differences to the same row."""
     reference = _reference(column, printed)
     base = as_difference(printed.get((reference, column)))
     mine = ours.get((reference, column), [])
     same_scale = about is not None and about.relative_to and base is not None and mine
-    units = {m["unit"] for (_, name), same in ours.items() if name == column for m in same}
     cells = {}
     for row in rows:
         paper, found = printed.get((row, column)), ours.get((row, column), [])
         cell = {
             "paper": paper.value if paper else "",
             "gap": "",
-            "ours": [cell_of(m, with_unit=len(units) > 1) for m in found],
+            "ours": [cell_of(m, with_unit=with_unit) for m in found],
         }
         if same_scale:
             value = as_difference(paper)
@@ -152,15 +155,13 @@ def _is_remark(note: str) -> bool:
     return len(said) > 1 or any(not part.startswith(("group=", "env=", "printed ")) for part in said)
 
 
-def _head(column: str, metrics: list[dict[str, Any]], about: Table | None) -> dict[str, Any]:
-    """Return a column's name, our unit, and whether higher or lower is better."""
-    mine = next((m for m in metrics if m["column"] == column), None)
-    direction = mine["better"] if mine else ""
+def _head(column: str, mine: list[dict[str, Any]], units: set[str], about: Table | None) -> dict[str, Any]:
+    """Return a column's name, the unit that all our numbers have, and whether higher or lower is better."""
+    direction = mine[0]["better"] if mine else ""
     if about and not direction:
         direction = next((d for name, d, _ in about.metrics if column.split("/")[-1] == name.split(" ")[0]), "")
     arrow = {"higher": "higher is better", "lower": "lower is better"}.get(direction, "")
-    units = {m["unit"] for m in metrics if m["column"] == column}
-    return {"name": column, "unit": units.pop() if len(units) == 1 else "", "arrow": arrow, "ours": bool(mine)}
+    return {"name": column, "unit": next(iter(units)) if len(units) == 1 else "", "arrow": arrow, "ours": bool(mine)}
 
 
 def column_groups(columns: Iterable[str]) -> list[tuple[str, list[str]]]:
