@@ -122,6 +122,20 @@ def test_facts_are_misread_as_often_as_chosen_and_alike_in_every_context(photo_f
     assert (list(map(FactCaptioner(rows, error=error, seed=2).seen, photos)) == seen) == (error == 0)
 
 
+def test_what_is_misread_on_training_photos_does_not_depend_on_test_rows(photo_folder, tmp_path):
+    def row(split: str, k: int, day: int):
+        path = tmp_path / f"{split}{k}.bmp"
+        path.write_bytes(f"{split}{k}".encode())
+        more = {"photos": (str(path),), "facts": ({"expiry": f"{day:02}/2027"},), "split": split}
+        return a_row("AP", {"question": "x"}, "no", photo_folder, row_id=f"{split}{k}", **more)
+
+    train, test = [row("train", k, k + 1) for k in range(10)], [row("test", k, k + 30) for k in range(40)]
+    photos = [photo for one in (*train, *test) for photo in photos_of(one, context=False)]
+    alone, beside = (FactCaptioner(rows, error=1.0) for rows in (train, train + test))
+    assert [alone.seen(photo) for photo in photos] == [beside.seen(photo) for photo in photos]
+    assert FactCaptioner(test, error=1.0).seen(photos[-1]) != photos[-1].facts  # no training rows: values of all
+
+
 def test_damage_and_damaged_agree_when_misread(rows):
     liar = FactCaptioner(rows.values(), error=1.0)
     for photo in photos_of(rows["PRP"], context=True):

@@ -152,8 +152,9 @@ def _pattern(options: Sequence[str]) -> re.Pattern[str]:
 
 
 class FactCaptioner:
-    """Names known facts of a photo; each is replaced by another value of `rows` with probability `error`.
+    """Names known facts of a photo; each is replaced by another value of the training rows with probability `error`.
 
+    `rows` without training rows give values of all of them. So captions of training rows do not depend on test rows.
     A photo is misread in the same way in every context, and what is misread at a low error is misread at a higher one,
     so that contexts and errors are compared on equal terms. The error is ours; the paper has none.
     Errors: ValueError for an error outside [0, 1].
@@ -162,12 +163,15 @@ class FactCaptioner:
     def __init__(self, rows: Iterable[CommerceRow], *, error: float, seed: int = 0, budget_words: int = 5) -> None:
         if not 0 <= error <= 1:
             raise ValueError(f"FactCaptioner: found error={error}, expected a share from 0 to 1")
+        rows = list(rows)
         self.error, self.seed, self.values = error, seed, fact_values(rows)
+        self.misread = fact_values([row for row in rows if row.split == "train"] or rows)
         self.name, self.speaker = f"facts, error {error:g}", Speaker(self.values, budget_words=budget_words)
 
     def key(self, photo: Photo) -> str:
         """Return the hash of photo, context, facts and settings."""
-        return photo.key("facts", self.error, self.seed, self.speaker.budget_words, self.values, dict(photo.facts))
+        values = self.values, self.misread
+        return photo.key("facts", self.error, self.seed, self.speaker.budget_words, *values, dict(photo.facts))
 
     def captions(self, photos: Sequence[Photo]) -> Iterator[tuple[int, Reply]]:
         """Yield (place, caption); a photo without facts has a fault."""
@@ -191,6 +195,6 @@ class FactCaptioner:
     def _look(self, name: str, value: str, photo: str) -> str:
         digest = hashlib.sha256(f"{self.seed} {name} {photo}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8]))
-        others = [other for other in self.values.get(name, ()) if other != value]
+        others = [other for other in self.misread.get(name, ()) if other != value]
         wrong = rng.random() < self.error
         return others[int(rng.integers(len(others)))] if wrong and others else value
