@@ -74,14 +74,8 @@ def main() -> None:
     own = pd.read_csv(run / "tables" / "claims.csv").assign(seed=of_run["seed"])
     found = pd.concat([own[own["claim"].isin(found[0]["claim"])], *found], ignore_index=True)
     for claim in found.to_dict("records"):
-        about = {
-            "metric": claim["claim"],
-            "seed": claim["seed"],
-            "value": claim["gain"],
-            "unit": "points",
-            "better": "none",
-        }
-        print(json.dumps(about | {k: claim[k] for k in ("low", "high", "verdict", "decided_by", "n")}))
+        about = {"metric": claim["claim"], "value": claim["gain"], "unit": "points", "better": "none"}
+        print(json.dumps(about | {k: claim[k] for k in ("seed", "low", "high", "verdict", "decided_by", "n")}))
     for name, of in found.groupby("claim", sort=False):
         if set(of["decided_by"]) == {"mean"} and len(of) > 1:
             about = {"metric": f"{name}, standard deviation over seeds", "value": of["gain"].std(), "seeds": len(of)}
