@@ -51,10 +51,10 @@ def mart_rows(
     counts: rows of each task by split; default COUNTS. strata: shares of "needed", "redundant", "idle"; default: equal.
     tasks: default: all seven. ood_groups: the groups held out, at least three; default: three drawn by `seed`. after: the
     `counts` of a first shop, where `catalogue` has further products of it; these are all tests in domain, with the seed
-    and groups of the first, and the rows' ids and numbers go on from there. Photos
-    of every product serve several rows, but those of one split alone. The default counts need about 240 products with
-    six photos; a few rows a task need 144 with three, one of them a close-up of a date. Errors: ValueError for wrong
-    arguments, and where the shop is too small for a row, naming the row, its stratum, label and what was looked for.
+    and groups of the first, and the rows' ids and numbers go on from there. Photos of every product serve several rows,
+    but those of one split alone. The default counts need about 240 products with six photos; a few rows a task need 144
+    with three, one of them a close-up of a date. Errors: ValueError for wrong arguments, and where the shop is too small
+    for a row, naming the row, its stratum, label and what was looked for.
     """
     counts, strata = dict(COUNTS if counts is None else counts), dict(strata or dict.fromkeys(STRATA, 1.0))
     if unknown := sorted({*counts} - {*ROW_SPLITS} | {*strata} - {*STRATA} | {*tasks} - {*MAKERS}):
