@@ -5,6 +5,7 @@
 
 import argparse
 import gc
+import os
 import sys
 from importlib import import_module
 
@@ -177,7 +178,12 @@ def main(words: list[str] | None = None) -> int:
         keep_imported()
         gc.enable()
     try:
-        return command(**asked)
+        code = command(**asked)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # a reader such as `head` has all that it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+        return 1
     except (GraphError, LockedError, ParameterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,7 @@
 """Verdicts of several chapters and runs, joined by the registered design and counted by kind."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -71,9 +73,22 @@ def test_claims_are_counted_by_kind(two_runs: Project, monkeypatch, capsys) -> N
     assert "VIT-Pro, trained v. untrained: 3 testable, 1 holds, 0 open, 0 does not hold, 2 not measured" in said
     assert "MTIVE: 1 decided with training variance, 0 decided on one run, 1 decided exactly" in said
     assert "VIT-Pro: 0 decided with training variance, 2 decided on one run, 0 decided exactly" in said
-    assert said.count("paid models (3)") == 1 and "vitpro-beats-own-base: holds; on one run; an unknown" in said
-    assert "mtive-stack-beats-base-mtl: holds; 2 of 5 runs" in said
+    assert said.count("paid models (3)") == 1 and "; chapter 24, 1 run; an unknown number of " in said
+    assert (
+        "stack-beats-base-mtl: holds, 2.9 points (1.6 to 4.2; mean); chapter 20, 2 runs; 2 of 5 runs, 120 of 300"
+        in said
+    )
     assert main(["claims", "mine"]) == 2
+
+
+def test_a_reader_that_stops_early_ends_the_command_without_a_traceback() -> None:
+    words = [sys.executable, "-m", "mtive_nb", "claims", "reference/pocket"]
+    with subprocess.Popen(
+        words, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as claims:
+        claims.stdout.close()  # as `| head` does
+        assert claims.stderr.read() == b""
+    assert claims.returncode == 1
 
 
 def test_the_page_shows_each_claim_s_design_and_the_counts_by_kind(two_runs: Project) -> None:

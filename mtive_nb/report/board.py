@@ -6,12 +6,11 @@ from typing import Any
 
 from mtive_nb.evaluate.claims import SYSTEMS, VERDICTS, load_claims
 from mtive_nb.evaluate.design import KINDS, load_design
-from mtive_nb.report.tables import REFERENCE, as_difference, number, of_most_seeds
+from mtive_nb.report.tables import REFERENCE, UNITS, as_difference, number, of_most_seeds
 from mtive_nb.report.verdicts import claims_board, whole_board
 from mtive_nb.run.published import PAPERS, load_published
 
 NOT_DECIDED = "not measured"
-UNITS = {"percent_points": "percentage points", "f1_points": "points of F1", "x": "times"}
 SYMBOLS = {"holds": "✔", "open": "?", "does not hold": "✘", NOT_DECIDED: "–"}
 
 

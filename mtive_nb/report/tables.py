@@ -17,6 +17,7 @@ ITSELF = "*"  # printed in the row to which a table's numbers are differences
 DECIMALS = {
     "points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "f1": 3, "s": 1,
 }  # fmt: skip  # by unit
+UNITS = {"percent_points": "percentage points", "f1_points": "points of F1", "x": "times"}  # in words
 
 
 def number(value: float, unit: str = "", *, sign: bool = False) -> str:

@@ -25,7 +25,7 @@ from mtive_nb.evaluate.claims import (
 )
 from mtive_nb.evaluate.design import KINDS, load_design, registered_at
 from mtive_nb.report.chapters import run_folders
-from mtive_nb.report.tables import number, short
+from mtive_nb.report.tables import UNITS, number, short
 from mtive_nb.run.graph import GraphError, find_project
 from mtive_nb.run.published import PAPERS
 
@@ -195,7 +195,15 @@ def main(profile: str) -> int:
     claims = claims_board(folders)
     for claim in claims:
         if claim.get("n"):
-            once = "on one run" if decided_on(claim) == ON_ONE_RUN else ""
-            print("; ".join(filter(None, (f"{claim['claim']}: {claim['verdict']}", once, claim.get("short")))))
+            print(_in_a_line(claim))
     print("\n".join(summary(claims)))
     return 0
+
+
+def _in_a_line(claim: dict[str, Any]) -> str:
+    """Return a claim's verdict with the difference behind it, the chapter, its runs, and what it lacks of the design."""
+    unit = UNITS.get(claim["unit"], claim["unit"])
+    found = f"{claim['verdict']}, {claim['gain']} {unit} ({claim['low']} to {claim['high']}; {claim['decided_by']})"
+    runs = int(claim["seeds"])
+    basis = f"chapter {claim['notebook'][:2]}, {runs} run{'s' if runs > 1 else ''}"
+    return "; ".join(filter(None, (f"{claim['claim']}: {found}", basis, claim.get("short"))))
