@@ -126,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("profile")
     report.add_argument("--reference", action="store_true", help="also copy the results to outputs/reference/")
     report.add_argument(
-        "--numbers", action="store_true", help="the same for numbers and answers alone, as of a further seed"
+        "--numbers", action="store_true", help="the same for numbers, answers and claims alone, as of a further seed"
     )
     claims = commands.add_parser("claims", help="list a profile's verdicts on the papers' claims, counted by kind")
     claims.add_argument("profile")

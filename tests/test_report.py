@@ -284,9 +284,10 @@ def test_reference_holds_results_without_their_bulk(project: Project) -> None:
     assert "(07_evaluation/07_evaluation.ipynb)" in (target / "README.md").read_text()
     assert said == ["07_evaluation: run by hand, its numbers carry no stamp of the runner"]
     write_atomic(project.outputs / "pocket" / "07_evaluation" / "tables" / "answers.csv", "id,truth\n")
+    write_atomic(project.outputs / "pocket" / "07_evaluation" / "tables" / "claims.csv", "claim,n\n")
     copy_reference(project, "pocket", whole=False)
     kept = sorted(p.relative_to(target / "07_evaluation").as_posix() for p in target.rglob("*") if p.is_file())
-    assert kept == ["metrics.jsonl", "run.json", "tables/answers.csv"]
+    assert kept == ["metrics.jsonl", "run.json", "tables/answers.csv", "tables/claims.csv"]
 
 
 @pytest.mark.parametrize(

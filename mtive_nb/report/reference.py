@@ -38,7 +38,7 @@ def copy_reference(project: Project, profile: str, *, whole: bool = True, tell: 
     Figures and examples are copied as the page shows them, so that it can be built again: small PNGs, and cards with
     thumbnails. A table larger than 1 MiB is not copied but named. The new reference is built in a hidden folder and
     swapped in, so that old and new numbers never mix. Of profile pocket, docs/chapters.md gets minutes, devices and
-    links. Not `whole`: run.json, metrics and answers alone, what chapter 21 and the comparison of runs need of a seed.
+    links. Not `whole`: run.json, metrics, answers and claims alone, what chapter 21 and the report need of a seed.
     Returns the folder.
     Errors: DirtyRunError for runs whose files differed from a commit.
     """
@@ -89,7 +89,8 @@ def _kept(folder: Path, *, whole: bool, tell: Callable[[str], None]) -> list[Pat
     """Return the files of a run folder to commit."""
     numbers = [folder / "run.json", folder / "metrics.jsonl"]
     if not whole:
-        return [p for p in (*numbers, folder / "tables" / "answers.csv") if p.exists()]
+        numbers += [folder / "tables" / name for name in ("answers.csv", "claims.csv")]
+        return [path for path in numbers if path.exists()]
     kept = [p for p in numbers if p.exists()]
     kept += [p for p in sorted((folder / "tables").glob("*.csv")) if _fits(p, tell=tell)]
     return kept + figure_paths(folder)
@@ -105,7 +106,7 @@ def _fits(path: Path, *, tell: Callable[[str], None]) -> bool:
 def main(profile: str, *, reference: bool = False, numbers: bool = False) -> int:
     """Run the command `report`: write the page and the experts' model card, print how many claims hold, by kind.
 
-    reference: also copy the results to outputs/reference/; numbers: the same for numbers and answers alone.
+    reference: also copy the results to outputs/reference/; numbers: the same for numbers, answers and claims alone.
     """
     from mtive_nb.serve.hub import model_card  # imports torch
 
