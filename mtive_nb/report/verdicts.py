@@ -202,8 +202,8 @@ def main(profile: str) -> int:
 
 def _in_a_line(claim: dict[str, Any]) -> str:
     """Return a claim's verdict with the difference behind it, the chapter, its runs, and what it lacks of the design."""
-    unit = UNITS.get(claim["unit"], claim["unit"])
-    found = f"{claim['verdict']}, {claim['gain']} {unit} ({claim['low']} to {claim['high']}; {claim['decided_by']})"
-    runs = int(claim["seeds"])
+    unit, runs = claim.get("unit") or "", int(claim.get("seeds") or 1)
+    unit = UNITS.get(unit, unit)
+    found = f"{claim['verdict']}, {claim['gain']} {unit} ({claim['low']} to {claim['high']}; {claim.get('decided_by')})"
     basis = f"chapter {claim['notebook'][:2]}, {runs} run{'s' if runs > 1 else ''}"
     return "; ".join(filter(None, (f"{claim['claim']}: {found}", basis, claim.get("short"))))
