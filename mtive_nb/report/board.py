@@ -6,7 +6,7 @@ from typing import Any
 
 from mtive_nb.evaluate.claims import SYSTEMS, VERDICTS, load_claims
 from mtive_nb.evaluate.design import KINDS, load_design
-from mtive_nb.report.tables import REFERENCE, UNITS, as_difference, number, of_most_seeds
+from mtive_nb.report.tables import REFERENCE, as_difference, number, of_most_seeds, unit_in_words
 from mtive_nb.report.verdicts import claims_board, whole_board
 from mtive_nb.run.published import PAPERS, load_published
 
@@ -33,10 +33,7 @@ def _about(claim: dict[str, Any]) -> dict[str, Any]:
     about = (
         {"design": entry.in_words(), "kind": KINDS[entry.kind]} if entry else {"design": "", "kind": "not registered"}
     )
-    words = {
-        "unit": UNITS.get(unit := claim.get("unit") or "", unit),
-        "decided_by": _in_words(claim.get("decided_by", "")),
-    }
+    words = {"unit": unit_in_words(claim), "decided_by": _in_words(claim.get("decided_by", ""))}
     return sides | about | words | {"paper": paper, "mark": verdict, "symbol": SYMBOLS[verdict], "tasks": tasks}
 
 

@@ -17,7 +17,7 @@ ITSELF = "*"  # printed in the row to which a table's numbers are differences
 DECIMALS = {
     "points 0-100": 1, "points": 1, "fraction": 3, "share": 3, "correlation": 3, "cosine": 3, "f1": 3, "s": 1,
 }  # fmt: skip  # by unit
-UNITS = {"percent_points": "percentage points", "f1_points": "points of F1", "x": "times"}  # in words
+UNITS = {"percent_points": "percentage points", "f1_points": "points of F1", "x": "times"}
 
 
 def number(value: float, unit: str = "", *, sign: bool = False) -> str:
@@ -28,6 +28,12 @@ def number(value: float, unit: str = "", *, sign: bool = False) -> str:
     if float(value).is_integer() and abs(value) < 1e9:
         return f"{int(value):{plus},}"
     return f"{value:{plus},.1f}" if abs(value) >= 1000 else f"{value:{plus}.4g}"
+
+
+def unit_in_words(claim: dict[str, Any]) -> str:
+    """Return the unit of a claim's difference in words, an empty text without one."""
+    unit = claim.get("unit") or ""
+    return UNITS.get(unit, unit)
 
 
 def cell_of(metric: dict[str, Any], *, with_unit: bool = False) -> dict[str, str]:

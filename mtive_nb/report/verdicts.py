@@ -25,7 +25,7 @@ from mtive_nb.evaluate.claims import (
 )
 from mtive_nb.evaluate.design import KINDS, load_design, registered_at
 from mtive_nb.report.chapters import run_folders
-from mtive_nb.report.tables import UNITS, number, short
+from mtive_nb.report.tables import number, short, unit_in_words
 from mtive_nb.run.graph import GraphError, find_project
 from mtive_nb.run.published import PAPERS
 
@@ -202,8 +202,8 @@ def main(profile: str) -> int:
 
 def _in_a_line(claim: dict[str, Any]) -> str:
     """Return a claim's verdict with the difference behind it, the chapter, its runs, and what it lacks of the design."""
-    unit, runs = claim.get("unit") or "", int(claim.get("seeds") or 1)
-    unit = UNITS.get(unit, unit)
-    found = f"{claim['verdict']}, {claim['gain']} {unit} ({claim['low']} to {claim['high']}; {claim.get('decided_by')})"
+    interval = f"{claim['low']} to {claim['high']}; {claim.get('decided_by')}"
+    found = f"{claim['verdict']}, {claim['gain']} {unit_in_words(claim)} ({interval})"
+    runs = int(claim.get("seeds") or 1)
     basis = f"chapter {claim['notebook'][:2]}, {runs} run{'s' if runs > 1 else ''}"
     return "; ".join(filter(None, (f"{claim['claim']}: {found}", basis, claim.get("short"))))
